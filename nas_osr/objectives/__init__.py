@@ -1,0 +1,42 @@
+"""Objectives: training losses with their heads, by name. Free of torch until one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nas_osr.plugins import load_class, make_config
+
+if TYPE_CHECKING:
+    from nas_osr.data.protocols import Protocol
+    from nas_osr.objectives.base import Objective
+    from nas_osr.outputs import FeatureShapes
+
+OBJECTIVES: dict[str, str] = {
+    "vae_contrastive": "nas_osr.objectives.vae_contrastive:VAEContrastive",
+}
+
+
+def objective_class(name: str) -> type[Objective]:
+    """The objective of this name or dotted path; UserError when there is none."""
+    return load_class("objective", name, OBJECTIVES)
+
+
+def resolve_objective_config(name: str, settings: Mapping[str, Any], protocol: Protocol, phase: str) -> Any:
+    """The full config of an objective: its own defaults, the paper's for this protocol and phase, then the settings.
+
+    Args:
+        name: name or dotted path.
+        settings: what the user set.
+        protocol: the classes and images.
+        phase: "search" or "retrain".
+    """
+    chosen = objective_class(name)
+    return make_config(f"objective {name}", chosen.config_class, {**chosen.defaults(protocol, phase), **settings})
+
+
+def make_objective(
+    name: str, shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: Any
+) -> Objective:
+    """The objective with fresh heads; `config` is what `resolve_objective_config` returned."""
+    return objective_class(name)(shapes, image_shape, num_classes, config)

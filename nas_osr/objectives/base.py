@@ -1,0 +1,72 @@
+"""The interface of every objective: a training loss together with the heads that it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from nas_osr.outputs import FeatureShapes, Outputs
+
+if TYPE_CHECKING:
+    from nas_osr.data.protocols import Protocol
+
+
+class Objective(nn.Module):
+    """A loss with its heads, on top of any encoder.
+
+    Subclasses are built as `Objective(feature_shapes, image_shape, num_classes, config)` with their own frozen
+    dataclass `config`, and implement `forward` and `losses`.
+
+    Attributes:
+        name: the registered name.
+        config_class: the dataclass of the coefficients.
+        provides: the fields of `Outputs` that `forward` fills.
+        default_rule: the scoring rule to use when none is named.
+        players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type]
+    provides: ClassVar[frozenset[str]]
+    default_rule: ClassVar[str]
+    players: ClassVar[tuple[str, ...]] = ("main",)
+
+    def __init__(
+        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: Any
+    ) -> None:
+        super().__init__()
+        self.feature_shapes = feature_shapes
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.config = config
+
+    @classmethod
+    def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
+        """Coefficients for a protocol, in the phase "search" or "retrain", that differ from the config class's own."""
+        return {}
+
+    @property
+    def loss_scale(self) -> float:
+        """The weight of the leading term: recipes divide by it, so that learning rates mean the same everywhere."""
+        return 1.0
+
+    def player_parameters(self, player: str) -> list[nn.Parameter]:
+        """The parameters of the objective itself that `player` updates (the encoder's are added to `main`'s)."""
+        return list(self.parameters()) if player == "main" else []
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference. images: [B, C, H, W] float in [0, 1]."""
+        raise NotImplementedError
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """The weighted loss terms by name, each a scalar; their sum is minimised.
+
+        Args:
+            batch: images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1.
+            player: one of `players`.
+            progress: share of the training done, in [0, 1]; schedules of coefficients follow it.
+        """
+        raise NotImplementedError

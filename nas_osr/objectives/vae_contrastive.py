@@ -1,0 +1,229 @@
+"""VAE contrastive learning (NAS-OSR): a class attribute u, an instance attribute z, and counterfactual reconstructions.
+
+u is pulled to a learned mean h_y of its class and classified; z to a standard normal. The decoder turns (u, z) into an
+image. The contrastive term asks that an image be reconstructed best under its own class: cross-entropy over all classes
+j of -T * MSE(x, Dec(h_j, z)). Both errors are in normalised pixel units, ((x - x^) / channel std)^2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_osr.errors import UserError
+from nas_osr.objectives.base import Objective
+from nas_osr.outputs import Features, FeatureShapes, Outputs
+
+if TYPE_CHECKING:
+    from nas_osr.data.protocols import Protocol
+
+SLOPE = 0.2  # of every LeakyReLU in the decoder
+BOTTOM = 2  # scale of the map that feeds the latents
+
+
+@dataclass(frozen=True)
+class VAEContrastiveConfig:
+    """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning).
+
+    Attributes:
+        class_dim: dimensions of u.
+        instance_dim: dimensions of z.
+        ce_weight: weight of the cross-entropy of the classifier on u.
+        kl_weight: weight beta of both divergences at the end of their linear warm-up.
+        kl_warmup: share of the training over which beta rises from 0; 0 is no warm-up.
+        instance_kl_weight: weight beta_z of z's divergence inside beta's bracket.
+        reconstruction_weight: weight of the mean squared error.
+        contrastive_weight: weight of the contrastive term; at 0 no counterfactual is decoded in training.
+        temperature: T of the contrastive term.
+        pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
+        decoder_features: let the decoder see the encoder's maps, as the published code does; the image then
+            bypasses the latents.
+    """
+
+    class_dim: int = 32
+    instance_dim: int = 10
+    ce_weight: float = 30.0
+    kl_weight: float = 1.0
+    kl_warmup: float = 0.5
+    instance_kl_weight: float = 1.0
+    reconstruction_weight: float = 1.0
+    contrastive_weight: float = 1.0
+    temperature: float = 1.0
+    pixel_std: tuple[float, ...] | None = None
+    decoder_features: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("class_dim", "instance_dim"):
+            if getattr(self, name) < 1:
+                raise UserError(f"vae_contrastive: {name} must be at least 1, got {getattr(self, name)}")
+        for name in ("ce_weight", "kl_weight", "instance_kl_weight", "reconstruction_weight", "contrastive_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"vae_contrastive: {name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.kl_warmup <= 1:
+            raise UserError(f"vae_contrastive: kl_warmup is a share from 0 to 1, got {self.kl_warmup}")
+
+
+class Decoder(nn.Module):
+    """Latents (u, z) to an image in [0, 1]: a linear map to the 1/16 grid and four transposed 3x3 convolutions.
+
+    Args:
+        latent_dim: dimensions of u and z together.
+        bottom: shape (C, H, W) of the 1/16 map.
+        image_shape: shape (C, H, W) of the images.
+        extra: channels of the encoder maps that join at each scale, keyed by scale (2, 1, 0, -1).
+    """
+
+    def __init__(
+        self, latent_dim: int, bottom: tuple[int, int, int], image_shape: tuple[int, int, int], extra: dict[int, int]
+    ) -> None:
+        super().__init__()
+        self.start = (bottom[0], image_shape[1] // 16, image_shape[2] // 16)
+        self.expand = nn.Linear(latent_dim, self.start[0] * self.start[1] * self.start[2])
+        self.scales = (2, 1, 0, -1)
+        self.extra = extra
+        channels, stages = bottom[0], []
+        for scale in self.scales:
+            narrower = max(channels // 2, 4)
+            stages.append(
+                nn.Sequential(
+                    nn.ConvTranspose2d(
+                        channels + extra.get(scale, 0), narrower, 3, stride=2, padding=1, output_padding=1, bias=False
+                    ),
+                    nn.BatchNorm2d(narrower),
+                    nn.LeakyReLU(SLOPE, inplace=True),
+                )
+            )
+            channels = narrower
+        self.stages = nn.ModuleList(stages)
+        self.to_image = nn.Sequential(
+            nn.Conv2d(channels, channels, 1), nn.LeakyReLU(SLOPE, inplace=True), nn.Conv2d(channels, image_shape[0], 1)
+        )
+
+    def forward(self, latents: Tensor, maps: dict[int, Tensor]) -> Tensor:
+        """latents [K*B, latent_dim], maps of the B images [B, C, H, W] -> images [K*B, C, H, W]."""
+        x = self.expand(latents).view(-1, *self.start)
+        for scale, stage in zip(self.scales, self.stages, strict=True):
+            if scale in self.extra:
+                joining = maps[scale]
+                x = torch.cat([x, joining.repeat(len(x) // len(joining), 1, 1, 1)], dim=1)
+            x = stage(x)
+        return torch.sigmoid(self.to_image(x))
+
+
+class VAEContrastive(Objective):
+    """The VAE contrastive loss with its latents, classifier, class means and decoder."""
+
+    name = "vae_contrastive"
+    config_class = VAEContrastiveConfig
+    provides = frozenset(
+        {"logits", "embedding", "latent_mean", "latent_variance", "instance_mean", "class_reconstruction_error"}
+    )
+    default_rule = "cap"
+    config: VAEContrastiveConfig
+
+    def __init__(
+        self,
+        feature_shapes: FeatureShapes,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        config: VAEContrastiveConfig,
+    ) -> None:
+        super().__init__(feature_shapes, image_shape, num_classes, config)
+        bottom = feature_shapes.branches[BOTTOM]
+        self.latent_dim = config.class_dim + config.instance_dim
+        self.to_mean = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
+        self.to_variance = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
+        self.classifier = nn.Linear(config.class_dim, num_classes)
+        self.class_mean = nn.Embedding(num_classes, config.class_dim)  # h: a linear map of the one-hot label
+        joining = {scale: shape[0] for scale, shape in feature_shapes.branches.items() if scale != BOTTOM}
+        if config.decoder_features:
+            joining |= {scale: shape[0] for scale, shape in feature_shapes.intermediate.items()}
+        self.decoder = Decoder(self.latent_dim, bottom, image_shape, joining)
+        self.inverse_std: Tensor
+        scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)
+        self.register_buffer("inverse_std", 1.0 / scale, persistent=False)
+
+    @classmethod
+    def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
+        """The paper's coefficients for a protocol, in the phase "search" or "retrain" (NAS-OSR, implementation)."""
+        temperature = {"cifar10": 6.0, "cifar100": 6.0, "svhn": 2.0, "mnist": 10.0}.get(protocol.source, 1.0)
+        common = {"temperature": temperature, "pixel_std": protocol.std}
+        if phase == "search":
+            return common
+        weights = {"instance_kl_weight": 3.0, "contrastive_weight": 3.0}
+        if protocol.source == "svhn":
+            weights = {"ce_weight": 60.0, "instance_kl_weight": 1.0, "contrastive_weight": 1.0}
+        return {**common, "kl_weight": 0.5, "kl_warmup": 1.0, **weights}
+
+    @property
+    def loss_scale(self) -> float:
+        """The weight of the leading term: recipes divide by it, so that learning rates mean the same everywhere."""
+        return max(self.config.ce_weight, 1.0)
+
+    def encode(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Mean and variance of (u, z), each [B, class_dim + instance_dim] float32; variances are positive."""
+        flat = features.branches[BOTTOM].flatten(1)
+        return self.to_mean(flat).float(), F.softplus(self.to_variance(flat).float()) + 1e-6
+
+    def decode(self, class_attribute: Tensor, instance_attribute: Tensor, features: Features) -> Tensor:
+        """u [K*B, class_dim] and z [K*B, instance_dim] -> images [K*B, C, H, W] in [0, 1]."""
+        maps = {**features.intermediate, **features.branches}
+        return self.decoder(torch.cat([class_attribute, instance_attribute], dim=1), maps)
+
+    def pixel_error(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        """[K*B, C, H, W] against [B, C, H, W] -> mean squared error in normalised units, [K, B]."""
+        difference = reconstruction.float().view(-1, *images.shape) - images.float()
+        return (difference * self.inverse_std).square().flatten(2).mean(2)
+
+    def counterfactual_errors(self, instance_attribute: Tensor, images: Tensor, features: Features) -> Tensor:
+        """Error of the reconstruction of each image under each class, Dec(h_j, z): [B, N]."""
+        means = self.class_mean.weight.repeat_interleave(len(images), dim=0)
+        decoded = self.decode(means, instance_attribute.repeat(self.num_classes, 1), features)
+        return self.pixel_error(decoded, images).T
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference at the posterior means. images: [B, C, H, W] in [0, 1]."""
+        features = encoder(images)
+        mean, variance = self.encode(features)
+        u, z = mean.split([self.config.class_dim, self.config.instance_dim], dim=1)
+        return Outputs(
+            logits=self.classifier(u).float(),
+            embedding=u,
+            latent_mean=u,
+            latent_variance=variance[:, : self.config.class_dim],
+            instance_mean=z,
+            class_reconstruction_error=self.counterfactual_errors(z, images, features),
+        )
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Terms `ce`, `kl_class`, `kl_instance`, `reconstruction`, `contrastive`, weighted (REFERENCE: eq. 3)."""
+        images, labels = batch
+        config = self.config
+        features = encoder(images)
+        mean, variance = self.encode(features)
+        sample = mean + variance.sqrt() * torch.randn_like(mean)
+        u, z = sample.split([config.class_dim, config.instance_dim], dim=1)
+        beta = config.kl_weight * (min(1.0, progress / config.kl_warmup) if config.kl_warmup else 1.0)
+
+        target = torch.cat([self.class_mean(labels).float(), torch.zeros_like(z)], dim=1)
+        divergence = 0.5 * (variance + (mean - target).square() - 1.0 - variance.log())
+        terms = {
+            "ce": config.ce_weight * F.cross_entropy(self.classifier(u).float(), labels),
+            "kl_class": beta * divergence[:, : config.class_dim].sum(1).mean(),
+            "kl_instance": beta * config.instance_kl_weight * divergence[:, config.class_dim :].sum(1).mean(),
+        }
+        # one pass of the decoder for the image's own reconstruction and every counterfactual
+        count = self.num_classes if config.contrastive_weight > 0 else 0
+        class_attributes = torch.cat([u, self.class_mean.weight[:count].repeat_interleave(len(images), dim=0)])
+        errors = self.pixel_error(self.decode(class_attributes, z.repeat(count + 1, 1), features), images)
+        terms["reconstruction"] = config.reconstruction_weight * errors[0].mean()
+        if count:
+            logits = -config.temperature * errors[1:].T
+            terms["contrastive"] = config.contrastive_weight * F.cross_entropy(logits, labels)
+        return terms

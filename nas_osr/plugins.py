@@ -1,0 +1,82 @@
+"""A user's own classes by dotted path, and typed settings from plain dictionaries."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from nas_osr.errors import UserError
+
+T = TypeVar("T")
+
+
+def load_class(kind: str, name: str, built_in: Mapping[str, str], *, import_plugins: bool = True) -> Any:
+    """The class (or factory) called `name`: a key of `built_in` ("module:Class"), or package.module.Class of a plug-in.
+
+    Args:
+        kind: what it is, for messages: "objective", "scoring rule", ...
+        name: name or dotted path.
+        built_in: where the shipped ones are.
+        import_plugins: whether a plug-in's module may be imported. Say False for names read from a run folder or an
+            architecture: then only modules that are imported already are looked at.
+
+    Raises:
+        UserError: there is no such class or module.
+    """
+    if name in built_in:
+        module_name, _, attribute = built_in[name].partition(":")
+        return getattr(importlib.import_module(module_name), attribute)
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        raise UserError(f"unknown {kind} {name!r}: choose from {', '.join(built_in)} or give package.module.Class")
+    if module_name not in sys.modules:
+        if not import_plugins:
+            raise UserError(f"{kind} {name!r} is a plug-in that is not loaded: add --plugin {module_name}")
+        import_plugin(module_name)
+    found = getattr(sys.modules[module_name], attribute, None)
+    if found is None:
+        raise UserError(f"{kind} {name!r}: module {module_name} has no {attribute}")
+    return found
+
+
+def import_plugin(module_name: str) -> None:
+    """Import a module that the user named; UserError when there is none."""
+    try:
+        importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        # only the plug-in's own absence is the user's mistake; what fails inside it shows its traceback
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"plug-in {module_name}: there is no module {error.name} on the Python path") from error
+
+
+def make_config(owner: str, config_class: type[T], settings: Mapping[str, Any]) -> T:
+    """An instance of a config dataclass from plain settings; UserError on unknown names or wrong types.
+
+    Lists become tuples, whole numbers are accepted as floats.
+    """
+    known = {item.name: item for item in fields(config_class)}  # type: ignore[arg-type]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise UserError(f"{owner} has no setting {unknown[0]!r}: it has {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        default = known[name].default
+        if isinstance(value, list):
+            value = tuple(value)
+        if isinstance(default, bool) != isinstance(value, bool) or not fits(value, default):
+            raise UserError(f"{owner}: {name} must be like {default!r}, got {value!r}")
+        values[name] = float(value) if isinstance(default, float) else value
+    return config_class(**values)
+
+
+def fits(value: Any, default: Any) -> bool:
+    """Whether a value has the type of a default; a default of None or a tuple leaves it to the class's own checks."""
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and value == value and abs(value) != float("inf")
+    if isinstance(default, (bool, int, str)):
+        return isinstance(value, type(default))
+    return True

@@ -1,0 +1,1 @@
+"""Search spaces: operations, the hierarchical space, its supernet and the discrete networks cut out of it."""

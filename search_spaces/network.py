@@ -1,0 +1,79 @@
+"""The discrete network of an `Architecture`: plain torch.nn, built from the value alone, without nni."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from nas_osr.architecture import Architecture, Branch
+from nas_osr.outputs import Features
+from search_spaces.encoder import Normalise, Stem
+from search_spaces.operations import get_operation
+
+if TYPE_CHECKING:
+    from search_spaces.hierarchical import Supernet
+
+
+class DiscreteNetwork(nn.Module):
+    """Stem and the cells on the chosen paths; branches share every cell up to where their paths part."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        image_channels: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ) -> None:
+        super().__init__()
+        self.normalise = Normalise(mean, std)
+        self.stem = Stem(image_channels, architecture.space.channels)
+        self.routes = {scale: cell_keys(branch) for scale, branch in sorted(architecture.branches.items())}
+        self.cells = nn.ModuleDict()
+        for scale, branch in sorted(architecture.branches.items()):
+            for layer, key in enumerate(self.routes[scale]):
+                if key not in self.cells:
+                    channels = architecture.space.channels * 2 ** branch.path[layer]
+                    stride = 2 if key.endswith("halve") else 1
+                    make = get_operation(branch.operations[layer])
+                    self.cells[key] = make(channels, channels * stride, stride)
+
+    def forward(self, images: Tensor) -> Features:
+        """[B, C, H, W] in [0, 1] -> the map of each branch, and the last map at each scale on the way to 1/16."""
+        half, quarter = self.stem(self.normalise(images))
+        last = {-1: half, 0: quarter}
+        maps: dict[str, Tensor] = {}
+        branches: dict[int, Tensor] = {}
+        for branch, route in self.routes.items():
+            x = quarter
+            for key in route:
+                if key not in maps:
+                    maps[key] = self.cells[key](x)
+                x = maps[key]
+                if branch == max(self.routes):
+                    last[arrival_scale(key)] = x
+            branches[branch] = x
+        return Features(branches, last)
+
+
+def cell_keys(branch: Branch) -> list[str]:
+    """The names of a branch's cells in order: layer, scale and form, such as `1_0_halve`."""
+    following = (*branch.path[1:], branch.path[-1])
+    steps = zip(branch.path, following, strict=True)
+    return [f"{layer}_{here}_{'halve' if there > here else 'keep'}" for layer, (here, there) in enumerate(steps)]
+
+
+def arrival_scale(key: str) -> int:
+    """The scale at which the result of the cell with this name sits."""
+    _, scale, form = key.split("_")
+    return int(scale) + (form == "halve")
+
+
+def inherit_weights(network: DiscreteNetwork, supernet: Supernet, architecture: Architecture) -> None:
+    """Copy the stem and the chosen operations of a supernet over the same architecture's space."""
+    network.stem.load_state_dict(supernet.network.stem.state_dict())
+    for scale, branch in architecture.branches.items():
+        for layer, key in enumerate(network.routes[scale]):
+            forms = supernet.network.halve if key.endswith("halve") else supernet.network.keep
+            source = forms[f"{layer}_{branch.path[layer]}"][branch.operations[layer]]
+            network.cells[key].load_state_dict(source.state_dict())

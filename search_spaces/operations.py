@@ -1,0 +1,81 @@
+"""The candidate operations of a cell, each in two forms: stride 1 keeps the map, stride 2 halves its resolution.
+
+Source: NAS-OSR, search space; skip, 3x3 convolution, two 3x3 convolutions with a residual connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nas_osr.plugins import load_class
+
+SLOPE = 0.2  # of every LeakyReLU
+
+Operation = Callable[[int, int, int], nn.Module]
+
+
+def conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
+    """A convolution with "same" padding and BatchNorm, no activation."""
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
+
+
+class FactorizedReduce(nn.Module):
+    """Halves the resolution without a 3x3 kernel: two 1x1 convolutions on pixels one diagonal step apart (DARTS)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(channels_in, channels_out // 2, 1, stride=2, bias=False)
+        self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, stride=2, bias=False)
+        self.bn = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, C_out, H/2, W/2]."""
+        return self.bn(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))
+
+
+class ResidualConv2(nn.Module):
+    """Two 3x3 convolutions with a residual connection."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(conv_bn(channels_in, channels_out, 3, stride), nn.LeakyReLU(SLOPE, inplace=True))
+        self.second = conv_bn(channels_out, channels_out, 3, 1)
+        same = stride == 1 and channels_in == channels_out
+        self.shortcut = nn.Identity() if same else conv_bn(channels_in, channels_out, 1, stride)
+        self.activation = nn.LeakyReLU(SLOPE, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, C_out, H/stride, W/stride]."""
+        return self.activation(self.second(self.first(x)) + self.shortcut(x))
+
+
+def skip(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """Identity; where the resolution is halved, a factorised reduction."""
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    return FactorizedReduce(channels_in, channels_out)
+
+
+def conv(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """One 3x3 convolution."""
+    return nn.Sequential(conv_bn(channels_in, channels_out, 3, stride), nn.LeakyReLU(SLOPE, inplace=True))
+
+
+OPERATIONS: dict[str, str] = {
+    "skip": "search_spaces.operations:skip",
+    "conv": "search_spaces.operations:conv",
+    "conv2": "search_spaces.operations:ResidualConv2",
+}
+
+
+def get_operation(name: str, *, import_plugins: bool = False) -> Operation:
+    """The operation of this name or dotted path: called with (channels_in, channels_out, stride), it gives a module.
+
+    `import_plugins` is for names from the user's own command line or configuration; see `nas_osr.plugins.load_class`.
+    Raises UserError when there is no such thing.
+    """
+    return load_class("operation", name, OPERATIONS, import_plugins=import_plugins)

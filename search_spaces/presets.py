@@ -1,0 +1,61 @@
+"""Presets: a search space's size together with the length of its schedules. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nas_osr.errors import UserError
+
+
+@dataclass(frozen=True)
+class SpaceConfig:
+    """The hierarchical space.
+
+    Attributes:
+        layers: number of cell layers L, at least 3 so that the 1/16 scale can be reached.
+        channels: C at 1/4 resolution, a multiple of 16; the scales 1/8 and 1/16 have 2C and 4C.
+        operations: the candidates of every cell; a dotted path names a user's own class.
+        branches: scales whose last map leaves the encoder; 2 (1/16) always, 0 and 1 feed the decoder when enabled.
+    """
+
+    layers: int = 6
+    channels: int = 256
+    operations: tuple[str, ...] = ("skip", "conv", "conv2")
+    branches: tuple[int, ...] = (2,)
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.layers <= 64:
+            raise UserError(f"layers must be from 3 to 64, got {self.layers}")
+        if self.channels < 16 or self.channels % 16:
+            raise UserError(f"channels must be a positive multiple of 16, got {self.channels}")
+        if not self.operations or len(set(self.operations)) < len(self.operations):
+            raise UserError(f"operations must be a list of different names, got {list(self.operations)}")
+        if 2 not in self.branches or not set(self.branches) <= {0, 1, 2}:
+            raise UserError(f"branches must contain 2 and otherwise only 0 and 1, got {list(self.branches)}")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A space with the schedules that suit it; epochs count passes over the weight half (search) or all (retrain)."""
+
+    space: SpaceConfig
+    epochs: int
+    warmup_epochs: int
+    batch_size: int
+    retrain_epochs: int
+    retrain_batch_size: int
+    recipe: str
+
+
+PRESETS: dict[str, Preset] = {
+    "paper": Preset(SpaceConfig(channels=256), 60, 30, 64, 300, 64, "paper"),
+    "small": Preset(SpaceConfig(channels=32), 20, 10, 128, 30, 128, "fast"),
+    "tiny": Preset(SpaceConfig(layers=4, channels=16), 4, 2, 64, 12, 64, "fast"),
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of this name; UserError when there is none."""
+    if name not in PRESETS:
+        raise UserError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
