@@ -23,18 +23,34 @@ def conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
 
+# 1x1 convolutions with stride 2 are written as a convolution of every other pixel: the same values, while PyTorch 2.15
+# crashes in the backward pass of some of them on the CPU (4 -> 8 channels, channels_last).
+
+
+class Subsample(nn.Module):
+    """Every other pixel of every other row, from the one at `start` (0 or 1) on."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self.start = start
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H/2, W/2]."""
+        return x[:, :, self.start :: 2, self.start :: 2]
+
+
 class FactorizedReduce(nn.Module):
     """Halves the resolution without a 3x3 kernel: two 1x1 convolutions on pixels one diagonal step apart (DARTS)."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.even = nn.Conv2d(channels_in, channels_out // 2, 1, stride=2, bias=False)
-        self.odd = nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, stride=2, bias=False)
+        self.even = nn.Sequential(Subsample(0), nn.Conv2d(channels_in, channels_out // 2, 1, bias=False))
+        self.odd = nn.Sequential(Subsample(1), nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, bias=False))
         self.bn = nn.BatchNorm2d(channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C_out, H/2, W/2]."""
-        return self.bn(torch.cat([self.even(x), self.odd(x[:, :, 1:, 1:])], dim=1))
+        return self.bn(torch.cat([self.even(x), self.odd(x)], dim=1))
 
 
 class ResidualConv2(nn.Module):
@@ -44,8 +60,11 @@ class ResidualConv2(nn.Module):
         super().__init__()
         self.first = nn.Sequential(conv_bn(channels_in, channels_out, 3, stride), nn.LeakyReLU(SLOPE, inplace=True))
         self.second = conv_bn(channels_out, channels_out, 3, 1)
-        same = stride == 1 and channels_in == channels_out
-        self.shortcut = nn.Identity() if same else conv_bn(channels_in, channels_out, 1, stride)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride == 2:
+            self.shortcut = nn.Sequential(Subsample(), conv_bn(channels_in, channels_out, 1, 1))
+        elif channels_in != channels_out:
+            self.shortcut = conv_bn(channels_in, channels_out, 1, 1)
         self.activation = nn.LeakyReLU(SLOPE, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

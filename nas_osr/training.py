@@ -1,0 +1,192 @@
+"""The weight update: one loop, used by searching and retraining alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from nas_osr.data.batches import to_float
+from nas_osr.errors import UserError
+from nas_osr.objectives.base import Objective
+from nas_osr.outputs import Outputs
+
+Augment = Callable[[Tensor], Tensor]
+
+
+class Learner(nn.Module):
+    """An encoder and its objective as one module, whose forward is the loss (what Fabric wraps)."""
+
+    def __init__(self, encoder: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+
+    def forward(self, images: Tensor, labels: Tensor, player: str = "main", progress: float = 1.0) -> dict[str, Tensor]:
+        """The weighted loss terms; see `Objective.losses`."""
+        return self.objective.losses(self.encoder, (images, labels), player, progress)
+
+    def infer(self, images: Tensor) -> Outputs:
+        """images [B, C, H, W] in [0, 1] -> Outputs."""
+        return self.objective(self.encoder, images)
+
+    def player_parameters(self, player: str, encoder_weights: list[nn.Parameter]) -> list[nn.Parameter]:
+        """What `player` updates; the encoder's weights belong to `main`."""
+        own = self.objective.player_parameters(player)
+        return encoder_weights + own if player == "main" else own
+
+
+class LossMeter:
+    """Sums loss terms on the device and reads them once, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the terms of one step."""
+        for name, value in losses.items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """Mean of each term over the steps; UserError when one is not finite, by its name."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        bad = [name for name, value in means.items() if value - value != 0.0]
+        if bad:
+            raise UserError(
+                f"training diverged: loss term {bad[0]!r} is {means[bad[0]]}; lower the learning rate or its weight"
+            )
+        return means
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called auto, cpu, cuda or cuda:INDEX; UserError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:INDEX") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices are visible")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:INDEX")
+    return device
+
+
+def make_fabric(device_name: str, precision: str, threads: int) -> Fabric:
+    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits."""
+    device = choose_device(device_name)
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if precision == "auto":
+        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    if precision not in ("32-true", "bf16-mixed"):
+        raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
+    if device.type == "cpu":
+        return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+    return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)  # type: ignore[arg-type]
+
+
+def weight_step(
+    fabric: Fabric,
+    learner: Any,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    images: Tensor,
+    labels: Tensor,
+    progress: float,
+    clip: float,
+    scale: float = 1.0,
+) -> dict[str, Tensor]:
+    """Update every player once, in order.
+
+    Args:
+        learner: a `Learner` set up by Fabric.
+        optimizers: one for each player, in the objective's order.
+        images, labels: [B, C, H, W] float in [0, 1] and [B] int64.
+        progress: share of the training done, in [0, 1].
+        clip: largest gradient norm of a player; 0 is off.
+        scale: the summed loss is divided by this before the gradient is taken.
+
+    Returns:
+        The loss terms of all players, undivided.
+    """
+    terms: dict[str, Tensor] = {}
+    for player, optimizer in optimizers.items():
+        losses = learner(images, labels, player, progress)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(torch.stack(list(losses.values())).sum() / scale)
+        if clip > 0:
+            fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
+        optimizer.step()
+        terms |= losses
+    return terms
+
+
+def train_epoch(
+    fabric: Fabric,
+    learner: Any,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    augment: Augment,
+    *,
+    steps: int,
+    epoch: int,
+    epochs: int,
+    schedule: Callable[[float], float],
+    clip: float,
+    scale: float = 1.0,
+    before_step: Callable[[float], Mapping[str, Tensor]] | None = None,
+    after_step: Callable[[float], Mapping[str, Tensor]] | None = None,
+) -> dict[str, float]:
+    """One pass over `batches` (uint8 images, labels), and the mean of each loss term.
+
+    Args:
+        augment: float images in [0, 1] -> the same shape.
+        steps: number of batches.
+        epoch, epochs: how far the training is.
+        schedule: position in epochs -> learning rate factor, read before each step.
+        before_step, after_step: what else happens around a weight step (an architecture step); called with the
+            progress, return loss terms to be logged.
+    """
+    learner.train()
+    meter = LossMeter()
+    base = {player: optimizer.defaults["lr"] for player, optimizer in optimizers.items()}
+    for step, (images, labels) in enumerate(batches):
+        position = epoch + step / steps
+        for player, optimizer in optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = base[player] * schedule(position)
+        progress = position / epochs
+        if before_step is not None:
+            meter.add(before_step(progress))
+        images = augment(to_float(images)).contiguous(memory_format=torch.channels_last)
+        meter.add(weight_step(fabric, learner, optimizers, images, labels, progress, clip, scale))
+        if after_step is not None:
+            meter.add(after_step(progress))
+    return meter.means()
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside: these parameters take no gradient, and BatchNorm uses batch statistics without recording them."""
+    frozen_parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
+    tracking = [norm for norm in norms if norm.track_running_stats]
+    for parameter in frozen_parameters:
+        parameter.requires_grad_(False)
+    for norm in tracking:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for parameter in frozen_parameters:
+            parameter.requires_grad_(True)
+        for norm in tracking:
+            norm.track_running_stats = True

@@ -1,0 +1,140 @@
+"""A whole retraining: every split and seed into its own complete run folder, and a summary over them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from nas_osr.architecture import Architecture
+from nas_osr.configuration import config_data_dir, config_protocol
+from nas_osr.data.dataset import load_data
+from nas_osr.data.protocols import Protocol
+from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.progress import ProgressReporter
+from nas_osr.recorder import RunRecorder
+from nas_osr.resampling import summarise
+from nas_osr.runs import RunFolder
+from nas_osr.scoring import check_rule, make_rule, rule_class
+from nas_osr.seeds import derive_seed
+from nas_osr.training import make_fabric
+from retrain.config import RetrainConfig, parse_range
+from retrain.evaluate import describe, evaluate_test, fit_rule, write_evaluation
+from retrain.model import build_learner, resolve_architecture
+from retrain.recipes import make_recipe
+from retrain.train import train
+from search_spaces.encoder import check_image_shape
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split and seed of a retraining, checked and ready to run."""
+
+    folder: str
+    seed: int
+    protocol: Protocol
+    objective_config: Any
+    config: RetrainConfig  # of this part alone: what its config.yaml holds
+
+
+def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
+    """Retrain as configured and leave complete run folders and summary.json in `config.out`.
+
+    Args:
+        config: the request; open fields are filled from the preset.
+        command: the command line, for the provenance.
+
+    Returns:
+        out, metrics (mean, std and n of each over the parts), parts (metrics of each); with `dry_run` what would run.
+
+    Raises:
+        UserError: anything in the request is wrong, missing or in use; nothing is written then.
+    """
+    config = config.resolved()
+    config = replace(config, rule=config.rule or objective_class(config.objective).default_rule)
+    assert config.rule is not None and config.recipe is not None and config.epochs is not None
+    check_rule(rule_class(config.rule), objective_class(config.objective))
+    make_rule(config.rule, config.rule_config)
+    recipe = make_recipe(config.recipe, config.recipe_config)
+    config = replace(config, recipe_config=asdict(recipe))
+    architecture = resolve_architecture(config)
+    config = replace(config, architecture=architecture.to_dict(), channels=None)
+    parts = list_parts(config)
+    if config.dry_run:
+        return {"would_retrain": [part.config.recorded() for part in parts]}
+    fabric = make_fabric(config.device, config.precision, config.threads)
+    resume = config.resume == "auto"
+    with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer:
+        # the first part's data is opened before anything is written, so that a wrong folder leaves no trace
+        load_data(parts[0].protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+        if not outer.finished or not resume:
+            outer.provenance(command, config.recorded(), None, None)
+        results = [run_part(part, architecture, fabric, outer, command) for part in parts]
+        summary = {
+            "out": config.out,
+            "metrics": summarise([result["metrics"] for result in results]),
+            "parts": {part.folder: result["metrics"] for part, result in zip(parts, results, strict=True)},
+        }
+        outer.write_json("summary.json", {name: value for name, value in summary.items() if name != "out"})
+        outer.finish()
+    return summary
+
+
+def list_parts(config: RetrainConfig) -> list[Part]:
+    """Every split and seed of a resolved configuration. Raises UserError."""
+    splits, seeds = parse_range("splits", config.splits), parse_range("seeds", config.seeds)
+    parts = []
+    for split in splits:
+        protocol = config_protocol(config, split)
+        check_image_shape(protocol.image_shape)
+        objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+        for seed in seeds:
+            folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
+            own = replace(
+                config, splits=str(split), seeds=str(seed), objective_config=asdict(objective_config)
+            )
+            parts.append(Part(folder, seed, protocol, objective_config, own))
+    return parts
+
+
+def run_part(
+    part: Part, architecture: Architecture, fabric: Fabric, outer: RunFolder, command: list[str]
+) -> dict[str, Any]:
+    """Train and evaluate one part in its folder; what its metrics.json holds. A finished part is only read."""
+    config = part.config
+    assert config.rule is not None and config.epochs is not None and config.batch_size is not None
+    assert config.recipe is not None
+    resume = config.resume == "auto"
+    with RunFolder.create(outer.path / part.folder, resume=resume) as run:
+        if run.finished:
+            return run.read_json("metrics.json")
+        data = load_data(part.protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+        run.provenance(command, config.recorded(), part.seed, data.fingerprint())
+        architecture.save(run.path / "architecture.json")
+        started = time.perf_counter()
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(part.seed, "weights"))
+            learner = build_learner(architecture, part.protocol, config.objective, part.objective_config)
+            with ProgressReporter(config.epochs, quiet=config.quiet) as reporter:
+                trained = train(
+                    learner,
+                    data,
+                    make_recipe(config.recipe, config.recipe_config),
+                    fabric,
+                    RunRecorder(run, reporter, resume),
+                    epochs=config.epochs,
+                    batch_size=config.batch_size,
+                    seed=part.seed,
+                )
+        trained.eval()
+        rule = make_rule(config.rule, config.rule_config)
+        fit_rule(rule, trained, data, fabric.device)
+        metrics, predictions = evaluate_test(rule, trained, data, fabric.device)
+        about = describe(part.protocol, rule, learner)
+        result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
+        run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
+        run.finish()
+    return result

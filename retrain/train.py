@@ -1,0 +1,99 @@
+"""Training one network on all known classes of one split, from scratch."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from nas_osr.data.augmentation import augment, default_augmentation
+from nas_osr.data.batches import iterate_batches
+from nas_osr.data.dataset import OpenSetData
+from nas_osr.evaluation import collect_outputs
+from nas_osr.recorder import Recorder
+from nas_osr.seeds import derive_seed, make_generator
+from nas_osr.training import Learner, train_epoch
+from retrain.recipes import Recipe
+
+INFERENCE_BATCH = 250  # images in an inference step
+
+
+def train(
+    learner: Learner,
+    data: OpenSetData,
+    recipe: Recipe,
+    fabric: Fabric,
+    recorder: Recorder,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+) -> Any:
+    """Train `learner` for all epochs and return it as Fabric wrapped it.
+
+    Only known training images update it; known validation images are watched (closed-set accuracy), nothing is chosen by
+    them: the last epoch counts. Torch's global random state is seeded; wrap the call in `torch.random.fork_rng`.
+    """
+    optimizers = {
+        player: recipe.make_optimizer(learner.player_parameters(player, list(learner.encoder.parameters())))
+        for player in learner.objective.players
+    }
+    wrapped: Any
+    wrapped, *players = fabric.setup(learner, *optimizers.values())
+    wrapped.mark_forward_method("infer")
+    optimizers = dict(zip(optimizers, players, strict=True))
+    train_images, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
+    augmentation = default_augmentation(data.protocol, recipe.augmentation)
+
+    first = 0
+    state = recorder.restore()
+    if state is not None:
+        wrapped.load_state_dict(state["learner"])
+        for player, optimizer in optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+        first = state["epoch"] + 1
+
+    for epoch in range(first, epochs):
+        started = time.perf_counter()
+        torch.manual_seed(derive_seed(seed, "epoch", epoch))
+        generator = make_generator(seed, "augmentation", epoch, device=fabric.device)
+        order = make_generator(seed, "order", epoch)
+        drop_last = len(train_images) >= batch_size
+        losses = train_epoch(
+            fabric,
+            wrapped,
+            optimizers,
+            iterate_batches(train_images, batch_size, generator=order, drop_last=drop_last),
+            partial(augment, config=augmentation, generator=generator),
+            steps=max(1, len(train_images) // batch_size),
+            epoch=epoch,
+            epochs=epochs,
+            schedule=recipe.factor(epochs),
+            clip=recipe.clip,
+            scale=learner.objective.loss_scale if recipe.scaled else 1.0,
+        )
+        trained = time.perf_counter()
+        wrapped.eval()
+        logits = collect_outputs(wrapped.infer, validation, INFERENCE_BATCH, fabric.device).logits
+        assert logits is not None
+        accuracy = float((logits.argmax(1) == validation.labels.cpu()).double().mean())
+        recorder.record(
+            {"epoch": epoch, "phase": "retrain", "losses": losses, "validation_accuracy": accuracy},
+            {
+                "epoch": epoch,
+                "seconds": time.perf_counter() - started,
+                "training_seconds": trained - started,
+                "images": len(train_images),
+            },
+        )
+        recorder.save(
+            {
+                "epoch": epoch,
+                "learner": wrapped.state_dict(),
+                "optimizers": {player: optimizer.state_dict() for player, optimizer in optimizers.items()},
+            }
+        )
+    return wrapped

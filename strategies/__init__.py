@@ -1,0 +1,1 @@
+"""Strategies: how an architecture is found."""

@@ -1,0 +1,126 @@
+"""The data of a search: kept and pseudo-unknown classes, weight half and architecture half (PAS).
+
+Only known training and validation images come in; nothing here can reach a test image or a true unknown class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.errors import UserError
+from nas_osr.seeds import make_generator
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """What a search may see. Labels are 0..K-1 for the K kept classes and K for pseudo-unknown images.
+
+    Attributes:
+        kept, pseudo: the protocol's labels of the kept and of the pseudo-unknown classes.
+        weight, architecture: the two disjoint halves of the kept training images.
+        fit_sample: kept training images on which the scoring rule is fitted.
+        validation: kept validation images; they set the threshold and are scored.
+        pseudo_unknown: as many images of each pseudo-unknown class as validation has of a kept one; scored only.
+    """
+
+    kept: tuple[int, ...]
+    pseudo: tuple[int, ...]
+    weight: LabelledImages
+    architecture: LabelledImages
+    fit_sample: LabelledImages
+    validation: LabelledImages
+    pseudo_unknown: LabelledImages
+
+    @property
+    def num_kept(self) -> int:
+        """K, the number of kept classes."""
+        return len(self.kept)
+
+    def scored(self) -> LabelledImages:
+        """Kept validation images and pseudo-unknown images together."""
+        parts = (self.validation, self.pseudo_unknown)
+        return LabelledImages(
+            torch.cat([part.images for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.source_labels for part in parts]),
+        )
+
+
+def choose_pseudo_unknown(data: OpenSetData, given: Sequence[int] | None, seed: int) -> tuple[int, ...]:
+    """The labels that play the unknown: given, published with the split, or max(1, round(N / 3)) drawn from the seed.
+
+    Raises UserError when a given label is not one of 0..N-1, or when fewer than two classes would be kept.
+    """
+    count = data.protocol.num_known
+    chosen: Sequence[int]
+    if given is not None:
+        chosen = given
+    elif data.protocol.pseudo_unknown is not None:
+        chosen = data.protocol.pseudo_unknown
+    else:
+        order = torch.randperm(count, generator=make_generator(seed, "pseudo-unknown"))
+        chosen = order[: max(1, round(count / 3))].tolist()
+    wrong = [label for label in chosen if label not in range(count)]
+    if wrong or len(set(chosen)) < len(chosen):
+        raise UserError(f"pseudo_unknown must be different labels from 0 to {count - 1}, got {list(chosen)}")
+    if count - len(chosen) < 2:
+        raise UserError(
+            f"pseudo-unknown classes {list(chosen)} leave fewer than 2 of the {count} known classes: name fewer"
+        )
+    return tuple(sorted(chosen))
+
+
+def split_for_search(
+    data: OpenSetData, pseudo: Sequence[int], seed: int, rule_sample: int, architecture_share: float = 0.5
+) -> SearchData:
+    """Divide known training and validation images for a search (DESIGN of PAS: halves are equal in every class).
+
+    Args:
+        data: known images; `data.test` is not called.
+        pseudo: labels that play the unknown; may be empty.
+        seed: seed of all draws.
+        rule_sample: how many kept training images the rule is fitted on, at most.
+        architecture_share: share of the kept training images in the architecture half.
+    """
+    kept = tuple(label for label in range(data.protocol.num_known) if label not in set(pseudo))
+    relabel = torch.full((data.protocol.num_known,), len(kept))
+    relabel[list(kept)] = torch.arange(len(kept))
+
+    def draw(labels: Tensor, label: int, *names: object) -> Tensor:
+        """Positions of a class in random order."""
+        positions = torch.nonzero(labels == label).flatten()
+        return positions[torch.randperm(len(positions), generator=make_generator(seed, *names, label))]
+
+    weight, architecture = [], []
+    for label in kept:
+        order = draw(data.train.labels, label, "halves")
+        cut = round(len(order) * architecture_share)
+        if not 0 < cut < len(order):
+            raise UserError(f"class {label} has {len(order)} training images: too few for two halves")
+        architecture.append(order[:cut])
+        weight.append(order[cut:])
+    halves = torch.cat(weight + architecture)
+    sample = halves[torch.randperm(len(halves), generator=make_generator(seed, "rule-sample"))[:rule_sample]]
+
+    validation = torch.cat([torch.nonzero(data.validation.labels == label).flatten() for label in kept])
+    per_class = len(validation) // len(kept)
+    unknown = [draw(data.train.labels, label, "pseudo-unknown images")[:per_class] for label in pseudo]
+
+    def select(images: LabelledImages, index: Tensor) -> LabelledImages:
+        chosen = images.select(index)
+        return LabelledImages(chosen.images, relabel[chosen.labels], chosen.source_labels)
+
+    return SearchData(
+        kept=kept,
+        pseudo=tuple(pseudo),
+        weight=select(data.train, torch.cat(weight)),
+        architecture=select(data.train, torch.cat(architecture)),
+        fit_sample=select(data.train, sample),
+        validation=select(data.validation, validation),
+        pseudo_unknown=select(data.train, torch.cat(unknown) if unknown else torch.zeros(0, dtype=torch.long)),
+    )

@@ -1,0 +1,109 @@
+"""A whole search: check the request, open known data, run the strategy, write the run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from nas_osr.architecture import Architecture
+from nas_osr.configuration import config_data_dir, config_protocol
+from nas_osr.data.dataset import load_data
+from nas_osr.errors import UserError
+from nas_osr.graph import weights_from_record
+from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.objectives.base import Objective
+from nas_osr.outputs import FeatureShapes
+from nas_osr.picture import export_architecture
+from nas_osr.progress import ProgressReporter
+from nas_osr.recorder import RunRecorder
+from nas_osr.runs import RunFolder
+from nas_osr.scoring import check_rule, make_rule, rule_class
+from nas_osr.training import make_fabric
+from search_spaces.encoder import check_image_shape
+from search_spaces.operations import get_operation
+from strategies.base import Strategy
+from strategies.config import SearchConfig
+
+STRATEGIES = ("pas", "darts")
+PICTURES = ["graphml", "gv", "svg"]
+
+
+def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
+    """Search as configured and leave a complete run folder in `config.out`.
+
+    Args:
+        config: the request; open fields are filled from the preset.
+        command: the command line, for the provenance.
+
+    Returns:
+        What was found: out, f1, epoch, branches, seconds; with `dry_run` what would run.
+
+    Raises:
+        UserError: anything in the request is wrong, missing or in use; nothing is written then.
+    """
+    config = check_request(config)
+    protocol = config_protocol(config, config.split)
+    check_image_shape(protocol.image_shape)
+    chosen = objective_class(config.objective)
+    objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "search")
+    assert config.rule is not None
+    check_rule(rule_class(config.rule), chosen)
+    make_rule(config.rule, config.rule_config)
+    config = replace(config, objective_config=asdict(objective_config))
+    if config.dry_run:
+        return {"would_search": config.recorded(), "protocol": protocol.to_dict()}
+    fabric = make_fabric(config.device, config.precision, config.threads)
+    data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+
+    def make_objective(shapes: FeatureShapes, num_classes: int) -> Objective:
+        return chosen(shapes, protocol.image_shape, num_classes, objective_config)
+
+    def make_search_rule() -> Any:
+        return make_rule(config.rule or "", config.rule_config)
+
+    resume = config.resume == "auto"
+    with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run:
+        if run.finished:
+            return read_result(run)
+        run.provenance(command, config.recorded(), config.seed, data.fingerprint())
+        assert config.epochs is not None
+        with ProgressReporter(config.epochs, quiet=config.quiet) as reporter:
+            strategy = make_strategy(config, fabric)
+            recorder = RunRecorder(run, reporter, resume)
+            result = strategy.search(config.space(), make_objective, make_search_rule, data, recorder)
+        architecture = result.architecture
+        architecture.save(run.path / "architecture.json")
+        best = next(record for record in result.history if record["epoch"] == architecture.found["epoch"])
+        weights = weights_from_record(best, architecture.space, config.space().branches)
+        export_architecture(architecture, run.path, PICTURES, weights)
+        run.finish()
+        return read_result(run)
+
+
+def read_result(run: RunFolder) -> dict[str, Any]:
+    """What a finished search found, from its folder."""
+    architecture = Architecture.load(run.path / "architecture.json")
+    return {
+        "out": str(run.path),
+        "f1": architecture.found["f1"],
+        "epoch": architecture.found["epoch"],
+        "branches": architecture.to_dict()["branches"],
+        "seconds": sum(record["seconds"] for record in run.read_timing()),
+    }
+
+
+def check_request(config: SearchConfig) -> SearchConfig:
+    """The resolved configuration, with the rule named and every name known; UserError otherwise."""
+    config = config.resolved()
+    if config.strategy not in STRATEGIES:
+        raise UserError(f"unknown strategy {config.strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    for operation in config.space().operations:
+        get_operation(operation, import_plugins=True)
+    return replace(config, rule=config.rule or objective_class(config.objective).default_rule)
+
+
+def make_strategy(config: SearchConfig, fabric: Any) -> Strategy:
+    """The strategy that a resolved configuration names."""
+    from strategies.bilevel import Bilevel
+
+    return Bilevel(config, fabric, pseudo_unknown=config.strategy == "pas")
