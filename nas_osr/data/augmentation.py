@@ -1,0 +1,134 @@
+"""Random augmentation of whole batches: on their device, different for every image, reproducible from a generator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nas_osr.data.catalogue import DIGIT_SOURCES
+from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+RECIPES = ("none", "search", "crop_flip")
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How training images are varied.
+
+    Attributes:
+        recipe: "none"; "search" (NAS-OSR's: random resized crop, flip, rotation, in one affine resampling); or
+            "crop_flip" (zero-pad, random crop, flip: every pixel is a copy).
+        flip: mirror half of the images from left to right.
+        scale: search: range of the cropped share of the area, in (0, 1].
+        aspect: search: the crop's width/height is log-uniform in [1/aspect, aspect], as far as it fits; at least 1.
+        rotation: search: largest angle in degrees, either way.
+        padding: crop_flip: pixels on each side.
+    """
+
+    recipe: str = "search"
+    flip: bool = True
+    scale: tuple[float, float] = (0.8, 1.0)
+    aspect: float = 4 / 3
+    rotation: float = 10.0
+    padding: int = 4
+
+    def __post_init__(self) -> None:
+        if self.recipe not in RECIPES:
+            raise UserError(f"unknown augmentation {self.recipe!r}: choose one of {', '.join(RECIPES)}")
+        if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
+            raise UserError(f"augmentation: scale must be two rising numbers in (0, 1], got {self.scale}")
+        if self.aspect < 1.0 or self.rotation < 0.0 or self.padding < 0:
+            raise UserError("augmentation: aspect must be at least 1, rotation and padding at least 0")
+
+
+def default_augmentation(protocol: Protocol, recipe: str = "search") -> AugmentationConfig:
+    """The recipe with its usual magnitudes; digits are never mirrored."""
+    return AugmentationConfig(recipe, flip=protocol.source not in DIGIT_SOURCES)
+
+
+def augment(images: Tensor, config: AugmentationConfig | str, generator: torch.Generator) -> Tensor:
+    """Augment a batch.
+
+    Args:
+        images: float [B, C, H, W] in [0, 1].
+        config: an `AugmentationConfig`, or the name of a recipe with its default magnitudes.
+        generator: the only source of randomness. It may live on another device than the images; a CPU generator gives
+            the same augmentation on every device.
+
+    Returns:
+        [B, C, H, W], still in [0, 1], on the images' device.
+    """
+    config = AugmentationConfig(config) if isinstance(config, str) else config
+    if config.recipe == "none" or not len(images):
+        return images
+    return _crop_flip(images, config, generator) if config.recipe == "crop_flip" else _search(images, config, generator)
+
+
+def _uniform(count: int, images: Tensor, generator: torch.Generator) -> Tensor:
+    """[count, B] uniform in [0, 1) on the images' device."""
+    import torch
+
+    drawn = torch.rand(count, len(images), generator=generator, device=generator.device)
+    return drawn.to(images.device, non_blocking=True)
+
+
+def _search(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Crop, mirror and rotate in one resampling; what a rotation uncovers is the image around the crop, then black."""
+    import torch
+    import torch.nn.functional as F
+
+    height, width = images.shape[-2:]
+    area, aspect, shift_x, shift_y, mirrored, angle = _uniform(6, images, generator)
+    # The crop: its share of the area, and a log-uniform aspect ratio, cut to what fits into the image.
+    area = config.scale[0] + (config.scale[1] - config.scale[0]) * area
+    limit = area.log().neg().clamp(max=math.log(config.aspect))
+    ratio = torch.exp(limit * (2 * aspect - 1))
+    crop_w, crop_h = (area * ratio).sqrt(), (area / ratio).sqrt()
+    # Its centre, in grid_sample's coordinates, where the image spans [-1, 1].
+    centre_x, centre_y = (1 - crop_w) * (2 * shift_x - 1), (1 - crop_h) * (2 * shift_y - 1)
+    sign = torch.where(mirrored < 0.5, -1.0, 1.0) if config.flip else torch.ones_like(mirrored)
+    radians = math.radians(config.rotation) * (2 * angle - 1)
+    cos, sin = radians.cos(), radians.sin()
+    # Where each output pixel reads: rotated (in pixels, so that angles hold in oblong images), mirrored, in the crop.
+    x, y = _pixel_centres(width, images), _pixel_centres(height, images)
+    read_x = _affine(sign * crop_w * cos, -sign * crop_w * sin * (height / width), centre_x, x, y)
+    read_y = _affine(crop_h * sin * (width / height), crop_h * cos, centre_y, x, y)
+    grid = torch.stack([read_x, read_y], dim=-1).to(images.dtype)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).clamp_(0.0, 1.0)
+
+
+def _pixel_centres(count: int, images: Tensor) -> Tensor:
+    """[count] positions of pixel centres along a side that spans [-1, 1]."""
+    import torch
+
+    return (2 * torch.arange(count, device=images.device) + 1) / count - 1
+
+
+def _affine(by_x: Tensor, by_y: Tensor, offset: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """[B], [B], [B], [W], [H] -> by_x * x + by_y * y + offset, [B, H, W]"""
+    return (by_x[:, None] * x + offset[:, None])[:, None, :] + (by_y[:, None] * y)[:, :, None]
+
+
+def _crop_flip(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+    """Zero-pad, cut a window of the old size at random, mirror: one gather, no arithmetic on pixels."""
+    import torch
+    import torch.nn.functional as F
+
+    count, channels, height, width = images.shape
+    pad = config.padding
+    draws = _uniform(3, images, generator)
+    top, left = (draws[:2] * (2 * pad + 1)).long().unbind()
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(count, width)
+    if config.flip:
+        columns = torch.where(draws[2, :, None] < 0.5, width - 1 - columns, columns)
+    columns = left[:, None] + columns
+    index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(count, 1, height * width)
+    padded = F.pad(images, (pad, pad, pad, pad)).flatten(2)
+    return padded.gather(2, index.expand(-1, channels, -1)).view(count, channels, height, width)

@@ -1,0 +1,355 @@
+"""Protocols: which classes are known, which are unknown, and how source class ids become labels."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nas_osr.data.catalogue import FOLDER_MEAN, FOLDER_STD, SOURCES, Shape, published_splits
+from nas_osr.errors import UserError
+
+FAMILIES = ("arpl", "neal", "nas_osr")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An open-set task: N known labels from one source, unknown classes from the same or another one.
+
+    Attributes:
+        name: the protocol's name, e.g. "cifar+10".
+        family: "arpl", "neal", "nas_osr" (published), "explicit" or "seeded".
+        split: index inside the family.
+        source: where known images come from.
+        known: for each label 0..N-1 in order, the source class ids that carry it (more than one when merged).
+        unknown_source, unknown: where unknown test images come from, and their class ids there.
+        image_shape: (C, H, W); H and W are multiples of 16.
+        mean, std: per channel, for images in [0, 1].
+        pseudo_unknown: labels that the `nas_osr` family's own search held out; None elsewhere.
+        known_names, unknown_names: class names, laid out as `known` and `unknown`.
+    """
+
+    name: str
+    family: str
+    split: int
+    source: str
+    known: tuple[tuple[int, ...], ...]
+    unknown_source: str
+    unknown: tuple[int, ...]
+    image_shape: Shape
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pseudo_unknown: tuple[int, ...] | None = None
+    known_names: tuple[tuple[str, ...], ...] = ()
+    unknown_names: tuple[str, ...] = ()
+
+    @property
+    def num_known(self) -> int:
+        """N, the number of known labels; N itself is the label of unknown images."""
+        return len(self.known)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per known label; merged classes are joined by "+"."""
+        names = self.known_names or tuple(tuple(map(str, group)) for group in self.known)
+        return tuple("+".join(group) for group in names)
+
+    @property
+    def label_map(self) -> dict[int, int]:
+        """Source class id -> label in 0..N-1, for known classes."""
+        return {class_id: label for label, group in enumerate(self.known) for class_id in group}
+
+    def openness(self, definition: str) -> float:
+        """How open the task is, in [0, 1], from N known labels and U unknown classes.
+
+        Args:
+            definition: "cac": 1 - sqrt(2N / (2N + U)) (Miller et al.); "gradmix": 1 - sqrt(N / (N + U)).
+        """
+        known, unknown = self.num_known, len(self.unknown)
+        if definition == "cac":
+            return 1 - math.sqrt(2 * known / (2 * known + unknown))
+        if definition == "gradmix":
+            return 1 - math.sqrt(known / (known + unknown))
+        raise UserError(f"unknown definition of openness {definition!r}: choose cac or gradmix")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain description: numbers, strings and lists only. `from_dict` reads it."""
+        return _as_lists(asdict(self))
+
+    @classmethod
+    def from_dict(cls, description: dict[str, Any]) -> Protocol:
+        """The inverse of `to_dict`; raises UserError when fields are missing, strange or contradict each other."""
+        names = [field.name for field in fields(cls)]
+        if not isinstance(description, dict) or sorted(description) != sorted(names):
+            raise UserError(f"not a protocol description: it must have exactly the fields {', '.join(names)}")
+        protocol = cls(**{name: _as_tuples(value) for name, value in description.items()})
+        ids = [class_id for group in protocol.known for class_id in group] + list(protocol.unknown)
+        if not all(type(class_id) is int and class_id >= 0 for class_id in ids):
+            raise UserError("protocol description: known and unknown must hold class ids (whole numbers from 0)")
+        if len(protocol.label_map) != sum(map(len, protocol.known)):
+            raise UserError("protocol description: a class is known twice")
+        return protocol
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """How a named protocol is made: `lists` maps each family to the name of its split lists."""
+
+    source: str
+    num_known: int
+    lists: dict[str, str]
+    unknown_source: str | None = None  # None: the other classes of `source`
+    num_unknown: int = 0  # only with another unknown_source
+    closed: bool = False  # the first num_known classes, nothing unknown
+
+
+def _published(name: str, families: tuple[str, ...] = FAMILIES) -> dict[str, str]:
+    return {family: name for family in families}
+
+
+_SPECS: dict[str, _Spec] = {
+    "digits": _Spec("digits", 6, _published("mnist")),
+    "mnist": _Spec("mnist", 6, _published("mnist")),
+    "fashion-mnist": _Spec("fashion-mnist", 6, _published("mnist", ("arpl",))),  # nobody published a list: MNIST's
+    "svhn": _Spec("svhn", 6, _published("svhn")),
+    "cifar10": _Spec("cifar10", 6, _published("cifar10")),
+    "cifar+10": _Spec("cifar10", 4, _published("cifar+10", ("arpl", "neal")), "cifar100", 10),
+    "cifar+50": _Spec("cifar10", 4, _published("cifar+50", ("arpl", "neal")), "cifar100", 50),
+    "tinyimagenet": _Spec("tinyimagenet", 20, _published("tinyimagenet", ("arpl", "neal"))),
+    "cifar10-closed": _Spec("cifar10", 10, {}, closed=True),
+    "cifar100-closed": _Spec("cifar100", 100, {}, closed=True),
+    "tinyimagenet100-closed": _Spec("tinyimagenet", 100, {}, closed=True),
+}
+
+PROTOCOLS: tuple[str, ...] = (*_SPECS, "folder")
+
+
+def make_protocol(
+    name: str,
+    split: int = 0,
+    *,
+    family: str = "arpl",
+    known: Sequence[Any] | None = None,
+    seed: int | None = None,
+    data_dir: Path | None = None,
+    image_size: int | None = None,
+) -> Protocol:
+    """The protocol of that name.
+
+    Args:
+        name: one of `PROTOCOLS`.
+        split: index inside the family; with a seed, the index of the draw.
+        family: "arpl" (labels follow list order), "neal" (labels follow sorted order) or "nas_osr" (list order, with
+            published pseudo-unknown classes). With `known` it only chooses cifar+N's unknown classes.
+        known: explicit known classes, ids or names, in label order; a nested list merges classes into one label. All
+            other classes of the source are unknown.
+        seed: draws the known classes instead; cifar+N then follows Neal et al.: the four vehicles of CIFAR-10 against
+            animals of CIFAR-100.
+        data_dir: only for `folder`: holds {train,test}/CLASS.
+        image_size: only for `folder`: side in pixels, a multiple of 16 (default 32).
+
+    Raises:
+        UserError: unknown name, family, split or class; a class twice; fewer than two known labels.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+    if known is not None and seed is not None:
+        raise UserError("give known classes or a seed that draws them, not both")
+    if type(split) is not int or split < 0:
+        raise UserError(f"split must be a whole number from 0, got {split!r}")
+    if name == "folder":
+        return _make_folder_protocol(split, family, known, seed, data_dir, image_size)
+    if image_size is not None:
+        raise UserError(f"image_size is for the protocol folder; {name} has a fixed size")
+    spec = _SPECS[name]
+    if spec.closed:
+        if known is not None or seed is not None or family != "arpl" or split != 0:
+            raise UserError(f"{name} is closed: it has split 0 only, and takes no known classes, seed or family")
+        groups = tuple((class_id,) for class_id in range(spec.num_known))
+        return _assemble(name, "arpl", 0, spec, groups, ())
+    if known is not None:
+        return _make_explicit(name, split, family, spec, known)
+    if seed is not None:
+        return _make_seeded(name, split, spec, seed)
+    lists = _split_lists(name, family, spec)
+    _check_split(f"{name} of family {family}", split, len(lists["known"]))
+    ids = sorted(lists["known"][split]) if family == "neal" else lists["known"][split]
+    unknown = lists["unknown_cifar100"][split] if spec.unknown_source else None
+    protocol = _assemble(name, family, split, spec, tuple((class_id,) for class_id in ids), unknown)
+    if "pseudo_unknown" in lists:
+        labels = tuple(protocol.label_map[class_id] for class_id in lists["pseudo_unknown"][split])
+        protocol = replace(protocol, pseudo_unknown=labels)
+    return protocol
+
+
+def count_splits(name: str) -> dict[str, int]:
+    """Family -> number of published splits of a protocol; empty for `folder`."""
+    if name == "folder":
+        return {}
+    spec = _SPECS[name]
+    if spec.closed:
+        return {"arpl": 1}
+    return {family: len(published_splits()[family][key]["known"]) for family, key in spec.lists.items()}
+
+
+def with_unknown(protocol: Protocol, source: str) -> Protocol:
+    """The same known classes against all classes of another source (of its test images), e.g. CIFAR-10 against SVHN."""
+    if source not in SOURCES:
+        raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    names = SOURCES[source].class_names
+    taken = protocol.label_map if source == protocol.source else {}
+    unknown = tuple(class_id for class_id in range(len(names)) if class_id not in taken)
+    return replace(
+        protocol, unknown_source=source, unknown=unknown, unknown_names=tuple(names[class_id] for class_id in unknown)
+    )
+
+
+def _split_lists(name: str, family: str, spec: _Spec) -> dict[str, Any]:
+    if family not in spec.lists:
+        if family in ("explicit", "seeded"):
+            raise UserError(f"family {family} comes with {'known' if family == 'explicit' else 'a seed'}: give it")
+        raise UserError(f"{name} has no splits of family {family!r}: choose {' or '.join(spec.lists)}")
+    return published_splits()[family][spec.lists[family]]
+
+
+def _check_split(what: str, split: int, count: int) -> None:
+    if split >= count:
+        raise UserError(f"{what} has {f'splits 0 to {count - 1}' if count > 1 else 'split 0 only'}, not {split}")
+
+
+def _make_explicit(name: str, split: int, family: str, spec: _Spec, known: Sequence[Any]) -> Protocol:
+    unknown = None
+    if spec.unknown_source:
+        lists = _split_lists(name, "arpl" if family == "explicit" else family, spec)
+        _check_split(f"the unknown list of {name}", split, len(lists["unknown_cifar100"]))
+        unknown = lists["unknown_cifar100"][split]
+    else:
+        _check_split("an explicit choice of known classes", split, 1)
+    groups = parse_known(known, SOURCES[spec.source].class_names, name)
+    return _assemble(name, "explicit", split, spec, groups, unknown)
+
+
+def _make_seeded(name: str, split: int, spec: _Spec, seed: int) -> Protocol:
+    neal = published_splits()["neal"]
+    if spec.unknown_source:
+        vehicles, animals = neal["cifar+50"]["known"][0], neal["cifar+50"]["unknown_cifar100"][0]
+        ids, unknown = vehicles, _draw(animals, spec.num_unknown, seed, split)
+    else:
+        ids, unknown = _draw(range(len(SOURCES[spec.source].class_names)), spec.num_known, seed, split), None
+    return _assemble(name, "seeded", split, spec, tuple((class_id,) for class_id in ids), unknown)
+
+
+def _draw(population: Sequence[int], count: int, seed: int, split: int) -> list[int]:
+    """The draw number `split` of `random.sample` after seeding: how the `nas_osr` family's sets were drawn, too."""
+    generator = random.Random(seed)
+    for _ in range(split):
+        generator.sample(population, count)
+    return generator.sample(population, count)
+
+
+def _assemble(
+    name: str, family: str, split: int, spec: _Spec, known: tuple[tuple[int, ...], ...], unknown: Sequence[int] | None
+) -> Protocol:
+    """unknown None: all classes of the source that are not known."""
+    source = SOURCES[spec.source]
+    unknown_source = SOURCES[spec.unknown_source or spec.source]
+    taken = {class_id for group in known for class_id in group}
+    if unknown is None:
+        unknown = [class_id for class_id in range(len(source.class_names)) if class_id not in taken]
+    return Protocol(
+        name=name,
+        family=family,
+        split=split,
+        source=source.name,
+        known=known,
+        unknown_source=unknown_source.name,
+        unknown=tuple(unknown),
+        image_shape=source.image_shape,
+        mean=source.mean,
+        std=source.std,
+        known_names=tuple(tuple(source.class_names[class_id] for class_id in group) for group in known),
+        unknown_names=tuple(unknown_source.class_names[class_id] for class_id in unknown),
+    )
+
+
+def parse_known(known: Sequence[Any], class_names: Sequence[str], what: str) -> tuple[tuple[int, ...], ...]:
+    """Class ids or names, nested where merged, as groups of ids in label order; raises UserError on any mistake."""
+    if isinstance(known, str) or not isinstance(known, Sequence):
+        raise UserError(f"known classes of {what} must be a list, e.g. [0, 3, cat, [4, 5]], got {known!r}")
+    positions = {class_name: index for index, class_name in enumerate(class_names)}
+
+    def class_id(value: Any) -> int:
+        if isinstance(value, str) and value in positions:
+            return positions[value]
+        if type(value) is int and 0 <= value < len(class_names):
+            return value
+        shown = ", ".join(class_names) if len(class_names) <= 20 else f"{class_names[0]} ... {class_names[-1]}"
+        raise UserError(f"{what} has no class {value!r}: ids are 0 to {len(class_names) - 1}, names are {shown}")
+
+    groups = tuple(
+        tuple(map(class_id, entry)) if isinstance(entry, (list, tuple)) else (class_id(entry),) for entry in known
+    )
+    ids = [entry for group in groups for entry in group]
+    if len(set(ids)) != len(ids):
+        twice = next(entry for entry in ids if ids.count(entry) > 1)
+        raise UserError(f"known classes of {what}: class {twice} ({class_names[twice]}) is given twice")
+    if len(groups) < 2 or not all(groups):
+        raise UserError(f"known classes of {what}: at least two labels are needed, and none may be empty; got {known}")
+    return groups
+
+
+def _make_folder_protocol(
+    split: int, family: str, known: Sequence[Any] | None, seed: int | None, data_dir: Path | None, size: int | None
+) -> Protocol:
+    """Known classes need training images; a class with test images alone can only be unknown."""
+    from nas_osr.data.sources import folder_classes, resolve_data_dir
+
+    size = 32 if size is None else size
+    if type(size) is not int or size < 16 or size % 16:
+        raise UserError(f"image_size must be a multiple of 16, got {size!r}")
+    if family not in ("arpl", "explicit", "seeded"):
+        raise UserError(f"folder has no splits of family {family!r}: give known classes or a seed")
+    names, trainable = folder_classes(resolve_data_dir(data_dir))
+    if known is not None:
+        _check_split("an explicit choice of known classes", split, 1)
+        groups = parse_known(known, names, "folder")
+    elif seed is not None:
+        candidates = [class_id for class_id, name in enumerate(names) if name in trainable]
+        count = max(2, round(0.6 * len(names)))
+        if count > len(candidates):
+            raise UserError(f"folder: {count} known classes are to be drawn, but train has {len(candidates)} classes")
+        groups = tuple((class_id,) for class_id in _draw(candidates, count, seed, split))
+    else:
+        raise UserError(f"folder needs known classes or a seed that draws them; its classes are {', '.join(names)}")
+    taken = {class_id for group in groups for class_id in group}
+    for class_id in sorted(taken):
+        if names[class_id] not in trainable:
+            raise UserError(f"folder: class {names[class_id]} cannot be known, it has no folder under train")
+    unknown = tuple(class_id for class_id in range(len(names)) if class_id not in taken)
+    return Protocol(
+        name="folder",
+        family="explicit" if known is not None else "seeded",
+        split=split,
+        source="folder",
+        known=groups,
+        unknown_source="folder",
+        unknown=unknown,
+        image_shape=(3, size, size),
+        mean=FOLDER_MEAN,
+        std=FOLDER_STD,
+        known_names=tuple(tuple(names[class_id] for class_id in group) for group in groups),
+        unknown_names=tuple(names[class_id] for class_id in unknown),
+    )
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_lists(entry) for key, entry in value.items()}
+    return [_as_lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
