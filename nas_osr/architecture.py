@@ -1,0 +1,347 @@
+"""The architecture that a search finds: a small typed value, the space that it lives in, and JSON in and out.
+
+The space (NAS-OSR, section 3.1): L layers over the scales 0, 1, 2 (1/4, 1/8, 1/16 of the image side). Layer l has a
+cell at scale s iff the stem, which ends at scale 0, reaches it and an enabled branch can still be reached from it. A
+cell feeds the next layer at its own scale (keep) and at the next coarser one (halve).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from nas_osr.errors import UserError
+from nas_osr.files import (
+    as_fields,
+    as_integer,
+    as_items,
+    as_string,
+    check_json_value,
+    parse_json,
+    read_text,
+    show,
+)
+from nas_osr.storage import replace_file
+
+Cell = tuple[int, int]
+"""(layer, scale), both counted from 0."""
+
+SCHEMA = 1
+SPACE_NAME = "hierarchical"
+BUILT_IN_OPERATIONS = ("skip", "conv", "conv2")
+NUM_SCALES = 3
+MAX_LAYERS = 64
+MAX_CHANNELS = 8192
+MAX_OPERATIONS = 16
+_MAX_FOUND_DEPTH = 8
+_DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
+
+
+def cells(layers: int, branches: Sequence[int]) -> list[Cell]:
+    """All cells (layer, scale) of the space with these output scales, by layer and then by scale."""
+    return [
+        (layer, scale)
+        for layer in range(layers)
+        for scale in range(min(layer, max(branches)) + 1)
+        if any(0 <= branch - scale <= layers - 1 - layer for branch in branches)
+    ]
+
+
+def edges(layers: int, branches: Sequence[int]) -> list[tuple[Cell, Cell]]:
+    """All edges between cells as (source, target), by target; a target's finer source comes before the same scale."""
+    return [(source, target) for target in cells(layers, branches) for source in predecessors(target)]
+
+
+def predecessors(cell: Cell) -> list[Cell]:
+    """The cells that feed this one: from the finer scale (halved), then from the same scale (kept); none in layer 0.
+
+    Whatever the layers and branches, each of them is in the space when `cell` is.
+    """
+    layer, scale = cell
+    return [(layer - 1, s) for s in (scale - 1, scale) if 0 <= s <= layer - 1]
+
+
+def mixing_cells(layers: int, branches: Sequence[int]) -> list[Cell]:
+    """The cells with two in-edges, which are those that have a beta, in the order of `cells`."""
+    return [cell for cell in cells(layers, branches) if len(predecessors(cell)) == 2]
+
+
+def all_paths(layers: int, branch: int) -> list[tuple[int, ...]]:
+    """Every path of the space to this branch, C(layers - 1, branch) of them, in lexicographic order."""
+    halvings = combinations(range(1, layers), branch)
+    return sorted(tuple(sum(h <= layer for h in chosen) for layer in range(layers)) for chosen in halvings)
+
+
+@dataclass(frozen=True)
+class SpaceDescription:
+    """What an architecture is chosen from.
+
+    Attributes:
+        layers: L, 3 to 64.
+        channels: C, the channels at scale 0; scale s has C * 2**s.
+        operations: the candidates of every cell: built-in names, or dotted paths of plug-ins (never imported here).
+
+    Raises:
+        UserError: a field is out of range.
+    """
+
+    layers: int
+    channels: int
+    operations: tuple[str, ...] = BUILT_IN_OPERATIONS
+    name: str = SPACE_NAME
+
+    def __post_init__(self) -> None:
+        if self.name != SPACE_NAME:
+            raise UserError(f"space.name: expected {SPACE_NAME!r}, got {show(self.name)}")
+        if not NUM_SCALES <= self.layers <= MAX_LAYERS:
+            raise UserError(f"space.layers: expected {NUM_SCALES} to {MAX_LAYERS}, got {show(self.layers)}")
+        if not 1 <= self.channels <= MAX_CHANNELS:
+            raise UserError(f"space.channels: expected 1 to {MAX_CHANNELS}, got {show(self.channels)}")
+        if not 1 <= len(self.operations) <= MAX_OPERATIONS:
+            raise UserError(f"space.operations: expected 1 to {MAX_OPERATIONS} names, got {len(self.operations)}")
+        if len(set(self.operations)) < len(self.operations):
+            raise UserError("space.operations: a name occurs twice")
+        for operation in self.operations:
+            if operation not in BUILT_IN_OPERATIONS and not (
+                len(operation) <= 200 and _DOTTED_PATH.fullmatch(operation)
+            ):
+                known = ", ".join(BUILT_IN_OPERATIONS)
+                raise UserError(f"space.operations: {show(operation)} is neither of {known} nor a dotted path")
+
+
+@dataclass(frozen=True)
+class Branch:
+    """The way to one output.
+
+    Attributes:
+        path: the scale at which each layer's cell sits: first 0, last the branch's scale; each step keeps or adds one.
+        operations: the operation of each layer's cell.
+    """
+
+    path: tuple[int, ...]
+    operations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A discrete network of the space: for each enabled branch a path and its operations.
+
+    Branches that share a cell agree on the operation and on the way to it, so that every cell has one input.
+
+    Attributes:
+        branches: by scale, sorted; scale 2 is always among them.
+        found: where it comes from (strategy, objective, rule, protocol, split, seed, F1, epoch, ...): plain JSON.
+
+    Raises:
+        UserError: names the field that is wrong.
+    """
+
+    space: SpaceDescription
+    branches: dict[int, Branch]
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if NUM_SCALES - 1 not in self.branches:
+            raise UserError(f"branches: branch {NUM_SCALES - 1} (1/16) is missing")
+        for scale, branch in self.branches.items():
+            _check_branch(self.space, scale, branch)
+        _check_shared_cells(self.branches)
+        check_json_value(self.found, "found", _MAX_FOUND_DEPTH)
+        object.__setattr__(self, "branches", dict(sorted(self.branches.items())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain value that `architecture.json` holds."""
+        space = {
+            "name": self.space.name,
+            "layers": self.space.layers,
+            "channels": self.space.channels,
+            "operations": list(self.space.operations),
+        }
+        branches = {
+            str(scale): {"path": list(branch.path), "operations": list(branch.operations)}
+            for scale, branch in self.branches.items()
+        }
+        return {"schema": SCHEMA, "space": space, "branches": branches, "found": self.found}
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str) -> Architecture:
+        """Check and convert a parsed JSON value; `where` names its origin in messages. Raises UserError."""
+        try:
+            return _architecture_from(value)
+        except UserError as error:
+            raise UserError(f"{where}: not an architecture: {error}") from None
+
+    def to_json(self) -> str:
+        """The text of `architecture.json`: ASCII, indented, the same bytes for equal architectures."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Architecture:
+        """Parse and check; `where` names the origin in messages. Raises UserError that names the field."""
+        return cls.from_dict(parse_json(text, where), where)
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON to `path`, whole or not at all. Raises UserError when that is impossible."""
+        with replace_file(Path(path)) as file:
+            file.write(self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read a JSON file. Raises UserError that names the file and the field."""
+        return cls.from_json(read_text(path), str(path))
+
+
+def check_image_shape(architecture: Architecture, image_shape: tuple[int, int, int]) -> None:
+    """Raise UserError unless both sides of (C, H, W) are multiples of the coarsest branch's stride, 16 pixels."""
+    stride = 4 << max(architecture.branches)
+    _, height, width = image_shape
+    if height <= 0 or width <= 0 or height % stride or width % stride:
+        raise UserError(
+            f"image size {height}x{width} does not fit the architecture: both sides must be multiples of {stride} "
+            "(pad or resize the images)"
+        )
+
+
+def sample_architecture(space: SpaceDescription, branches: Sequence[int] = (2,), seed: int = 0) -> Architecture:
+    """A random architecture: paths uniform over all (jointly consistent) paths, then each cell's operation uniform.
+
+    The same arguments give the same architecture.
+    """
+    generator = random.Random(seed)
+    choices = {branch: all_paths(space.layers, branch) for branch in sorted(branches)}
+    while True:
+        paths = {branch: generator.choice(paths) for branch, paths in choices.items()}
+        chosen = {cell: generator.choice(space.operations) for cell in cells(space.layers, branches)}
+        found = {
+            branch: Branch(path, tuple(chosen[cell] for cell in enumerate(path))) for branch, path in paths.items()
+        }
+        if _inconsistent_cell(found) is None:
+            return Architecture(space, found, {"strategy": "random", "seed": seed})
+
+
+def published_names() -> list[str]:
+    """The names of the architectures that ship with the package."""
+    files = (resources.files("nas_osr") / "architectures").iterdir()
+    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+
+
+def published(name: str = "published") -> Architecture:
+    """An architecture that ships with the package; "published" is the network of the NAS-OSR paper."""
+    if name not in published_names():
+        raise UserError(f"no published architecture {show(name)}: choose from {', '.join(published_names())}")
+    file = resources.files("nas_osr") / "architectures" / f"{name}.json"
+    return Architecture.from_json(file.read_text(encoding="utf-8"), file.name)
+
+
+def load_architecture(
+    reference: str | Path, space: SpaceDescription | None = None, branches: Sequence[int] = (2,)
+) -> Architecture:
+    """The architecture that a user names.
+
+    Args:
+        reference: a published name, a run folder, a `.json` or `.graphml` file, or "random:SEED".
+        space, branches: what "random:SEED" samples from; unused otherwise.
+
+    Raises:
+        UserError: there is no such thing, or it is not an architecture.
+    """
+    text = str(reference)
+    if text in published_names():
+        return published(text)
+    if text.startswith("random:"):
+        if space is None:
+            raise UserError(f"{text}: a random architecture needs a search space to sample from (choose a preset)")
+        if not re.fullmatch(r"[0-9]{1,18}", text.removeprefix("random:"), re.ASCII):
+            raise UserError(f"{show(text)}: expected random:SEED with a whole number, such as random:0")
+        return sample_architecture(space, branches, int(text.removeprefix("random:")))
+    path = Path(reference)
+    if path.is_dir():
+        path = path / "architecture.json"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such architecture; give a run folder, a .json or .graphml file, random:SEED, "
+            f"or one of {', '.join(published_names())}"
+        )
+    if path.suffix == ".graphml":
+        from nas_osr.graph import from_graph, read_graphml
+
+        return from_graph(read_graphml(path), str(path))
+    return Architecture.load(path)
+
+
+# Checking
+
+
+def _architecture_from(value: Any) -> Architecture:
+    """Convert a parsed JSON value; the constructors then check ranges."""
+    top = as_fields(value, "the file", ("schema", "space", "branches", "found"))
+    if as_integer(top["schema"], "schema") != SCHEMA:
+        raise UserError(f"schema: expected {SCHEMA}, got {show(top['schema'])}")
+    description = as_fields(top["space"], "space", ("name", "layers", "channels", "operations"))
+    space = SpaceDescription(
+        name=as_string(description["name"], "space.name"),
+        layers=as_integer(description["layers"], "space.layers"),
+        channels=as_integer(description["channels"], "space.channels"),
+        operations=as_items(description["operations"], "space.operations", as_string),
+    )
+    if not isinstance(top["branches"], dict):
+        raise UserError(f"branches: expected an object, got {show(top['branches'])}")
+    branches = {}
+    for key, item in top["branches"].items():
+        if key not in [str(scale) for scale in range(NUM_SCALES)]:
+            raise UserError(f'branches: expected the keys "0" to "{NUM_SCALES - 1}", got {show(key)}')
+        where = f"branches.{key}"
+        branch = as_fields(item, where, ("path", "operations"))
+        branches[int(key)] = Branch(
+            path=as_items(branch["path"], f"{where}.path", as_integer),
+            operations=as_items(branch["operations"], f"{where}.operations", as_string),
+        )
+    if not isinstance(top["found"], dict):
+        raise UserError(f"found: expected an object, got {show(top['found'])}")
+    return Architecture(space, branches, top["found"])
+
+
+def _check_branch(space: SpaceDescription, scale: int, branch: Branch) -> None:
+    where = f"branches.{scale}"
+    if not 0 <= scale < NUM_SCALES:
+        raise UserError(f"branches: expected scales 0 to {NUM_SCALES - 1}, got {show(scale)}")
+    for name, items in (("path", branch.path), ("operations", branch.operations)):
+        if len(items) != space.layers:
+            raise UserError(f"{where}.{name}: expected {space.layers} entries, one per layer, got {len(items)}")
+    if branch.path[0] != 0:
+        raise UserError(f"{where}.path: must start at scale 0, got {show(branch.path[0])}")
+    for layer in range(1, space.layers):
+        if branch.path[layer] - branch.path[layer - 1] not in (0, 1):
+            raise UserError(f"{where}.path[{layer}]: each step keeps the scale or adds one")
+    if branch.path[-1] != scale:
+        raise UserError(f"{where}.path: must end at scale {scale}, got {show(branch.path[-1])}")
+    for layer, operation in enumerate(branch.operations):
+        if operation not in space.operations:
+            raise UserError(f"{where}.operations[{layer}]: {show(operation)} is not one of space.operations")
+
+
+def _check_shared_cells(branches: dict[int, Branch]) -> None:
+    cell = _inconsistent_cell(branches)
+    if cell is not None:
+        raise UserError(
+            f"branches: two branches share the cell of layer {cell[0]} at scale {cell[1]} but differ in its operation "
+            "or in the way to it"
+        )
+
+
+def _inconsistent_cell(branches: dict[int, Branch]) -> Cell | None:
+    """The first cell that two branches share without agreeing on the operations and the path up to it."""
+    ways: dict[Cell, tuple[object, object]] = {}
+    for _, branch in sorted(branches.items()):
+        for cell in enumerate(branch.path):
+            way = branch.path[: cell[0]], branch.operations[: cell[0] + 1]
+            if ways.setdefault(cell, way) != way:
+                return cell
+    return None
