@@ -21,7 +21,7 @@ from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.evaluation import collect_outputs
-from nas_osr.graph import decode
+from nas_osr.graph import decode, weights_from_record
 from nas_osr.metrics import auroc, macro_f1
 from nas_osr.objectives.base import Objective
 from nas_osr.recorder import Recorder
@@ -206,8 +206,9 @@ class Bilevel:
         """The architecture of the winning epoch, with where it comes from."""
         config = self.config
         description = describe_space(config.space())
-        alpha = {key: tuple(p.values()) for key, p in by_cell(best["alpha"]).items()}
-        beta = {key: (p["finer"], p["same"]) for key, p in by_cell(best["beta"]).items()}
+        branches = config.space().branches
+        weights = weights_from_record(best, description, branches)
+        assert weights is not None
         found = {
             "strategy": config.strategy,
             "objective": config.objective,
@@ -218,9 +219,9 @@ class Bilevel:
             "seed": config.seed,
             "pseudo_unknown": list(split.pseudo),
             "epoch": best["epoch"],
-            "f1": best["f1"],
+            "F1": best["f1"],
         }
-        return Architecture(description, decode(description, config.space().branches, alpha, beta), found)
+        return Architecture(description, decode(description, branches, weights.alpha, weights.beta), found)
 
 
 def _parts(split: SearchData) -> tuple[LabelledImages, ...]:
@@ -230,11 +231,6 @@ def _parts(split: SearchData) -> tuple[LabelledImages, ...]:
 def describe_space(space: SpaceConfig) -> SpaceDescription:
     """What an architecture file says of a space."""
     return SpaceDescription(space.layers, space.channels, tuple(space.operations))
-
-
-def by_cell(weights: dict[str, dict[str, float]]) -> dict[tuple[int, int], dict[str, float]]:
-    """History keys "layer/scale" to (layer, scale)."""
-    return {(int(key.split("/")[0]), int(key.split("/")[1])): value for key, value in weights.items()}
 
 
 def endless(

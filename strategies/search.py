@@ -9,11 +9,11 @@ from nas_osr.architecture import Architecture
 from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import load_data
 from nas_osr.errors import UserError
+from nas_osr.export import export_architecture
 from nas_osr.graph import weights_from_record
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
-from nas_osr.picture import export_architecture
 from nas_osr.progress import ProgressReporter
 from nas_osr.recorder import RunRecorder
 from nas_osr.runs import RunFolder
@@ -75,7 +75,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
         architecture.save(run.path / "architecture.json")
         best = next(record for record in result.history if record["epoch"] == architecture.found["epoch"])
         weights = weights_from_record(best, architecture.space, config.space().branches)
-        export_architecture(architecture, run.path, PICTURES, weights)
+        export_architecture(architecture, weights, PICTURES, run.path)
         run.finish()
         return read_result(run)
 
@@ -85,7 +85,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
     architecture = Architecture.load(run.path / "architecture.json")
     return {
         "out": str(run.path),
-        "f1": architecture.found["f1"],
+        "f1": architecture.found["F1"],
         "epoch": architecture.found["epoch"],
         "branches": architecture.to_dict()["branches"],
         "seconds": sum(record["seconds"] for record in run.read_timing()),

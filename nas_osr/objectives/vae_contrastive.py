@@ -40,6 +40,8 @@ class VAEContrastiveConfig:
         contrastive_weight: weight of the contrastive term; at 0 no counterfactual is decoded in training.
         temperature: T of the contrastive term.
         pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
+        decoder_channels: channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the
+            encoder has there, as in the paper. A narrow decoder makes the N + 1 reconstructions of each image cheap.
         decoder_features: let the decoder see the encoder's maps, as the published code does; the image then
             bypasses the latents.
     """
@@ -54,6 +56,7 @@ class VAEContrastiveConfig:
     contrastive_weight: float = 1.0
     temperature: float = 1.0
     pixel_std: tuple[float, ...] | None = None
+    decoder_channels: int = 0
     decoder_features: bool = False
 
     def __post_init__(self) -> None:
@@ -63,6 +66,8 @@ class VAEContrastiveConfig:
         for name in ("ce_weight", "kl_weight", "instance_kl_weight", "reconstruction_weight", "contrastive_weight"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"vae_contrastive: {name} must not be negative, got {getattr(self, name)}")
+        if self.decoder_channels < 0 or 0 < self.decoder_channels < 16:
+            raise UserError(f"vae_contrastive: decoder_channels must be 0 or at least 16, got {self.decoder_channels}")
         if not 0 <= self.kl_warmup <= 1:
             raise UserError(f"vae_contrastive: kl_warmup is a share from 0 to 1, got {self.kl_warmup}")
 
@@ -72,20 +77,20 @@ class Decoder(nn.Module):
 
     Args:
         latent_dim: dimensions of u and z together.
-        bottom: shape (C, H, W) of the 1/16 map.
+        channels: channels of the decoder at 1/16 resolution.
         image_shape: shape (C, H, W) of the images.
         extra: channels of the encoder maps that join at each scale, keyed by scale (2, 1, 0, -1).
     """
 
     def __init__(
-        self, latent_dim: int, bottom: tuple[int, int, int], image_shape: tuple[int, int, int], extra: dict[int, int]
+        self, latent_dim: int, channels: int, image_shape: tuple[int, int, int], extra: dict[int, int]
     ) -> None:
         super().__init__()
-        self.start = (bottom[0], image_shape[1] // 16, image_shape[2] // 16)
+        self.start = (channels, image_shape[1] // 16, image_shape[2] // 16)
         self.expand = nn.Linear(latent_dim, self.start[0] * self.start[1] * self.start[2])
         self.scales = (2, 1, 0, -1)
         self.extra = extra
-        channels, stages = bottom[0], []
+        stages = []
         for scale in self.scales:
             narrower = max(channels // 2, 4)
             stages.append(
@@ -142,7 +147,7 @@ class VAEContrastive(Objective):
         joining = {scale: shape[0] for scale, shape in feature_shapes.branches.items() if scale != BOTTOM}
         if config.decoder_features:
             joining |= {scale: shape[0] for scale, shape in feature_shapes.intermediate.items()}
-        self.decoder = Decoder(self.latent_dim, bottom, image_shape, joining)
+        self.decoder = Decoder(self.latent_dim, config.decoder_channels or bottom[0], image_shape, joining)
         self.inverse_std: Tensor
         scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)
         self.register_buffer("inverse_std", 1.0 / scale, persistent=False)

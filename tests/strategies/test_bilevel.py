@@ -189,7 +189,7 @@ def test_selection_takes_the_best_f1_after_warmup_and_later_on_ties(digits: Open
     competing = [record for record in recorder.records if record["phase"] == "search"]
     best = max(competing, key=lambda record: (record["f1"], record["epoch"]))
     assert result.architecture.found["epoch"] == best["epoch"]
-    assert result.architecture.found["f1"] == best["f1"]
+    assert result.architecture.found["F1"] == best["f1"]
     assert result.architecture.to_dict()["branches"] == best["branches"]
 
 
