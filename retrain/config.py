@@ -31,7 +31,7 @@ class RetrainConfig:
         rule: scoring rule; the objective's default when not given.
         rule_config: settings of the rule.
         preset: paper, small or tiny: fixes what is left open below.
-        channels: channels C at 1/4 resolution, when they shall differ from the architecture's own.
+        channels: channels C at 1/4 resolution; 0 is the architecture's own width.
         recipe: optimiser and schedule: paper or fast.
         recipe_config: settings of the recipe, for example --recipe_config.learning_rate 0.1.
         epochs: passes over the training images.
@@ -83,6 +83,8 @@ class RetrainConfig:
         filled = replace(
             self,
             recipe=self.recipe or preset.recipe,
+            channels=preset.retrain_channels if self.channels is None else self.channels,
+            objective_config={**preset.objective_settings.get(self.objective, {}), **self.objective_config},
             epochs=preset.retrain_epochs if self.epochs is None else self.epochs,
             batch_size=preset.retrain_batch_size if self.batch_size is None else self.batch_size,
         )

@@ -26,7 +26,7 @@ def resolve_architecture(config: RetrainConfig) -> Architecture:
         architecture = load_architecture(config.architecture, description, space.branches)
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {config.architecture!r}")
-    if config.channels is None:
+    if not config.channels:
         return architecture
     space_ = SpaceDescription(architecture.space.layers, config.channels, architecture.space.operations)
     return Architecture(space_, architecture.branches, architecture.found)

@@ -61,7 +61,7 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     recipe = make_recipe(config.recipe, config.recipe_config)
     config = replace(config, recipe_config=asdict(recipe))
     architecture = resolve_architecture(config)
-    config = replace(config, architecture=architecture.to_dict(), channels=None)
+    config = replace(config, architecture=architecture.to_dict(), channels=0)
     parts = list_parts(config)
     if config.dry_run:
         return {"would_retrain": [part.config.recorded() for part in parts]}

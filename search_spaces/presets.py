@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from nas_osr.errors import UserError
 
@@ -36,21 +38,63 @@ class SpaceConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A space with the schedules that suit it; epochs count passes over the weight half (search) or all (retrain)."""
+    """A space with the schedules that suit it.
+
+    Attributes:
+        space: the space that is searched.
+        epochs, warmup_epochs, batch_size: of a search; an epoch is a pass over the weight half.
+        retrain_channels: width C of a retrained network, 0 for the width that was searched.
+        retrain_epochs, retrain_batch_size, recipe: of a retraining; an epoch is a pass over all training images.
+        objective_settings: coefficients by objective that keep the cost in proportion.
+    """
 
     space: SpaceConfig
     epochs: int
     warmup_epochs: int
     batch_size: int
+    retrain_channels: int
     retrain_epochs: int
     retrain_batch_size: int
     recipe: str
+    objective_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+
+NARROW_DECODER = {"vae_contrastive": {"decoder_channels": 64}}
 
 PRESETS: dict[str, Preset] = {
-    "paper": Preset(SpaceConfig(channels=256), 60, 30, 64, 300, 64, "paper"),
-    "small": Preset(SpaceConfig(channels=32), 20, 10, 128, 30, 128, "fast"),
-    "tiny": Preset(SpaceConfig(layers=4, channels=16), 4, 2, 64, 12, 64, "fast"),
+    "paper": Preset(
+        space=SpaceConfig(channels=256),
+        epochs=60,
+        warmup_epochs=30,
+        batch_size=64,
+        retrain_channels=0,
+        retrain_epochs=300,
+        retrain_batch_size=64,
+        recipe="paper",
+    ),
+    # two CPU cores and an hour for a search and a retraining on CIFAR-10
+    "small": Preset(
+        space=SpaceConfig(channels=32),
+        epochs=20,
+        warmup_epochs=10,
+        batch_size=128,
+        retrain_channels=64,
+        retrain_epochs=25,
+        retrain_batch_size=128,
+        recipe="fast",
+        objective_settings=NARROW_DECODER,
+    ),
+    # seconds to a minute: tests and first steps
+    "tiny": Preset(
+        space=SpaceConfig(layers=4, channels=16),
+        epochs=6,
+        warmup_epochs=3,
+        batch_size=64,
+        retrain_channels=0,
+        retrain_epochs=20,
+        retrain_batch_size=64,
+        recipe="fast",
+    ),
 }
 
 

@@ -100,6 +100,7 @@ class SearchConfig:
         preset = get_preset(self.preset)
         filled = replace(
             self,
+            objective_config={**preset.objective_settings.get(self.objective, {}), **self.objective_config},
             layers=preset.space.layers if self.layers is None else self.layers,
             channels=preset.space.channels if self.channels is None else self.channels,
             operations=list(self.operations or preset.space.operations),

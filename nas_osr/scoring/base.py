@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,9 @@ class ScoringRule:
 
     def __init__(self, acceptance: float = 0.95) -> None:
         if not isinstance(acceptance, (int, float)) or not 0.0 < acceptance < 1.0:
-            raise UserError(f"scoring rule '{self.name}': acceptance must lie strictly between 0 and 1, not {acceptance!r}")
+            raise UserError(
+                f"scoring rule '{self.name}': acceptance must lie strictly between 0 and 1, not {acceptance!r}"
+            )
         self.acceptance = float(acceptance)
         self.threshold: float | None = None
 
@@ -67,7 +70,7 @@ class ScoringRule:
         """What `fit` and `set_threshold` learned: tensors and plain numbers only."""
         return {"threshold": self.threshold}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.threshold = state["threshold"]
 

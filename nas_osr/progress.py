@@ -1,0 +1,67 @@
+"""What a long computation shows while it runs: one line an epoch on stderr, with a live bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+SHOWN = ("f1", "auroc", "discrete_f1", "validation_accuracy")  # scores in a record, in this order
+
+
+class ProgressReporter:
+    """Reports epochs: losses, scores, images a second, time left. Use it as a context manager.
+
+    Args:
+        epochs: how many there will be.
+        quiet: print nothing.
+    """
+
+    def __init__(self, epochs: int, quiet: bool = False) -> None:
+        self.epochs = epochs
+        self.quiet = quiet
+        self._seconds: list[float] = []
+        self._bar: Any = None
+
+    def __enter__(self) -> ProgressReporter:
+        if not self.quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._bar.add_task("epochs", total=self.epochs)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def epoch(self, record: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
+        """Report one epoch: a history record and its timing (`seconds`, `training_seconds`, `images`)."""
+        if self.quiet:
+            return
+        self._seconds.append(timing["seconds"])
+        line = format_epoch(record, timing, self.epochs, self._seconds)
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.console.print(line, highlight=False, markup=False)
+            self._bar.update(self._bar.task_ids[0], completed=record["epoch"] + 1)
+
+
+def format_epoch(
+    record: Mapping[str, Any], timing: Mapping[str, Any], epochs: int, seconds: list[float]
+) -> str:
+    """One line for an epoch; `seconds` are the durations so far, from which the time left is estimated."""
+    done = record["epoch"] + 1
+    weights = {name: value for name, value in record["losses"].items() if not name.startswith("architecture/")}
+    parts = [f"epoch {done}/{epochs}", record["phase"], f"loss {sum(weights.values()):.3f}"]
+    parts += [f"{name} {record[name]:.4f}" for name in SHOWN if record.get(name) is not None]
+    parts.append(f"{timing['images'] / timing['training_seconds']:.0f} images/s")
+    recent = seconds[-3:]
+    left = (epochs - done) * sum(recent) / len(recent)
+    parts.append(f"{time.strftime('%H:%M:%S', time.gmtime(left))} left" if done < epochs else "done")
+    return "  ".join(parts)

@@ -1,0 +1,72 @@
+"""Scoring rules by name: which class makes them, and which objective can feed them. Importing this imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nas_osr.errors import UserError
+from nas_osr.plugins import load_class
+
+if TYPE_CHECKING:
+    from nas_osr.objectives.base import Objective
+    from nas_osr.scoring.base import ScoringRule
+
+RULES: Mapping[str, str] = {
+    "cap": "nas_osr.scoring.cap:CAP",
+    "msp": "nas_osr.scoring.logits:MSP",
+    "mls": "nas_osr.scoring.logits:MLS",
+    "energy": "nas_osr.scoring.logits:Energy",
+}
+
+
+def rule_class(name: str, *, import_plugins: bool = True) -> type[ScoringRule]:
+    """The class of a rule.
+
+    Args:
+        name: a key of `RULES`, or the dotted path `package.module.Class` of a plug-in.
+        import_plugins: whether a plug-in's module may be imported. Say False for names read from a run folder: then
+            only modules that are imported already are looked at.
+
+    Raises:
+        UserError: no such rule or module, or the class is not a `ScoringRule`.
+    """
+    found = load_class("scoring rule", name, RULES, import_plugins=import_plugins)
+    from nas_osr.scoring.base import ScoringRule
+
+    if not (isinstance(found, type) and issubclass(found, ScoringRule)):
+        raise UserError(f"scoring rule '{name}' is not a class derived from nas_osr.scoring.base.ScoringRule")
+    return found
+
+
+def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plugins: bool = True) -> ScoringRule:
+    """A new rule with the settings `config`, keyed by the parameters of its constructor.
+
+    Raises:
+        UserError: an unknown name (see `rule_class`), an unknown key, or a value that the rule refuses.
+    """
+    rule = rule_class(name, import_plugins=import_plugins)
+    settings = dict(config or {})
+    valid = list(inspect.signature(rule).parameters)
+    unknown = [str(key) for key in settings if key not in valid]
+    if unknown:
+        raise UserError(
+            f"scoring rule '{name}' has no setting {', '.join(unknown)}; it has {', '.join(valid) or 'none'}"
+        )
+    return rule(**settings)
+
+
+def check_rule(rule: type[ScoringRule], objective: type[Objective]) -> None:
+    """Raise UserError unless the objective provides every field of `Outputs` that the rule needs."""
+    missing = [name for name in sorted(rule.needs) if name not in objective.provides]
+    if missing:
+        raise UserError(
+            f"scoring rule '{rule.name}' needs {', '.join(missing)}, which objective '{objective.name}' "
+            f"does not provide; it feeds: {', '.join(rules_for(objective)) or 'no rule'}"
+        )
+
+
+def rules_for(objective: type[Objective]) -> list[str]:
+    """The names of the shipped rules that an objective can feed."""
+    return [name for name in RULES if rule_class(name).needs <= objective.provides]

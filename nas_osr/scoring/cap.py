@@ -1,0 +1,146 @@
+"""CAP, the two-stage test of NAS-OSR: class-conditional reconstruction, then probability under class Gaussians.
+
+Stage one: the error of the best class-conditional reconstruction, min_j MSE(x, Dec(mu_j, z)), rejects images that no
+class can reconstruct. Stage two: under the Gaussian of class m, the probability that a class attribute lies farther
+from the mean than the image's own in at least one dimension is
+
+    P_m = 1 - prod_r erf(|v_r| / (sigma_r sqrt 2)),   v = u - mu_m
+
+(the paper's eq. 5 with centred bounds); the image is rejected if the largest P_m is small. In 32 dimensions P_m is 1 to
+the last digit, so its monotone form log(-log(1 - P_m)) is what is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import ScoringRule
+
+#: Least variance of a class in one dimension; a standard deviation of 1e-3 beside the prior's 1 carries no information.
+VARIANCE_FLOOR = 1e-6
+#: Larger latents count as this: squares, and sums over images, stay finite in float64.
+LATENT_LIMIT = 1e100
+#: Smaller distances (in standard deviations) count as this, so that an image at a class mean has a finite knownness.
+DISTANCE_FLOOR = 1e-300
+
+
+class CAP(ScoringRule):
+    """Reconstruction error, then class Gaussians on the class attribute u; the label is the classifier's.
+
+    Stage one accepts errors up to the `acceptance` quantile of known validation images; stage two accepts knownness
+    down to their 1 - `acceptance` quantile. So both together accept between 2 * acceptance - 1 and acceptance of them.
+
+    Attributes:
+        means, variances: [N, D] float64 of u per class, over the correctly classified training images (over all of its
+            images where none is correct).
+        usable: [N] bool, whether a class had any training image; one without cannot accept an image.
+        error_threshold: the largest error that stage one accepts; None before `set_threshold`.
+    """
+
+    name: ClassVar[str] = "cap"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "latent_mean", "class_reconstruction_error"})
+
+    def __init__(self, acceptance: float = 0.95) -> None:
+        super().__init__(acceptance)
+        self.error_threshold: float | None = None
+        self.means: Tensor | None = None
+        self.variances: Tensor | None = None
+        self.usable: Tensor | None = None
+
+    def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
+        """Estimate the class Gaussians. targets: [B] int64 in 0..N-1."""
+        assert outputs.logits is not None
+        latents = _latents(outputs)
+        right = outputs.logits.argmax(dim=1) == targets
+        shape = (outputs.logits.shape[1], latents.shape[1])
+        self.means, self.variances = latents.new_zeros(shape), latents.new_ones(shape)
+        self.usable = torch.zeros(shape[0], dtype=torch.bool, device=latents.device)
+        for label in range(shape[0]):
+            members = targets == label
+            chosen = members & right
+            own = latents[chosen if chosen.any() else members]
+            if len(own) > 0:
+                self.means[label] = own.mean(dim=0)
+                self.variances[label] = own.var(dim=0, correction=0).clamp_min(VARIANCE_FLOOR)
+                self.usable[label] = True
+
+    def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
+        """Set both thresholds, each on all of these known validation images.
+
+        Raises:
+            UserError: there is no image, or an error or a knownness is not a number (the network has diverged).
+        """
+        self.error_threshold = self.quantile(_least_error(outputs), self.acceptance)
+        self.threshold = self.quantile(_squash(self.class_scores(outputs).amax(dim=1)), 1.0 - self.acceptance)
+
+    def knownness(self, outputs: Outputs) -> Tensor:
+        """[B] float64: by stage two, at least 0, for images that pass stage one; minus their excess error otherwise."""
+        if self.error_threshold is None:
+            raise RuntimeError("set_threshold comes before knownness")
+        excess = _least_error(outputs) - self.error_threshold
+        density = _squash(self.class_scores(outputs).amax(dim=1))
+        return torch.where(excess > 0, -excess, density)
+
+    def class_scores(self, outputs: Outputs) -> Tensor:
+        """[B, N] float64 log(-log(1 - P_m)), increasing in P_m; -inf for a class without training images.
+
+        With F_r = erf(|v_r| / (sigma_r sqrt 2)), log(-log(1 - P_m)) = log sum_r (-log F_r). It is the logarithm of -S_m
+        in S_m = sum_r log1p(-exp a_r), a_r = log 2 + log_ndtr(-|v_r| / sigma_r), summed as logarithms so that nothing
+        underflows.
+        """
+        if self.means is None or self.variances is None or self.usable is None:
+            raise RuntimeError("fit comes before the scores")
+        latents = _latents(outputs)
+        scores = latents.new_full((len(latents), len(self.means)), -math.inf)
+        for label in self.usable.nonzero().flatten().tolist():
+            mean, variance = self.means[label].to(latents.device), self.variances[label].to(latents.device)
+            scores[:, label] = torch.logsumexp(log_minus_log_erf((latents - mean).abs() / variance.sqrt()), dim=1)
+        return scores
+
+    def state_dict(self) -> dict[str, Tensor | float | int | None]:
+        return {
+            **super().state_dict(),
+            "error_threshold": self.error_threshold,
+            "means": self.means,
+            "variances": self.variances,
+            "usable": self.usable,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.error_threshold = state["error_threshold"]
+        self.means, self.variances, self.usable = state["means"], state["variances"], state["usable"]
+
+
+def log_minus_log_erf(distance: Tensor) -> Tensor:
+    """log(-log(erf(distance / sqrt 2))), elementwise, float64: from 6.6 at 0 down to about -distance^2 / 2.
+
+    distance: standard deviations from the mean, >= 0. Each range uses the form that keeps full precision there.
+    """
+    distance = distance.clamp_min(DISTANCE_FLOOR)
+    scaled = distance / math.sqrt(2.0)
+    near = torch.log(-torch.log(torch.erf(scaled.clamp_max(1.0))))
+    middle = torch.log(-torch.log1p(-torch.erfc(scaled.clamp(0.4, 8.0))))
+    far = math.log(2.0) + torch.special.log_ndtr(-distance)  # log erfc: -log(1 - e) is e within rounding
+    return torch.where(scaled < 0.5, near, torch.where(scaled < 7.0, middle, far))
+
+
+def _squash(score: Tensor) -> Tensor:
+    """[-inf, inf) to [0, inf), order kept: 1 + t for t >= 0, 1 / (1 - t) for t < 0; full resolution in the far tail."""
+    return torch.where(score >= 0, 1.0 + score, 1.0 / (1.0 - score.clamp_max(0.0)))
+
+
+def _latents(outputs: Outputs) -> Tensor:
+    assert outputs.latent_mean is not None
+    return outputs.latent_mean.double().clamp(-LATENT_LIMIT, LATENT_LIMIT)
+
+
+def _least_error(outputs: Outputs) -> Tensor:
+    assert outputs.class_reconstruction_error is not None
+    return outputs.class_reconstruction_error.double().amin(dim=1)

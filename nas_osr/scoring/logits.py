@@ -1,0 +1,59 @@
+"""Rules that read the logits alone: maximum softmax probability, maximum logit, energy. All in float64."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import ScoringRule
+
+
+class LogitRule(ScoringRule):
+    """A rule whose knownness is a function of the logits [B, N]; there is nothing to fit."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def knownness(self, outputs: Outputs) -> Tensor:
+        """[B] float64, higher = more known; finite for finite logits of float32 or less."""
+        assert outputs.logits is not None
+        return self.score(outputs.logits.double())
+
+    def score(self, logits: Tensor) -> Tensor:
+        """[B] scores of float64 logits [B, N]."""
+        raise NotImplementedError
+
+
+class MSP(LogitRule):
+    """Maximum softmax probability (Hendrycks & Gimpel 2017), as its logarithm, in (-log N, 0].
+
+    With the other logits' distances to the largest, log p_max = -log(1 + sum exp(-distance)): this keeps confident
+    images apart up to distances of 700, where the plain softmax is 1.
+    """
+
+    name: ClassVar[str] = "msp"
+
+    def score(self, logits: Tensor) -> Tensor:
+        ordered = logits.sort(dim=1, descending=True).values
+        others = torch.logsumexp(ordered[:, 1:] - ordered[:, :1], dim=1)
+        return -torch.logaddexp(torch.zeros_like(others), others)
+
+
+class MLS(LogitRule):
+    """Maximum logit score (Vaze et al. 2022)."""
+
+    name: ClassVar[str] = "mls"
+
+    def score(self, logits: Tensor) -> Tensor:
+        return logits.max(dim=1).values
+
+
+class Energy(LogitRule):
+    """Negative free energy at temperature 1 (Liu et al. 2020): log sum exp of the logits."""
+
+    name: ClassVar[str] = "energy"
+
+    def score(self, logits: Tensor) -> Tensor:
+        return torch.logsumexp(logits, dim=1)

@@ -1,0 +1,197 @@
+"""Retraining on digits: recipes, complete run folders, evaluation from the saved model, and refusals."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_osr.architecture import published, sample_architecture
+from nas_osr.errors import UserError
+from nas_osr.predictions import rescore
+from nas_osr.runs import RunFolder
+from retrain.config import RetrainConfig, parse_range
+from retrain.evaluate import run_evaluate
+from retrain.model import resolve_architecture
+from retrain.recipes import RECIPES, make_recipe
+from retrain.run import run_retrain
+
+TINY: dict[str, Any] = {
+    "architecture": "random:0", "protocol": "digits", "preset": "tiny", "channels": 16, "limit_per_class": 40,
+    "epochs": 2, "batch_size": 32, "device": "cpu", "threads": 1, "bootstrap": 20, "quiet": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Two splits, retrained."""
+    out = tmp_path_factory.mktemp("retrain") / "run"
+    summary = run_retrain(RetrainConfig(**TINY, out=str(out), splits="0-1"), ["nas-osr", "retrain"])
+    return out, summary
+
+
+def test_run_folders_are_complete(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = finished
+    assert sorted(path.name for path in out.glob("split-*")) == ["split-0", "split-1"]
+    for part in out.glob("split-*"):
+        names = {path.name for path in part.iterdir()}
+        assert {
+            "config.yaml", "provenance.json", "history.jsonl", "timing.jsonl", "architecture.json", "checkpoint.pt",
+            "metrics.json", "predictions.csv",
+        } <= names  # fmt: skip
+        history = RunFolder.open(part).read_history()
+        assert [record["epoch"] for record in history] == [0, 1]
+        assert set(history[0]["losses"]) == {"ce", "kl_class", "kl_instance", "reconstruction", "contrastive"}
+    saved = json.loads((out / "summary.json").read_text())
+    assert saved["metrics"]["auroc"] == summary["metrics"]["auroc"]
+    values = [part["auroc"] for part in saved["parts"].values()]
+    assert saved["metrics"]["auroc"]["mean"] == pytest.approx(np.mean(values))
+    assert saved["metrics"]["auroc"]["std"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_figures_follow_from_the_predictions(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = finished
+    metrics = json.loads((out / "split-0" / "metrics.json").read_text())
+    assert rescore(out / "split-0" / "predictions.csv") == metrics["metrics"]
+    low, high = metrics["intervals"]["auroc"]
+    assert low <= metrics["metrics"]["auroc"] <= high
+    assert [point["unknown_classes"] for point in metrics["openness_f1_curve"]] == [0, 1, 2, 3, 4]
+
+
+def test_evaluate_recomputes_everything_from_the_saved_model(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = finished
+    before = [(part / name).read_bytes() for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
+    results = run_evaluate(out, device="cpu", threads=1, bootstrap=20)
+    after = [(part / name).read_bytes() for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
+    assert len(results) == 2 and before == after
+
+
+def test_evaluate_with_another_rule_leaves_the_first_result(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, _ = finished
+    part = out / "split-1"
+    before = (part / "metrics.json").read_bytes()
+    (result,) = run_evaluate(part, rule="mls", device="cpu", threads=1, bootstrap=0)
+    assert result["rule"] == "mls" and (part / "metrics.json").read_bytes() == before
+    assert json.loads((part / "metrics-mls.json").read_text())["metrics"] == result["metrics"]
+
+
+def test_config_alone_repeats_the_run(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """A part's config.yaml holds everything, the architecture included."""
+    out, _ = finished
+    config = RunFolder.open(out / "split-1").read_config()
+    run_retrain(RetrainConfig(**config, out=str(tmp_path / "again"), quiet=True), ["nas-osr"])
+    for name in ("history.jsonl", "metrics.json", "predictions.csv", "architecture.json", "config.yaml"):
+        assert (tmp_path / "again" / "split-1" / name).read_bytes() == (out / "split-1" / name).read_bytes(), name
+
+
+def test_finished_run_is_refused_or_read(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, summary = finished
+    config = RetrainConfig(**TINY, out=str(out), splits="0-1")
+    with pytest.raises(UserError, match="finished run"):
+        run_retrain(config, ["nas-osr"])
+    config.resume = "auto"
+    assert run_retrain(config, ["nas-osr"])["metrics"] == summary["metrics"]
+
+
+def test_killed_retraining_resumes_with_the_same_bits(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = finished
+    config = RetrainConfig(**TINY, out=str(tmp_path / "run"), splits="0-1")
+    original = RunFolder.save_checkpoint
+
+    class Killed(BaseException):
+        pass
+
+    def kill_after_first(self: RunFolder, state: dict[str, Any]) -> None:
+        original(self, state)
+        if self.path.name == "split-1" and state["epoch"] == 0:
+            raise Killed
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", kill_after_first)
+    with pytest.raises(Killed):
+        run_retrain(config, ["nas-osr"])
+    monkeypatch.setattr(RunFolder, "save_checkpoint", original)
+    config.resume = "auto"
+    run_retrain(config, ["nas-osr"])
+    for split in ("split-0", "split-1"):
+        for name in ("history.jsonl", "metrics.json", "predictions.csv"):
+            assert (tmp_path / "run" / split / name).read_bytes() == (out / split / name).read_bytes(), (split, name)
+        states = [torch.load(folder / split / "checkpoint.pt", weights_only=True) for folder in (out, tmp_path / "run")]
+        for key, value in states[0]["learner"].items():
+            assert torch.equal(value, states[1]["learner"][key]), key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": "imagenet"}, "imagenet"),
+        ({"known": [0, 1, 99]}, "99"),
+        ({"rule": "nonsense"}, "unknown scoring rule"),
+        ({"recipe": "slow"}, "unknown recipe"),
+        ({"recipe_config": {"lr": 1}}, "no setting 'lr'"),
+        ({"architecture": "nowhere.json"}, "nowhere.json"),
+        ({"splits": "4-2"}, "splits must look like"),
+        ({"splits": "9"}, "split"),
+        ({"device": "cuda:77"}, "cuda:77"),
+        ({"objective_config": {"temperatur": 1.0}}, "temperatur"),
+        ({"epochs": 0}, "epochs must be greater than 0"),
+        ({"protocol": "cifar10", "data_dir": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line_and_leave_nothing(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        run_retrain(RetrainConfig(**{**TINY, "out": str(tmp_path / "run"), **changes}), ["nas-osr"])
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    plan = run_retrain(RetrainConfig(**{**TINY, "out": str(tmp_path / "run"), "dry_run": True}), ["nas-osr"])
+    assert plan["would_retrain"][0]["epochs"] == 2 and not (tmp_path / "run").exists()
+
+
+def test_width_of_a_retrained_network() -> None:
+    architecture = published()
+    assert resolve_architecture(RetrainConfig(channels=0)).space.channels == 256
+    assert resolve_architecture(RetrainConfig(channels=48)).space.channels == 48
+    assert resolve_architecture(RetrainConfig(channels=48)).branches == architecture.branches
+    sampled = sample_architecture(resolve_architecture(RetrainConfig(architecture="random:3", channels=0)).space, (2,), 3)
+    assert resolve_architecture(RetrainConfig(architecture="random:3", channels=0)).branches == sampled.branches
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), min_size=1, max_size=4))
+def test_ranges_read_as_they_are_written(ranges: list[tuple[int, int]]) -> None:
+    text = ",".join(f"{start}-{start + length}" if length else str(start) for start, length in ranges)
+    expected = [number for start, length in ranges for number in range(start, start + length + 1)]
+    if len(set(expected)) < len(expected):
+        with pytest.raises(UserError, match="twice"):
+            parse_range("splits", text)
+    else:
+        assert parse_range("splits", text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1..3", "1,,2", "3-1"])
+def test_bad_ranges_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="splits must look like"):
+        parse_range("splits", text)
+
+
+def test_schedules() -> None:
+    paper, fast = make_recipe("paper", {}), make_recipe("fast", {})
+    assert paper.factor(300)(10.7) == pytest.approx(0.992**10)
+    factor = fast.factor(10)
+    positions = np.linspace(0, 10, 1001)[:-1]
+    values = [factor(position) for position in positions]
+    assert max(values) == pytest.approx(1.0, abs=0.01) and math.isclose(positions[int(np.argmax(values))], 2.0, abs_tol=0.02)
+    assert values[-1] < 0.01 and min(values) > 0
+    assert set(RECIPES) == {"paper", "fast"}
