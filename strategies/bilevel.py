@@ -59,7 +59,7 @@ class Bilevel:
     ) -> SearchResult:
         """Search; see `strategies.base.Strategy`. Torch's global random state is left as it was."""
         config, protocol = self.config, data.protocol
-        pseudo = choose_pseudo_unknown(data, config.pseudo_unknown, config.seed) if self.pseudo_unknown else ()
+        pseudo = choose_pseudo_unknown(protocol, config.pseudo_unknown, config.seed) if self.pseudo_unknown else ()
         split = split_for_search(data, pseudo, config.seed, config.rule_sample)
         split = SearchData(split.kept, split.pseudo, *(part.to(self.fabric.device) for part in _parts(split)))
         with torch.random.fork_rng():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.seeds import make_generator
 
@@ -51,17 +52,17 @@ class SearchData:
         )
 
 
-def choose_pseudo_unknown(data: OpenSetData, given: Sequence[int] | None, seed: int) -> tuple[int, ...]:
+def choose_pseudo_unknown(protocol: Protocol, given: Sequence[int] | None, seed: int) -> tuple[int, ...]:
     """The labels that play the unknown: given, published with the split, or max(1, round(N / 3)) drawn from the seed.
 
     Raises UserError when a given label is not one of 0..N-1, or when fewer than two classes would be kept.
     """
-    count = data.protocol.num_known
+    count = protocol.num_known
     chosen: Sequence[int]
     if given is not None:
         chosen = given
-    elif data.protocol.pseudo_unknown is not None:
-        chosen = data.protocol.pseudo_unknown
+    elif protocol.pseudo_unknown is not None:
+        chosen = protocol.pseudo_unknown
     else:
         order = torch.randperm(count, generator=make_generator(seed, "pseudo-unknown"))
         chosen = order[: max(1, round(count / 3))].tolist()

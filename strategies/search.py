@@ -7,6 +7,7 @@ from typing import Any
 
 from nas_osr.architecture import Architecture
 from nas_osr.configuration import config_data_dir, config_protocol
+from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import load_data
 from nas_osr.errors import UserError
 from nas_osr.export import export_architecture
@@ -23,6 +24,7 @@ from search_spaces.encoder import check_image_shape
 from search_spaces.operations import get_operation
 from strategies.base import Strategy
 from strategies.config import SearchConfig
+from strategies.pseudo_unknown import choose_pseudo_unknown
 
 STRATEGIES = ("pas", "darts")
 PICTURES = ["graphml", "gv", "svg"]
@@ -49,7 +51,9 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     assert config.rule is not None
     check_rule(rule_class(config.rule), chosen)
     make_rule(config.rule, config.rule_config)
-    config = replace(config, objective_config=asdict(objective_config))
+    default_augmentation(protocol, config.augmentation)
+    pseudo = choose_pseudo_unknown(protocol, config.pseudo_unknown, config.seed) if config.strategy == "pas" else ()
+    config = replace(config, objective_config=asdict(objective_config), pseudo_unknown=list(pseudo))
     if config.dry_run:
         return {"would_search": config.recorded(), "protocol": protocol.to_dict()}
     fabric = make_fabric(config.device, config.precision, config.threads)

@@ -118,7 +118,7 @@ def test_test_images_and_true_unknowns_are_never_opened(digits: OpenSetData, mon
 
 def test_pseudo_unknown_images_influence_nothing_but_the_score(digits: OpenSetData) -> None:
     """Painting every pseudo-unknown image over changes no weight, alpha, running statistic, optimiser or loss."""
-    pseudo = choose_pseudo_unknown(digits, None, 0)
+    pseudo = choose_pseudo_unknown(digits.protocol, None, 0)
     _, plain = run(digits)
     _, marked = run(with_marked(digits, pseudo, 255))
     for one, other in zip(plain.states, marked.states, strict=True):
@@ -131,7 +131,7 @@ def test_pseudo_unknown_images_influence_nothing_but_the_score(digits: OpenSetDa
 
 def test_the_mark_is_seen_where_it_may_be(digits: OpenSetData) -> None:
     """The same mark on a kept class does change weights: the test above can fail."""
-    kept = next(label for label in range(6) if label not in choose_pseudo_unknown(digits, None, 0))
+    kept = next(label for label in range(6) if label not in choose_pseudo_unknown(digits.protocol, None, 0))
     _, plain = run(digits, epochs=2)
     _, marked = run(with_marked(digits, (kept,), 255), epochs=2)
     assert plain.records[0]["losses"] != marked.records[0]["losses"]
@@ -217,7 +217,7 @@ def test_steps_can_come_in_either_order(digits: OpenSetData) -> None:
 
 
 def test_halves_are_disjoint_and_equal_in_every_class(digits: OpenSetData) -> None:
-    pseudo = choose_pseudo_unknown(digits, None, 3)
+    pseudo = choose_pseudo_unknown(digits.protocol, None, 3)
     split: SearchData = split_for_search(digits, pseudo, 3, rule_sample=50)
     assert len(pseudo) == 2 and split.num_kept == 4
     half = {tuple(image.flatten().tolist()) for image in split.weight.images}
@@ -241,12 +241,11 @@ def test_halves_are_disjoint_and_equal_in_every_class(digits: OpenSetData) -> No
 )
 def test_wrong_pseudo_unknown_labels_are_refused(digits: OpenSetData, given: list[int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        choose_pseudo_unknown(digits, given, 0)
+        choose_pseudo_unknown(digits.protocol, given, 0)
 
 
 def test_pseudo_unknown_classes_of_the_published_family_are_the_published_ones() -> None:
     protocol = make_protocol("mnist", 0, family="nas_osr")
     assert protocol.pseudo_unknown is not None
-    data = OpenSetData(protocol, *[LabelledImages(torch.zeros(0), torch.zeros(0), torch.zeros(0))] * 2, None, None)
-    assert choose_pseudo_unknown(data, None, 0) == tuple(sorted(protocol.pseudo_unknown))
+    assert choose_pseudo_unknown(protocol, None, 0) == tuple(sorted(protocol.pseudo_unknown))
     assert {protocol.known[label][0] for label in protocol.pseudo_unknown} == {6, 4}
