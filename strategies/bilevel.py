@@ -20,6 +20,8 @@ from nas_osr.architecture import Architecture, SpaceDescription
 from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs
 from nas_osr.graph import decode, weights_from_record
 from nas_osr.metrics import auroc, macro_f1
@@ -40,6 +42,59 @@ ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
 INFERENCE_BATCH = 250  # images in an inference step
 
 
+class Levels:
+    """The supernet with its heads, and an optimiser for each level: weights (one a player) and alphas with betas.
+
+    Attributes:
+        learner: supernet and objective as Fabric wrapped them.
+        players: the weights' optimisers by player.
+        architecture: the optimiser of alphas and betas.
+    """
+
+    def __init__(self, supernet: Supernet, heads: Objective, config: SearchConfig, fabric: Fabric) -> None:
+        self.supernet, self.heads, self.fabric = supernet, heads, fabric
+        learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
+        weights = supernet.weight_parameters()
+        self.frozen_weights = [*weights, *heads.parameters()]
+        players = {
+            player: torch.optim.Adam(
+                learner.player_parameters(player, weights), lr=config.weight_lr, weight_decay=config.weight_decay
+            )
+            for player in heads.players
+        }
+        architecture = torch.optim.Adam(
+            list(supernet.architecture_parameters.values()), lr=config.architecture_lr, betas=ARCHITECTURE_BETAS
+        )
+        wrapped: Any = fabric.setup(learner, *players.values(), architecture)
+        self.learner, *optimizers, self.architecture = wrapped
+        self.learner.mark_forward_method("infer")
+        self.players: dict[str, Any] = dict(zip(players, optimizers, strict=True))
+
+    def architecture_step(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        """Update alphas and betas on one batch; weights and running statistics stay as they are."""
+        with frozen(self.learner, self.frozen_weights):
+            losses = self.learner(images, labels, "main", progress)
+            self.architecture.zero_grad(set_to_none=True)
+            self.fabric.backward(torch.stack(list(losses.values())).sum())
+            self.architecture.step()
+        return {f"architecture/{name}": value for name, value in losses.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the updates change."""
+        return {
+            "learner": self.learner.state_dict(),
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in self.players.items()},
+            "architecture_optimizer": self.architecture.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.learner.load_state_dict(state["learner"])
+        for player, optimizer in self.players.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+        self.architecture.load_state_dict(state["architecture_optimizer"])
+
+
 class Bilevel:
     """The two bilevel strategies.
 
@@ -54,138 +109,107 @@ class Bilevel:
         self.fabric = fabric
         self.pseudo_unknown = pseudo_unknown
 
+    def check(self, data: OpenSetData) -> None:
+        """UserError when there are too few images for one batch of each half."""
+        split = self._split(data)
+        smallest = min(len(split.weight), len(split.architecture))
+        if smallest < (self.config.batch_size or 0):
+            raise UserError(
+                f"batch_size {self.config.batch_size} is larger than half of the kept training images ({smallest}): "
+                "choose a smaller one"
+            )
+
+    def _split(self, data: OpenSetData) -> SearchData:
+        config = self.config
+        pseudo = choose_pseudo_unknown(data.protocol, config.pseudo_unknown, config.seed) if self.pseudo_unknown else ()
+        return split_for_search(data, pseudo, config.seed, config.rule_sample)
+
     def search(
         self, space: SpaceConfig, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder
     ) -> SearchResult:
         """Search; see `strategies.base.Strategy`. Torch's global random state is left as it was."""
         config, protocol = self.config, data.protocol
-        pseudo = choose_pseudo_unknown(protocol, config.pseudo_unknown, config.seed) if self.pseudo_unknown else ()
-        split = split_for_search(data, pseudo, config.seed, config.rule_sample)
-        split = SearchData(split.kept, split.pseudo, *(part.to(self.fabric.device) for part in _parts(split)))
+        assert config.epochs is not None and config.warmup_epochs is not None
+        split = self._split(data).to(self.fabric.device)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(config.seed, "weights"))
             supernet = build_supernet(space, protocol.image_shape[0], protocol.mean, protocol.std)
             heads = objective(feature_shapes(supernet, protocol.image_shape), split.num_kept)
-            return self._run(supernet, heads, rule, split, data, recorder)
-
-    def _run(
-        self,
-        supernet: Supernet,
-        heads: Objective,
-        rule: RuleFactory,
-        split: SearchData,
-        data: OpenSetData,
-        recorder: Recorder,
-    ) -> SearchResult:
-        config, fabric = self.config, self.fabric
-        assert config.epochs is not None and config.warmup_epochs is not None and config.batch_size is not None
-        learner: Any = Learner(supernet, heads).to(memory_format=torch.channels_last)
-        weights = supernet.weight_parameters()
-        optimizers: dict[str, torch.optim.Optimizer] = {
-            player: torch.optim.Adam(
-                learner.player_parameters(player, weights), lr=config.weight_lr, weight_decay=config.weight_decay
-            )
-            for player in heads.players
-        }
-        architecture_optimizer = torch.optim.Adam(
-            list(supernet.architecture_parameters.values()), lr=config.architecture_lr, betas=ARCHITECTURE_BETAS
-        )
-        frozen_weights = [*weights, *heads.parameters()]
-        learner, *wrapped = fabric.setup(learner, *optimizers.values(), architecture_optimizer)
-        learner.mark_forward_method("infer")
-        *players, architecture_optimizer = wrapped
-        optimizers = dict(zip(optimizers, players, strict=True))
-
-        best: dict[str, Any] | None = None
-        first = 0
-        state = recorder.restore()
-        if state is not None:
-            learner.load_state_dict(state["learner"])
-            for player, optimizer in optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][player])
-            architecture_optimizer.load_state_dict(state["architecture_optimizer"])
-            best, first = state["best"], state["epoch"] + 1
-
-        recipe = default_augmentation(data.protocol, config.augmentation)
-        for epoch in range(first, config.epochs):
-            started = time.perf_counter()
-            torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
-            generator = make_generator(config.seed, "augmentation", epoch, device=fabric.device)
-            augmentation = partial(augment, config=recipe, generator=generator)
-            architecture_batches = endless(
-                split.architecture, config.batch_size, make_generator(config.seed, "architecture order", epoch)
-            )
-
-            def architecture_step(progress: float) -> dict[str, Tensor]:
-                images, labels = next(architecture_batches)  # noqa: B023 (used within this epoch only)
-                images = augmentation(to_float(images)).contiguous(memory_format=torch.channels_last)  # noqa: B023
-                with frozen(learner, frozen_weights):
-                    losses = learner(images, labels, "main", progress)
-                    architecture_optimizer.zero_grad(set_to_none=True)
-                    fabric.backward(torch.stack(list(losses.values())).sum())
-                    architecture_optimizer.step()
-                return {f"architecture/{name}": value for name, value in losses.items()}
-
-            searching = epoch >= config.warmup_epochs
-            first_step = config.order == "architecture_first"
-            order = make_generator(config.seed, "order", epoch)
-            losses = train_epoch(
-                fabric,
-                learner,
-                optimizers,
-                iterate_batches(split.weight, config.batch_size, generator=order, drop_last=True),
-                augmentation,
-                steps=max(1, len(split.weight) // config.batch_size),
-                epoch=epoch,
-                epochs=config.epochs,
-                schedule=lambda position: config.weight_lr_decay ** int(position),
-                clip=config.clip,
-                before_step=architecture_step if searching and first_step else None,
-                after_step=architecture_step if searching and not first_step else None,
-            )
-            trained = time.perf_counter()
-            record = {
-                "epoch": epoch,
-                "phase": "search" if searching else "warmup",
-                "losses": losses,
-                **self._judge(learner, supernet, heads, rule, split, data),
-            }
-            if searching and (not self.pseudo_unknown or best is None or record["f1"] >= best["f1"]):
-                best = record
-            recorder.record(
-                record,
-                {
+            levels = Levels(supernet, heads, config, self.fabric)
+            best: dict[str, Any] | None = None
+            first = 0
+            state = recorder.restore()
+            if state is not None:
+                levels.load_state_dict(state)
+                best, first = state["best"], state["epoch"] + 1
+            for epoch in range(first, config.epochs):
+                started = time.perf_counter()
+                torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
+                searching = epoch >= config.warmup_epochs
+                losses = self._train(levels, split, protocol, epoch, searching)
+                trained = time.perf_counter()
+                scores = self._judge(levels, rule, split, protocol)
+                record = {"epoch": epoch, "phase": "search" if searching else "warmup", "losses": losses, **scores}
+                # PAS: the best F1, the later on ties; without pseudo-unknowns the last architecture
+                if searching and (not self.pseudo_unknown or best is None or record["f1"] >= best["f1"]):
+                    best = record
+                timing = {
                     "epoch": epoch,
                     "seconds": time.perf_counter() - started,
                     "training_seconds": trained - started,
                     "images": len(split.weight) * (2 if searching else 1),
-                },
-            )
-            recorder.save(
-                {
-                    "epoch": epoch,
-                    "learner": learner.state_dict(),
-                    "optimizers": {player: optimizer.state_dict() for player, optimizer in optimizers.items()},
-                    "architecture_optimizer": architecture_optimizer.state_dict(),
-                    "best": best,
                 }
-            )
+                recorder.record(record, timing)
+                recorder.save({"epoch": epoch, "best": best, **levels.state_dict()})
         assert best is not None
         return SearchResult(self._architecture(best, split), recorder.history())
 
-    def _judge(
-        self, learner: Any, supernet: Supernet, heads: Objective, rule: RuleFactory, split: SearchData, data: OpenSetData
-    ) -> dict[str, Any]:
+    def _train(
+        self, levels: Levels, split: SearchData, protocol: Protocol, epoch: int, searching: bool
+    ) -> dict[str, float]:
+        """One epoch over the weight half, with an architecture step beside each weight step after warm-up."""
+        config, device = self.config, self.fabric.device
+        assert config.epochs is not None and config.batch_size is not None
+        generator = make_generator(config.seed, "augmentation", epoch, device=device)
+        recipe = default_augmentation(protocol, config.augmentation)
+        augmentation = partial(augment, config=recipe, generator=generator)
+        order = make_generator(config.seed, "architecture order", epoch)
+        batches = endless(split.architecture, config.batch_size, order)
+
+        def architecture_step(progress: float) -> dict[str, Tensor]:
+            images, labels = next(batches)
+            images = augmentation(to_float(images)).contiguous(memory_format=torch.channels_last)
+            return levels.architecture_step(images, labels, progress)
+
+        order = make_generator(config.seed, "order", epoch)
+        first = config.order == "architecture_first"
+        return train_epoch(
+            self.fabric,
+            levels.learner,
+            levels.players,
+            iterate_batches(split.weight, config.batch_size, generator=order, drop_last=True),
+            augmentation,
+            steps=len(split.weight) // config.batch_size,
+            epoch=epoch,
+            epochs=config.epochs,
+            schedule=lambda position: config.weight_lr_decay ** int(position),
+            clip=config.clip,
+            before_step=architecture_step if searching and first else None,
+            after_step=architecture_step if searching and not first else None,
+        )
+
+    def _judge(self, levels: Levels, rule: RuleFactory, split: SearchData, protocol: Protocol) -> dict[str, Any]:
         """Score the supernet and its decoded network; what the history says of them."""
+        supernet, learner = levels.supernet, levels.learner
         description = describe_space(supernet.config)
         alpha, beta = supernet.alphas(), supernet.betas()
         branches = decode(description, supernet.config.branches, alpha, beta)
         architecture = Architecture(description, branches, {})
         network = DiscreteNetwork(
-            architecture, data.protocol.image_shape[0], data.protocol.mean, data.protocol.std
+            architecture, protocol.image_shape[0], protocol.mean, protocol.std
         ).to(self.fabric.device, memory_format=torch.channels_last)
         inherit_weights(network, supernet, architecture)
-        decoded: Any = self.fabric.setup_module(Learner(network, heads))
+        decoded: Any = self.fabric.setup_module(Learner(network, levels.heads))
         decoded.mark_forward_method("infer")
         learner.eval()
         decoded.eval()
@@ -222,10 +246,6 @@ class Bilevel:
             "F1": best["f1"],
         }
         return Architecture(description, decode(description, branches, weights.alpha, weights.beta), found)
-
-
-def _parts(split: SearchData) -> tuple[LabelledImages, ...]:
-    return (split.weight, split.architecture, split.fit_sample, split.validation, split.pseudo_unknown)
 
 
 def describe_space(space: SpaceConfig) -> SpaceDescription:

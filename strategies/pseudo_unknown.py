@@ -6,7 +6,7 @@ Only known training and validation images come in; nothing here can reach a test
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,13 @@ class SearchData:
         """K, the number of kept classes."""
         return len(self.kept)
 
+    def to(self, device: str | torch.device) -> SearchData:
+        """The same on another device."""
+        moved = {
+            item.name: getattr(self, item.name).to(device) for item in fields(self) if item.name not in ("kept", "pseudo")
+        }
+        return replace(self, **moved)
+
     def scored(self) -> LabelledImages:
         """Kept validation images and pseudo-unknown images together."""
         parts = (self.validation, self.pseudo_unknown)
@@ -76,17 +83,14 @@ def choose_pseudo_unknown(protocol: Protocol, given: Sequence[int] | None, seed:
     return tuple(sorted(chosen))
 
 
-def split_for_search(
-    data: OpenSetData, pseudo: Sequence[int], seed: int, rule_sample: int, architecture_share: float = 0.5
-) -> SearchData:
-    """Divide known training and validation images for a search (DESIGN of PAS: halves are equal in every class).
+def split_for_search(data: OpenSetData, pseudo: Sequence[int], seed: int, rule_sample: int) -> SearchData:
+    """Divide known training and validation images for a search; the halves are equal in every class (NAS-OSR, 50/50).
 
     Args:
         data: known images; `data.test` is not called.
         pseudo: labels that play the unknown; may be empty.
         seed: seed of all draws.
         rule_sample: how many kept training images the rule is fitted on, at most.
-        architecture_share: share of the kept training images in the architecture half.
     """
     kept = tuple(label for label in range(data.protocol.num_known) if label not in set(pseudo))
     relabel = torch.full((data.protocol.num_known,), len(kept))
@@ -100,9 +104,9 @@ def split_for_search(
     weight, architecture = [], []
     for label in kept:
         order = draw(data.train.labels, label, "halves")
-        cut = round(len(order) * architecture_share)
-        if not 0 < cut < len(order):
-            raise UserError(f"class {label} has {len(order)} training images: too few for two halves")
+        cut = len(order) // 2
+        if cut == 0:
+            raise UserError(f"class {label} has {len(order)} training image: too few for two halves")
         architecture.append(order[:cut])
         weight.append(order[cut:])
     halves = torch.cat(weight + architecture)

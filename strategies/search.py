@@ -65,6 +65,8 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     def make_search_rule() -> Any:
         return make_rule(config.rule or "", config.rule_config)
 
+    strategy = make_strategy(config, fabric)
+    strategy.check(data)
     resume = config.resume == "auto"
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run:
         if run.finished:
@@ -72,7 +74,6 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
         run.provenance(command, config.recorded(), config.seed, data.fingerprint())
         assert config.epochs is not None
         with ProgressReporter(config.epochs, quiet=config.quiet) as reporter:
-            strategy = make_strategy(config, fabric)
             recorder = RunRecorder(run, reporter, resume)
             result = strategy.search(config.space(), make_objective, make_search_rule, data, recorder)
         architecture = result.architecture

@@ -114,6 +114,7 @@ def test_search_reads_no_test_file_and_no_true_unknown(marked_folder: Path, tmp_
         ({"order": "both"}, "order must be one of"),
         ({"augmentation": "mixup"}, "mixup"),
         ({"pseudo_unknown": [9]}, "pseudo_unknown must be"),
+        ({"batch_size": 500}, "batch_size 500 is larger than half"),
         ({"device": "tpu"}, "tpu"),
         ({"precision": "8"}, "precision must be"),
         ({"objective_config": {"ce_weight": -1}}, "ce_weight"),
