@@ -43,6 +43,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def as_fields(value: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
+    """The value as an object with exactly these fields; UserError otherwise."""
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected an object with {', '.join(names)}, got {show(value)}")
     for name in names:
@@ -55,18 +56,21 @@ def as_fields(value: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def as_integer(value: Any, where: str) -> int:
+    """The value as a whole number; UserError otherwise."""
     if type(value) is not int:
         raise UserError(f"{where}: expected a whole number, got {show(value)}")
     return value
 
 
 def as_string(value: Any, where: str) -> str:
+    """The value as a string; UserError otherwise."""
     if not isinstance(value, str):
         raise UserError(f"{where}: expected a string, got {show(value)}")
     return value
 
 
 def as_items(value: Any, where: str, convert: Callable[[Any, str], Any]) -> tuple[Any, ...]:
+    """The value as a list whose items `convert` accepts; UserError otherwise."""
     if not isinstance(value, list):
         raise UserError(f"{where}: expected a list, got {show(value)}")
     return tuple(convert(item, f"{where}[{index}]") for index, item in enumerate(value))

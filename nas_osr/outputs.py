@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class Outputs:
         """The names of the fields that are not None."""
         return {name for name in self.names() if getattr(self, name) is not None}
 
-    def map(self, function) -> Outputs:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         """A copy with `function` applied to every tensor that is there."""
         return Outputs(**{name: function(getattr(self, name)) for name in self.available()})
 
@@ -70,7 +71,7 @@ class Outputs:
                 return len(value)
         return 0
 
-    def __getitem__(self, index) -> Outputs:
+    def __getitem__(self, index: Any) -> Outputs:
         """The images selected by an index, slice, mask or integer tensor."""
         return self.map(lambda tensor: tensor[index])
 

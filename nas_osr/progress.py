@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 SHOWN = ("f1", "auroc", "discrete_f1", "validation_accuracy")  # scores in a record, in this order
@@ -52,9 +52,7 @@ class ProgressReporter:
             self._bar.update(self._bar.task_ids[0], completed=record["epoch"] + 1)
 
 
-def format_epoch(
-    record: Mapping[str, Any], timing: Mapping[str, Any], epochs: int, seconds: list[float]
-) -> str:
+def format_epoch(record: Mapping[str, Any], timing: Mapping[str, Any], epochs: int, seconds: list[float]) -> str:
     """One line for an epoch; `seconds` are the durations so far, from which the time left is estimated."""
     done = record["epoch"] + 1
     weights = {name: value for name, value in record["losses"].items() if not name.startswith("architecture/")}
@@ -63,5 +61,5 @@ def format_epoch(
     parts.append(f"{timing['images'] / timing['training_seconds']:.0f} images/s")
     recent = seconds[-3:]
     left = (epochs - done) * sum(recent) / len(recent)
-    parts.append(f"{time.strftime('%H:%M:%S', time.gmtime(left))} left" if done < epochs else "done")
+    parts.append(f"{timedelta(seconds=round(left))} left" if done < epochs else "done")
     return "  ".join(parts)

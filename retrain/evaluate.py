@@ -191,5 +191,7 @@ def load_learner(
     try:
         learner.load_state_dict(state["learner"])
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"{run.path}: checkpoint.pt does not fit architecture.json: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{run.path}: checkpoint.pt does not fit architecture.json: {str(error).splitlines()[0]}"
+        ) from error
     return learner

@@ -93,9 +93,7 @@ def list_parts(config: RetrainConfig) -> list[Part]:
         objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
         for seed in seeds:
             folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
-            own = replace(
-                config, splits=str(split), seeds=str(seed), objective_config=asdict(objective_config)
-            )
+            own = replace(config, splits=str(split), seeds=str(seed), objective_config=asdict(objective_config))
             parts.append(Part(folder, seed, protocol, objective_config, own))
     return parts
 

@@ -118,7 +118,7 @@ class Supernet(nn.Module):
         return {cell: self._probabilities("alpha", cell) for cell in self.cells}
 
     def betas(self) -> dict[Cell, tuple[float, float]]:
-        """Probability of the finer and of the same scale as a source, for every cell; (1, 0) or (0, 1) if it has one."""
+        """Probability of the finer and of the same scale as a cell's source; (1, 0) or (0, 1) where it has one only."""
         result = {}
         for layer, scale in self.cells:
             if f"beta_{layer}_{scale}" in self.architecture_parameters:

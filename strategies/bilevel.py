@@ -205,9 +205,9 @@ class Bilevel:
         alpha, beta = supernet.alphas(), supernet.betas()
         branches = decode(description, supernet.config.branches, alpha, beta)
         architecture = Architecture(description, branches, {})
-        network = DiscreteNetwork(
-            architecture, protocol.image_shape[0], protocol.mean, protocol.std
-        ).to(self.fabric.device, memory_format=torch.channels_last)
+        network = DiscreteNetwork(architecture, protocol.image_shape[0], protocol.mean, protocol.std).to(
+            memory_format=torch.channels_last
+        )
         inherit_weights(network, supernet, architecture)
         decoded: Any = self.fabric.setup_module(Learner(network, levels.heads))
         decoded.mark_forward_method("infer")
@@ -253,9 +253,7 @@ def describe_space(space: SpaceConfig) -> SpaceDescription:
     return SpaceDescription(space.layers, space.channels, tuple(space.operations))
 
 
-def endless(
-    data: LabelledImages, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """Shuffled batches without end."""
     while True:
         yield from iterate_batches(data, batch_size, generator=generator, drop_last=True)

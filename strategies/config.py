@@ -9,6 +9,7 @@ from nas_osr.configuration import check_choice, check_positive, recorded_fields
 from nas_osr.errors import UserError
 from search_spaces.presets import SpaceConfig, get_preset
 
+
 @dataclass
 class SearchConfig:
     """Search an architecture.

@@ -44,10 +44,8 @@ class SearchData:
 
     def to(self, device: str | torch.device) -> SearchData:
         """The same on another device."""
-        moved = {
-            item.name: getattr(self, item.name).to(device) for item in fields(self) if item.name not in ("kept", "pseudo")
-        }
-        return replace(self, **moved)
+        names = [item.name for item in fields(self) if item.name not in ("kept", "pseudo")]
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def scored(self) -> LabelledImages:
         """Kept validation images and pseudo-unknown images together."""

@@ -294,7 +294,7 @@ def test_another_shape_is_converted(tmp_path: Path) -> None:
 def test_digits_are_bundled_stratified_and_stable() -> None:
     from sklearn.datasets import load_digits
 
-    train, train_ids = load_source("digits", "train", range(10), None, GREY)
+    train, _ = load_source("digits", "train", range(10), None, GREY)
     test, test_ids = load_source("digits", "test", range(10), None, GREY)
     assert len(train) + len(test) == 1797 and train.shape[1:] == GREY
     total = np.bincount(load_digits().target)

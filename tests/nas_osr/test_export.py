@@ -53,8 +53,8 @@ def weights_of(architecture):
     shares = [2.0**-index for index in range(len(space.operations))]
     alpha = tuple(share / sum(shares) for share in shares)
     return ArchitectureWeights(
-        {cell: alpha for cell in cells(space.layers, branches)},
-        {cell: (0.375, 0.625) for cell in mixing_cells(space.layers, branches)},
+        dict.fromkeys(cells(space.layers, branches), alpha),
+        dict.fromkeys(mixing_cells(space.layers, branches), (0.375, 0.625)),
     )
 
 
@@ -84,7 +84,7 @@ def test_a_run_folder_is_exported_with_the_weights_of_its_epoch(tmp_path, capsys
     assert (out / "architecture.json").read_bytes() == (run / "architecture.json").read_bytes()
     again, weights = load_with_weights(out / "architecture.graphml")
     assert again == architecture
-    assert weights.beta == {cell: (0.4, 0.6) for cell in mixing_cells(6, (2,))}
+    assert weights.beta == dict.fromkeys(mixing_cells(6, (2,)), (0.4, 0.6))
     assert weights.alpha[0, 0] == (0.3, 0.2, 0.5)
     # GraphML carries all that the picture needs, and every file is the same again.
     for path in export(str(out / "architecture.graphml"), list(FORMATS), tmp_path / "c"):

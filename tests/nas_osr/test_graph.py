@@ -91,17 +91,17 @@ def test_ties_halve_as_late_as_possible(data, layers):
 
 
 def test_zeros_are_avoided_or_else_as_few_as_possible():
-    beta = {cell: (0.5, 0.5) for cell in mixing_cells(4, (2,))}
+    beta = dict.fromkeys(mixing_cells(4, (2,)), (0.5, 0.5))
     beta[3, 2] = (0.0, 1.0)  # only reached from the same scale: halve twice at once
     assert best_path(4, 2, beta) == (0, 1, 2, 2)
-    beta = {cell: (0.0, 0.0) for cell in mixing_cells(4, (2,))}
+    beta = dict.fromkeys(mixing_cells(4, (2,)), (0.0, 0.0))
     # The path [0, 0, 1, 2] meets two zeros, [0, 1, 1, 2] two, [0, 1, 2, 2] one.
     assert best_path(4, 2, beta) == (0, 1, 2, 2)
 
 
 @pytest.mark.parametrize("bad", [math.nan, -0.1, 1.1, math.inf])
 def test_a_beta_that_is_no_probability_is_an_error(bad):
-    beta = {cell: (0.5, 0.5) for cell in mixing_cells(4, (2,))} | {(2, 1): (bad, 0.5)}
+    beta = dict.fromkeys(mixing_cells(4, (2,)), (0.5, 0.5)) | {(2, 1): (bad, 0.5)}
     with pytest.raises(ValueError, match="2/1"):
         best_path(4, 2, beta)
 
@@ -109,7 +109,7 @@ def test_a_beta_that_is_no_probability_is_an_error(bad):
 def test_decode_by_hand():
     space = SpaceDescription(layers=4, channels=8)
     beta = {(2, 1): (0.9, 0.1), (3, 2): (0.8, 0.2)}  # 0 -> 0 -> 1 -> 2: product 0.72
-    alpha = {cell: (0.2, 0.3, 0.5) for cell in cells(4, (2,))}
+    alpha = dict.fromkeys(cells(4, (2,)), (0.2, 0.3, 0.5))
     alpha[1, 0] = (0.4, 0.4, 0.2)  # a tie: the first wins
     alpha[3, 2] = (0.1, 0.8, 0.1)
     assert decode(space, (2,), alpha, beta) == {2: Branch((0, 0, 1, 2), ("conv2", "skip", "conv2", "conv"))}
@@ -142,8 +142,8 @@ def test_json_to_graphml_to_json_loses_nothing(pair):
 
 def test_the_graph_holds_the_whole_space():
     architecture = published()
-    beta = {cell: (0.75, 0.25) for cell in mixing_cells(6, (2,))}
-    weights = ArchitectureWeights({cell: (0.2, 0.3, 0.5) for cell in cells(6, (2,))}, beta)
+    beta = dict.fromkeys(mixing_cells(6, (2,)), (0.75, 0.25))
+    weights = ArchitectureWeights(dict.fromkeys(cells(6, (2,)), (0.2, 0.3, 0.5)), beta)
     graph = to_graph(architecture, weights)
     assert set(graph) == {f"{layer}/{scale}" for layer, scale in cells(6, (2,))} | {"stem", "head/2"}
     chosen = [node for node, values in graph.nodes(data=True) if values["chosen"]]
@@ -241,8 +241,8 @@ def record():
 def test_weights_of_a_record():
     space = published().space
     weights = weights_from_record(record(), space, (2,))
-    assert weights.alpha == {cell: (0.3, 0.1, 0.6) for cell in cells(6, (2,))}
-    assert weights.beta == {cell: (0.7, 0.3) for cell in mixing_cells(6, (2,))}
+    assert weights.alpha == dict.fromkeys(cells(6, (2,)), (0.3, 0.1, 0.6))
+    assert weights.beta == dict.fromkeys(mixing_cells(6, (2,)), (0.7, 0.3))
     with_single = record()
     with_single["beta"]["1/1"] = {"finer": 1.0, "same": 0.0}
     assert weights_from_record(with_single, space, (2,)) == weights

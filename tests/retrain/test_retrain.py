@@ -67,9 +67,10 @@ def test_figures_follow_from_the_predictions(finished: tuple[Path, dict[str, Any
 
 def test_evaluate_recomputes_everything_from_the_saved_model(finished: tuple[Path, dict[str, Any]]) -> None:
     out, _ = finished
-    before = [(part / name).read_bytes() for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
+    files = [part / name for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
+    before = [file.read_bytes() for file in files]
     results = run_evaluate(out, device="cpu", threads=1, bootstrap=20)
-    after = [(part / name).read_bytes() for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
+    after = [file.read_bytes() for file in files]
     assert len(results) == 2 and before == after
 
 
@@ -165,8 +166,8 @@ def test_width_of_a_retrained_network() -> None:
     assert resolve_architecture(RetrainConfig(channels=0)).space.channels == 256
     assert resolve_architecture(RetrainConfig(channels=48)).space.channels == 48
     assert resolve_architecture(RetrainConfig(channels=48)).branches == architecture.branches
-    sampled = sample_architecture(resolve_architecture(RetrainConfig(architecture="random:3", channels=0)).space, (2,), 3)
-    assert resolve_architecture(RetrainConfig(architecture="random:3", channels=0)).branches == sampled.branches
+    found = resolve_architecture(RetrainConfig(architecture="random:3", channels=0))
+    assert found.branches == sample_architecture(found.space, (2,), 3).branches
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), min_size=1, max_size=4))
@@ -192,6 +193,7 @@ def test_schedules() -> None:
     factor = fast.factor(10)
     positions = np.linspace(0, 10, 1001)[:-1]
     values = [factor(position) for position in positions]
-    assert max(values) == pytest.approx(1.0, abs=0.01) and math.isclose(positions[int(np.argmax(values))], 2.0, abs_tol=0.02)
+    assert max(values) == pytest.approx(1.0, abs=0.01)
+    assert math.isclose(positions[int(np.argmax(values))], 2.0, abs_tol=0.02)
     assert values[-1] < 0.01 and min(values) > 0
     assert set(RECIPES) == {"paper", "fast"}

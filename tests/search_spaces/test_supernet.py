@@ -138,8 +138,8 @@ def test_forms_of_a_cell_share_one_alpha_and_all_choices_start_equal() -> None:
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 64)])
 def test_feature_shapes_for_other_images(channels: int, size: int) -> None:
-    space = SpaceDescription(3, 16)
-    network = DiscreteNetwork(Architecture(space, {2: Branch((0, 1, 2), ("conv",) * 3)}), channels, (0.5,) * channels, (0.5,) * channels)
+    architecture = Architecture(SpaceDescription(3, 16), {2: Branch((0, 1, 2), ("conv",) * 3)})
+    network = DiscreteNetwork(architecture, channels, (0.5,) * channels, (0.5,) * channels)
     shapes = feature_shapes(network, (channels, size, size))
     assert shapes.branches == {2: (64, size // 16, size // 16)}
     assert shapes.intermediate[-1] == (8, size // 2, size // 2)

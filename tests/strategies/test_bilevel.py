@@ -155,9 +155,7 @@ def test_each_step_changes_its_own_side_only(digits: OpenSetData, monkeypatch: p
                 self.inner = original_frozen(module, parameters)
                 architecture = {id(p) for p in supernets[0].architecture_parameters.values()}
                 self.before = {
-                    name: value.clone()
-                    for name, value in module.state_dict().items()
-                    if "_arch_alpha" not in name
+                    name: value.clone() for name, value in module.state_dict().items() if "_arch_alpha" not in name
                 }
                 assert all(id(p) not in architecture for p in parameters)
                 self.inner.__enter__()

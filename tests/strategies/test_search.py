@@ -89,8 +89,8 @@ def test_search_reads_no_test_file_and_no_true_unknown(marked_folder: Path, tmp_
     result = run_search(SearchConfig(**settings, out=str(tmp_path / "run")), ["nas-osr"])
     assert 0.0 <= result["f1"] <= 1.0
     # the marker is noticed where it may be opened
+    settings["known"] = ["ant", "bee", "cat", "eel"]
     with pytest.raises(UserError, match=r"\.png"):
-        settings["known"] = ["ant", "bee", "cat", "eel"]
         run_search(SearchConfig(**settings, out=str(tmp_path / "other")), ["nas-osr"])
     assert not (tmp_path / "other").exists()
 

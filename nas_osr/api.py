@@ -1,0 +1,48 @@
+"""What a user's script calls: each command of the command line as a function with the same options as keywords."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from nas_osr.errors import UserError
+
+T = TypeVar("T")
+
+
+def search(**options: Any) -> dict[str, Any]:
+    """Search an architecture; the options are those of `strategies.config.SearchConfig`, the result of `run_search`.
+
+    Raises UserError when an option is wrong or data are missing.
+    """
+    from strategies.config import SearchConfig
+    from strategies.search import run_search
+
+    return run_search(make_options("search", SearchConfig, options), ["nas_osr.search"])
+
+
+def retrain(**options: Any) -> dict[str, Any]:
+    """Train and evaluate an architecture; options of `retrain.config.RetrainConfig`, result of `run_retrain`.
+
+    Raises UserError when an option is wrong or data are missing.
+    """
+    from retrain.config import RetrainConfig
+    from retrain.run import run_retrain
+
+    return run_retrain(make_options("retrain", RetrainConfig, options), ["nas_osr.retrain"])
+
+
+def evaluate(run: str, **options: Any) -> list[dict[str, Any]]:
+    """Evaluate a retrained run again; options and result of `retrain.evaluate.run_evaluate`."""
+    from retrain.evaluate import run_evaluate
+
+    return run_evaluate(run, **options)
+
+
+def make_options(command: str, config_class: type[T], options: dict[str, Any]) -> T:
+    """The configuration of a command; UserError on an option that it does not have."""
+    known = [item.name for item in fields(config_class)]  # type: ignore[arg-type]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(f"{command} has no option {unknown[0]!r}: it has {', '.join(known)}")
+    return config_class(**options)
