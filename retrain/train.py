@@ -34,8 +34,9 @@ def train(
 ) -> Any:
     """Train `learner` for all epochs and return it as Fabric wrapped it.
 
-    Only known training images update it; known validation images are watched (closed-set accuracy), but nothing is
-    chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in `torch.random.fork_rng`.
+    Only known training images update it. Known validation images are watched (closed-set accuracy), but nothing is
+    chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in
+    `torch.random.fork_rng`.
     """
     optimizers = {
         player: recipe.make_optimizer(learner.player_parameters(player, list(learner.encoder.parameters())))

@@ -87,11 +87,11 @@ PRESETS: dict[str, Preset] = {
     # seconds to a minute: tests and first steps
     "tiny": Preset(
         space=SpaceConfig(layers=4, channels=16),
-        epochs=6,
-        warmup_epochs=3,
-        batch_size=64,
+        epochs=20,
+        warmup_epochs=8,
+        batch_size=32,
         retrain_channels=0,
-        retrain_epochs=20,
+        retrain_epochs=30,
         retrain_batch_size=64,
         recipe="fast",
     ),
