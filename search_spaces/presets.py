@@ -43,6 +43,8 @@ class Preset:
     Attributes:
         space: the space that is searched.
         epochs, warmup_epochs, batch_size: of a search; an epoch is a pass over the weight half.
+        architecture_lr: learning rate of alphas and betas. Adam moves a logit by about that much a step, so that a
+            shorter schedule needs a larger one to get as far as the paper's 3e-4 in its 4,200 steps.
         retrain_channels: width C of a retrained network, 0 for the width that was searched.
         retrain_epochs, retrain_batch_size, recipe: of a retraining; an epoch is a pass over all training images.
         objective_settings: coefficients by objective that keep the cost in proportion.
@@ -52,6 +54,7 @@ class Preset:
     epochs: int
     warmup_epochs: int
     batch_size: int
+    architecture_lr: float
     retrain_channels: int
     retrain_epochs: int
     retrain_batch_size: int
@@ -67,6 +70,7 @@ PRESETS: dict[str, Preset] = {
         epochs=60,
         warmup_epochs=30,
         batch_size=64,
+        architecture_lr=3e-4,
         retrain_channels=0,
         retrain_epochs=300,
         retrain_batch_size=64,
@@ -78,6 +82,7 @@ PRESETS: dict[str, Preset] = {
         epochs=20,
         warmup_epochs=10,
         batch_size=128,
+        architecture_lr=2e-3,
         retrain_channels=64,
         retrain_epochs=25,
         retrain_batch_size=128,
@@ -90,6 +95,7 @@ PRESETS: dict[str, Preset] = {
         epochs=20,
         warmup_epochs=8,
         batch_size=32,
+        architecture_lr=1e-2,
         retrain_channels=0,
         retrain_epochs=30,
         retrain_batch_size=64,

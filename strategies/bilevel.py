@@ -62,6 +62,7 @@ class Levels:
             )
             for player in heads.players
         }
+        assert config.architecture_lr is not None
         architecture = torch.optim.Adam(
             list(supernet.architecture_parameters.values()), lr=config.architecture_lr, betas=ARCHITECTURE_BETAS
         )

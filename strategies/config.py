@@ -80,7 +80,7 @@ class SearchConfig:
     weight_lr: float = 5e-4
     weight_decay: float = 5e-5
     weight_lr_decay: float = 0.97
-    architecture_lr: float = 3e-4
+    architecture_lr: float | None = None
     clip: float = 5.0
     order: str = "architecture_first"
     pseudo_unknown: list[int] | None = None
@@ -109,6 +109,7 @@ class SearchConfig:
             epochs=preset.epochs if self.epochs is None else self.epochs,
             warmup_epochs=preset.warmup_epochs if self.warmup_epochs is None else self.warmup_epochs,
             batch_size=preset.batch_size if self.batch_size is None else self.batch_size,
+            architecture_lr=preset.architecture_lr if self.architecture_lr is None else self.architecture_lr,
         )
         filled.space()
         check_positive(filled, "epochs", "batch_size", "weight_lr", "architecture_lr", "rule_sample")

@@ -1,0 +1,74 @@
+"""`nas-osr doctor`: what a bug report needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nas_osr
+from nas_osr import provenance
+from nas_osr.cli.show import show_json, show_yaml
+
+
+def doctor(data_dir: Path | None = None, json: bool = False) -> None:
+    """Show versions, machine, devices, the image folder and free disk space: what a bug report needs.
+
+    Args:
+        data_dir: folder of the images; the environment variable NAS_OSR_DATA when not given.
+        json: print one JSON object.
+    """
+    report = {
+        "nas-osr": nas_osr.__version__,
+        "commit": provenance.git_commit(),
+        "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "torch": describe_torch(),
+        "graphviz program (dot)": shutil.which("dot") or "none: the built-in fallback draws",
+        "images": describe_images(data_dir),
+        "free disk here (GiB)": round(shutil.disk_usage(".").free / 2**30, 1),
+    }
+    if json:
+        show_json(report)
+    else:
+        show_yaml(report)
+
+
+def describe_torch() -> dict[str, Any]:
+    """Devices and threads as torch sees them."""
+    import torch
+
+    devices = [
+        {
+            "name": torch.cuda.get_device_name(index),
+            "memory (GiB)": round(torch.cuda.get_device_properties(index).total_memory / 2**30, 1),
+            "bf16": torch.cuda.is_bf16_supported(),
+        }
+        for index in range(torch.cuda.device_count())
+    ]
+    return {
+        "threads": torch.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
+        "built for CUDA": torch.version.cuda,
+        "cuda devices": devices,
+    }
+
+
+def describe_images(data_dir: Path | None) -> dict[str, Any]:
+    """Where images are looked for, and the sources that are found there."""
+    from nas_osr.data.catalogue import SOURCES
+    from nas_osr.data.sources import find_source
+
+    setting = data_dir or os.environ.get("NAS_OSR_DATA")
+    if setting is None:
+        return {"folder": None, "hint": "give --data_dir, or set NAS_OSR_DATA"}
+    folder = Path(setting)
+    found = [
+        f"{source} {part}"
+        for source in SOURCES
+        if source != "digits"
+        for part in ("train", "test")
+        if find_source(source, part, folder) is not None
+    ]
+    return {"folder": str(folder), "there": folder.is_dir(), "found": found}

@@ -1,0 +1,143 @@
+"""`nas-osr COMMAND`: finds the command, parses for it, and turns a user's mistake into one line and exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import nas_osr
+from nas_osr.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command; what it names is imported only when it is called.
+
+    Attributes:
+        function: "module:name" of what does the work. Its parameters are the options, its docstring their help.
+        summary: one line for `nas-osr --help`.
+        positionals: options that may be given without their name, in this order.
+        config: "module:name" of a dataclass whose fields are the options; the function then takes an instance of it
+            and the command line.
+    """
+
+    function: str
+    summary: str
+    positionals: tuple[str, ...] = ()
+    config: str | None = None
+
+
+COMMANDS: dict[str, Command] = {
+    "search": Command(
+        "nas_osr.cli.search:search", "search an architecture on a protocol", config="strategies.config:SearchConfig"
+    ),
+    "export": Command(
+        "nas_osr.cli.export:export", "write an architecture as pictures, a graph or JSON", ("architecture",)
+    ),
+    "retrain": Command(
+        "nas_osr.cli.retrain:retrain",
+        "train an architecture from scratch and evaluate it",
+        ("architecture",),
+        config="retrain.config:RetrainConfig",
+    ),
+    "evaluate": Command(
+        "nas_osr.cli.evaluate:evaluate", "evaluate retrained runs again, also with another rule or unknown", ("run",)
+    ),
+    "data list": Command("nas_osr.cli.data:list_protocols", "list the protocols"),
+    "data prepare": Command("nas_osr.cli.data:prepare", "get the images of a protocol", ("name",)),
+    "data check": Command("nas_osr.cli.data:check", "say whose images are there"),
+    "rules": Command("nas_osr.cli.rules:rules", "show which objective feeds which scoring rule"),
+    "doctor": Command("nas_osr.cli.doctor:doctor", "show devices, versions, data and disk: what a bug report needs"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `nas-osr` with these arguments (the process's own by default) and return its exit code."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy waiting stalls shared processors
+    try:
+        dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return 0
+    except UserError as error:
+        print(f"nas-osr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt as interruption:
+        print("; ".join(["nas-osr: interrupted", *map(str, interruption.args)]), file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader has gone, as in `nas-osr data list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def dispatch(arguments: list[str]) -> None:
+    """Run the command that the arguments name. Raises UserError when there is none."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview(COMMANDS))
+        return
+    if arguments[0] == "--version":
+        print(f"nas-osr {nas_osr.__version__}")
+        return
+    family = {name: item for name, item in COMMANDS.items() if name.startswith(f"{arguments[0]} ")}
+    if family and arguments[1:2] in (["-h"], ["--help"]):
+        print(overview(family))
+        return
+    name, rest = split_command(arguments)
+    command = COMMANDS[name]
+    from nas_osr.cli.options import parse_options
+
+    options = load(command.config or command.function)
+    values = parse_options(options, rest, name, command.positionals)
+    if values is None:
+        return
+    if command.config is None:
+        load(command.function)(**values)
+    else:
+        load(command.function)(options(**values), ["nas-osr", *arguments])
+
+
+def split_command(arguments: list[str]) -> tuple[str, list[str]]:
+    """The command that leads the arguments, of one word or two, and the rest. Raises UserError."""
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if len(arguments) >= words and name in COMMANDS:
+            return name, arguments[words:]
+    first = arguments[0]
+    family = [name for name in COMMANDS if name.startswith(f"{first} ")]
+    if family:
+        raise UserError(f"nas-osr {first} needs one of {', '.join(name.split()[1] for name in family)} after it")
+    close = difflib.get_close_matches(first, COMMANDS, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
+    raise UserError(f"unknown command {first!r}: {hint}")
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """What "module:name" refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def overview(commands: dict[str, Command]) -> str:
+    """The text of `nas-osr --help`, for all commands or some."""
+    width = max(map(len, commands)) + 2
+    lines = [f"  {name:<{width}}{command.summary}" for name, command in commands.items()]
+    return "\n".join(
+        [
+            "usage: nas-osr COMMAND [OPTIONS]",
+            "",
+            "Neural architecture search for open-set image recognition.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`nas-osr COMMAND --help` shows the options of a command, `nas-osr --version` the version.",
+        ]
+    )

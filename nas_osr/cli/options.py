@@ -1,0 +1,204 @@
+"""Options of a command from a dataclass or a function: names, types and defaults from its signature, help from its
+docstring; values from the command line and from one YAML file.
+
+    --config FILE.yaml        values by name; the command line wins
+    --name VALUE              also --name=VALUE; a dash in a name counts as an underscore
+    --flag, --no_flag         truth values; also --flag=true
+    --settings.KEY VALUE      one entry of a mapping
+    --print_config            print all values as YAML and stop
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from argparse import ArgumentError
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ActionYesNo, ArgumentParser, set_parsing_settings
+
+from nas_osr.errors import UserError
+
+OWN_OPTIONS = {"config": True, "help": False, "print_config": False}  # and whether a value follows
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option; `default` is MISSING when a value is required."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+
+
+def parse_options(
+    target: Callable[..., Any], arguments: list[str], command: str, positionals: tuple[str, ...] = ()
+) -> dict[str, Any] | None:
+    """The value of every option; None when only help or the configuration was asked for and is printed.
+
+    Args:
+        target: a dataclass or a function, see `list_options`.
+        arguments: the command line after the command.
+        command: the command's name.
+        positionals: options that may be given without their name, in this order.
+
+    Raises:
+        UserError: an unknown option, a value of the wrong type, a missing one, or a broken configuration file.
+    """
+    options = list_options(target)
+    parser = build_parser(options, f"nas-osr {command}", summary(target), positionals)
+    try:
+        namespace = parser.parse_args(name_all(arguments, options, positionals, command))
+    except ArgumentError as error:
+        raise UserError(f"{command}: {explain(str(error), options)}") from None
+    except OSError as error:
+        raise UserError(f"{command}: --config: {error.strerror or error}") from None
+    except SystemExit as stop:
+        if stop.code:
+            raise
+        return None
+    values = {name: value for name, value in namespace.as_dict().items() if name not in OWN_OPTIONS}
+    foreign = [name for name in values if name not in {option.name for option in options}]
+    if foreign:
+        raise UserError(f"{command}: --config: there is no option {foreign[0]}")
+    for option in options:
+        if option.default is MISSING and values[option.name] is None:
+            raise UserError(f"{command}: {option.name} is missing: {option.help}")
+    return values
+
+
+def list_options(target: Callable[..., Any]) -> list[Option]:
+    """The fields of a dataclass, or the parameters of a function, as options."""
+    hints = get_type_hints(target)
+    texts = {item.arg_name: " ".join((item.description or "").split()) for item in parse_docstring(doc(target)).params}
+    if is_dataclass(target):
+        defaults = {
+            item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+            for item in fields(target)
+        }
+    else:
+        defaults = {
+            name: MISSING if parameter.default is parameter.empty else parameter.default
+            for name, parameter in inspect.signature(target).parameters.items()
+        }
+    return [Option(name, hints[name], default, texts.get(name, "")) for name, default in defaults.items()]
+
+
+def build_parser(options: list[Option], program: str, description: str, positionals: tuple[str, ...]) -> ArgumentParser:
+    """A parser with every option by name; nothing that it reads can import or build a class."""
+    set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
+    required = {option.name for option in options if option.default is MISSING}
+    places = [name.upper() if name in required else f"[{name.upper()}]" for name in positionals]
+    parser = ArgumentParser(
+        prog=program,
+        usage=" ".join([program, *places, "[--OPTION VALUE ...]"]),
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with values for the options below.")
+    group = parser.add_argument_group("options of this command")
+    for option in options:
+        help_text = option.help.replace("%", "%%")
+        if option.type is bool:
+            group.add_argument(
+                f"--{option.name}", action=ActionYesNo(no_prefix="no_"), default=option.default, help=help_text
+            )
+        else:
+            default = None if option.default is MISSING else option.default
+            group.add_argument(f"--{option.name}", type=option.type, default=default, help=help_text)
+    return parser
+
+
+def name_all(arguments: list[str], options: list[Option], positionals: tuple[str, ...], command: str) -> list[str]:
+    """The arguments in the one form that the parser reads: every value named, dashes in names as underscores.
+
+    Positional values come last, so that they win over a configuration file.
+    """
+    flags = {option.name for option in options if option.type is bool}
+    takes_value = {**{option.name: option.name not in flags for option in options}, **OWN_OPTIONS}
+    takes_value |= {f"no_{name}": False for name in flags}
+    named, loose = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("-h", "--help"):
+            named.append("--help")
+        elif argument.startswith("--") and len(argument) > 2:
+            name, equals, value = argument[2:].partition("=")
+            head, dot, key = name.partition(".")
+            head = head.replace("-", "_")
+            if head.rstrip("+") not in takes_value:
+                raise UserError(f"{command}: unknown option --{head}{suggest(head, list(takes_value))}")
+            if head in flags and equals:
+                named.append(f"--{head}" if parse_flag(head, value, command) else f"--no_{head}")
+            elif equals or not takes_value[head.rstrip("+")]:
+                named.append(f"--{head}{dot}{key}{equals}{value}")
+            else:
+                following = next(rest, None)
+                if following is None:
+                    raise UserError(f"{command}: --{head}{dot}{key} needs a value")
+                named.append(f"--{head}{dot}{key}={following}")
+        else:
+            loose.append(argument)
+    if len(loose) > len(positionals):
+        raise UserError(f"{command}: unexpected argument {loose[len(positionals)]!r}")
+    return named + [f"--{name}={value}" for name, value in zip(positionals, loose, strict=False)]
+
+
+def parse_flag(name: str, text: str, command: str) -> bool:
+    """True or false from its word. Raises UserError."""
+    if text.lower() not in ("true", "false"):
+        raise UserError(f"{command}: --{name} must be true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def explain(message: str, options: list[Option]) -> str:
+    """The parser's complaint in one line that names the option, what it expects and what it got."""
+    about = re.search(r'[Pp]arser key "([^"]+)"', message)
+    given = re.search(r"Given value: (.*)", message) or re.search(r"Got value: (.*)", message)
+    types = {option.name: option.type for option in options}
+    if about and given and about[1] in types:
+        return f"--{about[1]} must be {describe_type(types[about[1]])}, got {given[1]!r}"
+    unknown = re.fullmatch(r"Option '([^']+)' is not accepted", message.strip())
+    if unknown:
+        return f"--config: there is no option {unknown[1]}{suggest(unknown[1], list(types))}"
+    return " ".join(re.sub(r'[Pp]arser key "([^"]+)":', r"--\1:", message).split())
+
+
+def describe_type(hint: Any) -> str:
+    """A type for people, e.g. "a whole number or null"."""
+    if hint is type(None):
+        return "null"
+    words = {int: "a whole number", float: "a finite number", str: "text", Path: "a path", bool: "true or false"}
+    if hint in words:
+        return words[hint]
+    parts = getattr(hint, "__args__", ())
+    origin = getattr(hint, "__origin__", None)
+    if origin is list:
+        return "a list [...]"
+    if origin is dict:
+        return "a mapping {name: value, ...}"
+    return " or ".join(map(describe_type, parts)) if parts else str(hint)
+
+
+def suggest(name: str, names: list[str]) -> str:
+    """ "; did you mean --NAME?" when there is a similar name."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean --{close[0]}?" if close else ""
+
+
+def doc(target: Callable[..., Any]) -> str:
+    """The docstring of a command."""
+    return inspect.getdoc(target) or ""
+
+
+def summary(target: Callable[..., Any]) -> str:
+    """What a command's docstring says before its arguments."""
+    parsed = parse_docstring(doc(target))
+    return "\n".join(part for part in (parsed.short_description, parsed.long_description) if part)

@@ -1,0 +1,25 @@
+"""`nas-osr retrain`: train an architecture from scratch on a protocol, and evaluate it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas_osr.cli.show import show_json, show_metrics, show_yaml
+
+if TYPE_CHECKING:
+    from retrain.config import RetrainConfig
+
+
+def retrain(config: RetrainConfig, command: list[str]) -> None:
+    """Retrain as configured and print a table: a column for each split and seed, and mean ± std over several."""
+    from retrain.run import run_retrain
+
+    result = run_retrain(config, command)
+    if config.json:
+        show_json(result)
+    elif config.dry_run:
+        show_yaml(result)
+    else:
+        parts = result["parts"]
+        show_metrics({**parts, "mean ± std": result["metrics"]} if len(parts) > 1 else parts)
+        print(f"everything in {result['out']}")

@@ -1,0 +1,27 @@
+"""`nas-osr search`: find an architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas_osr.cli.show import show_json, show_yaml
+
+if TYPE_CHECKING:
+    from strategies.config import SearchConfig
+
+
+def search(config: SearchConfig, command: list[str]) -> None:
+    """Search as configured and print what was found."""
+    from strategies.search import run_search
+
+    result = run_search(config, command)
+    if config.json:
+        show_json(result)
+    elif config.dry_run:
+        show_yaml(result)
+    else:
+        print(f"F1 {result['f1']:.4f} on pseudo-unknown classes at epoch {result['epoch'] + 1}")
+        for scale, branch in result["branches"].items():
+            steps = " ".join(f"{at}:{name}" for at, name in zip(branch["path"], branch["operations"], strict=True))
+            print(f"branch {scale} (scale:operation of each layer): {steps}")
+        print(f"{result['seconds']:.0f} seconds, everything in {result['out']}")

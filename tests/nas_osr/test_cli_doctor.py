@@ -1,0 +1,59 @@
+"""`nas-osr doctor` and `nas-osr rules`, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+import yaml
+
+from nas_osr.cli.main import main
+from nas_osr.cli.show import show_metrics
+from nas_osr.scoring import RULES
+
+
+def test_doctor_tells_what_a_bug_report_needs(capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("NAS_OSR_DATA", raising=False)
+    assert main(["doctor"]) == 0
+    report = yaml.safe_load(capsys.readouterr().out)
+    assert (
+        report["versions"]["torch"] == torch.__version__.partition("+")[0]
+        or report["versions"]["torch"] == torch.__version__
+    )
+    assert report["torch"]["threads"] == torch.get_num_threads()
+    assert report["images"]["folder"] is None
+    assert report["free disk here (GiB)"] > 0
+    assert main(["doctor", "--json", "--data_dir", str(tmp_path / "none")]) == 0
+    images = json.loads(capsys.readouterr().out)["images"]
+    assert images == {"folder": str(tmp_path / "none"), "there": False, "found": []}
+
+
+def test_doctor_finds_images(capsys, tmp_path):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        (tmp_path / "cifar10" / part / "cat").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "cifar10" / part / "cat" / "0.png")
+    assert main(["doctor", "--json", "--data_dir", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["images"]["found"] == ["cifar10 train", "cifar10 test"]
+
+
+def test_rules_marks_the_default(capsys):
+    assert main(["rules"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["objective", *RULES]
+    table = {row.split()[0]: dict(zip(RULES, row.split()[1:], strict=True)) for row in rows}
+    assert table["vae_contrastive"]["cap"] == "*"
+    assert all(list(marks.values()).count("*") == 1 for marks in table.values())
+    assert main(["rules", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["vae_contrastive"][0] == "cap"
+
+
+def test_metrics_table(capsys):
+    spread = {"auroc": {"mean": 0.9, "std": 0.05, "n": 2}, "oscr": {"mean": None, "std": None, "n": 0}}
+    show_metrics({"split-0": {"auroc": 0.85, "oscr": None}, "mean ± std": spread})
+    assert capsys.readouterr().out.splitlines() == [
+        "metric  split-0  mean ± std",
+        "auroc   0.8500   0.9000 ± 0.0500",
+        "oscr    -        -",
+    ]

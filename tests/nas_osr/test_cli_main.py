@@ -1,0 +1,134 @@
+"""The command line as a user meets it: help, commands, errors, exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import nas_osr
+from nas_osr.cli import main as cli
+from nas_osr.errors import UserError
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_help_lists_every_command(capsys):
+    for arguments in ((), ("--help",), ("-h",), ("help",)):
+        code, out, err = run(capsys, *arguments)
+        assert (code, err) == (0, "")
+        for name, command in cli.COMMANDS.items():
+            assert f"  {name} " in out
+            assert command.summary in out
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"nas-osr {nas_osr.__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_for_every_option(capsys, name):
+    code, out, err = run(capsys, *name.split(), "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: nas-osr {name}")
+    from nas_osr.cli.options import list_options
+
+    command = cli.COMMANDS[name]
+    options = list_options(cli.load(command.config or command.function))
+    assert set(command.positionals) <= {option.name for option in options}
+    for option in options:
+        assert f"--{option.name}" in out
+        assert len(option.help) > 10, f"{name} --{option.name} has no help"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_function_can_be_loaded(name):
+    assert callable(cli.load(cli.COMMANDS[name].function))
+
+
+def test_help_of_a_family_lists_its_members(capsys):
+    code, out, _ = run(capsys, "data", "--help")
+    assert code == 0
+    assert "data prepare" in out
+    assert "doctor" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serach",), "unknown command 'serach': did you mean search?"),
+        (("frobnicate",), "unknown command 'frobnicate': choose one of search, "),
+        (("data",), "nas-osr data needs one of list, prepare, check after it"),
+        (("data", "lst"), "nas-osr data needs one of list, prepare, check after it"),
+        (("search", "--epoch", "3"), "search: unknown option --epoch; did you mean --epochs?"),
+        (("search", "--epochs", "many"), "search: --epochs must be a whole number or null, got 'many'"),
+        (("search", "stray"), "search: unexpected argument 'stray'"),
+        (("search", "--config", "missing.yaml"), "File does not exist"),
+        (("export",), "export: architecture is missing"),
+        (("export", "missing.json"), "missing.json"),
+        (("search", "--protocol", "cifar11"), "cifar11"),
+        (("search", "--protocol", "digits", "--split", "99"), "split"),
+        (("search", "--protocol", "digits", "--known", "[1, 2, 77]"), "77"),
+        (("search", "--protocol", "digits", "--preset", "huge"), "huge"),
+        (("search", "--protocol", "digits", "--strategy", "guess"), "guess"),
+        (("search", "--protocol", "digits", "--objective", "nothing"), "nothing"),
+        (("search", "--protocol", "digits", "--objective_config.colour", "1"), "colour"),
+        (("search", "--protocol", "digits", "--rule", "nothing"), "nothing"),
+        (("search", "--protocol", "digits", "--epochs", "2", "--warmup_epochs", "2"), "warmup_epochs"),
+        (("search", "--protocol", "digits", "--device", "tpu"), "tpu"),
+        (("retrain", "missing", "--protocol", "digits"), "missing"),
+        (("retrain", "published", "--protocol", "digits", "--splits", "4-2"), "splits"),
+        (("evaluate", "missing"), "missing"),
+        (("evaluate",), "evaluate: run is missing"),
+        (("data", "prepare", "cifar11"), "cifar11"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2_and_writes_nothing(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("nas-osr: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interruption_exits_130_and_keeps_its_message(capsys, monkeypatch):
+    def interrupt(json: bool = False):
+        raise KeyboardInterrupt("resume with: x")
+
+    monkeypatch.setattr("nas_osr.cli.rules.rules", interrupt)
+    assert run(capsys, "rules") == (130, "", "nas-osr: interrupted; resume with: x\n")
+
+
+def test_a_message_of_several_lines_becomes_one(capsys, monkeypatch):
+    def fail(json: bool = False):
+        raise UserError("one\n  two")
+
+    monkeypatch.setattr("nas_osr.cli.rules.rules", fail)
+    assert run(capsys, "rules") == (2, "", "nas-osr: error: one two\n")
+
+
+def test_a_defect_is_not_hidden(monkeypatch):
+    def fail(json: bool = False):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("nas_osr.cli.rules.rules", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["rules"])
+
+
+def test_the_module_runs_and_a_reader_that_goes_is_no_error():
+    command = [sys.executable, "-m", "nas_osr", "data", "list"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -1,0 +1,97 @@
+"""Which way imports point, and what the command line does not import."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import pkgutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import nas_osr
+
+ROOT = Path(__file__).resolve().parent.parent
+SLOW = ("torch", "nni", "sklearn", "scipy", "networkx", "matplotlib", "lightning_fabric", "pytorch_lightning", "numpy")
+
+
+def python(code: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_imports_point_one_way():
+    program = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([program, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_module_of_the_core_has_its_layer():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    named = {name.strip() for layer in layers for part in layer.split("|") for name in part.split(":")}
+    found = {f"nas_osr.{module.name}" for module in pkgutil.iter_modules(nas_osr.__path__)}
+    assert found == {name for name in named if name.startswith("nas_osr")}
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["search", "--help"], ["retrain", "--print_config"], ["data", "list"]]
+)
+def test_the_command_line_starts_without_slow_packages(arguments):
+    code = (
+        "import sys; from nas_osr.cli.main import main; code = main(sys.argv[1:]);"
+        f"print('imported', *(name for name in {SLOW!r} if name in sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stderr.strip() == "imported"
+
+
+def test_help_answers_at_once():
+    durations = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "nas_osr", "--help"], check=True, capture_output=True, cwd=ROOT)
+        durations.append(time.perf_counter() - started)
+    bare = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        bare.append(time.perf_counter() - started)
+    assert min(durations) < min(bare) + 0.5
+
+
+def test_importing_the_package_imports_next_to_nothing_and_offers_the_names():
+    out = python(f"import sys, nas_osr; print([name for name in {SLOW!r} if name in sys.modules], dir(nas_osr))")
+    assert out.startswith("[] ")
+    for name in nas_osr.__all__:
+        assert name in out
+
+
+@pytest.mark.parametrize("name", nas_osr.__all__)
+def test_every_public_name_is_there(name):
+    value = getattr(nas_osr, name)
+    assert value is not None
+    assert name == "__version__" or value.__name__ == name
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = nas_osr.nonsense
+
+
+def test_package_data_and_entry_point_are_there():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    for pattern in settings["options.package_data"]["nas_osr"].split():
+        assert list((ROOT / "nas_osr").glob(pattern)), pattern
+    assert settings["options.entry_points"]["console_scripts"].strip() == "nas-osr = nas_osr.cli.main:main"
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
