@@ -25,7 +25,9 @@ class Recorder(Protocol):
 
 
 class RunRecorder:
-    """A `Recorder` over a run folder.
+    """A `Recorder` over a run folder; use it as a context manager.
+
+    Every number of a record also goes to a TensorBoard event file in the folder.
 
     Args:
         run: the open folder.
@@ -37,11 +39,20 @@ class RunRecorder:
         self.run = run
         self.reporter = reporter
         self.resume = resume
+        self._events: Any = None
+
+    def __enter__(self) -> RunRecorder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._events is not None:
+            self._events.close()
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         """See `Recorder`."""
         self.run.append_history(record)
         self.run.append_timing(timing)
+        self._write_events(record)
         self.reporter.epoch(record, timing)
 
     def save(self, state: dict[str, Any]) -> None:
@@ -57,3 +68,23 @@ class RunRecorder:
     def history(self) -> list[dict[str, Any]]:
         """See `Recorder`."""
         return self.run.read_history()
+
+    def _write_events(self, record: dict[str, Any]) -> None:
+        if self._events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.run.path), purge_step=record["epoch"])
+        for name, value in scalars(record).items():
+            self._events.add_scalar(name, value, record["epoch"])
+        self._events.flush()
+
+
+def scalars(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested record by path, such as `losses/ce`; the epoch itself left out."""
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            found |= scalars(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and name != "epoch":
+            found[prefix + name] = float(value)
+    return found

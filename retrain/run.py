@@ -116,13 +116,16 @@ def run_part(
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = build_learner(architecture, part.protocol, config.objective, part.objective_config)
-            with ProgressReporter(config.epochs, quiet=config.quiet) as reporter:
+            with (
+                ProgressReporter(config.epochs, quiet=config.quiet) as reporter,
+                RunRecorder(run, reporter, resume) as recorder,
+            ):
                 trained = train(
                     learner,
                     data,
                     make_recipe(config.recipe, config.recipe_config),
                     fabric,
-                    RunRecorder(run, reporter, resume),
+                    recorder,
                     epochs=config.epochs,
                     batch_size=config.batch_size,
                     seed=part.seed,

@@ -73,8 +73,10 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
             return read_result(run)
         run.provenance(command, config.recorded(), config.seed, data.fingerprint())
         assert config.epochs is not None
-        with ProgressReporter(config.epochs, quiet=config.quiet) as reporter:
-            recorder = RunRecorder(run, reporter, resume)
+        with (
+            ProgressReporter(config.epochs, quiet=config.quiet) as reporter,
+            RunRecorder(run, reporter, resume) as recorder,
+        ):
             result = strategy.search(config.space(), make_objective, make_search_rule, data, recorder)
         architecture = result.architecture
         architecture.save(run.path / "architecture.json")

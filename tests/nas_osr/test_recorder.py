@@ -1,0 +1,30 @@
+"""What a run recorder writes: history, timing and TensorBoard events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas_osr.progress import ProgressReporter
+from nas_osr.recorder import RunRecorder, scalars
+from nas_osr.runs import RunFolder
+
+
+def test_scalars_of_a_nested_record() -> None:
+    record = {"epoch": 3, "phase": "search", "f1": 0.5, "auroc": None, "losses": {"ce": 2, "architecture/ce": 1.5}}
+    assert scalars(record) == {"f1": 0.5, "losses/ce": 2.0, "losses/architecture/ce": 1.5}
+
+
+def test_events_hold_the_numbers_of_the_history(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with RunFolder.create(tmp_path / "run") as run:
+        run.provenance(["nas-osr"], {}, 0, None)
+        with RunRecorder(run, ProgressReporter(2, quiet=True), resume=False) as recorder:
+            for epoch, f1 in enumerate((0.25, 0.5)):
+                record = {"epoch": epoch, "phase": "search", "f1": f1, "losses": {"ce": 2.0}}
+                recorder.record(record, {"epoch": epoch, "seconds": 1.0, "training_seconds": 1.0, "images": 10})
+        assert [record["f1"] for record in recorder.history()] == [0.25, 0.5]
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("f1")] == [(0, 0.25), (1, 0.5)]
+    assert events.Tags()["scalars"] == ["f1", "losses/ce"]
