@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,61 @@ from nas_osr.errors import UserError
 NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet"})
 
 
-def recorded_fields(config: Any) -> dict[str, Any]:
-    """The fields of a configuration that decide its result, as plain values."""
-    return {item.name: getattr(config, item.name) for item in fields(config) if item.name not in NOT_RECORDED}
+@dataclass
+class CommonConfig:
+    """Options of every run.
+
+    Args:
+        out: folder of the run.
+        protocol: which data set and which classes are known; `nas-osr data list` shows them.
+        family: family of the published splits: arpl, neal or nas_osr.
+        known: explicit known classes (ids, or lists of ids to merge) instead of a published split.
+        class_seed: draw the known classes from this seed instead.
+        data_dir: folder of the images; the environment variable NAS_OSR_DATA when not given.
+        limit_per_class: use only so many images of each class.
+        objective: training loss, by name or dotted path.
+        objective_config: coefficients of the objective, for example --objective_config.temperature 6.
+        rule: scoring rule; the objective's default when not given.
+        rule_config: settings of the rule.
+        preset: paper, small or tiny: fixes what is left open.
+        epochs: passes over the training images (searching: over the weight half).
+        batch_size: images a step.
+        device: auto, cpu, cuda or cuda:INDEX.
+        precision: auto, 32-true or bf16-mixed.
+        threads: CPU threads; 0 leaves torch's choice.
+        resume: auto continues what is in `out`; no starts afresh.
+        overwrite: replace finished runs in `out`.
+        dry_run: print what would run and stop.
+        json: print the result as one JSON object.
+        quiet: print no progress.
+    """
+
+    out: str = "runs/new"
+    protocol: str = "cifar10"
+    family: str = "arpl"
+    known: list[Any] | None = None
+    class_seed: int | None = None
+    data_dir: str | None = None
+    limit_per_class: int | None = None
+    objective: str = "vae_contrastive"
+    objective_config: dict[str, Any] = field(default_factory=dict)
+    rule: str | None = None
+    rule_config: dict[str, Any] = field(default_factory=dict)
+    preset: str = "small"
+    epochs: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    resume: str = "no"
+    overwrite: bool = False
+    dry_run: bool = False
+    json: bool = False
+    quiet: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """What config.yaml holds: the fields that decide the result, as plain values."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_RECORDED}
 
 
 def check_positive(config: Any, *names: str) -> None:

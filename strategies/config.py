@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from nas_osr.configuration import check_choice, check_positive, recorded_fields
+from nas_osr.configuration import CommonConfig, check_choice, check_positive
 from nas_osr.errors import UserError
 from search_spaces.presets import SpaceConfig, get_preset
 
 
 @dataclass
-class SearchConfig:
+class SearchConfig(CommonConfig):
     """Search an architecture.
 
     Args:
-        out: folder of the run.
-        protocol: which data set and which classes are known; `nas-osr data list` shows them.
         split: which of the published class splits, from 0.
-        family: family of the published splits: arpl, neal or nas_osr.
-        known: explicit known classes (ids, or lists of ids to merge) instead of a published split.
-        class_seed: draw the known classes from this seed instead.
-        data_dir: folder of the images; the environment variable NAS_OSR_DATA when not given.
-        limit_per_class: use only so many training images of each class.
-        objective: training loss, by name or dotted path.
-        objective_config: coefficients of the objective, for example --objective_config.temperature 6.
-        rule: scoring rule that judges architectures; the objective's default when not given.
-        rule_config: settings of the rule.
         strategy: pas (Pseudo Auxiliary Searching) or darts (its ablation: no pseudo-unknowns, last architecture).
-        preset: paper, small or tiny: fixes what is left open below.
         layers: cell layers L.
         channels: channels C at 1/4 resolution.
         operations: candidates of each cell, by name or dotted path.
         branches: scales that leave the encoder; 2 always.
-        epochs: passes over the weight half.
         warmup_epochs: first epochs that update weights only.
-        batch_size: images a step.
         weight_lr: learning rate of the weights (Adam).
         weight_decay: weight decay of the weights.
         weight_lr_decay: factor on the learning rate after every epoch.
@@ -44,39 +29,18 @@ class SearchConfig:
         order: which step comes first in a pair: architecture_first or weights_first (Algorithm 1 of the paper).
         pseudo_unknown: labels (0 to N-1) that play the unknown; drawn from the seed, or published, when not given.
         rule_sample: kept training images on which the rule is fitted after each epoch.
-        augmentation: recipe for training images; `search` (crop, flip, rotation), `crop_flip` or `none`.
+        augmentation: recipe for training images: search (crop, flip, rotation), crop_flip or none.
         seed: seed of everything that is random.
-        device: auto, cpu, cuda or cuda:INDEX.
-        precision: auto, 32-true or bf16-mixed.
-        threads: CPU threads; 0 leaves torch's choice.
-        resume: auto continues the run in `out` if there is one; no starts afresh.
-        overwrite: replace a finished run in `out`.
-        dry_run: print what would run and stop.
-        json: print the result as one JSON object.
-        quiet: print no progress.
     """
 
     out: str = "runs/search"
-    protocol: str = "cifar10"
     split: int = 0
-    family: str = "arpl"
-    known: list[Any] | None = None
-    class_seed: int | None = None
-    data_dir: str | None = None
-    limit_per_class: int | None = None
-    objective: str = "vae_contrastive"
-    objective_config: dict[str, Any] = field(default_factory=dict)
-    rule: str | None = None
-    rule_config: dict[str, Any] = field(default_factory=dict)
     strategy: str = "pas"
-    preset: str = "small"
     layers: int | None = None
     channels: int | None = None
     operations: list[str] | None = None
     branches: list[int] | None = None
-    epochs: int | None = None
     warmup_epochs: int | None = None
-    batch_size: int | None = None
     weight_lr: float = 5e-4
     weight_decay: float = 5e-5
     weight_lr_decay: float = 0.97
@@ -87,14 +51,6 @@ class SearchConfig:
     rule_sample: int = 1000
     augmentation: str = "search"
     seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
-    resume: str = "no"
-    overwrite: bool = False
-    dry_run: bool = False
-    json: bool = False
-    quiet: bool = False
 
     def resolved(self) -> SearchConfig:
         """A copy in which the preset has filled every open field; UserError on values out of range."""
@@ -126,7 +82,3 @@ class SearchConfig:
         """The space of a resolved configuration."""
         assert self.layers is not None and self.channels is not None
         return SpaceConfig(self.layers, self.channels, tuple(self.operations or ()), tuple(self.branches or ()))
-
-    def recorded(self) -> dict[str, Any]:
-        """What config.yaml holds."""
-        return recorded_fields(self)

@@ -76,7 +76,10 @@ def parse_options(
 def list_options(target: Callable[..., Any]) -> list[Option]:
     """The fields of a dataclass, or the parameters of a function, as options."""
     hints = get_type_hints(target)
-    texts = {item.arg_name: " ".join((item.description or "").split()) for item in parse_docstring(doc(target)).params}
+    texts: dict[str, str] = {}
+    for source in reversed(target.__mro__ if isinstance(target, type) else [target]):
+        for item in parse_docstring(doc(source)).params:
+            texts[item.arg_name] = " ".join((item.description or "").split())
     if is_dataclass(target):
         defaults = {
             item.name: item.default_factory() if item.default_factory is not MISSING else item.default
