@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from nas_osr.errors import UserError
@@ -32,17 +32,25 @@ def retrain(**options: Any) -> dict[str, Any]:
     return run_retrain(make_options("retrain", RetrainConfig, options), ["nas_osr.retrain"])
 
 
-def evaluate(run: str, **options: Any) -> list[dict[str, Any]]:
-    """Evaluate a retrained run again; options and result of `retrain.evaluate.run_evaluate`."""
+def evaluate(**options: Any) -> list[dict[str, Any]]:
+    """Evaluate a retrained network again; options of `retrain.config.EvaluateConfig`, result of `run_evaluate`.
+
+    Raises UserError when an option is wrong or data are missing.
+    """
+    from retrain.config import EvaluateConfig
     from retrain.evaluate import run_evaluate
 
-    return run_evaluate(run, **options)
+    return run_evaluate(make_options("evaluate", EvaluateConfig, options))
 
 
 def make_options(command: str, config_class: type[T], options: dict[str, Any]) -> T:
-    """The configuration of a command; UserError on an option that it does not have."""
-    known = [item.name for item in fields(config_class)]  # type: ignore[arg-type]
+    """The configuration of a command; UserError on an option that it does not have, or on one that is missing."""
+    items = fields(config_class)  # type: ignore[arg-type]
+    known = [item.name for item in items]
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(f"{command} has no option {unknown[0]!r}: it has {', '.join(known)}")
+    for item in items:
+        if item.default is MISSING and item.default_factory is MISSING and item.name not in options:
+            raise UserError(f"{command}: {item.name} is missing")
     return config_class(**options)

@@ -29,6 +29,7 @@ class CommonConfig:
         objective_config: coefficients of the objective, for example --objective_config.temperature 6.
         rule: scoring rule; the objective's default when not given.
         rule_config: settings of the rule.
+        plugin: modules with your own classes, for an architecture that names one of them.
         preset: paper, small or tiny: fixes what is left open.
         epochs: passes over the training images (searching: over the weight half).
         batch_size: images a step.
@@ -53,6 +54,7 @@ class CommonConfig:
     objective_config: dict[str, Any] = field(default_factory=dict)
     rule: str | None = None
     rule_config: dict[str, Any] = field(default_factory=dict)
+    plugin: list[str] = field(default_factory=list)
     preset: str = "small"
     epochs: int | None = None
     batch_size: int | None = None

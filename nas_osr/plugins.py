@@ -13,18 +13,21 @@ from nas_osr.errors import UserError
 T = TypeVar("T")
 
 
-def load_class(kind: str, name: str, built_in: Mapping[str, str], *, import_plugins: bool = True) -> Any:
-    """The class (or factory) called `name`: a key of `built_in` ("module:Class"), or package.module.Class of a plug-in.
+def load_class(
+    kind: str, name: str, built_in: Mapping[str, str], base: type[T], *, import_plugins: bool = True
+) -> type[T]:
+    """The class called `name`: a key of `built_in` ("module:Class"), or package.module.Class of a plug-in.
 
     Args:
         kind: what it is, for messages: "objective", "scoring rule", ...
         name: name or dotted path.
         built_in: where the shipped ones are.
+        base: what the class must derive from, so that a name cannot stand for just any callable.
         import_plugins: whether a plug-in's module may be imported. Say False for names read from a run folder or an
             architecture: then only modules that are imported already are looked at.
 
     Raises:
-        UserError: there is no such class or module.
+        UserError: there is no such module, or no such class in it.
     """
     if name in built_in:
         module_name, _, attribute = built_in[name].partition(":")
@@ -37,8 +40,8 @@ def load_class(kind: str, name: str, built_in: Mapping[str, str], *, import_plug
             raise UserError(f"{kind} {name!r} is a plug-in that is not loaded: add --plugin {module_name}")
         import_plugin(module_name)
     found = getattr(sys.modules[module_name], attribute, None)
-    if found is None:
-        raise UserError(f"{kind} {name!r}: module {module_name} has no {attribute}")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"{kind} {name!r}: {module_name} has no class {attribute} derived from {base.__name__}")
     return found
 
 

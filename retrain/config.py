@@ -54,6 +54,39 @@ class RetrainConfig(CommonConfig):
         return filled
 
 
+@dataclass
+class EvaluateConfig:
+    """Evaluate a retrained network again from its saved model: rule, threshold and every figure are computed anew.
+
+    Results under another unknown source or rule are written beside the run's own, as metrics-LABEL.json.
+
+    Args:
+        run: folder of one retraining, or of several (`split-0` ...).
+        unknown: a source whose test images all play the unknown, instead of the protocol's.
+        rule: another scoring rule than the run's.
+        rule_config: settings of the rule.
+        data_dir: folder of the images, where it is not the run's.
+        device: auto, cpu, cuda or cuda:INDEX.
+        precision: auto, 32-true or bf16-mixed.
+        threads: CPU threads; 0 leaves torch's choice.
+        bootstrap: resamples for the confidence intervals of the metrics; 0 leaves them out.
+        plugin: modules with your own classes that the run was made with; a run folder by itself imports nothing.
+        json: print the result as one JSON object.
+    """
+
+    run: str
+    unknown: str | None = None
+    rule: str | None = None
+    rule_config: dict[str, Any] = field(default_factory=dict)
+    data_dir: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    bootstrap: int = 1000
+    plugin: list[str] = field(default_factory=list)
+    json: bool = False
+
+
 def parse_range(name: str, text: str) -> list[int]:
     """Whole numbers from text such as `0`, `0-4` or `0,2,5-7`; UserError when it is not of that form."""
     numbers: list[int] = []

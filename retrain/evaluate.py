@@ -14,12 +14,14 @@ from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs, evaluate_rule
 from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.objectives.base import Objective
+from nas_osr.plugins import import_plugin
 from nas_osr.predictions import Predictions, write_predictions
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.training import Learner, make_fabric
-from retrain.config import RetrainConfig
+from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.model import build_learner
 from retrain.train import INFERENCE_BATCH
 
@@ -91,27 +93,8 @@ def describe(protocol: Protocol, rule: ScoringRule, learner: Any, label: str = "
     }
 
 
-def run_evaluate(
-    run: str | Path,
-    unknown: str | None = None,
-    rule: str | None = None,
-    rule_config: dict[str, Any] | None = None,
-    data_dir: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int = 0,
-    bootstrap: int = 1000,
-) -> list[dict[str, Any]]:
-    """Evaluate a retrained network again from its saved model: rule, threshold and every figure are computed anew.
-
-    Args:
-        run: folder of one retraining, or of several (`split-0` ...).
-        unknown: a source whose test images all play the unknown, instead of the protocol's.
-        rule: another scoring rule than the run's.
-        rule_config: settings of the rule.
-        data_dir: folder of the images, where it is not the run's.
-        device, precision, threads: as for `retrain`.
-        bootstrap: resamples for the confidence intervals; 0 leaves them out.
+def run_evaluate(request: EvaluateConfig) -> list[dict[str, Any]]:
+    """Evaluate one run folder or every part of a retraining from the saved models.
 
     Returns:
         What each metrics.json holds. Another unknown source or rule is written beside it, as metrics-LABEL.json.
@@ -119,46 +102,28 @@ def run_evaluate(
     Raises:
         UserError: the folder is not a finished retraining, or data or rule do not fit.
     """
-    folder = Path(run)
+    for module in request.plugin:
+        import_plugin(module)
+    folder = Path(request.run)
     parts = sorted(part for part in folder.glob("split-*") if part.is_dir())
-    return [
-        evaluate_run(
-            RunFolder.open(part), unknown, rule, rule_config or {}, data_dir, device, precision, threads, bootstrap
-        )
-        for part in (parts or [folder])
-    ]
+    return [evaluate_run(RunFolder.open(part), request) for part in (parts or [folder])]
 
 
-def evaluate_run(
-    run: RunFolder,
-    unknown: str | None,
-    rule_name: str | None,
-    rule_config: dict[str, Any],
-    data_dir: str | None,
-    device: str,
-    precision: str,
-    threads: int,
-    bootstrap: int,
-) -> dict[str, Any]:
+def evaluate_run(run: RunFolder, request: EvaluateConfig) -> dict[str, Any]:
     """Evaluate one run folder; see `run_evaluate`."""
     config = read_retrain_config(run)
-    if data_dir is not None:
-        config.data_dir = data_dir
+    if request.data_dir is not None:
+        config.data_dir = request.data_dir
+    objective = objective_class(config.objective, import_plugins=False)
     protocol = config_protocol(config, int(config.splits))
-    label = ""
-    if unknown is not None:
-        protocol, label = with_unknown(protocol, unknown), unknown
-    changed = rule_name is not None and rule_name != config.rule
-    name = rule_name if rule_name is not None else config.rule
-    assert name is not None
-    if changed:
-        label = f"{label}-{name}" if label else name
-    check_rule(rule_class(name), objective_class(config.objective))
-    rule = make_rule(name, rule_config if changed or rule_config else config.rule_config)
+    objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+    if request.unknown is not None:
+        protocol = with_unknown(protocol, request.unknown)
+    rule, changed = choose_rule(config, request, objective)
+    label = "-".join(part for part in (request.unknown, rule.name if changed else None) if part)
 
     architecture = Architecture.load(run.path / "architecture.json")
-    objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
-    fabric = make_fabric(device, precision, threads)
+    fabric = make_fabric(request.device, request.precision, request.threads)
     learner = load_learner(run, architecture, protocol, config, objective_config)
     wrapped: Any = fabric.setup_module(learner)
     wrapped.mark_forward_method("infer")
@@ -167,7 +132,20 @@ def evaluate_run(
     fit_rule(rule, wrapped, data, fabric.device)
     metrics, predictions = evaluate_test(rule, wrapped, data, fabric.device)
     about = describe(protocol, rule, learner, label)
-    return write_evaluation(run, predictions, metrics, about, bootstrap)
+    return write_evaluation(run, predictions, metrics, about, request.bootstrap)
+
+
+def choose_rule(config: RetrainConfig, request: EvaluateConfig, objective: type[Objective]) -> tuple[ScoringRule, bool]:
+    """The rule that a request asks for, or else the run's own, and whether it differs from that. Raises UserError."""
+    assert config.rule is not None
+    if request.rule is None:
+        check_rule(rule_class(config.rule, import_plugins=False), objective)
+        settings = request.rule_config or config.rule_config
+        rule = make_rule(config.rule, settings, import_plugins=False)
+        return rule, settings != config.rule_config
+    check_rule(rule_class(request.rule), objective)
+    same = request.rule == config.rule and request.rule_config in ({}, config.rule_config)
+    return make_rule(request.rule, config.rule_config if same else request.rule_config), not same
 
 
 def read_retrain_config(run: RunFolder) -> RetrainConfig:

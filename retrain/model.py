@@ -13,6 +13,7 @@ from nas_osr.training import Learner
 from retrain.config import RetrainConfig
 from search_spaces.encoder import check_image_shape, feature_shapes
 from search_spaces.network import DiscreteNetwork
+from search_spaces.operations import get_operation
 from search_spaces.presets import get_preset
 
 
@@ -26,6 +27,9 @@ def resolve_architecture(config: RetrainConfig) -> Architecture:
         architecture = load_architecture(config.architecture, description, space.branches)
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {config.architecture!r}")
+    for branch in architecture.branches.values():
+        for operation in branch.operations:
+            get_operation(operation)
     if not config.channels:
         return architecture
     space_ = SpaceDescription(architecture.space.layers, config.channels, architecture.space.operations)

@@ -14,6 +14,7 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import load_data
 from nas_osr.data.protocols import Protocol
 from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
 from nas_osr.recorder import RunRecorder
 from nas_osr.resampling import summarise
@@ -53,6 +54,8 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     Raises:
         UserError: anything in the request is wrong, missing or in use; nothing is written then.
     """
+    for module in config.plugin:
+        import_plugin(module)
     config = config.resolved()
     config = replace(config, rule=config.rule or objective_class(config.objective).default_rule)
     assert config.rule is not None and config.recipe is not None and config.epochs is not None

@@ -72,21 +72,24 @@ class ResidualConv2(nn.Module):
         return self.activation(self.second(self.first(x)) + self.shortcut(x))
 
 
-def skip(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+class Skip(nn.Sequential):
     """Identity; where the resolution is halved, a factorised reduction."""
-    if stride == 1 and channels_in == channels_out:
-        return nn.Identity()
-    return FactorizedReduce(channels_in, channels_out)
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        same = stride == 1 and channels_in == channels_out
+        super().__init__(*([] if same else [FactorizedReduce(channels_in, channels_out)]))
 
 
-def conv(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+class Conv(nn.Sequential):
     """One 3x3 convolution."""
-    return nn.Sequential(conv_bn(channels_in, channels_out, 3, stride), nn.LeakyReLU(SLOPE, inplace=True))
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__(conv_bn(channels_in, channels_out, 3, stride), nn.LeakyReLU(SLOPE, inplace=True))
 
 
 OPERATIONS: dict[str, str] = {
-    "skip": "search_spaces.operations:skip",
-    "conv": "search_spaces.operations:conv",
+    "skip": "search_spaces.operations:Skip",
+    "conv": "search_spaces.operations:Conv",
     "conv2": "search_spaces.operations:ResidualConv2",
 }
 
@@ -97,4 +100,4 @@ def get_operation(name: str, *, import_plugins: bool = False) -> Operation:
     `import_plugins` is for names from the user's own command line or configuration; see `nas_osr.plugins.load_class`.
     Raises UserError when there is no such thing.
     """
-    return load_class("operation", name, OPERATIONS, import_plugins=import_plugins)
+    return load_class("operation", name, OPERATIONS, nn.Module, import_plugins=import_plugins)

@@ -15,6 +15,7 @@ from nas_osr.graph import weights_from_record
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
+from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
 from nas_osr.recorder import RunRecorder
 from nas_osr.runs import RunFolder
@@ -43,6 +44,8 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     Raises:
         UserError: anything in the request is wrong, missing or in use; nothing is written then.
     """
+    for module in config.plugin:
+        import_plugin(module)
     config = check_request(config)
     protocol = config_protocol(config, config.split)
     check_image_shape(protocol.image_shape)

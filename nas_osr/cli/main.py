@@ -50,7 +50,10 @@ COMMANDS: dict[str, Command] = {
         config="retrain.config:RetrainConfig",
     ),
     "evaluate": Command(
-        "nas_osr.cli.evaluate:evaluate", "evaluate retrained runs again, also with another rule or unknown", ("run",)
+        "nas_osr.cli.evaluate:evaluate",
+        "evaluate retrained runs again, also with another rule or unknown",
+        ("run",),
+        config="retrain.config:EvaluateConfig",
     ),
     "data list": Command("nas_osr.cli.data:list_protocols", "list the protocols"),
     "data prepare": Command("nas_osr.cli.data:prepare", "get the images of a protocol", ("name",)),

@@ -5,6 +5,7 @@ docstring; values from the command line and from one YAML file.
     --name VALUE              also --name=VALUE; a dash in a name counts as an underscore
     --flag, --no_flag         truth values; also --flag=true
     --settings.KEY VALUE      one entry of a mapping
+    --list A,B                also --list "[A, B]"
     --print_config            print all values as YAML and stop
 """
 
@@ -127,6 +128,7 @@ def name_all(arguments: list[str], options: list[Option], positionals: tuple[str
     flags = {option.name for option in options if option.type is bool}
     takes_value = {**{option.name: option.name not in flags for option in options}, **OWN_OPTIONS}
     takes_value |= {f"no_{name}": False for name in flags}
+    lists = {option.name for option in options if is_list(option.type)}
     named, loose = [], []
     rest = iter(arguments)
     for argument in rest:
@@ -140,18 +142,25 @@ def name_all(arguments: list[str], options: list[Option], positionals: tuple[str
                 raise UserError(f"{command}: unknown option --{head}{suggest(head, list(takes_value))}")
             if head in flags and equals:
                 named.append(f"--{head}" if parse_flag(head, value, command) else f"--no_{head}")
-            elif equals or not takes_value[head.rstrip("+")]:
-                named.append(f"--{head}{dot}{key}{equals}{value}")
+            elif not takes_value[head.rstrip("+")]:
+                named.append(f"--{head}{equals}{value}")
             else:
-                following = next(rest, None)
-                if following is None:
+                given = value if equals else next(rest, None)
+                if given is None:
                     raise UserError(f"{command}: --{head}{dot}{key} needs a value")
-                named.append(f"--{head}{dot}{key}={following}")
+                bare = head in lists and not given.lstrip().startswith("[") and given != "null"
+                named.append(f"--{head}{dot}{key}={f'[{given}]' if bare else given}")
         else:
             loose.append(argument)
     if len(loose) > len(positionals):
         raise UserError(f"{command}: unexpected argument {loose[len(positionals)]!r}")
     return named + [f"--{name}={value}" for name, value in zip(positionals, loose, strict=False)]
+
+
+def is_list(hint: Any) -> bool:
+    """Whether an option takes a list (or null) and no text."""
+    parts = {getattr(part, "__origin__", part) for part in getattr(hint, "__args__", ())}
+    return getattr(hint, "__origin__", None) is list or (list in parts and str not in parts)
 
 
 def parse_flag(name: str, text: str, command: str) -> bool:

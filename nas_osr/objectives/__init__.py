@@ -17,9 +17,11 @@ OBJECTIVES: dict[str, str] = {
 }
 
 
-def objective_class(name: str) -> type[Objective]:
-    """The objective of this name or dotted path; UserError when there is none."""
-    return load_class("objective", name, OBJECTIVES)
+def objective_class(name: str, *, import_plugins: bool = True) -> type[Objective]:
+    """The objective of this name or dotted path (see `nas_osr.plugins.load_class`); UserError when there is none."""
+    from nas_osr.objectives.base import Objective
+
+    return load_class("objective", name, OBJECTIVES, Objective, import_plugins=import_plugins)
 
 
 def resolve_objective_config(name: str, settings: Mapping[str, Any], protocol: Protocol, phase: str) -> Any:

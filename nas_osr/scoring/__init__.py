@@ -32,12 +32,9 @@ def rule_class(name: str, *, import_plugins: bool = True) -> type[ScoringRule]:
     Raises:
         UserError: no such rule or module, or the class is not a `ScoringRule`.
     """
-    found = load_class("scoring rule", name, RULES, import_plugins=import_plugins)
     from nas_osr.scoring.base import ScoringRule
 
-    if not (isinstance(found, type) and issubclass(found, ScoringRule)):
-        raise UserError(f"scoring rule '{name}' is not a class derived from nas_osr.scoring.base.ScoringRule")
-    return found
+    return load_class("scoring rule", name, RULES, ScoringRule, import_plugins=import_plugins)
 
 
 def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plugins: bool = True) -> ScoringRule:

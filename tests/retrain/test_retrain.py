@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from nas_osr.architecture import published, sample_architecture
 from nas_osr.errors import UserError
 from nas_osr.predictions import rescore
 from nas_osr.runs import RunFolder
-from retrain.config import RetrainConfig, parse_range
+from retrain.config import EvaluateConfig, RetrainConfig, parse_range
 from retrain.evaluate import run_evaluate
 from retrain.model import resolve_architecture
 from retrain.recipes import RECIPES, make_recipe
@@ -69,7 +71,7 @@ def test_evaluate_recomputes_everything_from_the_saved_model(finished: tuple[Pat
     out, _ = finished
     files = [part / name for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
     before = [file.read_bytes() for file in files]
-    results = run_evaluate(out, device="cpu", threads=1, bootstrap=20)
+    results = run_evaluate(EvaluateConfig(str(out), device="cpu", threads=1, bootstrap=20))
     after = [file.read_bytes() for file in files]
     assert len(results) == 2 and before == after
 
@@ -78,9 +80,45 @@ def test_evaluate_with_another_rule_leaves_the_first_result(finished: tuple[Path
     out, _ = finished
     part = out / "split-1"
     before = (part / "metrics.json").read_bytes()
-    (result,) = run_evaluate(part, rule="mls", device="cpu", threads=1, bootstrap=0)
+    (result,) = run_evaluate(EvaluateConfig(str(part), rule="mls", device="cpu", threads=1, bootstrap=0))
     assert result["rule"] == "mls" and (part / "metrics.json").read_bytes() == before
     assert json.loads((part / "metrics-mls.json").read_text())["metrics"] == result["metrics"]
+
+
+def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) -> None:
+    """All other classes of the run's own source are its unknown classes anyway: the same figures."""
+    out, summary = finished
+    part = out / "split-1"
+    (result,) = run_evaluate(EvaluateConfig(str(part), unknown="digits", device="cpu", threads=1, bootstrap=0))
+    assert result["metrics"] == summary["parts"]["split-1"]
+    assert (part / "predictions-digits.csv").exists()
+    with pytest.raises(UserError, match="cifar11"):
+        run_evaluate(EvaluateConfig(str(part), unknown="cifar11"))
+
+
+@pytest.mark.parametrize(("field", "value"), [("objective", "sitecustom.Loss"), ("rule", "sitecustom.Rule")])
+def test_nothing_in_a_run_folder_causes_an_import(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, field: str, value: str
+) -> None:
+    out, _ = finished
+    folder = tmp_path / "copy"
+    shutil.copytree(out / "split-0", folder)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(re.sub(rf"^{field}: .*$", f"{field}: {value}", text, flags=re.MULTILINE))
+    with pytest.raises(UserError, match="--plugin sitecustom"):
+        run_evaluate(EvaluateConfig(str(folder), device="cpu"))
+
+
+def test_operations_of_an_architecture_file_are_not_imported(tmp_path: Path) -> None:
+    """Neither a module that is not loaded nor a callable of one that is."""
+    value = published().to_dict()
+    for name, message in (("not_loaded.Cell", "--plugin not_loaded"), ("os.system", "no class system derived from")):
+        value["space"]["operations"] = [name]
+        value["branches"]["2"]["operations"] = [name] * 6
+        config = RetrainConfig(**{**TINY, "architecture": value, "out": str(tmp_path / "run")})
+        with pytest.raises(UserError, match=message):
+            run_retrain(config, ["nas-osr"])
+        assert not (tmp_path / "run").exists()
 
 
 def test_config_alone_repeats_the_run(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
