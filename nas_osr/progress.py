@@ -16,11 +16,13 @@ class ProgressReporter:
     Args:
         epochs: how many there will be.
         quiet: print nothing.
+        title: what is computed, in front of every line.
     """
 
-    def __init__(self, epochs: int, quiet: bool = False) -> None:
+    def __init__(self, epochs: int, quiet: bool = False, title: str = "") -> None:
         self.epochs = epochs
         self.quiet = quiet
+        self.title = title
         self._seconds: list[float] = []
         self._bar: Any = None
 
@@ -45,6 +47,8 @@ class ProgressReporter:
             return
         self._seconds.append(timing["seconds"])
         line = format_epoch(record, timing, self.epochs, self._seconds)
+        if self.title:
+            line = f"{self.title}  {line}"
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)
         else:

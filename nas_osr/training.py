@@ -94,6 +94,17 @@ def make_fabric(device_name: str, precision: str, threads: int) -> Fabric:
     return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)  # type: ignore[arg-type]
 
 
+def describe_fabric(fabric: Fabric) -> dict[str, Any]:
+    """What a result depends on besides its configuration: the device, its name, the precision and the CPU threads."""
+    device = fabric.device
+    return {
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "precision": str(fabric._precision.precision),
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
 def weight_step(
     fabric: Fabric,
     learner: Any,

@@ -21,7 +21,7 @@ from nas_osr.resampling import summarise
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.seeds import derive_seed
-from nas_osr.training import make_fabric
+from nas_osr.training import describe_fabric, make_fabric
 from retrain.config import RetrainConfig, parse_range
 from retrain.evaluate import describe, evaluate_test, fit_rule, write_evaluation
 from retrain.model import build_learner, resolve_architecture
@@ -113,14 +113,14 @@ def run_part(
         if run.finished:
             return run.read_json("metrics.json")
         data = load_data(part.protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
-        run.provenance(command, config.recorded(), part.seed, data.fingerprint())
+        run.provenance(command, config.recorded(), part.seed, data.fingerprint(), **describe_fabric(fabric))
         architecture.save(run.path / "architecture.json")
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = build_learner(architecture, part.protocol, config.objective, part.objective_config)
             with (
-                ProgressReporter(config.epochs, quiet=config.quiet) as reporter,
+                ProgressReporter(config.epochs, config.quiet, part.folder) as reporter,
                 RunRecorder(run, reporter, resume) as recorder,
             ):
                 trained = train(

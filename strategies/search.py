@@ -20,7 +20,7 @@ from nas_osr.progress import ProgressReporter
 from nas_osr.recorder import RunRecorder
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
-from nas_osr.training import make_fabric
+from nas_osr.training import describe_fabric, make_fabric
 from search_spaces.encoder import check_image_shape
 from search_spaces.operations import get_operation
 from strategies.base import Strategy
@@ -74,7 +74,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run:
         if run.finished:
             return read_result(run)
-        run.provenance(command, config.recorded(), config.seed, data.fingerprint())
+        run.provenance(command, config.recorded(), config.seed, data.fingerprint(), **describe_fabric(fabric))
         assert config.epochs is not None
         with (
             ProgressReporter(config.epochs, quiet=config.quiet) as reporter,
