@@ -1,0 +1,87 @@
+"""Classes by dotted path and settings from plain dictionaries."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nas_osr.errors import UserError
+from nas_osr.plugins import import_plugin, load_class, make_config
+
+BUILT_IN = {"ordered": "collections:OrderedDict"}
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An importable module of a user."""
+    (tmp_path / "own_classes.py").write_text("class Mine(dict):\n    pass\n\ndef mine():\n    pass\n")
+    (tmp_path / "broken_classes.py").write_text("import not_there_at_all\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "own_classes"
+    for name in ("own_classes", "broken_classes"):
+        sys.modules.pop(name, None)
+
+
+def test_built_in_and_dotted_names(module: str) -> None:
+    assert load_class("thing", "ordered", BUILT_IN, dict).__name__ == "OrderedDict"
+    with pytest.raises(UserError, match="--plugin own_classes"):
+        load_class("thing", "own_classes.Mine", BUILT_IN, dict, import_plugins=False)
+    assert module not in sys.modules
+    mine = load_class("thing", "own_classes.Mine", BUILT_IN, dict)
+    assert load_class("thing", "own_classes.Mine", BUILT_IN, dict, import_plugins=False) is mine
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("other", "unknown thing 'other': choose from ordered"),
+        ("own_classes.Yours", "no class Yours derived from dict"),
+        ("own_classes.mine", "no class mine derived from dict"),
+        ("builtins.int", "no class int derived from dict"),
+        ("nowhere_module.Mine", "no module nowhere_module"),
+    ],
+)
+def test_what_is_no_such_class(module: str, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_class("thing", name, BUILT_IN, dict)
+
+
+def test_an_error_inside_a_plugin_is_not_hidden(module: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        import_plugin("broken_classes")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a thing."""
+
+    weight: float = 1.0
+    count: int = 2
+    on: bool = False
+    shape: tuple[int, ...] | None = None
+
+
+def test_settings_are_converted() -> None:
+    settings = make_config("thing", Settings, {"weight": 3, "shape": [1, 2]})
+    assert settings == Settings(3.0, 2, False, (1, 2)) and isinstance(settings.weight, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"wait": 1.0}, "thing has no setting 'wait': it has weight, count, on, shape"),
+        ({"weight": "1"}, "weight must be like 1.0, got '1'"),
+        ({"weight": float("nan")}, "weight must be like"),
+        ({"weight": True}, "weight must be like"),
+        ({"count": 2.5}, "count must be like 2"),
+        ({"count": True}, "count must be like 2"),
+        ({"on": 1}, "on must be like False"),
+    ],
+)
+def test_wrong_settings(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config("thing", Settings, values)
