@@ -220,7 +220,9 @@ def _describe(found: dict[str, Any]) -> tuple[str, str]:
     if isinstance(score, float):
         title += f"{_SEPARATOR}F1 {score:.3f}"
     names = [found[key] for key in ("strategy", "objective", "rule", "protocol") if isinstance(found.get(key), str)]
-    names += [f"{key} {found[key]}" for key in ("split", "seed", "epoch") if isinstance(found.get(key), int)]
+    names += [f"{key} {found[key]}" for key in ("split", "seed") if isinstance(found.get(key), int)]
+    if isinstance(found.get("epoch"), int):
+        names.append(f"epoch {found['epoch'] + 1}")  # files count from 0, people from 1
     return title, _SEPARATOR.join(_clip(name, 32) for name in names)
 
 
