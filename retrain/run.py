@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from nas_osr.architecture import Architecture
 from nas_osr.configuration import config_data_dir, config_protocol
-from nas_osr.data.dataset import load_data
+from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
@@ -70,12 +70,14 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
         return {"would_retrain": [part.config.recorded() for part in parts]}
     fabric = make_fabric(config.device, config.precision, config.threads)
     resume = config.resume == "auto"
+    # the first part's data is opened before anything is written, so that a wrong folder leaves no trace
+    opened = {parts[0].folder: load_part_data(parts[0])}
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer:
-        # the first part's data is opened before anything is written, so that a wrong folder leaves no trace
-        load_data(parts[0].protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
         if not outer.finished or not resume:
             outer.provenance(command, config.recorded(), None, None)
-        results = [run_part(part, architecture, fabric, outer, command) for part in parts]
+        results = [
+            run_part(part, opened.pop(part.folder, None), architecture, fabric, outer, command) for part in parts
+        ]
         summary = {
             "out": config.out,
             "metrics": summarise([result["metrics"] for result in results]),
@@ -101,10 +103,23 @@ def list_parts(config: RetrainConfig) -> list[Part]:
     return parts
 
 
+def load_part_data(part: Part) -> OpenSetData:
+    """The known images of a part. Raises UserError."""
+    return load_data(part.protocol, config_data_dir(part.config), limit_per_class=part.config.limit_per_class)
+
+
 def run_part(
-    part: Part, architecture: Architecture, fabric: Fabric, outer: RunFolder, command: list[str]
+    part: Part,
+    data: OpenSetData | None,
+    architecture: Architecture,
+    fabric: Fabric,
+    outer: RunFolder,
+    command: list[str],
 ) -> dict[str, Any]:
-    """Train and evaluate one part in its folder; what its metrics.json holds. A finished part is only read."""
+    """Train and evaluate one part in its folder; what its metrics.json holds. A finished part is only read.
+
+    `data` are the part's images where they have been opened already.
+    """
     config = part.config
     assert config.rule is not None and config.epochs is not None and config.batch_size is not None
     assert config.recipe is not None
@@ -112,7 +127,7 @@ def run_part(
     with RunFolder.create(outer.path / part.folder, resume=resume) as run:
         if run.finished:
             return run.read_json("metrics.json")
-        data = load_data(part.protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+        data = data or load_part_data(part)
         run.provenance(command, config.recorded(), part.seed, data.fingerprint(), **describe_fabric(fabric))
         architecture.save(run.path / "architecture.json")
         started = time.perf_counter()
