@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 OBJECTIVES: dict[str, str] = {
     "vae_contrastive": "nas_osr.objectives.vae_contrastive:VAEContrastive",
+    "cross_entropy": "nas_osr.objectives.cross_entropy:CrossEntropy",
+    "cac": "nas_osr.objectives.cac:CAC",
 }
 
 

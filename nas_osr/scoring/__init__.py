@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 RULES: Mapping[str, str] = {
     "cap": "nas_osr.scoring.cap:CAP",
+    "cac": "nas_osr.scoring.cac:CAC",
     "msp": "nas_osr.scoring.logits:MSP",
     "mls": "nas_osr.scoring.logits:MLS",
     "energy": "nas_osr.scoring.logits:Energy",
+    "openmax": "nas_osr.scoring.openmax:OpenMax",
+    "neighbours": "nas_osr.scoring.neighbours:Neighbours",
+    "nc_distance": "nas_osr.scoring.centroids:NCDistance",
+    "nc_uncertainty": "nas_osr.scoring.centroids:NCUncertainty",
 }
 
 

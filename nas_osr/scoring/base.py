@@ -24,6 +24,7 @@ class ScoringRule:
         needs: the fields of `Outputs` that the rule reads.
         threshold: images with knownness below it are unknown; None before `set_threshold`.
         acceptance: the share of known validation images to accept, in (0, 1).
+        num_known: the number of known classes N where `fit` set it; None: N is the width of the logits.
     """
 
     name: ClassVar[str]
@@ -36,6 +37,7 @@ class ScoringRule:
             )
         self.acceptance = float(acceptance)
         self.threshold: float | None = None
+        self.num_known: int | None = None
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Learn from known training images. targets: [B] int64 in 0..N-1. The default learns nothing."""
@@ -61,18 +63,30 @@ class ScoringRule:
         """[B] int64: `labels`, or N (the number of known classes) where knownness is below the threshold."""
         if self.threshold is None:
             raise RuntimeError("set_threshold comes before predict")
-        assert outputs.logits is not None
         labels = self.labels(outputs)
-        unknown = torch.full_like(labels, outputs.logits.shape[1])
+        unknown = torch.full_like(labels, self.count_known(outputs))
         return torch.where(self.knownness(outputs) < self.threshold, unknown, labels)
 
-    def state_dict(self) -> dict[str, Tensor | float | int | None]:
-        """What `fit` and `set_threshold` learned: tensors and plain numbers only."""
-        return {"threshold": self.threshold}
+    def count_known(self, outputs: Outputs, targets: Tensor | None = None, objective: object | None = None) -> int:
+        """N: what `fit` set, else the width of the logits, the objective's `num_classes`, or the largest target + 1."""
+        if self.num_known is not None:
+            return self.num_known
+        if outputs.logits is not None:
+            return outputs.logits.shape[1]
+        classes = getattr(objective, "num_classes", None)
+        if isinstance(classes, int):
+            return classes
+        if targets is None or len(targets) == 0:
+            raise RuntimeError("fit comes before predict")
+        return int(targets.max()) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `fit` and `set_threshold` learned: tensors, plain numbers, words and None only."""
+        return {"threshold": self.threshold, "num_known": self.num_known}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.threshold = state["threshold"]
+        self.threshold, self.num_known = state["threshold"], state["num_known"]
 
     def quantile(self, scores: Tensor, share: float) -> float:
         """The `share` quantile (linear interpolation, float64) of the scores [B] of known validation images.
@@ -84,8 +98,19 @@ class ScoringRule:
             raise UserError(f"scoring rule '{self.name}': no known validation image to set the threshold on")
         value = float(torch.quantile(scores.double(), share))
         if math.isnan(value):
+            raise self.diverged("scores of known validation images")
+        return value
+
+    def diverged(self, what: str) -> UserError:
+        """The error to raise where `what` holds something that is not a number."""
+        return UserError(
+            f"scoring rule '{self.name}': {what} are not numbers; the network has diverged, try a lower learning rate"
+        )
+
+    def check_count(self, setting: str, value: object) -> int:
+        """A setting that counts something, or UserError unless it is a whole number of at least 1."""
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(
-                f"scoring rule '{self.name}': scores of known validation images are not numbers; "
-                "the network has diverged, try a lower learning rate"
+                f"scoring rule '{self.name}': {setting} must be a whole number of at least 1, not {value!r}"
             )
         return value

@@ -1,0 +1,108 @@
+"""Class Anchor Clustering (Miller et al. 2021): logits are pulled to a fixed anchor of their class.
+
+Anchor j is C_j = alpha e_j in logit space, d_j = ||z - C_j||_2 (not squared) the distance of the logits z to it. With y
+the image's class, averaged over the batch,
+
+    L = tuplet + lambda anchor,   tuplet = log(1 + sum_{j != y} exp(d_y - d_j)),   anchor = d_y
+
+The tuplet term is the cross-entropy of the logits -d, which is how it is computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_osr.errors import UserError
+from nas_osr.objectives.base import Objective
+from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.outputs import FeatureShapes, Outputs
+
+
+@dataclass(frozen=True)
+class CACConfig:
+    """Coefficients of the loss; the defaults are the paper's.
+
+    Attributes:
+        alpha: the length of every anchor, greater than 0.
+        anchor_weight: lambda, the weight of the anchor term; 0 is tuplet loss only.
+        tuplet_weight: weight of the tuplet term; 0 is anchor loss only.
+    """
+
+    alpha: float = 10.0
+    anchor_weight: float = 0.1
+    tuplet_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise UserError(f"cac: alpha must be greater than 0, got {self.alpha}")
+        for name in ("anchor_weight", "tuplet_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"cac: {name} must not be negative, got {getattr(self, name)}")
+        if self.anchor_weight == self.tuplet_weight == 0:
+            raise UserError("cac: anchor_weight and tuplet_weight are both 0, which leaves no loss; set one of them")
+
+
+class CAC(Objective):
+    """The CAC loss on the logits of a linear layer over pooled features.
+
+    Attributes:
+        to_logits: features [B, D] to logits [B, N].
+        anchors: [N, N] float32, row j the training anchor of class j. Training never moves them.
+    """
+
+    name = "cac"
+    config_class = CACConfig
+    provides = frozenset({"logits", "embedding", "distances"})
+    default_rule = "cac"
+    config: CACConfig
+    anchors: Tensor
+
+    def __init__(
+        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: CACConfig
+    ) -> None:
+        super().__init__(feature_shapes, image_shape, num_classes, config)
+        self.to_logits = nn.Linear(pooled_width(feature_shapes), num_classes)
+        self.register_buffer("anchors", config.alpha * torch.eye(num_classes), persistent=False)
+
+    @property
+    def loss_scale(self) -> float:
+        """The weight of the tuplet term, or of the anchor term when that is the only one."""
+        return self.config.tuplet_weight or self.config.anchor_weight
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference; distances are to the training anchors. images: [B, C, H, W] in [0, 1]."""
+        embedding = pool(encoder(images))
+        logits = self.to_logits(embedding).float()
+        return Outputs(logits=logits, embedding=embedding, distances=anchor_distances(logits, self.anchors))
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Terms `tuplet` and `anchor`, weighted; a term without weight is left out."""
+        images, labels = batch
+        distances = anchor_distances(self.to_logits(pool(encoder(images))).float(), self.anchors)
+        terms = {}
+        if self.config.tuplet_weight > 0:
+            terms["tuplet"] = self.config.tuplet_weight * tuplet_loss(distances, labels)
+        if self.config.anchor_weight > 0:
+            terms["anchor"] = self.config.anchor_weight * anchor_loss(distances, labels)
+        return terms
+
+
+def anchor_distances(logits: Tensor, anchors: Tensor) -> Tensor:
+    """d_j = ||z - C_j||_2 [B, N] of logits [B, N] to anchors [N, N]; at distance 0 the gradient is 0, never NaN."""
+    return torch.linalg.vector_norm(logits[:, None, :] - anchors, dim=2)
+
+
+def tuplet_loss(distances: Tensor, labels: Tensor) -> Tensor:
+    """Mean of log(1 + sum_{j != y} exp(d_y - d_j)), a scalar. distances: [B, N]; labels: [B] int64."""
+    return F.cross_entropy(-distances, labels)
+
+
+def anchor_loss(distances: Tensor, labels: Tensor) -> Tensor:
+    """Mean of d_y, a scalar. distances: [B, N]; labels: [B] int64."""
+    return distances.gather(1, labels[:, None]).mean()

@@ -1,0 +1,95 @@
+"""Cross-entropy on pooled features, with label smoothing and Center loss (Wen et al. 2016) as options.
+
+Center loss is what the CAC paper compares with: 1/2 mean_i ||f_i - c_{y_i}||^2 over the batch, f the pooled features
+and c_j one learned centre a class. Wen et al. sum over the batch and move the centres by a rule of their own; here the
+mean keeps the weight independent of the batch size, and the centres are parameters, starting at 0, that the optimiser
+updates with all others, so the weight scales their steps too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_osr.errors import UserError
+from nas_osr.objectives.base import Objective
+from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.outputs import FeatureShapes, Outputs
+
+
+@dataclass(frozen=True)
+class CrossEntropyConfig:
+    """Coefficients of the loss.
+
+    Attributes:
+        label_smoothing: share of the target that is spread evenly over all classes, from 0 to less than 1. It helps
+            closed-set accuracy and can cost the detection of unknown images several points.
+        center_weight: weight of the Center loss; 0 is off.
+    """
+
+    label_smoothing: float = 0.0
+    center_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"cross_entropy: label_smoothing is a share from 0 to below 1, got {self.label_smoothing}")
+        if not self.center_weight >= 0:
+            raise UserError(f"cross_entropy: center_weight must not be negative, got {self.center_weight}")
+
+
+class CrossEntropy(Objective):
+    """Softmax cross-entropy of a linear classifier on pooled features.
+
+    Attributes:
+        classifier: features [B, D] to logits [B, N].
+        centers: [N, D] of the Center loss; None when it is off.
+    """
+
+    name = "cross_entropy"
+    config_class = CrossEntropyConfig
+    provides = frozenset({"logits", "embedding"})
+    default_rule = "mls"
+    config: CrossEntropyConfig
+
+    def __init__(
+        self,
+        feature_shapes: FeatureShapes,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        config: CrossEntropyConfig,
+    ) -> None:
+        super().__init__(feature_shapes, image_shape, num_classes, config)
+        width = pooled_width(feature_shapes)
+        self.classifier = nn.Linear(width, num_classes)
+        self.centers = nn.Parameter(torch.zeros(num_classes, width)) if config.center_weight > 0 else None
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference. images: [B, C, H, W] in [0, 1]."""
+        embedding = pool(encoder(images))
+        return Outputs(logits=self.classifier(embedding).float(), embedding=embedding)
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Terms `ce` and, where it has weight, `center`."""
+        images, labels = batch
+        embedding = pool(encoder(images))
+        logits = self.classifier(embedding).float()
+        terms = {"ce": F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)}
+        if self.centers is not None:
+            terms["center"] = self.config.center_weight * center_loss(embedding, self.centers, labels)
+        return terms
+
+
+def center_loss(embedding: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+    """1/2 mean_i ||f_i - c_{y_i}||^2 (Wen et al. 2016, eq. 2, over the batch size), a scalar.
+
+    Args:
+        embedding: f, [B, D].
+        centers: c, [N, D].
+        labels: y, [B] int64 in 0..N-1.
+    """
+    return 0.5 * (embedding - centers[labels]).square().sum(dim=1).mean()

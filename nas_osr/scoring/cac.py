@@ -1,0 +1,100 @@
+"""The rejection score of Class Anchor Clustering (Miller et al. 2021): distances to re-estimated anchors.
+
+After training the anchor of a class becomes the mean logit of its correctly classified training images. With d the
+distances of an image's logits to all anchors, s = (1 - softmin(d)) * d elementwise; the label is the class of least s,
+and the image is unknown where that least s is large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nas_osr.errors import UserError
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import ScoringRule
+
+#: Larger logits count as this: squares, and sums over images, stay finite in float64.
+LOGIT_LIMIT = 1e100
+
+
+class CAC(ScoringRule):
+    """Knownness is -min s, at most 0. With a single class softmin is 1, so s is 0 and every image is equally known.
+
+    Args:
+        acceptance: the share of known validation images to accept.
+        alpha: length of the training anchors alpha e_j, for an objective that has no `anchors` of its own. They only
+            matter for a class without a correctly classified training image.
+
+    Attributes:
+        anchors: [N, N] float64, row j the anchor of class j; None before `fit`.
+    """
+
+    name: ClassVar[str] = "cac"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def __init__(self, acceptance: float = 0.95, alpha: float = 10.0) -> None:
+        super().__init__(acceptance)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0.0 < alpha < math.inf:
+            raise UserError(f"scoring rule '{self.name}': alpha must be a number greater than 0, not {alpha!r}")
+        self.alpha = float(alpha)
+        self.anchors: Tensor | None = None
+
+    def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
+        """Re-estimate the anchors from training images without augmentation.
+
+        Args:
+            outputs: `logits` of B images; correct is where their argmax is the target.
+            targets: [B] int64 in 0..N-1.
+            objective: where it has a tensor `anchors` [N, N], a class without a correct image keeps its row of it;
+                otherwise such a class gets alpha e_j.
+        """
+        logits = _logits(outputs)
+        trained = getattr(objective, "anchors", None)
+        if isinstance(trained, Tensor):
+            anchors = trained.detach().to(logits, copy=True)
+        else:
+            anchors = self.alpha * torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
+        right = logits.argmax(dim=1) == targets
+        for label in range(logits.shape[1]):
+            own = logits[right & (targets == label)]
+            if len(own) > 0:
+                anchors[label] = own.mean(dim=0)
+        self.anchors = anchors
+
+    def rejection(self, outputs: Outputs) -> Tensor:
+        """s [B, N] float64, at least 0; finite for all logits that are numbers."""
+        if self.anchors is None:
+            raise RuntimeError("fit comes before the scores")
+        logits = _logits(outputs)
+        anchors = self.anchors.to(logits.device)
+        distances = torch.cdist(logits, anchors, compute_mode="donot_use_mm_for_euclid_dist")  # exact near 0
+        softmin = torch.softmax(-distances, dim=1)
+        # 1 - softmin would round to 0 for the nearest anchor of a confident image: there, the sum of all others
+        nearest = distances.argmin(dim=1, keepdim=True)
+        others = softmin.scatter(1, nearest, 0.0).sum(dim=1, keepdim=True)
+        return (1.0 - softmin).scatter(1, nearest, others) * distances
+
+    def knownness(self, outputs: Outputs) -> Tensor:
+        """[B] float64 in (-inf, 0]: -min s."""
+        return -self.rejection(outputs).amin(dim=1)
+
+    def labels(self, outputs: Outputs) -> Tensor:
+        """[B] int64, the class of least s, which is that of the nearest anchor."""
+        return self.rejection(outputs).argmin(dim=1)
+
+    def state_dict(self) -> dict[str, Tensor | float | int | str | None]:
+        return {**super().state_dict(), "anchors": self.anchors}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.anchors = state["anchors"]
+
+
+def _logits(outputs: Outputs) -> Tensor:
+    assert outputs.logits is not None
+    return outputs.logits.double().clamp(-LOGIT_LIMIT, LOGIT_LIMIT)

@@ -1,0 +1,230 @@
+"""Nearest-centroid rules NC-D and NC-U of GMVAE (Cao et al.), with the paper's threshold picker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_osr.errors import UserError
+from nas_osr.metrics import f1_of_counts, label_counts
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.cap import LATENT_LIMIT
+
+#: The picker's two slopes: the threshold is where F1(tau), once it has risen steeply, flattens out.
+STEEP, FLAT = 1.5, 0.4
+#: Starts of each k-means; the best one counts.
+KMEANS_STARTS = 10
+#: The largest validation score counts as at least this, so that it can be divided by.
+SCALE_FLOOR = 1e-200
+
+
+class NCDistance(ScoringRule):
+    """NC-D: unknown iff d, the distance of the latent mean to the nearest k-means centroid, is at least tau.
+
+    Knownness is -d, and the label is the class of that centroid. `threshold` is the knownness just above that of
+    d = tau * scale, so that the boundary itself is unknown.
+
+    Attributes:
+        subclusters: k-means clusters K_c of every class, or one number per class. A class has at most as many as it has
+            different training images; one without any has none and is never the label.
+        step: distance between the tau that the picker tries. Slopes are noisy where few images fall into a step: about
+            by sqrt(1 / (images * step)).
+        seed: of k-means.
+        centroids, classes: [C, D] float64 and [C] int64, the class of each.
+        tau, scale: the picker's threshold and its unit: for NC-D the smallest distance at which every known validation
+            image is called known, so tau = 1 accepts them all. None before `set_threshold`.
+        picker: "derivative" where F1 rises steeply enough; otherwise "quantile": the threshold then accepts the share
+            `acceptance` of known validation images.
+    """
+
+    name: ClassVar[str] = "nc_distance"
+    needs: ClassVar[frozenset[str]] = frozenset({"latent_mean"})
+
+    def __init__(
+        self, acceptance: float = 0.95, subclusters: int | Sequence[int] = 1, step: float = 0.05, seed: int = 0
+    ) -> None:
+        super().__init__(acceptance)
+        counts = [subclusters] if isinstance(subclusters, int) else subclusters
+        if not isinstance(counts, (list, tuple)) or not counts:
+            raise UserError(f"scoring rule '{self.name}': subclusters must be a number or a list, not {subclusters!r}")
+        numbers = tuple(self.check_count("subclusters", count) for count in counts)
+        self.subclusters: int | tuple[int, ...] = numbers[0] if isinstance(subclusters, int) else numbers
+        if isinstance(step, bool) or not isinstance(step, (int, float)) or not 1e-4 <= step <= 0.5:
+            raise UserError(f"scoring rule '{self.name}': step must lie between 0.0001 and 0.5, not {step!r}")
+        self.step = float(step)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise UserError(f"scoring rule '{self.name}': seed must be a whole number from 0, not {seed!r}")
+        self.seed = seed
+        self.centroids: Tensor | None = None
+        self.classes: Tensor | None = None
+        self.tau: float | None = None
+        self.scale: float | None = None
+        self.picker: str | None = None
+
+    def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
+        """Find the centroids of all training images of each class. targets: [B] int64 in 0..N-1.
+
+        Raises:
+            UserError: there is no image, the latent means are not numbers (the network has diverged), or `subclusters`
+                lists another number of classes.
+        """
+        latents = _latents(outputs)
+        if len(latents) == 0:
+            raise UserError(f"scoring rule '{self.name}': no known training image to find centroids of")
+        if latents.isnan().any():
+            raise self.diverged("latent means of known training images")
+        self.num_known = None
+        self.num_known = self.count_known(outputs, targets, objective)
+        counts = self.subclusters
+        if isinstance(counts, int):
+            counts = (counts,) * self.num_known
+        if len(counts) != self.num_known:
+            raise UserError(
+                f"scoring rule '{self.name}': subclusters lists {len(counts)} classes, there are {self.num_known}"
+            )
+        points, owners = latents.cpu().numpy(), targets.cpu().numpy()
+        found = [cluster_means(points[owners == label], count, self.seed) for label, count in enumerate(counts)]
+        self.centroids = torch.from_numpy(np.concatenate(found)).to(latents.device)
+        sizes = torch.tensor([len(centroids) for centroids in found])
+        self.classes = torch.arange(self.num_known).repeat_interleave(sizes).to(latents.device)
+
+    def distances(self, outputs: Outputs) -> Tensor:
+        """[B, C] float64 Euclidean distances of the latent means to the centroids."""
+        if self.centroids is None:
+            raise RuntimeError("fit comes before the scores")
+        latents = _latents(outputs)
+        centroids = self.centroids.to(latents.device)
+        return torch.cdist(latents, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def labels(self, outputs: Outputs) -> Tensor:
+        """[B] int64: the class of the nearest centroid."""
+        assert self.classes is not None
+        nearest = self.distances(outputs).argmin(dim=1)
+        return self.classes.to(nearest.device)[nearest]
+
+    def knownness(self, outputs: Outputs) -> Tensor:
+        """[B] float64: minus the score that is compared with tau * scale."""
+        return -self.score(self.distances(outputs))
+
+    def score(self, distances: Tensor) -> Tensor:
+        """[B] float64 >= 0, higher = less known, from distances [B, C]."""
+        return distances.amin(dim=1)
+
+    def rescales(self) -> bool:
+        """Whether tau is measured in units of the largest score of known validation images."""
+        return True
+
+    def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
+        """Choose tau by the slope of F1 on these known validation images (see `pick_tau`), else the quantile.
+
+        Raises:
+            UserError: there is no image, or a latent mean is not a number (the network has diverged).
+        """
+        knownness = self.knownness(outputs)
+        fallback = self.quantile(knownness, 1.0 - self.acceptance)
+        assert self.num_known is not None
+        scores = -knownness.cpu().numpy()
+        self.scale = math.nextafter(max(float(scores.max()), SCALE_FLOOR), math.inf) if self.rescales() else 1.0
+        taus = np.arange(math.ceil(1 / self.step) + 3) * self.step
+        curve = f1_curve(
+            scores, self.labels(outputs).cpu().numpy(), targets.cpu().numpy(), self.num_known, taus * self.scale
+        )
+        tau = pick_tau(taus, curve)
+        if tau is None:
+            self.picker, self.tau, self.threshold = "quantile", -fallback / self.scale, fallback
+        else:
+            self.picker, self.tau = "derivative", tau
+            self.threshold = math.nextafter(-tau * self.scale, math.inf)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "centroids": self.centroids,
+            "classes": self.classes,
+            "tau": self.tau,
+            "scale": self.scale,
+            "picker": self.picker,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.centroids, self.classes = state["centroids"], state["classes"]
+        self.tau, self.scale, self.picker = state["tau"], state["scale"], state["picker"]
+
+
+class NCUncertainty(NCDistance):
+    """NC-U: unknown iff U >= tau, where U in [0, 1] is d over the mean distance to all other centroids.
+
+    The other centroids are all but the nearest one, those of the same class included. Knownness is -U. Tau is in units
+    of U itself. With one centroid in all there are no others: U is then d, and tau is rescaled as for NC-D. Where all
+    centroids coincide with the image, U is 0.
+    """
+
+    name: ClassVar[str] = "nc_uncertainty"
+
+    def score(self, distances: Tensor) -> Tensor:
+        nearest, index = distances.min(dim=1)
+        others = distances.shape[1] - 1
+        if others == 0:
+            return nearest
+        mean = distances.scatter(1, index[:, None], 0.0).sum(dim=1) / others
+        # no other distance is smaller than the nearest, so only rounding can bring the ratio above 1
+        return torch.where(mean > 0, nearest / mean, 0.0).clamp_max(1.0)
+
+    def rescales(self) -> bool:
+        return self.centroids is not None and len(self.centroids) == 1
+
+
+def cluster_means(points: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """[c, D] k-means centroids of points [n, D] float64, c = `count` or, if fewer, the number of different points."""
+    from sklearn.cluster import KMeans
+
+    count = min(count, len(np.unique(points, axis=0))) if count > 1 else min(count, len(points))
+    if count == 0:
+        return points
+    if count == 1:
+        return points.mean(axis=0, keepdims=True)
+    unit = max(float(np.abs(points).max()), 1e-300)  # keeps squares of extreme latents apart from 0 and infinity
+    return KMeans(count, n_init=KMEANS_STARTS, random_state=seed).fit(points / unit).cluster_centers_ * unit
+
+
+def f1_curve(
+    scores: np.ndarray, labels: np.ndarray, targets: np.ndarray, num_known: int, limits: np.ndarray
+) -> np.ndarray:
+    """[T] F1 on known images, averaged over the N known classes, when scores [B] >= limits [T] are called unknown.
+
+    labels, targets: [B] int64 predicted and true classes in 0..N-1. A class that is neither there nor predicted has 0.
+    """
+    values = []
+    for limit in limits:
+        predicted = np.where(scores >= limit, num_known, labels)
+        values.append(float(f1_of_counts(*label_counts(targets, predicted, num_known))[:num_known].mean()))
+    return np.array(values)
+
+
+def pick_tau(taus: np.ndarray, curve: np.ndarray) -> float | None:
+    """The first tau after the first steep one at which F1 is flat; None where there is no such tau.
+
+    With forward differences F1'(tau_i) = (F1_{i+1} - F1_i) / (tau_{i+1} - tau_i):
+    tau~ = min{tau: F1' >= 1.5} and the result is min{tau > tau~: F1' <= 0.4}.
+
+    Args:
+        taus, curve: [T] ascending thresholds and F1 at each.
+    """
+    slopes = np.diff(curve) / np.diff(taus)
+    steep = np.flatnonzero(slopes >= STEEP)
+    if len(steep) == 0:
+        return None
+    flat = np.flatnonzero(slopes[steep[0] + 1 :] <= FLAT)
+    return float(taus[steep[0] + 1 + flat[0]]) if len(flat) else None
+
+
+def _latents(outputs: Outputs) -> Tensor:
+    assert outputs.latent_mean is not None
+    return outputs.latent_mean.double().clamp(-LATENT_LIMIT, LATENT_LIMIT)

@@ -1,0 +1,101 @@
+"""Top-k similarity of GradMix (Informed Mixing): how close an image is to its nearest training images of each class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nas_osr.errors import UserError
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import ScoringRule
+
+#: Larger features count as this, so that infinite ones keep a direction.
+FEATURE_LIMIT = 1e300
+
+
+class Neighbours(ScoringRule):
+    """Per class the sum of the k largest cosine similarities to its training images: the largest is the knownness.
+
+    A class with m < k training images has the sum of all m, times k / m, so that every class's sum lies in [-k, k]; one
+    without any has -inf and is never the label. An embedding of zeros has similarity 0 to everything.
+
+    Attributes:
+        k: how many neighbours of each class count.
+        block_size: how many images are compared at once with how many training images. It bounds memory (a block takes
+            8 block_size^2 bytes) and changes results by rounding only.
+        features: [M, D] training embeddings as they came, sorted by class.
+        counts: [N] int64, training images per class.
+    """
+
+    name: ClassVar[str] = "neighbours"
+    needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+
+    def __init__(self, acceptance: float = 0.95, k: int = 10, block_size: int = 2048) -> None:
+        super().__init__(acceptance)
+        self.k = self.check_count("k", k)
+        self.block_size = self.check_count("block_size", block_size)
+        self.features: Tensor | None = None
+        self.counts: Tensor | None = None
+
+    def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
+        """Keep the training embeddings. targets: [B] int64 in 0..N-1. Raises UserError when there is none."""
+        assert outputs.embedding is not None
+        if len(targets) == 0:
+            raise UserError(f"scoring rule '{self.name}': no known training image to compare with")
+        self.num_known = None
+        self.num_known = self.count_known(outputs, targets, objective)
+        order = targets.argsort(stable=True).to(outputs.embedding.device)
+        self.features = outputs.embedding.detach()[order]
+        self.counts = torch.bincount(targets, minlength=self.num_known).cpu()
+
+    def knownness(self, outputs: Outputs) -> Tensor:
+        """[B] float64 in [-k, k]: the largest of the class scores."""
+        return self.class_scores(outputs).amax(dim=1)
+
+    def labels(self, outputs: Outputs) -> Tensor:
+        """[B] int64: the class of the largest score."""
+        return self.class_scores(outputs).argmax(dim=1)
+
+    def class_scores(self, outputs: Outputs) -> Tensor:
+        """[B, N] float64 sums of the k largest cosine similarities to each class's training images."""
+        if self.features is None or self.counts is None:
+            raise RuntimeError("fit comes before the scores")
+        assert outputs.embedding is not None
+        embedding = outputs.embedding
+        scores = torch.full((len(embedding), len(self.counts)), -math.inf, dtype=torch.float64, device=embedding.device)
+        features = self.features.split(self.counts.tolist())
+        for start in range(0, len(embedding), self.block_size):
+            block = slice(start, start + self.block_size)
+            queries = normalise(embedding[block])
+            for label, own in enumerate(features):
+                if len(own) > 0:
+                    scores[block, label] = self._largest_sum(queries, own)
+        return scores
+
+    def _largest_sum(self, queries: Tensor, features: Tensor) -> Tensor:
+        """[b] scores of normalised queries [b, D] for one class's training embeddings [m, D], m >= 1."""
+        largest = queries.new_empty(len(queries), 0)
+        for part in features.split(self.block_size):
+            similarity = queries @ normalise(part.to(queries.device)).T
+            merged = torch.cat([largest, similarity], dim=1)
+            largest = merged.topk(min(self.k, merged.shape[1]), dim=1).values
+        return largest.mean(dim=1) * self.k
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "features": self.features, "counts": self.counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.features, self.counts = state["features"], state["counts"]
+
+
+def normalise(vectors: Tensor) -> Tensor:
+    """[B, D] float64 vectors of length 1, zeros where they were zero; no size of theirs over- or underflows."""
+    vectors = vectors.double().clamp(-FEATURE_LIMIT, FEATURE_LIMIT)
+    tiny = torch.finfo(torch.float64).tiny
+    vectors = vectors / vectors.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
+    return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(tiny)
