@@ -114,3 +114,13 @@ class ScoringRule:
                 f"scoring rule '{self.name}': {setting} must be a whole number of at least 1, not {value!r}"
             )
         return value
+
+
+#: Larger values count as this: squares, and sums over images, stay finite in float64.
+VALUE_LIMIT = 1e100
+
+
+def bounded(values: Tensor | None) -> Tensor:
+    """A field of `Outputs` that a rule needs, as float64 within ±`VALUE_LIMIT`."""
+    assert values is not None
+    return values.double().clamp(-VALUE_LIMIT, VALUE_LIMIT)

@@ -16,10 +16,7 @@ from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule
-
-#: Larger logits count as this: squares, and sums over images, stay finite in float64.
-LOGIT_LIMIT = 1e100
+from nas_osr.scoring.base import ScoringRule, bounded
 
 
 class CAC(ScoringRule):
@@ -53,7 +50,7 @@ class CAC(ScoringRule):
             objective: where it has a tensor `anchors` [N, N], a class without a correct image keeps its row of it;
                 otherwise such a class gets alpha e_j.
         """
-        logits = _logits(outputs)
+        logits = bounded(outputs.logits)
         trained = getattr(objective, "anchors", None)
         if isinstance(trained, Tensor):
             anchors = trained.detach().to(logits, copy=True)
@@ -70,7 +67,7 @@ class CAC(ScoringRule):
         """s [B, N] float64, at least 0; finite for all logits that are numbers."""
         if self.anchors is None:
             raise RuntimeError("fit comes before the scores")
-        logits = _logits(outputs)
+        logits = bounded(outputs.logits)
         anchors = self.anchors.to(logits.device)
         distances = torch.cdist(logits, anchors, compute_mode="donot_use_mm_for_euclid_dist")  # exact near 0
         softmin = torch.softmax(-distances, dim=1)
@@ -93,8 +90,3 @@ class CAC(ScoringRule):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.anchors = state["anchors"]
-
-
-def _logits(outputs: Outputs) -> Tensor:
-    assert outputs.logits is not None
-    return outputs.logits.double().clamp(-LOGIT_LIMIT, LOGIT_LIMIT)

@@ -20,12 +20,10 @@ import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.base import ScoringRule, bounded
 
 #: Least variance of a class in one dimension; a standard deviation of 1e-3 beside the prior's 1 carries no information.
 VARIANCE_FLOOR = 1e-6
-#: Larger latents count as this: squares, and sums over images, stay finite in float64.
-LATENT_LIMIT = 1e100
 #: Smaller distances (in standard deviations) count as this, so that an image at a class mean has a finite knownness.
 DISTANCE_FLOOR = 1e-300
 
@@ -56,7 +54,7 @@ class CAP(ScoringRule):
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Estimate the class Gaussians. targets: [B] int64 in 0..N-1."""
         assert outputs.logits is not None
-        latents = _latents(outputs)
+        latents = bounded(outputs.latent_mean)
         right = outputs.logits.argmax(dim=1) == targets
         shape = (outputs.logits.shape[1], latents.shape[1])
         self.means, self.variances = latents.new_zeros(shape), latents.new_ones(shape)
@@ -96,7 +94,7 @@ class CAP(ScoringRule):
         """
         if self.means is None or self.variances is None or self.usable is None:
             raise RuntimeError("fit comes before the scores")
-        latents = _latents(outputs)
+        latents = bounded(outputs.latent_mean)
         scores = latents.new_full((len(latents), len(self.means)), -math.inf)
         for label in self.usable.nonzero().flatten().tolist():
             mean, variance = self.means[label].to(latents.device), self.variances[label].to(latents.device)
@@ -134,11 +132,6 @@ def log_minus_log_erf(distance: Tensor) -> Tensor:
 def _squash(score: Tensor) -> Tensor:
     """[-inf, inf) to [0, inf), order kept: 1 + t for t >= 0, 1 / (1 - t) for t < 0; full resolution in the far tail."""
     return torch.where(score >= 0, 1.0 + score, 1.0 / (1.0 - score.clamp_max(0.0)))
-
-
-def _latents(outputs: Outputs) -> Tensor:
-    assert outputs.latent_mean is not None
-    return outputs.latent_mean.double().clamp(-LATENT_LIMIT, LATENT_LIMIT)
 
 
 def _least_error(outputs: Outputs) -> Tensor:

@@ -13,8 +13,7 @@ from torch import Tensor
 from nas_osr.errors import UserError
 from nas_osr.metrics import f1_of_counts, label_counts
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule
-from nas_osr.scoring.cap import LATENT_LIMIT
+from nas_osr.scoring.base import ScoringRule, bounded
 
 #: The picker's two slopes: the threshold is where F1(tau), once it has risen steeply, flattens out.
 STEEP, FLAT = 1.5, 0.4
@@ -74,7 +73,7 @@ class NCDistance(ScoringRule):
             UserError: there is no image, the latent means are not numbers (the network has diverged), or `subclusters`
                 lists another number of classes.
         """
-        latents = _latents(outputs)
+        latents = bounded(outputs.latent_mean)
         if len(latents) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to find centroids of")
         if latents.isnan().any():
@@ -98,7 +97,7 @@ class NCDistance(ScoringRule):
         """[B, C] float64 Euclidean distances of the latent means to the centroids."""
         if self.centroids is None:
             raise RuntimeError("fit comes before the scores")
-        latents = _latents(outputs)
+        latents = bounded(outputs.latent_mean)
         centroids = self.centroids.to(latents.device)
         return torch.cdist(latents, centroids, compute_mode="donot_use_mm_for_euclid_dist")
 
@@ -223,8 +222,3 @@ def pick_tau(taus: np.ndarray, curve: np.ndarray) -> float | None:
         return None
     flat = np.flatnonzero(slopes[steep[0] + 1 :] <= FLAT)
     return float(taus[steep[0] + 1 + flat[0]]) if len(flat) else None
-
-
-def _latents(outputs: Outputs) -> Tensor:
-    assert outputs.latent_mean is not None
-    return outputs.latent_mean.double().clamp(-LATENT_LIMIT, LATENT_LIMIT)

@@ -11,10 +11,8 @@ from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.base import ScoringRule, bounded
 
-#: Larger logits count as this: squares, and sums over images, stay finite in float64.
-LOGIT_LIMIT = 1e100
 #: Smaller distances count as this, so that logarithms are finite.
 DISTANCE_FLOOR = 1e-100
 #: In a tail, distances below this share of the largest count as it.
@@ -64,7 +62,7 @@ class OpenMax(ScoringRule):
         Raises:
             UserError: there is no image, or a logit is not a number (the network has diverged).
         """
-        logits = _logits(outputs)
+        logits = bounded(outputs.logits)
         if len(logits) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to fit to")
         if logits.isnan().any():
@@ -96,7 +94,7 @@ class OpenMax(ScoringRule):
 
     def revised(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """The revised logits: [B, N] of the known classes and [B] of "unknown", float64."""
-        logits = _logits(outputs)
+        logits = bounded(outputs.logits)
         top = min(self.alpha, logits.shape[1])
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
         weights = torch.linspace(1.0, 1.0 / top, top, dtype=torch.float64, device=logits.device)
@@ -148,8 +146,3 @@ def fit_weibull(distances: np.ndarray) -> tuple[float, float]:
     low, high = SHAPES
     shape = high if excess(high) <= 0 else float(brentq(excess, low, high, xtol=1e-12, rtol=1e-12))
     return shape, largest * float(np.exp(shape * logarithms).mean() ** (1.0 / shape))
-
-
-def _logits(outputs: Outputs) -> Tensor:
-    assert outputs.logits is not None
-    return outputs.logits.double().clamp(-LOGIT_LIMIT, LOGIT_LIMIT)
