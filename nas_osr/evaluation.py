@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from nas_osr.data.dataset import LabelledImages
 
 
+INFERENCE_BATCH = 250  # images in a forward pass without gradients
+
+
 def collect_outputs(
     module_forward: Callable[[Tensor], Outputs],
     data: LabelledImages,
-    batch_size: int,
+    batch_size: int = INFERENCE_BATCH,
     device: torch.device | str = "cpu",
 ) -> Outputs:
     """The outputs for all images, in order, on the CPU; without gradients.

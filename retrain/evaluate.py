@@ -23,7 +23,6 @@ from nas_osr.scoring.base import ScoringRule
 from nas_osr.training import Learner, make_fabric
 from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.model import build_learner
-from retrain.train import INFERENCE_BATCH
 
 
 def fit_rule(rule: ScoringRule, learner: Any, data: OpenSetData, device: Any) -> None:
@@ -31,7 +30,7 @@ def fit_rule(rule: ScoringRule, learner: Any, data: OpenSetData, device: Any) ->
 
     `learner` is in eval mode, on `device`.
     """
-    infer = partial(collect_outputs, learner.infer, batch_size=INFERENCE_BATCH, device=device)
+    infer = partial(collect_outputs, learner.infer, device=device)
     rule.fit(infer(data.train), data.train.labels, learner.objective)
     rule.set_threshold(infer(data.validation), data.validation.labels)
 
@@ -41,7 +40,7 @@ def evaluate_test(
 ) -> tuple[dict[str, float | None], Predictions]:
     """Metrics and predictions on the test images, known and unknown: the only place where they are opened."""
     test = data.test()
-    outputs = collect_outputs(learner.infer, test, batch_size=INFERENCE_BATCH, device=device)
+    outputs = collect_outputs(learner.infer, test, device=device)
     protocol = data.protocol
     return evaluate_rule(
         rule,

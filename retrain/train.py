@@ -18,8 +18,6 @@ from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training import Learner, train_epoch
 from retrain.recipes import Recipe
 
-INFERENCE_BATCH = 250  # images in an inference step
-
 
 def train(
     learner: Learner,
@@ -78,7 +76,7 @@ def train(
         )
         trained = time.perf_counter()
         wrapped.eval()
-        logits = collect_outputs(wrapped.infer, validation, INFERENCE_BATCH, fabric.device).logits
+        logits = collect_outputs(wrapped.infer, validation, device=fabric.device).logits
         assert logits is not None
         accuracy = float((logits.argmax(1) == validation.labels.cpu()).double().mean())
         recorder.record(

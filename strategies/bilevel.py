@@ -39,7 +39,6 @@ from strategies.config import SearchConfig
 from strategies.pseudo_unknown import SearchData, choose_pseudo_unknown, split_for_search
 
 ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
-INFERENCE_BATCH = 250  # images in an inference step
 
 
 class Levels:
@@ -271,7 +270,7 @@ def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -
         threshold: the rule's.
     """
     device = split.validation.labels.device
-    infer = partial(collect_outputs, learner.infer, batch_size=INFERENCE_BATCH, device=device)
+    infer = partial(collect_outputs, learner.infer, device=device)
     rule.fit(infer(split.fit_sample), split.fit_sample.labels.cpu(), learner.objective)
     scored = split.scored()
     outputs = infer(scored)
