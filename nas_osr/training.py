@@ -100,7 +100,7 @@ def describe_fabric(fabric: Fabric) -> dict[str, Any]:
     return {
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "precision": str(fabric._precision.precision),
+        "precision": str(fabric.strategy.precision.precision),
         "cpu_threads": torch.get_num_threads(),
     }
 
