@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -38,6 +37,19 @@ class Learner(nn.Module):
         """What `player` updates; the encoder's weights belong to `main`."""
         own = self.objective.player_parameters(player)
         return encoder_weights + own if player == "main" else own
+
+
+def make_optimizers(
+    learner: Learner,
+    encoder_weights: list[nn.Parameter],
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> dict[str, torch.optim.Optimizer]:
+    """An optimiser for each player, in order: the objective's own choice where it has one, else what `make` returns."""
+    optimizers = {}
+    for player in learner.objective.players:
+        parameters = learner.player_parameters(player, encoder_weights)
+        optimizers[player] = learner.objective.make_optimizer(player, parameters) or make(parameters)
+    return optimizers
 
 
 class LossMeter:
@@ -158,6 +170,8 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over `batches` (uint8 images, labels), and the mean of each loss term.
 
+    The schedule moves the learning rate of `main`; other players keep theirs.
+
     Args:
         augment: float images in [0, 1] -> the same shape.
         steps: number of batches.
@@ -168,12 +182,11 @@ def train_epoch(
     """
     learner.train()
     meter = LossMeter()
-    base = {player: optimizer.defaults["lr"] for player, optimizer in optimizers.items()}
+    main = optimizers["main"]
     for step, (images, labels) in enumerate(batches):
         position = epoch + step / steps
-        for player, optimizer in optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = base[player] * schedule(position)
+        for group in main.param_groups:
+            group["lr"] = main.defaults["lr"] * schedule(position)
         progress = position / epochs
         if before_step is not None:
             meter.add(before_step(progress))
@@ -182,22 +195,3 @@ def train_epoch(
         if after_step is not None:
             meter.add(after_step(progress))
     return meter.means()
-
-
-@contextlib.contextmanager
-def frozen(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside: these parameters take no gradient, and BatchNorm uses batch statistics without recording them."""
-    frozen_parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    norms = [item for item in module.modules() if isinstance(item, nn.modules.batchnorm._BatchNorm)]
-    tracking = [norm for norm in norms if norm.track_running_stats]
-    for parameter in frozen_parameters:
-        parameter.requires_grad_(False)
-    for norm in tracking:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for parameter in frozen_parameters:
-            parameter.requires_grad_(True)
-        for norm in tracking:
-            norm.track_running_stats = True

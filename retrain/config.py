@@ -20,7 +20,7 @@ class RetrainConfig(CommonConfig):
         splits: class splits, such as 0, 0-4 or 0,2; each is a sub-folder of `out`.
         seeds: seeds, such as 0 or 0-2; each split is trained once a seed.
         channels: channels C at 1/4 resolution; 0 is the architecture's own width.
-        recipe: optimiser and schedule: paper or fast.
+        recipe: optimiser, schedule and augmentation: fast, paper, cac or adam.
         recipe_config: settings of the recipe, for example --recipe_config.learning_rate 0.1.
         bootstrap: resamples for the confidence intervals of the metrics.
     """

@@ -13,18 +13,23 @@ if TYPE_CHECKING:
     import torch
 
 
+SCHEDULES = ("exponential", "triangle", "two_stage")
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Stochastic gradient descent with momentum on loss / loss_scale, where the objective states its loss scale.
+    """An optimiser with its schedule and augmentation.
 
     Attributes:
         learning_rate: the peak.
-        momentum: in [0, 1).
+        optimizer: `sgd` with momentum, or `adam`.
+        momentum: of sgd, in [0, 1).
         nesterov: Nesterov's form of momentum.
         weight_decay: L2 decay, coupled to the learning rate.
         schedule: `exponential` multiplies by `decay` each epoch; `triangle` rises over the share `rise` of the
-            training and falls to zero.
-        decay: factor of the exponential schedule.
+            training and falls to zero; `two_stage` multiplies by `decay` once, after the share `first_stage`.
+        decay: factor of the exponential and two-stage schedules.
+        first_stage: share of the training before the two-stage schedule's step, in (0, 1].
         rise: share of the training before the peak of the triangle.
         clip: largest gradient norm; 0 is off.
         scaled: whether the loss is divided by the objective's loss scale.
@@ -32,23 +37,27 @@ class Recipe:
     """
 
     learning_rate: float
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = "exponential"
     decay: float = 0.992
+    first_stage: float = 0.75
     rise: float = 0.2
     clip: float = 0.0
     scaled: bool = False
     augmentation: str = "search"
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("exponential", "triangle"):
-            raise UserError(f"recipe: schedule must be exponential or triangle, got {self.schedule!r}")
+        if self.schedule not in SCHEDULES:
+            raise UserError(f"recipe: schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.optimizer not in ("sgd", "adam"):
+            raise UserError(f"recipe: optimizer must be sgd or adam, got {self.optimizer!r}")
         if not self.learning_rate > 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0 or self.clip < 0:
             raise UserError("recipe: learning_rate > 0, 0 <= momentum < 1, weight_decay >= 0 and clip >= 0 are needed")
-        if not 0 < self.rise < 1 or not 0 < self.decay <= 1:
-            raise UserError("recipe: rise must lie between 0 and 1, and decay in (0, 1]")
+        if not 0 < self.rise < 1 or not 0 < self.decay <= 1 or not 0 < self.first_stage <= 1:
+            raise UserError("recipe: rise must lie between 0 and 1, decay and first_stage in (0, 1]")
 
     def factor(self, epochs: int) -> Callable[[float], float]:
         """The schedule over `epochs` epochs: position in epochs -> factor on the learning rate."""
@@ -60,12 +69,17 @@ class Recipe:
             share = position / epochs
             return (share / self.rise + 1e-3) if share < self.rise else (1.0 - share) / (1.0 - self.rise)
 
-        return exponential if self.schedule == "exponential" else triangle
+        def two_stage(position: float) -> float:
+            return 1.0 if position < self.first_stage * epochs else self.decay
+
+        return {"exponential": exponential, "triangle": triangle, "two_stage": two_stage}[self.schedule]
 
     def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of one player."""
         import torch
 
+        if self.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         return torch.optim.SGD(
             parameters,
             lr=self.learning_rate,
@@ -78,6 +92,16 @@ class Recipe:
 RECIPES: dict[str, Mapping[str, Any]] = {
     # NAS-OSR, retraining: SGD 5e-4, momentum .9, decay 5e-4, times .992 an epoch
     "paper": {"learning_rate": 5e-4, "clip": 5.0},
+    # CAC, CIFAR-10: SGD .01, momentum .9, 150 epochs and 50 more at a tenth
+    "cac": {
+        "learning_rate": 0.01,
+        "weight_decay": 0.0,
+        "schedule": "two_stage",
+        "decay": 0.1,
+        "augmentation": "crop_flip",
+    },
+    # what the papers with generative models train with
+    "adam": {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 0.0, "schedule": "exponential", "decay": 1.0},
     # a short schedule: large peak, Nesterov momentum, light augmentation
     "fast": {
         "learning_rate": 0.2,

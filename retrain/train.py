@@ -15,7 +15,7 @@ from nas_osr.data.dataset import OpenSetData
 from nas_osr.evaluation import collect_outputs
 from nas_osr.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
-from nas_osr.training import Learner, train_epoch
+from nas_osr.training import Learner, make_optimizers, train_epoch
 from retrain.recipes import Recipe
 
 
@@ -36,16 +36,14 @@ def train(
     chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in
     `torch.random.fork_rng`.
     """
-    optimizers = {
-        player: recipe.make_optimizer(learner.player_parameters(player, list(learner.encoder.parameters())))
-        for player in learner.objective.players
-    }
+    optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
     wrapped: Any
     wrapped, *players = fabric.setup(learner, *optimizers.values())
     wrapped.mark_forward_method("infer")
     optimizers = dict(zip(optimizers, players, strict=True))
     train_images, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
-    augmentation = default_augmentation(data.protocol, recipe.augmentation)
+    makes_views = learner.objective.makes_views
+    augmentation = default_augmentation(data.protocol, "none" if makes_views else recipe.augmentation)
 
     first = 0
     state = recorder.restore()
@@ -54,6 +52,7 @@ def train(
         for player, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
         first = state["epoch"] + 1
+    prepared = learner.objective.prepare(train_images, derive_seed(seed, "prepare")) if first == 0 else {}
 
     for epoch in range(first, epochs):
         started = time.perf_counter()
@@ -77,10 +76,16 @@ def train(
         trained = time.perf_counter()
         wrapped.eval()
         logits = collect_outputs(wrapped.infer, validation, device=fabric.device).logits
-        assert logits is not None
-        accuracy = float((logits.argmax(1) == validation.labels.cpu()).double().mean())
+        # an objective without a classifier is judged by its rule, at the end
+        accuracy = None if logits is None else float((logits.argmax(1) == validation.labels.cpu()).double().mean())
         recorder.record(
-            {"epoch": epoch, "phase": "retrain", "losses": losses, "validation_accuracy": accuracy},
+            {
+                "epoch": epoch,
+                "phase": "retrain",
+                "losses": losses,
+                "validation_accuracy": accuracy,
+                **({"prepared": prepared} if epoch == 0 and prepared else {}),
+            },
             {
                 "epoch": epoch,
                 "seconds": time.perf_counter() - started,

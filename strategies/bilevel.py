@@ -23,13 +23,14 @@ from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs
+from nas_osr.freezing import frozen
 from nas_osr.graph import decode, weights_from_record
 from nas_osr.metrics import auroc, macro_f1
 from nas_osr.objectives.base import Objective
 from nas_osr.recorder import Recorder
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.seeds import derive_seed, make_generator
-from nas_osr.training import Learner, frozen, train_epoch
+from nas_osr.training import Learner, make_optimizers, train_epoch
 from search_spaces.encoder import feature_shapes
 from search_spaces.hierarchical import Supernet, build_supernet
 from search_spaces.network import DiscreteNetwork, inherit_weights
@@ -55,12 +56,11 @@ class Levels:
         learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
         weights = supernet.weight_parameters()
         self.frozen_weights = [*weights, *heads.parameters()]
-        players = {
-            player: torch.optim.Adam(
-                learner.player_parameters(player, weights), lr=config.weight_lr, weight_decay=config.weight_decay
-            )
-            for player in heads.players
-        }
+        players = make_optimizers(
+            learner,
+            weights,
+            lambda parameters: torch.optim.Adam(parameters, lr=config.weight_lr, weight_decay=config.weight_decay),
+        )
         assert config.architecture_lr is not None
         architecture = torch.optim.Adam(
             list(supernet.architecture_parameters.values()), lr=config.architecture_lr, betas=ARCHITECTURE_BETAS
@@ -142,6 +142,7 @@ class Bilevel:
             if state is not None:
                 levels.load_state_dict(state)
                 best, first = state["best"], state["epoch"] + 1
+            prepared = heads.prepare(split.weight, derive_seed(config.seed, "prepare")) if first == 0 else {}
             for epoch in range(first, config.epochs):
                 started = time.perf_counter()
                 torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
@@ -150,6 +151,8 @@ class Bilevel:
                 trained = time.perf_counter()
                 scores = self._judge(levels, rule, split, protocol)
                 record = {"epoch": epoch, "phase": "search" if searching else "warmup", "losses": losses, **scores}
+                if epoch == 0 and prepared:
+                    record["prepared"] = prepared
                 # PAS: the best F1, the later on ties; without pseudo-unknowns the last architecture
                 if searching and (not self.pseudo_unknown or best is None or record["f1"] >= best["f1"]):
                     best = record
@@ -171,7 +174,7 @@ class Bilevel:
         config, device = self.config, self.fabric.device
         assert config.epochs is not None and config.batch_size is not None
         generator = make_generator(config.seed, "augmentation", epoch, device=device)
-        recipe = default_augmentation(protocol, config.augmentation)
+        recipe = default_augmentation(protocol, "none" if levels.heads.makes_views else config.augmentation)
         augmentation = partial(augment, config=recipe, generator=generator)
         order = make_generator(config.seed, "architecture order", epoch)
         batches = endless(split.architecture, config.batch_size, order)

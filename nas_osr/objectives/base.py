@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from nas_osr.outputs import FeatureShapes, Outputs
 
 if TYPE_CHECKING:
+    from nas_osr.data.dataset import LabelledImages
     from nas_osr.data.protocols import Protocol
 
 
@@ -24,6 +26,7 @@ class Objective(nn.Module):
         provides: the fields of `Outputs` that `forward` fills.
         default_rule: the scoring rule to use when none is named.
         players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder.
+        makes_views: True when `losses` augments the images itself; it is then given images as they are.
     """
 
     name: ClassVar[str]
@@ -31,6 +34,7 @@ class Objective(nn.Module):
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
     players: ClassVar[tuple[str, ...]] = ("main",)
+    makes_views: ClassVar[bool] = False
 
     def __init__(
         self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: Any
@@ -55,6 +59,19 @@ class Objective(nn.Module):
         """The parameters of the objective itself that `player` updates (the encoder's are added to `main`'s)."""
         return list(self.parameters()) if player == "main" else []
 
+    def make_optimizer(self, player: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
+        """The optimiser of a player whose paper prescribes one, at a constant learning rate; None leaves the choice."""
+        return None
+
+    def prepare(self, images: LabelledImages, seed: int) -> dict[str, float]:
+        """Learn what the training takes as given, once before its first step; what to log of it.
+
+        Args:
+            images: the known training images (searching: the weight half), on the objective's device.
+            seed: decides everything random in it.
+        """
+        return {}
+
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference. images: [B, C, H, W] float in [0, 1]."""
         raise NotImplementedError
@@ -63,6 +80,8 @@ class Objective(nn.Module):
         self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
     ) -> dict[str, Tensor]:
         """The weighted loss terms by name, each a scalar; their sum is minimised.
+
+        What is random in them comes from torch's global generator, which is seeded for every epoch.
 
         Args:
             batch: images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1.

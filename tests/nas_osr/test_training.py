@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from nas_osr.errors import UserError
+from nas_osr.freezing import frozen
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
-from nas_osr.training import Learner, LossMeter, choose_device, frozen, make_fabric, train_epoch, weight_step
+from nas_osr.training import Learner, LossMeter, choose_device, make_fabric, train_epoch, weight_step
 
 
 class TwoPlayers(Objective):

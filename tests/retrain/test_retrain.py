@@ -234,4 +234,4 @@ def test_schedules() -> None:
     assert max(values) == pytest.approx(1.0, abs=0.01)
     assert math.isclose(positions[int(np.argmax(values))], 2.0, abs_tol=0.02)
     assert values[-1] < 0.01 and min(values) > 0
-    assert set(RECIPES) == {"paper", "fast"}
+    assert set(RECIPES) == {"paper", "cac", "adam", "fast"}
