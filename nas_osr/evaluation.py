@@ -12,7 +12,7 @@ from torch import Tensor
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.predictions import Predictions
+from nas_osr.predictions import Judgements, Predictions
 from nas_osr.scoring.base import ScoringRule
 
 if TYPE_CHECKING:
@@ -47,6 +47,29 @@ def collect_outputs(
     return Outputs.concatenate(parts)
 
 
+def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:
+    """What a fitted rule with a threshold says of some images.
+
+    Raises:
+        UserError: the rule's scores are not numbers (the network has diverged).
+    """
+    knownness = rule.knownness(outputs).double().cpu().numpy()
+    if np.isnan(knownness).any():
+        raise UserError(
+            f"scoring rule '{rule.name}': {int(np.isnan(knownness).sum())} of {len(knownness)} scores are not numbers; "
+            "the network has diverged, try a lower learning rate"
+        )
+    logits = outputs.logits
+    return Judgements(
+        index=np.arange(len(knownness)),
+        predicted_label=rule.predict(outputs).cpu().numpy(),
+        closed_set_label=rule.labels(outputs).cpu().numpy(),
+        knownness=knownness,
+        class_scores=(rule.class_scores(outputs) if logits is None else logits.double()).cpu().numpy(),
+        column="score" if logits is None else "logit",
+    )
+
+
 def evaluate_rule(
     rule: ScoringRule,
     outputs: Outputs,
@@ -59,7 +82,7 @@ def evaluate_rule(
     """The metrics of a fitted rule with a threshold on test outputs, and the table behind them.
 
     Args:
-        outputs: of B images; `logits` is there.
+        outputs: of B images; what the rule needs is there.
         labels: [B] in 0..N, N = unknown.
         source_labels: [B] class ids in the source that each image comes from.
         known_names, unknown_names: names by source class id for the table; an id without a name is written as a number.
@@ -68,27 +91,12 @@ def evaluate_rule(
     Raises:
         UserError: the rule's scores are not numbers (the network has diverged).
     """
-    assert outputs.logits is not None
-    num_known = outputs.logits.shape[1]
-    knownness = rule.knownness(outputs).double().cpu().numpy()
-    if np.isnan(knownness).any():
-        raise UserError(
-            f"scoring rule '{rule.name}': {int(np.isnan(knownness).sum())} of {len(knownness)} scores are not numbers; "
-            "the network has diverged, try a lower learning rate"
-        )
+    judgements = judge(rule, outputs)
     known, unknown = known_names or {}, unknown_names or {}
     true_label = labels.cpu().numpy()
     true_class = [
-        (unknown if label == num_known else known).get(source, str(source))
+        (unknown if label == judgements.num_known else known).get(source, str(source))
         for label, source in zip(true_label.tolist(), source_labels.tolist(), strict=True)
     ]
-    predictions = Predictions(
-        index=np.arange(len(true_label)),
-        true_label=true_label,
-        true_class=np.array(true_class, dtype=str),
-        predicted_label=rule.predict(outputs).cpu().numpy(),
-        closed_set_label=rule.labels(outputs).cpu().numpy(),
-        knownness=knownness,
-        logits=outputs.logits.double().cpu().numpy(),
-    )
+    predictions = Predictions(**vars(judgements), true_label=true_label, true_class=np.array(true_class, dtype=str))
     return predictions.metrics(), predictions

@@ -5,11 +5,13 @@ One row per image, in test order, with the header
     index,true_label,true_class,predicted_label,closed_set_label,knownness,logit_0,...,logit_{N-1}
 
 - index: the image's position in the test set, from 0.
-- true_label: 0..N-1, or N for an unknown image; N, the number of known classes, is the number of logit columns.
+- true_label: 0..N-1, or N for an unknown image; N, the number of known classes, is the number of the last columns.
 - true_class: the source class the image comes from, its name or id as text. A known label may merge several.
 - predicted_label: 0..N, N where the image was rejected as unknown at the rule's threshold.
 - closed_set_label: 0..N-1, the most likely known class before rejection.
 - knownness: the rule's score, higher = more known. Floats are written with `repr`, so they are read back bit by bit.
+- logit_0 ...: the network's logits; for a network without a classifier the columns are score_0, ..., score_{N-1}, the
+  rule's own score of each class, higher = more likely (-inf where an image cannot be of the class).
 """
 
 from __future__ import annotations
@@ -31,32 +33,45 @@ from nas_osr.resampling import bootstrap_intervals, openness_f1_curve
 from nas_osr.storage import replace_file
 
 COLUMNS = ("index", "true_label", "true_class", "predicted_label", "closed_set_label", "knownness")
+SCORE_COLUMNS = ("logit", "score")
 MAX_BYTES = 1 << 30
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """The columns of predictions.csv (see the module's text) as arrays over B >= 1 images.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Judgements:
+    """What a rule says of B >= 1 images: the columns of predictions.csv (see the module's text) but for the truth.
 
     Attributes:
-        index, true_label, predicted_label, closed_set_label: [B] int64.
-        true_class: [B] strings.
+        index, predicted_label, closed_set_label: [B] int64.
         knownness: [B] float64, no NaN.
-        logits: [B, N] float64.
+        class_scores: [B, N] float64, no NaN.
+        column: what they are, one of `SCORE_COLUMNS`: "logit" of the network, or "score" of the rule.
     """
 
     index: Array
-    true_label: Array
-    true_class: Array
     predicted_label: Array
     closed_set_label: Array
     knownness: Array
-    logits: Array
+    class_scores: Array
+    column: str = "logit"
 
     @property
     def num_known(self) -> int:
         """N."""
-        return int(self.logits.shape[1])
+        return int(self.class_scores.shape[1])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Predictions(Judgements):
+    """All columns of predictions.csv.
+
+    Attributes:
+        true_label: [B] int64.
+        true_class: [B] strings.
+    """
+
+    true_label: Array
+    true_class: Array
 
     def metrics(self) -> dict[str, float | None]:
         """`nas_osr.metrics.evaluate_open_set`; the unknown classes are those that occur."""
@@ -83,20 +98,25 @@ class Predictions:
         return self.knownness, self.predicted_label, self.closed_set_label, self.true_label
 
 
-def write_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Write predictions.csv whole or not at all. Raises UserError when it cannot be written."""
+def write_predictions(path: str | Path, predictions: Judgements) -> None:
+    """Write predictions.csv whole or not at all, without the two true_ columns where there are only judgements.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     with replace_file(Path(path)) as file:
         file.write(format_predictions(predictions))
 
 
-def format_predictions(predictions: Predictions) -> bytes:
-    """The content of predictions.csv."""
+def format_predictions(predictions: Judgements) -> bytes:
+    """The content of predictions.csv; see `write_predictions`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *(f"logit_{label}" for label in range(predictions.num_known))])
-    columns = [getattr(predictions, name).tolist() for name in COLUMNS]
-    for values, logits in zip(zip(*columns, strict=True), predictions.logits.tolist(), strict=True):
-        writer.writerow([*values[:-1], repr(values[-1]), *map(repr, logits)])
+    names = [name for name in COLUMNS if hasattr(predictions, name)]
+    writer.writerow([*names, *(f"{predictions.column}_{label}" for label in range(predictions.num_known))])
+    columns = [getattr(predictions, name).tolist() for name in names]
+    for values, scores in zip(zip(*columns, strict=True), predictions.class_scores.tolist(), strict=True):
+        writer.writerow([*values[:-1], repr(values[-1]), *map(repr, scores)])
     # a folder name that is not valid UTF-8 is written with its odd bytes as \\udcXX
     return text.getvalue().encode(errors="backslashreplace")
 
@@ -113,9 +133,10 @@ def read_predictions(path: str | Path) -> Predictions:
     try:
         header = next(reader, [])
         num_known = len(header) - len(COLUMNS)
-        expected = [*COLUMNS, *(f"logit_{label}" for label in range(max(num_known, 1)))]
-        if header != expected:
-            raise UserError(f"{path}, line 1: the header must be {','.join(COLUMNS)},logit_0,...,logit_N-1")
+        column = header[-1].partition("_")[0] if header else ""
+        expected = [*COLUMNS, *(f"{column}_{label}" for label in range(num_known))]
+        if column not in SCORE_COLUMNS or header != expected:
+            raise UserError(f"{path}, line 1: the header must be {','.join(COLUMNS)},logit_0,...,logit_N-1 (or score_)")
         readers = _field_readers(num_known)
         for row in reader:
             where = f"{path}, line {reader.line_num}"
@@ -134,7 +155,8 @@ def read_predictions(path: str | Path) -> Predictions:
         predicted_label=np.array(columns[3], dtype=np.int64),
         closed_set_label=np.array(columns[4], dtype=np.int64),
         knownness=np.array(columns[5], dtype=np.float64),
-        logits=np.array(columns[6:], dtype=np.float64).T.copy(),
+        class_scores=np.array(columns[6:], dtype=np.float64).T.copy(),
+        column=column,
     )
 
 

@@ -1,4 +1,4 @@
-"""The interface of every scoring rule: fit, threshold, knownness, labels, predict."""
+"""The interface of every scoring rule: fit, threshold, knownness, class scores, labels, predict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class ScoringRule:
     """Turns `Outputs` into labels and a knownness, and rejects images as unknown below a threshold.
 
     Life cycle: `fit` on known training outputs, `set_threshold` on known validation outputs, then `knownness`,
-    `labels` and `predict` on anything. Subclasses set `name` and `needs`, and implement `fit` and `knownness`.
+    `class_scores`, `labels` and `predict` on anything. Subclasses set `name` and `needs`, and implement `fit` and
+    `knownness`; one that does not need the logits also implements `class_scores` and sets `num_known` in `fit`.
 
     Attributes:
         name: the registered name.
@@ -54,10 +55,15 @@ class ScoringRule:
         """[B] float64, higher = more known."""
         raise NotImplementedError
 
+    def class_scores(self, outputs: Outputs) -> Tensor:
+        """[B, N] float64, higher = more likely that class; -inf for one that cannot be the label. Here: the logits."""
+        if outputs.logits is None:
+            raise RuntimeError(f"scoring rule '{self.name}' needs logits, or class_scores of its own")
+        return outputs.logits.double()
+
     def labels(self, outputs: Outputs) -> Tensor:
-        """[B] int64, the most likely known class in 0..N-1, whether accepted or not."""
-        assert outputs.logits is not None
-        return outputs.logits.argmax(dim=1)
+        """[B] int64, the most likely known class in 0..N-1, accepted or not: the one with the largest class score."""
+        return self.class_scores(outputs).argmax(dim=1)
 
     def predict(self, outputs: Outputs) -> Tensor:
         """[B] int64: `labels`, or N (the number of known classes) where knownness is below the threshold."""
@@ -77,7 +83,7 @@ class ScoringRule:
         if isinstance(classes, int):
             return classes
         if targets is None or len(targets) == 0:
-            raise RuntimeError("fit comes before predict")
+            raise RuntimeError(f"scoring rule '{self.name}': without logits, fit comes first and sets num_known")
         return int(targets.max()) + 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -80,9 +80,9 @@ class CAC(ScoringRule):
         """[B] float64 in (-inf, 0]: -min s."""
         return -self.rejection(outputs).amin(dim=1)
 
-    def labels(self, outputs: Outputs) -> Tensor:
-        """[B] int64, the class of least s, which is that of the nearest anchor."""
-        return self.rejection(outputs).argmin(dim=1)
+    def class_scores(self, outputs: Outputs) -> Tensor:
+        """[B, N] float64 in (-inf, 0]: -s. The label, the class of least s, is that of the nearest anchor."""
+        return -self.rejection(outputs)
 
     def state_dict(self) -> dict[str, Tensor | float | int | str | None]:
         return {**super().state_dict(), "anchors": self.anchors}

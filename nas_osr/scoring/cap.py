@@ -75,17 +75,17 @@ class CAP(ScoringRule):
             UserError: there is no image, or an error or a knownness is not a number (the network has diverged).
         """
         self.error_threshold = self.quantile(_least_error(outputs), self.acceptance)
-        self.threshold = self.quantile(_squash(self.class_scores(outputs).amax(dim=1)), 1.0 - self.acceptance)
+        self.threshold = self.quantile(_squash(self.gaussian_scores(outputs).amax(dim=1)), 1.0 - self.acceptance)
 
     def knownness(self, outputs: Outputs) -> Tensor:
         """[B] float64: by stage two, at least 0, for images that pass stage one; minus their excess error otherwise."""
         if self.error_threshold is None:
             raise RuntimeError("set_threshold comes before knownness")
         excess = _least_error(outputs) - self.error_threshold
-        density = _squash(self.class_scores(outputs).amax(dim=1))
+        density = _squash(self.gaussian_scores(outputs).amax(dim=1))
         return torch.where(excess > 0, -excess, density)
 
-    def class_scores(self, outputs: Outputs) -> Tensor:
+    def gaussian_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64 log(-log(1 - P_m)), increasing in P_m; -inf for a class without training images.
 
         With F_r = erf(|v_r| / (sigma_r sqrt 2)), log(-log(1 - P_m)) = log sum_r (-log F_r). It is the logarithm of -S_m

@@ -30,8 +30,9 @@ class NCDistance(ScoringRule):
     d = tau * scale, so that the boundary itself is unknown.
 
     Attributes:
-        subclusters: k-means clusters K_c of every class, or one number per class. A class has at most as many as it has
-            different training images; one without any has none and is never the label.
+        subclusters: k-means clusters K_c of every class, or one number per class; None is as many as the objective's
+            own `config.subclusters` says, else 1. A class has at most as many as it has different training images; one
+            without any has none and is never the label.
         step: distance between the tau that the picker tries. Slopes are noisy where few images fall into a step: about
             by sqrt(1 / (images * step)).
         seed: of k-means.
@@ -46,14 +47,14 @@ class NCDistance(ScoringRule):
     needs: ClassVar[frozenset[str]] = frozenset({"latent_mean"})
 
     def __init__(
-        self, acceptance: float = 0.95, subclusters: int | Sequence[int] = 1, step: float = 0.05, seed: int = 0
+        self,
+        acceptance: float = 0.95,
+        subclusters: int | Sequence[int] | None = None,
+        step: float = 0.05,
+        seed: int = 0,
     ) -> None:
         super().__init__(acceptance)
-        counts = [subclusters] if isinstance(subclusters, int) else subclusters
-        if not isinstance(counts, (list, tuple)) or not counts:
-            raise UserError(f"scoring rule '{self.name}': subclusters must be a number or a list, not {subclusters!r}")
-        numbers = tuple(self.check_count("subclusters", count) for count in counts)
-        self.subclusters: int | tuple[int, ...] = numbers[0] if isinstance(subclusters, int) else numbers
+        self.subclusters = None if subclusters is None else self.check_subclusters(subclusters)
         if isinstance(step, bool) or not isinstance(step, (int, float)) or not 1e-4 <= step <= 0.5:
             raise UserError(f"scoring rule '{self.name}': step must lie between 0.0001 and 0.5, not {step!r}")
         self.step = float(step)
@@ -65,6 +66,14 @@ class NCDistance(ScoringRule):
         self.tau: float | None = None
         self.scale: float | None = None
         self.picker: str | None = None
+
+    def check_subclusters(self, value: object) -> int | tuple[int, ...]:
+        """A number of clusters, or one per class. Raises UserError when it is neither."""
+        if isinstance(value, int):
+            return self.check_count("subclusters", value)
+        if not isinstance(value, (list, tuple)) or not value:
+            raise UserError(f"scoring rule '{self.name}': subclusters must be a number or a list, not {value!r}")
+        return tuple(self.check_count("subclusters", count) for count in value)
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Find the centroids of all training images of each class. targets: [B] int64 in 0..N-1.
@@ -81,6 +90,9 @@ class NCDistance(ScoringRule):
         self.num_known = None
         self.num_known = self.count_known(outputs, targets, objective)
         counts = self.subclusters
+        if counts is None:
+            own = getattr(getattr(objective, "config", None), "subclusters", None)
+            counts = 1 if own is None else self.check_subclusters(own)
         if isinstance(counts, int):
             counts = (counts,) * self.num_known
         if len(counts) != self.num_known:
@@ -101,11 +113,12 @@ class NCDistance(ScoringRule):
         centroids = self.centroids.to(latents.device)
         return torch.cdist(latents, centroids, compute_mode="donot_use_mm_for_euclid_dist")
 
-    def labels(self, outputs: Outputs) -> Tensor:
-        """[B] int64: the class of the nearest centroid."""
-        assert self.classes is not None
-        nearest = self.distances(outputs).argmin(dim=1)
-        return self.classes.to(nearest.device)[nearest]
+    def class_scores(self, outputs: Outputs) -> Tensor:
+        """[B, N] float64: minus the distance to the nearest centroid of each class, -inf for a class without any."""
+        assert self.classes is not None and self.num_known is not None
+        distances = self.distances(outputs)
+        scores = distances.new_full((len(distances), self.num_known), -math.inf)
+        return scores.scatter_reduce(1, self.classes.to(distances.device).expand_as(distances), -distances, "amax")
 
     def knownness(self, outputs: Outputs) -> Tensor:
         """[B] float64: minus the score that is compared with tau * scale."""

@@ -56,10 +56,6 @@ class Neighbours(ScoringRule):
         """[B] float64 in [-k, k]: the largest of the class scores."""
         return self.class_scores(outputs).amax(dim=1)
 
-    def labels(self, outputs: Outputs) -> Tensor:
-        """[B] int64: the class of the largest score."""
-        return self.class_scores(outputs).argmax(dim=1)
-
     def class_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64 sums of the k largest cosine similarities to each class's training images."""
         if self.features is None or self.counts is None:

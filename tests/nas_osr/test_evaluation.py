@@ -64,6 +64,30 @@ def test_metrics_and_predictions_agree_and_survive_the_file(tmp_path):
     assert rescore(tmp_path / "predictions.csv") == found
 
 
+@pytest.mark.parametrize("name", ["neighbours", "nc_distance"])
+def test_without_logits_the_columns_are_the_rules_scores(tmp_path, name):
+    """The same embeddings with and without logits: only the columns of class scores differ."""
+    data = make_images(60)
+    outputs = collect_outputs(Network(), data)
+    outputs.latent_mean = outputs.embedding
+    rule = make_rule(name)
+    known = data.labels < 2
+    rule.fit(outputs[known], data.labels[known])
+    rule.set_threshold(outputs[known], data.labels[known])
+    with_logits, expected = evaluate_rule(rule, outputs, data.labels, data.source_labels)
+    bare = Outputs(embedding=outputs.embedding, latent_mean=outputs.latent_mean)
+    found, predictions = evaluate_rule(rule, bare, data.labels, data.source_labels)
+    assert found == with_logits
+    assert (expected.column, predictions.column) == ("logit", "score")
+    assert predictions.num_known == 2
+    np.testing.assert_array_equal(expected.class_scores, outputs.logits.double())
+    np.testing.assert_array_equal(predictions.class_scores, rule.class_scores(bare))
+    np.testing.assert_array_equal(predictions.closed_set_label, predictions.class_scores.argmax(axis=1))
+    write_predictions(tmp_path / "predictions.csv", predictions)
+    assert (tmp_path / "predictions.csv").read_text().partition("\n")[0].endswith(",knownness,score_0,score_1")
+    assert rescore(tmp_path / "predictions.csv") == found
+
+
 def test_scores_that_are_not_numbers_are_refused():
     rule = make_rule("energy")
     rule.threshold = 0.0

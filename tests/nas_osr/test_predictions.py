@@ -28,7 +28,7 @@ def make_predictions(size=200, num_known=3, seed=0):
         predicted_label=generator.integers(0, num_known + 1, size),
         closed_set_label=logits.argmax(axis=1),
         knownness=logits.max(axis=1) / 3,
-        logits=logits,
+        class_scores=logits,
     )
 
 
@@ -37,11 +37,13 @@ def assert_equal(left, right):
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
 
 
-def test_round_trip_and_rescore(tmp_path):
-    predictions = make_predictions()
+@pytest.mark.parametrize("column", ["logit", "score"])
+def test_round_trip_and_rescore(tmp_path, column):
+    predictions = dataclasses.replace(make_predictions(), column=column)
     path = tmp_path / "predictions.csv"
     write_predictions(path, predictions)
     assert_equal(read_predictions(path), predictions)
+    assert path.read_text().partition("\n")[0].endswith(f"knownness,{column}_0,{column}_1,{column}_2")
     columns = (
         predictions.knownness,
         predictions.predicted_label,
@@ -84,11 +86,18 @@ def test_any_float_and_class_name_survives(tmp_path_factory, rows):
         predicted_label=np.ones(size, dtype=int),
         closed_set_label=np.zeros(size, dtype=int),
         knownness=np.array([score for score, *_ in rows]),
-        logits=np.array([[logit] for _, logit, _ in rows]),
+        class_scores=np.array([[logit] for _, logit, _ in rows]),
     )
     path = tmp_path_factory.mktemp("csv") / "predictions.csv"
     write_predictions(path, predictions)
     assert_equal(read_predictions(path), predictions)
+
+
+def test_a_class_that_cannot_be_has_the_score_minus_infinity(tmp_path):
+    predictions = make_predictions(size=2)
+    predictions.class_scores[0, 1] = -np.inf
+    write_predictions(tmp_path / "a.csv", predictions)
+    assert_equal(read_predictions(tmp_path / "a.csv"), predictions)
 
 
 def test_odd_class_names(tmp_path):
@@ -110,7 +119,7 @@ def test_same_class_id_of_two_sources_counts_twice():
         predicted_label=np.array([0, 1, 2, 0]),
         closed_set_label=np.array([0, 1, 0, 0]),
         knownness=np.array([2.0, 1.5, 0.1, 1.8]),
-        logits=np.zeros((4, 2)),
+        class_scores=np.zeros((4, 2)),
     )
     assert predictions.metrics()["openness_cac"] == pytest.approx(1 - np.sqrt(4 / 6))
     # four strata of one image each: every resample is the test set itself
@@ -124,6 +133,8 @@ def test_same_class_id_of_two_sources_counts_twice():
         ("index,true_label\n0,1\n", "line 1: the header must be"),
         (HEADER.replace("logit_1", "logit_2") + "\n", "line 1: the header must be"),
         (HEADER.replace(",logit_0,logit_1", "") + "\n", "line 1: the header must be"),
+        (HEADER.replace("logit_1", "score_1") + "\n", "line 1: the header must be"),
+        (HEADER.replace("logit", "guess") + "\n", "line 1: the header must be .* \\(or score_\\)"),
         (HEADER + "\n", "no predictions below the header"),
         (HEADER + "\n0,0,cat,0,0,1.0,0.1,0.2\n1,0,cat,0,0,1.0,0.1\n", "line 3: 7 columns instead of 8"),
         (HEADER + "\n\n", "line 2: 0 columns instead of 8"),

@@ -91,6 +91,7 @@ def test_rejection_equals_its_definition() -> None:
     np.testing.assert_allclose(rule.rejection(outputs).numpy(), expected, rtol=1e-10)
     np.testing.assert_allclose(rule.knownness(outputs).numpy(), -expected.min(axis=1), rtol=1e-10)
     np.testing.assert_array_equal(rule.labels(outputs).numpy(), expected.argmin(axis=1))
+    np.testing.assert_allclose(rule.class_scores(outputs).numpy(), -expected, rtol=1e-10)
 
 
 def test_by_hand() -> None:

@@ -41,7 +41,7 @@ def single(latents, mean=0.0, variance=1.0):
     rule.means = torch.full((1, latents.shape[1]), mean, dtype=torch.float64)
     rule.variances = torch.full((1, latents.shape[1]), variance, dtype=torch.float64)
     rule.usable = torch.tensor([True])
-    return rule.class_scores(Outputs(latent_mean=latents)).flatten()
+    return rule.gaussian_scores(Outputs(latent_mean=latents)).flatten()
 
 
 def exact_log_minus_log_erf(distance):
@@ -136,7 +136,7 @@ def test_class_without_any_image_never_accepts():
     kept = targets != 1
     rule = CAP()
     rule.fit(outputs[kept], targets[kept])
-    scores = rule.class_scores(outputs)
+    scores = rule.gaussian_scores(outputs)
     assert (scores[:, 1] == -math.inf).all()
     assert torch.isfinite(scores[:, [0, 2]]).all()
     rule.set_threshold(outputs[kept], targets[kept])
@@ -150,7 +150,7 @@ def test_variance_has_a_floor():
     rule = CAP()
     rule.fit(outputs, targets)
     assert (rule.variances == VARIANCE_FLOOR).all()
-    assert torch.isfinite(rule.class_scores(outputs)).all()
+    assert torch.isfinite(rule.gaussian_scores(outputs)).all()
 
 
 @pytest.mark.parametrize("acceptance", [0.5, 0.9, 0.95])

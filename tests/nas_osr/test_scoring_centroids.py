@@ -72,6 +72,7 @@ def test_a_class_has_at_most_as_many_centroids_as_different_images():
     assert sorted(rule.centroids.flatten().tolist()) == pytest.approx([0, 1, 5, 6, 7])
     assert rule.num_known == 4  # of the logits; classes 1 and 2 have no image and are never the label
     assert set(rule.labels(latents([[-9.0], [2.0], [4.0], [99.0]])).tolist()) == {0, 3}
+    assert rule.class_scores(latents([[2.0]])).tolist() == [[-1.0, -math.inf, -math.inf, -3.0]]
 
 
 @pytest.mark.parametrize("subclusters", [1, 3])
@@ -86,8 +87,10 @@ def test_scores_against_loops(subclusters):
     expected = [min(row) / np.mean([d for index, d in enumerate(row) if index != np.argmin(row)]) for row in table]
     np.testing.assert_allclose(distance.knownness(test), -table.min(axis=1), rtol=1e-12)
     np.testing.assert_allclose(uncertainty.knownness(test), -np.array(expected), rtol=1e-12)
+    per_class = [[-min(row[label * subclusters : (label + 1) * subclusters]) for label in range(3)] for row in table]
     for rule in (distance, uncertainty):
         np.testing.assert_array_equal(rule.labels(test), nearest // subclusters)
+        np.testing.assert_allclose(rule.class_scores(test), per_class, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.openmax import SHAPES, OpenMax, fit_weibull
+from nas_osr.scoring.openmax import OpenMax
+from nas_osr.scoring.weibull import SHAPES, fit_weibull
 
 
 def make_outputs(size, num_known=4, seed=0, height=3.0, spread=1.0):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
@@ -53,6 +54,47 @@ def test_every_rule_follows_the_interface(name):
     assert rule.needs <= set(Outputs.names())
     assert rule.acceptance == 0.9
     assert rule.threshold is None
+
+
+def everything(size, seed, num_known=4):
+    """Random outputs with every field, and targets."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(size) % num_known
+    points = 4 * torch.eye(num_known)[targets]
+    fields = {name: points + torch.randn(size, num_known, generator=generator) for name in Outputs.names()}
+    return Outputs(**{**fields, "latent_variance": fields["latent_variance"].exp()}), targets
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_reads_what_it_needs_and_nothing_else(name):
+    """With those fields alone everything is as with all; a class score of the label is the largest."""
+    rule, bare = make_rule(name), make_rule(name)
+    validation, targets = everything(80, seed=1)
+    test, _ = everything(50, seed=2)
+
+    def only_needed(outputs):
+        return Outputs(**{field: getattr(outputs, field) for field in rule.needs})
+
+    rule.fit(*everything(160, seed=0))
+    rule.set_threshold(validation, targets)
+    bare.fit(only_needed(everything(160, seed=0)[0]), everything(160, seed=0)[1])
+    bare.set_threshold(only_needed(validation), targets)
+    assert bare.threshold == rule.threshold
+    scores = rule.class_scores(test)
+    assert scores.shape == (50, 4)
+    assert scores.dtype == torch.float64
+    assert torch.equal(rule.labels(test), scores.argmax(dim=1))
+    for method in ("class_scores", "labels", "knownness", "predict"):
+        assert torch.equal(getattr(bare, method)(only_needed(test)), getattr(rule, method)(test)), method
+    assert bare.count_known(only_needed(test)) == 4
+
+
+def test_without_logits_a_rule_has_its_own_class_scores():
+    rule = make_rule("mls")
+    with pytest.raises(RuntimeError, match="'mls' needs logits, or class_scores of its own"):
+        rule.labels(Outputs(embedding=torch.zeros(2, 3)))
+    with pytest.raises(RuntimeError, match="'mls': without logits, fit comes first and sets num_known"):
+        rule.count_known(Outputs(embedding=torch.zeros(2, 3)))
 
 
 def test_importing_the_names_imports_no_torch():
