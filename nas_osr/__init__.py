@@ -29,6 +29,7 @@ _PUBLIC = {
     "make_protocol": "nas_osr.data.protocols",
     "make_rule": "nas_osr.scoring",
     "retrain": "nas_osr.api",
+    "score_arrays": "nas_osr.score_file",
     "search": "nas_osr.api",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_osr.cli.show import show_json, show_metrics
+from nas_osr.cli.show import show_evaluation, show_json, show_metrics
 
 if TYPE_CHECKING:
     from retrain.config import EvaluateConfig
@@ -24,9 +24,4 @@ def evaluate(config: EvaluateConfig, command: list[str]) -> None:
         show_metrics({name: result["metrics"] for name, result in zip(folders, results, strict=True)})
         return
     [result] = results
-    intervals = {name: pair for name, pair in result["intervals"].items() if pair is not None}
-    columns = {"value": result["metrics"]}
-    if intervals:
-        columns["from (95 %)"] = {name: pair[0] for name, pair in intervals.items()}
-        columns["to (95 %)"] = {name: pair[1] for name, pair in intervals.items()}
-    show_metrics(columns)
+    show_evaluation(result["metrics"], result["intervals"])

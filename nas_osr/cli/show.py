@@ -40,6 +40,16 @@ def show_metrics(columns: Mapping[str, Mapping[str, Any]]) -> None:
     show_table(rows)
 
 
+def show_evaluation(metrics: Mapping[str, Any], intervals: Mapping[str, tuple[float, float] | None]) -> None:
+    """Print the metrics of one evaluation, with their intervals where there are any."""
+    columns = {"value": metrics}
+    defined = {name: pair for name, pair in intervals.items() if pair is not None}
+    if defined:
+        columns["from (95 %)"] = {name: pair[0] for name, pair in defined.items()}
+        columns["to (95 %)"] = {name: pair[1] for name, pair in defined.items()}
+    show_metrics(columns)
+
+
 def format_metric(value: Any) -> str:
     """A number with four digits, "mean ± std" of several, "-" for an undefined one."""
     if isinstance(value, Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,7 @@ def test_what_a_run_records_is_a_config_again(tmp_path, config):
 def test_defaults_of_every_command_pass_its_own_types(name, tmp_path, capsys):
     command = COMMANDS[name]
     target = load(command.config or command.function)
-    required = [f"--{option.name}=x" for option in list_options(target) if option.name in command.positionals]
+    required = [f"--{option.name}=x" for option in list_options(target) if option.default is MISSING]
     assert parse_options(target, [*required, "--print_config"], name, command.positionals) is None
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
     assert parse_options(target, ["--config", str(tmp_path / "c.yaml")], name, command.positionals) is not None

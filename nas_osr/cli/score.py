@@ -1,0 +1,78 @@
+"""`nas-osr score`: any scoring rule on a user's own logits or embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nas_osr.cli.show import show_evaluation, show_json, show_table
+from nas_osr.errors import UserError
+
+
+@dataclass
+class ScoreConfig:
+    """Apply a scoring rule to the outputs of any network, given as arrays in a NumPy .npz file.
+
+    The arrays are called train_FIELD, validation_FIELD and test_FIELD, for example train_embedding and train_labels.
+    Which fields a rule needs, and what else may be there, is in docs/score.md.
+
+    Args:
+        file: the .npz file, as numpy.savez writes it.
+        rule: scoring rule, by name or dotted path.
+        rule_config: settings of the rule, for example --rule_config.k 5.
+        out: a file in the format of predictions.csv to write.
+        overwrite: replace `out` where it is there already.
+        seed: of the training images that are held out where there are no validation arrays.
+        bootstrap: resamples for the confidence intervals of the metrics; 0 leaves them out.
+        json: print the result as one JSON object.
+    """
+
+    file: str
+    rule: str
+    rule_config: dict[str, Any] = field(default_factory=dict)
+    out: str | None = None
+    overwrite: bool = False
+    seed: int = 0
+    bootstrap: int = 1000
+    json: bool = False
+
+
+def score(config: ScoreConfig, command: list[str]) -> None:
+    """Score as configured and print the metrics; without test_labels, how many images got each label."""
+    from nas_osr.predictions import Predictions, write_predictions
+    from nas_osr.score_file import score_arrays
+    from nas_osr.user_arrays import read_arrays
+
+    if config.bootstrap < 0:
+        raise UserError(f"bootstrap must not be negative, got {config.bootstrap}")
+    out = None if config.out is None else Path(config.out)
+    if out is not None and out.exists() and not config.overwrite:
+        raise UserError(f"{out}: is there already; add --overwrite or choose another --out")
+    scored = score_arrays(read_arrays(config.file), config.rule, config.rule_config, config.seed)
+    found = scored.judgements
+    counts = [int((found.predicted_label == label).sum()) for label in range(found.num_known + 1)]
+    truth = isinstance(found, Predictions)
+    intervals = found.intervals(repeats=config.bootstrap) if isinstance(found, Predictions) and config.bootstrap else {}
+    if out is not None:
+        write_predictions(out, found)
+    if config.json:
+        show_json(
+            {
+                "rule": scored.rule.name,
+                "threshold": scored.rule.threshold,
+                "images": scored.images,
+                "predicted": counts,
+                "metrics": scored.metrics,
+                "intervals": intervals,
+                "notes": scored.notes,
+            }
+        )
+        return
+    for note in scored.notes:
+        print(note)
+    if truth:
+        show_evaluation(scored.metrics, intervals)
+        return
+    labels = [*map(str, range(found.num_known)), "unknown"]
+    show_table([["label", "images"], *([label, str(count)] for label, count in zip(labels, counts, strict=True))])
