@@ -24,6 +24,7 @@ class Learner(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.objective = objective
+        objective.attach(encoder)
 
     def forward(self, images: Tensor, labels: Tensor, player: str = "main", progress: float = 1.0) -> dict[str, Tensor]:
         """The weighted loss terms; see `Objective.losses`."""

@@ -1,0 +1,150 @@
+"""MoCo (He et al. 2020): one view of an image is matched with another among a queue of earlier images, without labels.
+
+The other view's vector, the key, is made by a momentum encoder: a copy of encoder and head that follows them slowly.
+
+    L = -mean log[exp(q k / t) / (exp(q k / t) + sum_{n in queue} exp(q n / t))]
+
+The momentum encoder's BatchNorm uses batch statistics in training and records its own. The paper shuffles images over
+GPUs between the two encoders, so that their batch statistics differ; on one device there is nothing to shuffle.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_osr.data.catalogue import DIGIT_SOURCES
+from nas_osr.data.views import ViewConfig, random_views
+from nas_osr.errors import UserError
+from nas_osr.objectives.base import Objective
+from nas_osr.objectives.contrastive import info_nce_loss, unit_vectors
+from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.objectives.supcon import ProjectionHead
+from nas_osr.outputs import FeatureShapes, Outputs
+
+if TYPE_CHECKING:
+    from nas_osr.data.protocols import Protocol
+
+
+@dataclass(frozen=True)
+class MoCoConfig:
+    """Coefficients of the loss. Queue and momentum are the GradMix paper's, temperature and head the MoCo paper's.
+
+    Attributes:
+        temperature: t of all similarities, greater than 0.
+        queue_size: how many earlier keys are kept, at least 1.
+        momentum: share of its old self that the momentum encoder keeps at each step, from 0 to 1.
+        head_width: dimensions of the vectors that are compared.
+        flip: mirror views; not for digits.
+    """
+
+    temperature: float = 0.07
+    queue_size: int = 8196
+    momentum: float = 0.999
+    head_width: int = 128
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UserError(f"moco: temperature must be greater than 0, got {self.temperature}")
+        for name in ("queue_size", "head_width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"moco: {name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.momentum <= 1:
+            raise UserError(f"moco: momentum must lie between 0 and 1, got {self.momentum}")
+
+
+class MoCo(Objective):
+    """InfoNCE between a projection head's vectors and a queue of the momentum encoder's.
+
+    Attributes:
+        head: pooled features [B, D] to [B, head_width].
+        key_encoder: the momentum encoder, from `attach` on.
+        key_head: the momentum copy of `head`.
+        queue: [queue_size, head_width] float32 unit vectors; random until keys have replaced them.
+        position: where in the queue the next keys go.
+    """
+
+    name = "moco"
+    config_class = MoCoConfig
+    provides = frozenset({"embedding"})
+    default_rule = "neighbours"
+    makes_views = True
+    config: MoCoConfig
+    queue: Tensor
+    position: Tensor
+
+    def __init__(
+        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: MoCoConfig
+    ) -> None:
+        super().__init__(feature_shapes, image_shape, num_classes, config)
+        self.head = ProjectionHead(pooled_width(feature_shapes), config.head_width)
+        self.key_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.key_encoder: nn.Module | None = None
+        self.register_buffer("queue", unit_vectors(torch.randn(config.queue_size, config.head_width)))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
+        """Digits are not mirrored."""
+        return {"flip": protocol.source not in DIGIT_SOURCES}
+
+    @property
+    def loss_scale(self) -> float:
+        """How much larger gradients are, because of the temperature, than those of a cross-entropy."""
+        return 1.0 / self.config.temperature
+
+    def attach(self, encoder: nn.Module) -> None:
+        """Start the momentum encoder as a copy of the first encoder that comes; later ones only make inferences."""
+        if self.key_encoder is None:
+            self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
+
+    def player_parameters(self, player: str) -> list[nn.Parameter]:
+        """The head's; the momentum copies only follow."""
+        return list(self.head.parameters()) if player == "main" else []
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference by the encoder itself. images: [B, C, H, W] in [0, 1]."""
+        return Outputs(embedding=unit_vectors(self.head(pool(encoder(images)))))
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Term `info_nce`. A weight step first moves the momentum encoder, and leaves its keys in the queue.
+
+        Where the weights are frozen (an architecture step) or the objective is in eval mode, both stay as they are.
+        """
+        if self.key_encoder is None:
+            raise RuntimeError("attach comes before losses")
+        learning = self.training and torch.is_grad_enabled() and self.head[0].weight.requires_grad
+        images = batch[0].detach()
+        views = random_views(images.repeat(2, 1, 1, 1), ViewConfig(flip=self.config.flip))
+        first, second = (view.contiguous(memory_format=torch.channels_last) for view in views.chunk(2))
+        with torch.no_grad():
+            if learning:
+                follow(self.key_encoder, encoder, self.config.momentum)
+                follow(self.key_head, self.head, self.config.momentum)
+            keys = unit_vectors(self.key_head(pool(self.key_encoder(second))))
+        queries = unit_vectors(self.head(pool(encoder(first))))
+        negatives = self.queue
+        if learning:
+            self.enqueue(keys)
+        return {"info_nce": info_nce_loss(queries, keys, negatives, self.config.temperature)}
+
+    def enqueue(self, keys: Tensor) -> None:
+        """Replace the oldest vectors of the queue by keys [B, head_width]; at its end they go on at its start."""
+        size = len(self.queue)
+        places = (self.position + torch.arange(len(keys), device=keys.device)) % size
+        # of more keys than there are places, the last ones stay; a new tensor, since the loss still needs the old one
+        self.queue = self.queue.index_copy(0, places[-size:], keys[-size:])
+        self.position = (self.position + len(keys)) % size
+
+
+def follow(slow: nn.Module, fast: nn.Module, momentum: float) -> None:
+    """slow <- momentum * slow + (1 - momentum) * fast, for every parameter of two modules of the same shape."""
+    for own, other in zip(slow.parameters(), fast.parameters(), strict=True):
+        own.lerp_(other, 1.0 - momentum)

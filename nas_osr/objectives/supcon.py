@@ -1,0 +1,208 @@
+"""SupCon with SimCLR and GradMix (the paper GradMix, informed mixing): contrastive learning of known classes.
+
+With two views of every image, f(v) the unit vector that a head makes of a view's features, and s the share of the
+mixed images that comes from a batch mate (gamma^2, see `nas_osr.objectives.gradmix`),
+
+    L = theta L_supcon + lambda (L_simclr + s L_mix)
+
+L_supcon and L_simclr are over the 2B views; L_mix draws each view to the mixed views of its own image, among all mixed
+views. lambda alone (theta 0, no mixing) is SimCLR. There is no classifier: images are compared by their f.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_osr.data.catalogue import DIGIT_SOURCES
+from nas_osr.data.views import ViewConfig, random_views
+from nas_osr.errors import UserError
+from nas_osr.objectives.base import Objective
+from nas_osr.objectives.contrastive import mixed_nt_xent_loss, nt_xent_loss, supcon_loss, unit_vectors
+from nas_osr.objectives.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
+from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.objectives.saliency import WEIGHTS, saliency_maps
+from nas_osr.outputs import Features, FeatureShapes, Outputs
+
+if TYPE_CHECKING:
+    from nas_osr.data.protocols import Protocol
+
+MIXES = ("gradmix", "cutmix", "mixup", "none")
+BOTTOM = 2  # the 1/16 scale
+
+
+@dataclass(frozen=True)
+class SupConConfig:
+    """Coefficients of the loss; the defaults are the paper's for CIFAR-10.
+
+    Attributes:
+        supcon_weight: theta; 0 leaves the labels unused.
+        simclr_weight: lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out.
+        temperature: t of all similarities, greater than 0.
+        head_width: dimensions of f.
+        mix: gradmix, cutmix, mixup or none.
+        saliency: layercam or gradcam (plain GradMix), for mix gradmix.
+        saliency_layers: the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1
+            the stem's.
+        gamma: range of the mixed box's share of a side, in (0, 1].
+        augment: vary the two views; without it they are the image itself, twice.
+        flip: mirror views; not for digits.
+    """
+
+    supcon_weight: float = 1.0
+    simclr_weight: float = 1.2
+    temperature: float = 0.05
+    head_width: int = 128
+    mix: str = "gradmix"
+    saliency: str = "layercam"
+    saliency_layers: tuple[int, ...] = (BOTTOM,)
+    gamma: tuple[float, float] = (0.1, 0.5)
+    augment: bool = True
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("supcon_weight", "simclr_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"supcon: {name} must not be negative, got {getattr(self, name)}")
+        if self.supcon_weight == self.simclr_weight == 0:
+            raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
+        if not self.temperature > 0:
+            raise UserError(f"supcon: temperature must be greater than 0, got {self.temperature}")
+        if self.head_width < 1:
+            raise UserError(f"supcon: head_width must be at least 1, got {self.head_width}")
+        for name, choices in (("mix", MIXES), ("saliency", WEIGHTS)):
+            if getattr(self, name) not in choices:
+                raise UserError(f"supcon: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        layers = self.saliency_layers
+        if not isinstance(layers, tuple) or not layers or not set(layers) <= {-1, 0, 1, 2}:
+            raise UserError(f"supcon: saliency_layers must be a list of scales from -1 to 2, got {layers!r}")
+        if not is_range(self.gamma):
+            raise UserError(f"supcon: gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
+
+
+def is_range(value: Any) -> bool:
+    """Whether this is a pair of rising numbers in (0, 1]."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return all(isinstance(end, (int, float)) for end in value) and 0 < value[0] <= value[1] <= 1
+
+
+class ProjectionHead(nn.Sequential):
+    """Pooled features [B, D] to what is compared [B, width]: linear, ReLU, linear, as in SimCLR."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, width))
+
+
+class SupCon(Objective):
+    """The contrastive loss on the unit vectors of a projection head.
+
+    Attributes:
+        head: pooled features [B, D] to [B, head_width].
+    """
+
+    name = "supcon"
+    config_class = SupConConfig
+    provides = frozenset({"embedding"})
+    default_rule = "neighbours"
+    makes_views = True
+    config: SupConConfig
+
+    def __init__(
+        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: SupConConfig
+    ) -> None:
+        super().__init__(feature_shapes, image_shape, num_classes, config)
+        self.head = ProjectionHead(pooled_width(feature_shapes), config.head_width)
+        self.mixes = config.mix != "none" and config.simclr_weight > 0
+        missing = set(config.saliency_layers) - set(feature_shapes.branches) - set(feature_shapes.intermediate)
+        if self.mixes and config.mix == "gradmix" and missing:
+            raise UserError(f"supcon: saliency_layers names scale {min(missing)}, of which the network has no map")
+
+    @classmethod
+    def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
+        """The paper's coefficients by image source; what it does on MNIST holds for all grey digits."""
+        flip = protocol.source not in DIGIT_SOURCES
+        if not flip and protocol.image_shape[0] == 1:
+            return {"simclr_weight": 3.0, "mix": "none", "augment": False, "flip": False}
+        return {"flip": flip, **({"simclr_weight": 1.0} if protocol.source == "tinyimagenet" else {})}
+
+    @property
+    def loss_scale(self) -> float:
+        """The terms' weights over the temperature: how much larger gradients are than those of a cross-entropy."""
+        return (self.config.supcon_weight + self.config.simclr_weight) / self.config.temperature
+
+    def embed(self, features: Features) -> Tensor:
+        """f: unit vectors [B, head_width] float32."""
+        return unit_vectors(self.head(pool(features)))
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference. images: [B, C, H, W] in [0, 1]."""
+        return Outputs(embedding=self.embed(encoder(images)))
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Terms `supcon`, `simclr` and `mix`, weighted; a term without weight is left out.
+
+        One pass of the encoder takes both views, a second one the mixed views. GradMix needs gradients: it switches
+        them on under `torch.no_grad`, and cannot work under `torch.inference_mode`.
+        """
+        images, labels = batch
+        config = self.config
+        both = images.detach().repeat(2, 1, 1, 1)
+        if config.augment:
+            both = random_views(both, ViewConfig(flip=config.flip))
+        views = both.contiguous(memory_format=torch.channels_last)
+        salient = self.mixes and config.mix == "gradmix"
+        with torch.set_grad_enabled(salient or torch.is_grad_enabled()):
+            features = encoder(views.requires_grad_(salient and not self._tracked(encoder)))
+            embedding = self.embed(features)
+            terms = {}
+            if config.supcon_weight > 0:
+                loss = supcon_loss(embedding, labels.repeat(2), config.temperature)
+                terms["supcon"] = config.supcon_weight * loss
+            if config.simclr_weight > 0:
+                first, second = embedding.chunk(2)
+                loss = nt_xent_loss(first, second, config.temperature)
+                terms["simclr"] = config.simclr_weight * loss
+            contrast = torch.stack(list(terms.values())).sum()
+        if self.mixes:
+            mixed, share = self.mix(views.detach(), features, contrast)
+            loss = mixed_nt_xent_loss(embedding, self.embed(encoder(mixed)), config.temperature)
+            terms["mix"] = config.simclr_weight * share * loss
+        return terms
+
+    def mix(self, views: Tensor, features: Features, loss: Tensor) -> tuple[Tensor, float]:
+        """Mixed views and the share that comes from the mate.
+
+        Args:
+            views: [2B, C, H, W], rows i and B + i of one image; both views have views of the same mate.
+            features: the encoder's, of the views.
+            loss: the contrastive loss on them, for the saliency.
+        """
+        config, size = self.config, (views.shape[2], views.shape[3])
+        count = len(views) // 2
+        mates = random_mates(count, views.device)
+        mates = torch.cat([mates, mates + count])
+        gamma = draw_gamma(*config.gamma)
+        if config.mix == "cutmix":
+            mixed, share = cutmix(views, mates, gamma)
+        elif config.mix == "mixup":
+            mixed, share = mixup(views, mates, gamma)
+        else:
+            available = {**features.intermediate, **features.branches}
+            maps = saliency_maps(loss, [available[scale] for scale in config.saliency_layers], size, config.saliency)
+            mixed, share = gradmix(views, maps, mates, gamma)
+        return mixed.contiguous(memory_format=torch.channels_last), share
+
+    def _tracked(self, encoder: nn.Module) -> bool:
+        """Whether the maps of the saliency are sure to have gradients, also where the encoder's weights are frozen.
+
+        An architecture step asks only for gradients of alphas and betas, all of which come before the last map, but
+        not before every finer one. Gradients of the views, which these maps then hang on, cost a pass back to the stem.
+        """
+        finest = min(self.config.saliency_layers)
+        return finest == BOTTOM and any(parameter.requires_grad for parameter in encoder.parameters())
