@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
+from nas_osr.objectives.decoder import Decoder
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 if TYPE_CHECKING:
     from nas_osr.data.protocols import Protocol
 
-SLOPE = 0.2  # of every LeakyReLU in the decoder
 BOTTOM = 2  # scale of the map that feeds the latents
 
 
@@ -70,53 +70,6 @@ class VAEContrastiveConfig:
             raise UserError(f"vae_contrastive: decoder_channels must be 0 or at least 16, got {self.decoder_channels}")
         if not 0 <= self.kl_warmup <= 1:
             raise UserError(f"vae_contrastive: kl_warmup is a share from 0 to 1, got {self.kl_warmup}")
-
-
-class Decoder(nn.Module):
-    """Latents (u, z) to an image in [0, 1]: a linear map to the 1/16 grid and four transposed 3x3 convolutions.
-
-    Args:
-        latent_dim: dimensions of u and z together.
-        channels: channels of the decoder at 1/16 resolution.
-        image_shape: shape (C, H, W) of the images.
-        extra: channels of the encoder maps that join at each scale, keyed by scale (2, 1, 0, -1).
-    """
-
-    def __init__(
-        self, latent_dim: int, channels: int, image_shape: tuple[int, int, int], extra: dict[int, int]
-    ) -> None:
-        super().__init__()
-        self.start = (channels, image_shape[1] // 16, image_shape[2] // 16)
-        self.expand = nn.Linear(latent_dim, self.start[0] * self.start[1] * self.start[2])
-        self.scales = (2, 1, 0, -1)
-        self.extra = extra
-        stages = []
-        for scale in self.scales:
-            narrower = max(channels // 2, 4)
-            stages.append(
-                nn.Sequential(
-                    nn.ConvTranspose2d(
-                        channels + extra.get(scale, 0), narrower, 3, stride=2, padding=1, output_padding=1, bias=False
-                    ),
-                    nn.BatchNorm2d(narrower),
-                    nn.LeakyReLU(SLOPE, inplace=True),
-                )
-            )
-            channels = narrower
-        self.stages = nn.ModuleList(stages)
-        self.to_image = nn.Sequential(
-            nn.Conv2d(channels, channels, 1), nn.LeakyReLU(SLOPE, inplace=True), nn.Conv2d(channels, image_shape[0], 1)
-        )
-
-    def forward(self, latents: Tensor, maps: dict[int, Tensor]) -> Tensor:
-        """latents [K*B, latent_dim], maps of the B images [B, C, H, W] -> images [K*B, C, H, W]."""
-        x = self.expand(latents).view(-1, *self.start)
-        for scale, stage in zip(self.scales, self.stages, strict=True):
-            if scale in self.extra:
-                joining = maps[scale]
-                x = torch.cat([x, joining.repeat(len(x) // len(joining), 1, 1, 1)], dim=1)
-            x = stage(x)
-        return torch.sigmoid(self.to_image(x))
 
 
 class VAEContrastive(Objective):

@@ -1,0 +1,34 @@
+"""`nas-osr subclusters`: how many subclusters each class of the objective gmvae should have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nas_osr.cli.show import show_json, show_table
+
+if TYPE_CHECKING:
+    from retrain.subclusters_config import SubclustersConfig
+
+
+def subclusters(config: SubclustersConfig, command: list[str]) -> None:
+    """Train every known class alone with each count, print both losses, and the recommended counts as an option."""
+    from retrain.subclusters import run_subclusters
+
+    result = run_subclusters(config, command)
+    if config.json:
+        show_json(result)
+        return
+    show_table(table(result["classes"]))
+    print(f"recommended: {result['option']}")
+    print(f"everything in {result['out']}")
+
+
+def table(classes: list[dict[str, Any]]) -> list[list[str]]:
+    """A row for every class and count, the recommended one marked; losses in nats an image."""
+    rows = [["class", "subclusters", "covering", "reconstruction", ""]]
+    for entry in classes:
+        for losses in entry["losses"]:
+            mark = "recommended" if losses["subclusters"] == entry["recommended"] else ""
+            figures = [f"{losses[name]:.4f}" for name in ("covering", "reconstruction")]
+            rows.append([entry["class"], str(losses["subclusters"]), *figures, mark])
+    return rows

@@ -1,0 +1,248 @@
+"""Gaussian mixture VAE (Cao et al.): every class is a mixture of K_c Gaussians in the space of one latent z.
+
+An image x gives z ~ q(z|x), and with its class y a second latent w ~ q(w|x,y). The prior net turns w into a mean and a
+variance for every subcluster k of every class c. With one reparameterised sample of z and w, and j over the subclusters
+of the image's own class,
+
+    r_j  = softmax_j [log pi_j + log N(z; mu_yj(w), s_yj(w))]
+    loss = -log p(x|z) + KL(q(w|x,y) || N(0, I)) + [log q(z|x) - sum_j r_j log N(z; mu_yj, s_yj)]
+
+The paper's v-prior term sum_j r_j log(r_j / pi_j) is an option, off as in its experiments. pi is uniform. All terms are
+in nats per image. The class is needed in training only: inference reads the mean of z.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_osr.errors import UserError
+from nas_osr.objectives.base import Objective
+from nas_osr.objectives.decoder import Decoder
+from nas_osr.objectives.densities import (
+    bernoulli_loss,
+    gaussian_log_density,
+    log_responsibilities,
+    standard_normal_divergence,
+    truncated_gaussian_loss,
+)
+from nas_osr.outputs import Features, FeatureShapes, Outputs
+
+if TYPE_CHECKING:
+    from nas_osr.data.protocols import Protocol
+
+BOTTOM = 2  # scale of the map that feeds the latents
+VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
+SCALE_RANGE = (0.01, 0.5)  # of the learned pixel scale; a uniform pixel has .29
+RECONSTRUCTIONS = ("bernoulli", "truncated_gaussian")
+
+
+@dataclass(frozen=True)
+class GMVAEConfig:
+    """Sizes and terms of the loss.
+
+    Attributes:
+        latent_dim: dimensions of z.
+        prior_dim: dimensions of w.
+        hidden: width of the hidden layer of q(w|x,y) and of the prior net.
+        subclusters: K_c, one number for all classes or one per class; 1 when not given. `nas-osr subclusters`
+            recommends them.
+        reconstruction: `bernoulli` or `truncated_gaussian`.
+        pixel_scale: standard deviation s of a pixel in the truncated Gaussian, in units of [0, 1]. 0 learns one for
+            all pixels, between 0.01 and 0.5: s weighs the reconstruction against the other terms, and its best value
+            depends on the data. The bounds keep it from collapsing on images that are reconstructed exactly, and from
+            growing where a truncated Gaussian is flat and nothing would bring it back.
+        v_prior: add the divergence of r from pi.
+        decoder_channels: channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the
+            encoder has there.
+    """
+
+    latent_dim: int = 10
+    prior_dim: int = 10
+    hidden: int = 64
+    subclusters: int | tuple[int, ...] | None = None
+    reconstruction: str = "bernoulli"
+    pixel_scale: float = 0.0
+    v_prior: bool = False
+    decoder_channels: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("latent_dim", "prior_dim", "hidden"):
+            if getattr(self, name) < 1:
+                raise UserError(f"gmvae: {name} must be at least 1, got {getattr(self, name)}")
+        given = 1 if self.subclusters is None else self.subclusters
+        counts = given if isinstance(given, tuple) else (given,)
+        if not counts or not all(type(count) is int and count >= 1 for count in counts):
+            raise UserError(
+                f"gmvae: subclusters must be a whole number from 1, or one for each class, got {self.subclusters!r}"
+            )
+        if self.reconstruction not in RECONSTRUCTIONS:
+            raise UserError(
+                f"gmvae: reconstruction must be {' or '.join(RECONSTRUCTIONS)}, got {self.reconstruction!r}"
+            )
+        if not self.pixel_scale >= 0:
+            raise UserError(f"gmvae: pixel_scale must not be negative, got {self.pixel_scale}")
+        if self.decoder_channels < 0 or 0 < self.decoder_channels < 16:
+            raise UserError(f"gmvae: decoder_channels must be 0 or at least 16, got {self.decoder_channels}")
+
+    def counts(self, num_classes: int) -> tuple[int, ...]:
+        """K_c of every class. Raises UserError when they are listed for another number of classes."""
+        if not isinstance(self.subclusters, tuple):
+            return (self.subclusters or 1,) * num_classes
+        if len(self.subclusters) != num_classes:
+            raise UserError(f"gmvae: subclusters lists {len(self.subclusters)} classes, there are {num_classes}")
+        return self.subclusters
+
+
+class GMVAE(Objective):
+    """The GMVAE loss with its encoders' heads, prior net and decoder.
+
+    Attributes:
+        components: [N, K] int64, where the prior net has the subclusters of each class, K the largest K_c.
+        log_weights: [N, K] float32 log pi; -inf where a class has fewer than K subclusters.
+    """
+
+    name = "gmvae"
+    config_class = GMVAEConfig
+    provides = frozenset({"embedding", "latent_mean", "latent_variance"})
+    default_rule = "nc_distance"
+    config: GMVAEConfig
+    components: Tensor
+    log_weights: Tensor
+
+    def __init__(
+        self,
+        feature_shapes: FeatureShapes,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        config: GMVAEConfig,
+    ) -> None:
+        super().__init__(feature_shapes, image_shape, num_classes, config)
+        counts = config.counts(num_classes)
+        channels, height, width = feature_shapes.branches[BOTTOM]
+        flat = channels * height * width
+        self.to_latent = nn.Linear(flat, 2 * config.latent_dim)
+        self.to_prior_input = nn.Sequential(
+            nn.Linear(flat + num_classes, config.hidden), nn.Tanh(), nn.Linear(config.hidden, 2 * config.prior_dim)
+        )
+        to_moments = nn.Linear(config.hidden, sum(counts) * 2 * config.latent_dim)
+        with torch.no_grad():  # subclusters that start together share every image for good
+            to_moments.bias.view(-1, 2, config.latent_dim)[:, 0].normal_()
+        self.prior = nn.Sequential(nn.Linear(config.prior_dim, config.hidden), nn.Tanh(), to_moments)
+        self.decoder = Decoder(config.latent_dim, config.decoder_channels or channels, image_shape, {})
+        self.raw_scale: nn.Parameter | None = None
+        if config.reconstruction == "truncated_gaussian" and config.pixel_scale == 0:
+            self.raw_scale = nn.Parameter(torch.zeros(()))
+
+        components = torch.zeros(num_classes, max(counts), dtype=torch.int64)
+        log_weights = torch.full(components.shape, -torch.inf)
+        first = 0
+        for label, count in enumerate(counts):
+            components[label, :count] = torch.arange(first, first + count)
+            log_weights[label, :count] = -torch.tensor(float(count)).log()
+            first += count
+        self.register_buffer("components", components, persistent=False)
+        self.register_buffer("log_weights", log_weights, persistent=False)
+
+    @classmethod
+    def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
+        """The reconstruction term by colour, and the dimensions of z in the paper's four experiments."""
+        grey = protocol.image_shape[0] == 1
+        merged = any(len(group) > 1 for group in protocol.known)
+        return {
+            "reconstruction": "bernoulli" if grey else "truncated_gaussian",
+            "latent_dim": {(True, False): 10, (False, False): 50, (True, True): 5, (False, True): 20}[grey, merged],
+        }
+
+    @property
+    def loss_scale(self) -> float:
+        """The number of pixel values: the reconstruction is a sum over them."""
+        channels, height, width = self.image_shape
+        return float(channels * height * width)
+
+    def encode(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(z|x), each [B, latent_dim]; variances are positive."""
+        return split_moments(self.to_latent(self.flatten(features)))
+
+    def encode_prior_input(self, features: Features, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of q(w|x,y), each [B, prior_dim]; labels: [B] int64 in 0..N-1."""
+        flat = self.flatten(features)
+        classes = F.one_hot(labels, self.num_classes).to(flat)
+        return split_moments(self.to_prior_input(torch.cat([flat, classes], dim=1)))
+
+    def flatten(self, features: Features) -> Tensor:
+        """The 1/16 map as [B, F] in the precision of the heads, whatever the encoder's."""
+        return features.branches[BOTTOM].flatten(1).to(self.to_latent.weight.dtype)
+
+    def subcluster_priors(self, w: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of the subclusters of each image's class, each [B, K, latent_dim].
+
+        Where the class has fewer than K, the rest repeats some other subcluster.
+
+        Args:
+            w: [B, prior_dim].
+            labels: [B] int64 in 0..N-1.
+        """
+        every = self.prior(w).view(len(w), -1, 2 * self.config.latent_dim)
+        index = self.components[labels][:, :, None].expand(-1, -1, every.shape[2])
+        return split_moments(every.gather(1, index))
+
+    def pixel_scale(self) -> Tensor | float:
+        """s of the truncated Gaussian."""
+        low, high = SCALE_RANGE
+        return self.config.pixel_scale if self.raw_scale is None else low + (high - low) * self.raw_scale.sigmoid()
+
+    def reconstruction_loss(self, logits: Tensor, images: Tensor) -> Tensor:
+        """-log p(x|z) of each image, [B], from the decoder's logits [B, C, H, W]."""
+        logits = logits.to(images.dtype)
+        if self.config.reconstruction == "bernoulli":
+            return bernoulli_loss(logits, images)
+        return truncated_gaussian_loss(logits.sigmoid(), self.pixel_scale(), images)
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference. images: [B, C, H, W] in [0, 1]."""
+        features = encoder(images)
+        with torch.autocast(images.device.type, enabled=False):
+            mean, variance = self.encode(features)
+        return Outputs(embedding=mean, latent_mean=mean, latent_variance=variance)
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Terms `reconstruction`, `kl_w`, `covering` and, where it is on, `v_prior`; see the module's formula."""
+        images, labels = batch
+        features = encoder(images)
+        with torch.autocast(images.device.type, enabled=False):  # differences of densities need more than bf16
+            z_mean, z_variance = self.encode(features)
+            w_mean, w_variance = self.encode_prior_input(features, labels)
+            z, w = sample(z_mean, z_variance), sample(w_mean, w_variance)
+
+            log_weights = self.log_weights[labels]
+            log_densities = gaussian_log_density(z[:, None, :], *self.subcluster_priors(w, labels))
+            log_r = log_responsibilities(log_weights, log_densities)
+            own = (log_r.exp() * log_densities).sum(1)
+            terms = {
+                "kl_w": standard_normal_divergence(w_mean, w_variance).mean(),
+                "covering": (gaussian_log_density(z, z_mean, z_variance) - own).mean(),
+            }
+            if self.config.v_prior:
+                # masked before the product, so that missing subclusters send back no NaN
+                ratio = torch.where(log_weights.isfinite(), log_r - log_weights, 0.0)
+                terms["v_prior"] = (log_r.exp() * ratio).sum(1).mean()
+        terms["reconstruction"] = self.reconstruction_loss(self.decoder.logits(z, {}), images).mean()
+        return terms
+
+
+def split_moments(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """A layer's output [..., 2 D] as mean and positive variance, each [..., D]."""
+    mean, variance = raw.chunk(2, dim=-1)
+    return mean, F.softplus(variance) + VARIANCE_FLOOR
+
+
+def sample(mean: Tensor, variance: Tensor) -> Tensor:
+    """A reparameterised draw from N(mean, diag variance), of their shape."""
+    return mean + variance.sqrt() * torch.randn_like(mean)
