@@ -25,6 +25,7 @@ class CommonConfig:
         class_seed: draw the known classes from this seed instead.
         data_dir: folder of the images; the environment variable NAS_OSR_DATA when not given.
         limit_per_class: use only so many images of each class.
+        outliers: source whose training images serve objectives that learn from given unknown images.
         objective: training loss, by name or dotted path.
         objective_config: coefficients of the objective, for example --objective_config.temperature 6.
         rule: scoring rule; the objective's default when not given.
@@ -50,6 +51,7 @@ class CommonConfig:
     class_seed: int | None = None
     data_dir: str | None = None
     limit_per_class: int | None = None
+    outliers: str | None = None
     objective: str = "vae_contrastive"
     objective_config: dict[str, Any] = field(default_factory=dict)
     rule: str | None = None

@@ -62,7 +62,13 @@ class Preset:
     objective_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-NARROW_DECODER = {"vae_contrastive": {"decoder_channels": 64}}
+# decoders and generators that cost no more than the encoders beside them
+SMALL_OBJECTIVES = {
+    "vae_contrastive": {"decoder_channels": 64},
+    "gmvae": {"decoder_channels": 64},
+    "confidence": {"gan_width": 32},
+}
+TINY_OBJECTIVES = {"confidence": {"gan_width": 16}}
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset(
@@ -87,7 +93,7 @@ PRESETS: dict[str, Preset] = {
         retrain_epochs=20,
         retrain_batch_size=128,
         recipe="fast",
-        objective_settings=NARROW_DECODER,
+        objective_settings=SMALL_OBJECTIVES,
     ),
     # seconds to a minute: tests and first steps
     "tiny": Preset(
@@ -100,6 +106,7 @@ PRESETS: dict[str, Preset] = {
         retrain_epochs=30,
         retrain_batch_size=64,
         recipe="fast",
+        objective_settings=TINY_OBJECTIVES,
     ),
 }
 

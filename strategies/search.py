@@ -9,10 +9,11 @@ from nas_osr.architecture import Architecture
 from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import load_data
+from nas_osr.data.outliers import fingerprint, load_outliers
 from nas_osr.errors import UserError
 from nas_osr.export import export_architecture
 from nas_osr.graph import weights_from_record
-from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
 from nas_osr.plugins import import_plugin
@@ -51,6 +52,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     check_image_shape(protocol.image_shape)
     chosen = objective_class(config.objective)
     objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "search")
+    check_outliers(config.objective, objective_config, config.outliers)
     assert config.rule is not None
     check_rule(rule_class(config.rule), chosen)
     make_rule(config.rule, config.rule_config)
@@ -61,9 +63,15 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
         return {"would_search": config.recorded(), "protocol": protocol.to_dict()}
     fabric = make_fabric(config.device, config.precision, config.threads)
     data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+    outliers = None
+    if config.outliers is not None:
+        outliers = load_outliers(config.outliers, protocol, config_data_dir(config), config.limit_per_class)
 
     def make_objective(shapes: FeatureShapes, num_classes: int) -> Objective:
-        return chosen(shapes, protocol.image_shape, num_classes, objective_config)
+        heads = chosen(shapes, protocol.image_shape, num_classes, objective_config)
+        if outliers is not None:
+            heads.set_outliers(outliers)
+        return heads
 
     def make_search_rule() -> Any:
         return make_rule(config.rule or "", config.rule_config)
@@ -74,7 +82,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run:
         if run.finished:
             return read_result(run)
-        run.provenance(command, config.recorded(), config.seed, data.fingerprint(), **describe_fabric(fabric))
+        run.provenance(command, config.recorded(), config.seed, fingerprint(data, outliers), **describe_fabric(fabric))
         assert config.epochs is not None
         with (
             ProgressReporter(config.epochs, quiet=config.quiet) as reporter,

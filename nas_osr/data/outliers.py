@@ -1,0 +1,98 @@
+"""Given unknown images for objectives that learn from them: training images of classes that a protocol never shows."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas_osr.data.catalogue import SOURCES
+from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from nas_osr.data.dataset import OpenSetData
+
+logger = logging.getLogger(__name__)
+
+
+def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The classes of a source that may serve as outliers, as ids, and the names of those that may not.
+
+    A class that the protocol knows, or tests as unknown, never serves: the same class of the same source, and any of
+    the same name (the digit 7 of MNIST and of SVHN). Training on it would give the answer away.
+
+    Args:
+        name: a source in `SOURCES`, or "folder": the class folders under `data_dir`/train.
+
+    Raises:
+        UserError: there is no such source, or no class is left.
+    """
+    from nas_osr.data.sources import folder_classes, resolve_data_dir
+
+    if name != "folder" and name not in SOURCES:
+        raise UserError(f"outliers: unknown source {name!r}: choose one of {', '.join(SOURCES)} or folder")
+    if name == "folder":
+        names, trainable = folder_classes(resolve_data_dir(data_dir))
+    else:
+        names, trainable = SOURCES[name].class_names, frozenset(SOURCES[name].class_names)
+    taken_ids: set[int] = set()
+    if name == protocol.source:
+        taken_ids |= set(protocol.label_map)
+    if name == protocol.unknown_source:
+        taken_ids |= set(protocol.unknown)
+    taken_names = {shown for group in protocol.known_names for shown in group} | set(protocol.unknown_names)
+    candidates = [class_id for class_id, shown in enumerate(names) if shown in trainable]
+    left_out = [class_id for class_id in candidates if class_id in taken_ids or names[class_id] in taken_names]
+    kept = tuple(class_id for class_id in candidates if class_id not in left_out)
+    if not kept:
+        raise UserError(
+            f"outliers: every class of {name} is known or unknown in protocol {protocol.name}: choose another source"
+        )
+    return kept, tuple(names[class_id] for class_id in left_out)
+
+
+def load_outliers(
+    name: str, protocol: Protocol, data_dir: Path | None = None, limit_per_class: int | None = None
+) -> Tensor:
+    """Training images of the classes of a source that the protocol neither knows nor tests; a warning names the others.
+
+    Args:
+        name: a source in `SOURCES`, or "folder": the class folders under `data_dir`/train.
+        protocol: whose classes are left out (see `outlier_classes`), and whose shape the images get, converted as
+            `load_source` does.
+        data_dir: the data folder; None: the environment variable NAS_OSR_DATA. Not needed for digits.
+        limit_per_class: at most so many images of each class, the first ones.
+
+    Returns:
+        uint8 [n, C, H, W], n at least 1.
+
+    Raises:
+        UserError: there is no such source, no class is left, or images are missing, corrupt or of a wrong shape.
+    """
+    from nas_osr.data.sources import load_source
+
+    kept, left_out = outlier_classes(name, protocol, data_dir)
+    if left_out:
+        logger.warning(
+            "outliers: %d classes of %s are left out, because %s knows or tests them: %s",
+            len(left_out), name, protocol.name, ", ".join(left_out),
+        )  # fmt: skip
+    images, _ = load_source(name, "train", kept, data_dir, protocol.image_shape, limit_per_class)
+    return images
+
+
+def fingerprint(data: OpenSetData, outliers: Tensor | None) -> str:
+    """What a run has learned from: the data's own fingerprint, then "+" and sha256 of the outliers where there are any.
+
+    Args:
+        outliers: uint8 [n, C, H, W].
+    """
+    if outliers is None:
+        return data.fingerprint()
+    digest = hashlib.sha256(f"{list(outliers.shape)};".encode())
+    digest.update(outliers.cpu().contiguous().numpy().data)
+    return f"{data.fingerprint()}+{digest.hexdigest()}"

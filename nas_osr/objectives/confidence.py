@@ -1,0 +1,210 @@
+"""Confidence-calibrated classifiers (Lee et al. 2018): classify known images, be undecided about others.
+
+With U uniform over the K classes and P the classifier's softmax, averaged over a batch,
+
+    L = CE(x, y) + beta KL(U || P(other)),   KL(U || P) = -1/K sum_k log P_k - log K
+
+Where the other images come from is the setting `source`:
+
+- gan: a generator that is trained along, to fool a discriminator and to leave the classifier undecided. Three
+  players a step: the discriminator (binary cross-entropy, real and fake), the generator (-log D(fake) plus beta
+  KL(U || P)), the classifier with its encoder (L on fresh fakes). The generator's adversarial term is the
+  non-saturating one (the paper prints log(1 - D)), and the entropy H(P_G) is left out, as in the authors' code.
+- pretrained_gan: an ordinary GAN, trained on the known images beforehand and then fixed.
+- outliers: given images of other classes; they are not augmented.
+
+Only known images enter the running statistics of the encoder's BatchNorm; others pass with their own batch's.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_osr.data.batches import to_float
+from nas_osr.errors import UserError
+from nas_osr.freezing import frozen, unrecorded
+from nas_osr.objectives.base import Objective
+from nas_osr.objectives.gan import Discriminator, Generator, adversarial_term, discriminator_terms, make_adam, train_gan
+from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.outputs import FeatureShapes, Outputs
+from nas_osr.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from nas_osr.data.dataset import LabelledImages
+    from nas_osr.data.protocols import Protocol
+
+SOURCES = ("gan", "pretrained_gan", "outliers")
+
+
+@dataclass(frozen=True)
+class ConfidenceConfig:
+    """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`.
+
+    Attributes:
+        source: where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers.
+        beta: weight of both divergences, greater than 0.
+        gan_latent: dimensions of the generator's noise.
+        gan_width: channels of both GAN networks next to the image.
+        gan_learning_rate: of both GAN networks' Adam.
+        gan_epochs: pretrained_gan: passes over the known training images.
+        gan_batch_size: pretrained_gan: images a step.
+    """
+
+    source: str = "gan"
+    beta: float = 0.1
+    gan_latent: int = 100
+    gan_width: int = 64
+    gan_learning_rate: float = 2e-4
+    gan_epochs: int = 20
+    gan_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise UserError(f"confidence: source must be one of {', '.join(SOURCES)}, got {self.source!r}")
+        for name in ("beta", "gan_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"confidence: {name} must be greater than 0, got {getattr(self, name)}")
+        for name in ("gan_latent", "gan_width", "gan_epochs", "gan_batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"confidence: {name} must be at least 1, got {getattr(self, name)}")
+
+
+class Confidence(Objective):
+    """The confidence loss of a linear classifier on pooled features.
+
+    Attributes:
+        classifier: features [B, D] to logits [B, N].
+        generator: of the images to be undecided about; None with given outliers.
+        discriminator: the joint GAN's; None elsewhere.
+        outliers: uint8 [n, C, H, W], what `set_outliers` was given; not part of the state.
+    """
+
+    name = "confidence"
+    config_class = ConfidenceConfig
+    provides = frozenset({"logits", "embedding"})
+    default_rule = "msp"
+    config: ConfidenceConfig
+    outliers: Tensor | None
+
+    def __init__(
+        self,
+        feature_shapes: FeatureShapes,
+        image_shape: tuple[int, int, int],
+        num_classes: int,
+        config: ConfidenceConfig,
+    ) -> None:
+        super().__init__(feature_shapes, image_shape, num_classes, config)
+        self.classifier = nn.Linear(pooled_width(feature_shapes), num_classes)
+        self.generator: Generator | None = None
+        self.discriminator: Discriminator | None = None
+        if config.source != "outliers":
+            self.generator = Generator(image_shape, config.gan_latent, config.gan_width)
+        if config.source == "gan":
+            self.discriminator = Discriminator(image_shape, config.gan_width)
+            self.players = ("discriminator", "generator", "main")
+        self.register_buffer("outliers", None, persistent=False)
+
+    @classmethod
+    def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
+        """The paper's beta for a protocol."""
+        return {"beta": 1.0} if protocol.source == "svhn" else {}
+
+    @classmethod
+    def needs_outliers(cls, config: ConfidenceConfig) -> bool:
+        """Whether the source is given images."""
+        return config.source == "outliers"
+
+    def set_outliers(self, images: Tensor) -> None:
+        """The images to be undecided about, uint8 [n, C, H, W], n at least 1. UserError when they come from a GAN."""
+        if not self.needs_outliers(self.config):
+            super().set_outliers(images)
+        if images.dtype != torch.uint8 or images.shape[1:] != self.image_shape or not len(images):
+            raise ValueError(f"outliers must be uint8 [n, {self.image_shape}], got {images.dtype} {list(images.shape)}")
+        self.outliers = images.to(self.classifier.weight.device)
+
+    def player_parameters(self, player: str) -> list[nn.Parameter]:
+        """`main` has the classifier; a fixed generator has no player."""
+        modules = {"main": self.classifier, "generator": self.generator, "discriminator": self.discriminator}
+        module = modules[player]
+        return [] if module is None else list(module.parameters())
+
+    def make_optimizer(self, player: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
+        """Adam for both networks of the GAN; the classifier's is left open."""
+        return None if player == "main" else make_adam(parameters, self.config.gan_learning_rate)
+
+    def prepare(self, images: LabelledImages, seed: int) -> dict[str, float]:
+        """pretrained_gan: train the GAN, and return the mean of its losses over the last epoch. Else nothing.
+
+        Torch's global random state is left as it was. Raises UserError when the GAN diverges.
+        """
+        if self.config.source != "pretrained_gan":
+            return {}
+        assert self.generator is not None
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(seed, "gan"))
+            discriminator = Discriminator(self.image_shape, self.config.gan_width)
+            return train_gan(
+                self.generator,
+                discriminator.to(self.classifier.weight.device),
+                images,
+                epochs=self.config.gan_epochs,
+                batch_size=self.config.gan_batch_size,
+                learning_rate=self.config.gan_learning_rate,
+                seed=seed,
+            )
+
+    def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
+        """Inference. images: [B, C, H, W] in [0, 1]."""
+        embedding = pool(encoder(images))
+        return Outputs(logits=self.classifier(embedding).float(), embedding=embedding)
+
+    def classify(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """Logits float32 [B, N] of images [B, C, H, W] in [0, 1]."""
+        return self.classifier(pool(encoder(images))).float()
+
+    def other_images(self, count: int) -> Tensor:
+        """Fresh images to be undecided about, float32 [count, C, H, W] in [0, 1], without a gradient."""
+        if self.generator is not None:
+            return self.generator.sample_fixed(count)
+        if self.outliers is None:
+            raise RuntimeError("set_outliers comes before losses")
+        return to_float(self.outliers[torch.randint(len(self.outliers), (count,), device=self.outliers.device)])
+
+    def losses(
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """The terms of one player, weighted.
+
+        main: `ce`, `kl`; discriminator: `discriminator_real`, `discriminator_fake`; generator:
+        `generator_adversarial`, `generator_kl`.
+        """
+        images, labels = batch
+        if player == "main":
+            with unrecorded(encoder):
+                others = self.classify(encoder, self.other_images(len(images)))
+            return {
+                "ce": F.cross_entropy(self.classify(encoder, images), labels),
+                "kl": self.config.beta * divergence_from_uniform(others),
+            }
+        assert self.generator is not None and self.discriminator is not None
+        if player == "discriminator":
+            return discriminator_terms(self.discriminator, images, self.generator.sample_fixed(len(images)))
+        fakes = self.generator.sample(len(images))
+        # the gradient passes through encoder and classifier to the fakes, and leaves nothing in them
+        with frozen(encoder, [*encoder.parameters(), *self.classifier.parameters()]):
+            logits = self.classify(encoder, fakes)
+        return {
+            "generator_adversarial": adversarial_term(self.discriminator, fakes),
+            "generator_kl": self.config.beta * divergence_from_uniform(logits),
+        }
+
+
+def divergence_from_uniform(logits: Tensor) -> Tensor:
+    """Mean of KL(U || P) = -1/K sum_k log P_k - log K with P the softmax of logits [B, K]; a scalar, at least 0."""
+    return -F.log_softmax(logits, dim=1).mean() - math.log(logits.shape[1])
