@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import re
 from argparse import ArgumentError
 from collections.abc import Callable
@@ -47,7 +48,8 @@ def parse_options(
         target: a dataclass or a function, see `list_options`.
         arguments: the command line after the command.
         command: the command's name.
-        positionals: options that may be given without their name, in this order.
+        positionals: options that may be given without their name, in this order; a list at the end takes all that is
+            left.
 
     Raises:
         UserError: an unknown option, a value of the wrong type, a missing one, or a broken configuration file.
@@ -98,7 +100,9 @@ def build_parser(options: list[Option], program: str, description: str, position
     """A parser with every option by name; nothing that it reads can import or build a class."""
     set_parsing_settings(import_path_denylist=["*"], instantiate_subclass_spec_in_any=False)
     required = {option.name for option in options if option.default is MISSING}
-    places = [name.upper() if name in required else f"[{name.upper()}]" for name in positionals]
+    many = {option.name for option in options if is_list(option.type)}
+    places = [name.upper() + (" ..." if name in many else "") for name in positionals]
+    places = [place if name in required else f"[{place}]" for name, place in zip(positionals, places, strict=True)]
     parser = ArgumentParser(
         prog=program,
         usage=" ".join([program, *places, "[--OPTION VALUE ...]"]),
@@ -152,6 +156,8 @@ def name_all(arguments: list[str], options: list[Option], positionals: tuple[str
                 named.append(f"--{head}{dot}{key}={f'[{given}]' if bare else given}")
         else:
             loose.append(argument)
+    if positionals and positionals[-1] in lists and len(loose) >= len(positionals):
+        loose[len(positionals) - 1 :] = [json.dumps(loose[len(positionals) - 1 :])]
     if len(loose) > len(positionals):
         raise UserError(f"{command}: unexpected argument {loose[len(positionals)]!r}")
     return named + [f"--{name}={value}" for name, value in zip(positionals, loose, strict=False)]

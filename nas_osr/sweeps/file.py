@@ -1,0 +1,328 @@
+"""Sweep files: read, checked, and expanded to single runs.
+
+    about: what it measures, in one sentence
+    common: {protocol: cifar10}               # options of every run whose command has them
+    runs:
+      - name: "alpha-{alpha}"                 # its folder; one for each point of the grid
+        command: retrain                      # any command of nas-osr
+        grid: {alpha: [1, 10]}                # every combination, the last name varying fastest
+        options: {objective: cac, objective_config.alpha: "{alpha}"}
+      - name: "mls-{alpha}"
+        command: evaluate
+        needs: "alpha-{alpha}"                # one name or a list; those runs come first
+        grid: {alpha: [1, 10]}
+        options: {run: "{out}/alpha-{alpha}", rule: mls}
+
+`{alpha}` is replaced in name, needs and options, also inside lists and mappings; a text that is nothing else takes over
+the value with its type. A value of the grid may be a mapping, so that several options vary together: `{case.epochs}`.
+`{out}` is the folder of the whole sweep.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from importlib import resources
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas_osr.errors import UserError
+from nas_osr.files import check_json_value, read_text
+
+OUT = "out"
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)?)\}")
+NAME = re.compile(r"[A-Za-z0-9][\w+.,=-]*", re.ASCII)
+MAX_RUNS = 10_000
+MAX_DEPTH = 12
+# What a sweep decides for each run, and what would make a run depend on another file or stop it.
+RESERVED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "config", "help", "print_config"})
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a sweep.
+
+    Attributes:
+        name: unique; its folder inside the sweep's.
+        command: the command of nas-osr, e.g. "retrain".
+        options: values by option, dotted for an entry of a mapping; texts may hold "{out}".
+        needs: names of the runs that must be finished before.
+        where: file and line, for messages.
+    """
+
+    name: str
+    command: str
+    options: Mapping[str, Any]
+    needs: tuple[str, ...]
+    where: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep: every run after those that it needs."""
+
+    name: str
+    about: str
+    runs: tuple[Run, ...]
+
+
+def shipped() -> dict[str, Path]:
+    """The sweep files that come with the package, by name."""
+    folder = Path(str(resources.files("nas_osr"))) / "sweeps"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def read_sweep(
+    reference: str, option_names: Callable[[str], set[str]], overrides: Mapping[str, Any] | None = None
+) -> Sweep:
+    """The sweep of a file, or of a shipped one by its name.
+
+    Args:
+        reference: a path, or a name of `shipped`.
+        option_names: the options that a command has; raises UserError when there is no such command.
+        overrides: options that win over the file's, in every run whose command has them.
+
+    Raises:
+        UserError: no such file, or a mistake in it; names file, line and key.
+    """
+    path = Path(reference)
+    if not path.exists():
+        names = shipped()
+        if reference not in names:
+            close = difflib.get_close_matches(reference, names, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(names)}"
+            raise UserError(f"{reference}: no such sweep file; {hint}")
+        path = names[reference]
+    content = Content(read_text(path), reference)
+    top = content.fields(content.value, (), required=("about", "runs"), optional=("common",))
+    if not isinstance(top["about"], str) or not top["about"].strip():
+        raise UserError(f"{content.at('about')}: about must be a sentence, got {top['about']!r}")
+    common = content.options((), "common")
+    if not isinstance(top["runs"], list) or not top["runs"]:
+        raise UserError(f"{content.at('runs')}: runs must be a list of at least one run")
+    runs: dict[str, Run] = {}
+    used: set[str] = set()  # of common and overrides
+    for index in range(len(top["runs"])):
+        for run in expand(content, index, common, overrides or {}, option_names, used):
+            if run.name in runs:
+                raise UserError(f"{run.where}: there is a run {run.name!r} already: names must be different")
+            runs[run.name] = run
+            if len(runs) > MAX_RUNS:
+                raise UserError(f"{run.where}: more than {MAX_RUNS} runs")
+    for key in common:
+        if key not in used:
+            raise UserError(f"{content.at('common', key)}: no command of this sweep has an option {key}")
+    for key in overrides or {}:
+        if key not in used:
+            raise UserError(f"{reference}: --set.{key}: no command of this sweep has that option")
+    return Sweep(path.stem, " ".join(top["about"].split()), order(runs))
+
+
+class Content:
+    """The values of a YAML file together with the lines that they are on.
+
+    Attributes:
+        value: plain values; no key occurs twice in a mapping.
+        origin: the file as the user named it.
+    """
+
+    def __init__(self, text: str, origin: str) -> None:
+        self.origin = origin
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            self.value: Any = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise UserError(f"{origin}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        self._lines: dict[tuple[Any, ...], int] = {}
+        if root is not None:
+            self._index(root, (), 0)
+        check_json_value(self.value, f"{origin}: file", MAX_DEPTH)
+
+    def _index(self, node: yaml.Node, path: tuple[Any, ...], depth: int) -> None:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        if depth > MAX_DEPTH:
+            raise UserError(f"{self.origin}:{node.start_mark.line + 1}: nested too deeply")
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, item in node.value:
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise UserError(f"{self.origin}:{line}: {key.value} is given twice")
+                seen.add(key.value)
+                inner = (*path, key.value)
+                self._lines[inner] = line
+                self._index(item, inner, depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self._index(item, (*path, index), depth + 1)
+
+    def at(self, *path: Any) -> str:
+        """FILE:LINE of the value at a path of keys and indices, or of what it would be in."""
+        while path not in self._lines and path:
+            path = path[:-1]
+        return f"{self.origin}:{self._lines.get(path, 1)}"
+
+    def fields(
+        self, value: Any, path: tuple[Any, ...], required: tuple[str, ...], optional: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """The value as a mapping with these keys; UserError otherwise."""
+        known = [*required, *optional]
+        if not isinstance(value, dict):
+            raise UserError(f"{self.at(*path)}: expected a mapping with {', '.join(known)}")
+        for key in value:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+                raise UserError(f"{self.at(*path, key)}: unknown key {key}; {hint}")
+        for key in required:
+            if key not in value:
+                raise UserError(f"{self.at(*path)}: {key} is missing")
+        return value
+
+    def options(self, path: tuple[Any, ...], key: str) -> dict[str, Any]:
+        """The mapping of option names to values under a key, {} where there is none; UserError otherwise."""
+        parent = self.value
+        for step in path:
+            parent = parent[step]
+        value = parent.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise UserError(f"{self.at(*path, key)}: {key} must be a mapping of options to values, got {value!r}")
+        for name in value:
+            if name.partition(".")[0] in RESERVED:
+                raise UserError(f"{self.at(*path, key, name)}: {name} is not for a sweep file: leave it out")
+        return value
+
+
+def expand(
+    content: Content,
+    index: int,
+    common: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    option_names: Callable[[str], set[str]],
+    used: set[str],
+) -> Iterator[Run]:
+    """The runs of one entry, in the order of its grid; adds to `used` what it takes of `common` and `overrides`."""
+    path = ("runs", index)
+    entry = content.fields(
+        content.value["runs"][index], path, required=("name", "command"), optional=("grid", "options", "needs")
+    )
+    for key in ("name", "command"):
+        if not isinstance(entry[key], str):
+            raise UserError(f"{content.at(*path, key)}: {key} must be text, got {entry[key]!r}")
+    needs = entry.get("needs") or []
+    needs = needs if isinstance(needs, list) else [needs]
+
+    for point in points(content, index):
+        at = content.at(*path)
+        name = str(fill(entry["name"], point, content.at(*path, "name")))
+        if not NAME.fullmatch(name) or name.endswith((".log", ".json")):
+            raise UserError(
+                f"{content.at(*path, 'name')}: {name[:60]!r} cannot name a folder: letters, digits and _ + . , = - "
+                "only, and not ending in .log or .json"
+            )
+        command = str(fill(entry["command"], point, content.at(*path, "command")))
+        try:
+            offered = option_names(command)
+        except UserError as error:
+            raise UserError(f"{content.at(*path, 'command')}: {error}") from None
+        options = {key: value for key, value in common.items() if key.partition(".")[0] in offered}
+        used.update(options)
+        options |= content.options(path, "options")
+        filled = {key: fill(value, point, content.at(*path, "options", key)) for key, value in options.items()}
+        own = {key: value for key, value in overrides.items() if key.partition(".")[0] in offered}
+        used.update(own)
+        needed = tuple(str(fill(need, point, content.at(*path, "needs"))) for need in needs)
+        for text in texts(filled):
+            for target in re.findall(r"\{out\}/([^/]*)", text):
+                if target not in needed:
+                    raise UserError(f"{at}: run {name} uses {{out}}/{target}: say `needs: {target}` as well")
+        yield Run(name, command, merge(filled, own), needed, at)
+
+
+def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, the overrides last and winning; an overridden mapping loses the entries that dotted names gave it."""
+    kept = {name: value for name, value in options.items() if not any(name.startswith(f"{o}.") for o in overrides)}
+    for name in overrides:
+        kept.pop(name, None)
+    return {**kept, **overrides}
+
+
+def points(content: Content, index: int) -> Iterator[dict[str, Any]]:
+    """Every combination of an entry's grid, as {name: value}; one empty combination where there is none."""
+    path = ("runs", index, "grid")
+    grid = content.value["runs"][index].get("grid") or {}
+    if not isinstance(grid, dict):
+        raise UserError(f"{content.at(*path)}: grid must be a mapping of names to lists of values, got {grid!r}")
+    for name, values in grid.items():
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or name == OUT:
+            raise UserError(f"{content.at(*path, name)}: {name!r} cannot name a value of the grid")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"{content.at(*path, name)}: {name} must be a list of at least one value")
+    for values in product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def fill(value: Any, point: Mapping[str, Any], at: str) -> Any:
+    """A value with its placeholders replaced; "{out}" stays. UserError on an unknown one."""
+    if isinstance(value, dict):
+        return {key: fill(item, point, at) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, point, at) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def look_up(match: re.Match[str]) -> Any:
+        name, _, key = match[1].partition(".")
+        if match[1] == OUT:
+            return match[0]
+        found = point.get(name, ...)
+        if key:
+            found = found.get(key, ...) if isinstance(found, dict) else ...
+        if found is ...:
+            raise UserError(f"{at}: {match[0]} is not in the grid of this run, which has {', '.join(point) or 'none'}")
+        return found
+
+    whole = PLACEHOLDER.fullmatch(value)
+    return look_up(whole) if whole else PLACEHOLDER.sub(lambda match: str(look_up(match)), value)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text inside a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
+
+
+def order(runs: Mapping[str, Run]) -> tuple[Run, ...]:
+    """The runs in the order of the file, but each after those that it needs. UserError on unknown needs and cycles."""
+    for run in runs.values():
+        for need in run.needs:
+            if need not in runs:
+                close = difflib.get_close_matches(need, [name for name in runs if name != run.name], n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise UserError(f"{run.where}: run {run.name} needs {need!r}, which is not a run of this sweep{hint}")
+    try:
+        TopologicalSorter({name: run.needs for name, run in runs.items()}).prepare()
+    except CycleError as error:
+        raise UserError(f"{runs[error.args[1][0]].where}: runs need each other: {' -> '.join(error.args[1])}") from None
+    ordered: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.name not in ordered:
+            for need in run.needs:
+                visit(runs[need])
+            ordered[run.name] = run
+
+    for run in runs.values():
+        visit(run)
+    return tuple(ordered.values())
