@@ -62,6 +62,7 @@ RUN_FILES = (
     "model.*",
     "metrics.json",
     "metrics-*.json",
+    "analysis-*.json",
     "predictions.csv",
     "predictions-*.csv",
     "summary.*",
