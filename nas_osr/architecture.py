@@ -28,7 +28,7 @@ from nas_osr.files import (
     read_text,
     show,
 )
-from nas_osr.storage import replace_file
+from nas_osr.storage import read_config, replace_file
 
 Cell = tuple[int, int]
 """(layer, scale), both counted from 0."""
@@ -263,6 +263,7 @@ def load_architecture(
         return sample_architecture(space, branches, int(text.removeprefix("random:")))
     path = Path(reference)
     if path.is_dir():
+        refuse_network(path)
         path = path / "architecture.json"
     if not path.is_file():
         raise UserError(
@@ -274,6 +275,14 @@ def load_architecture(
 
         return from_graph(read_graphml(path), str(path))
     return Architecture.load(path)
+
+
+def refuse_network(folder: Path) -> None:
+    """UserError for the run folder of a baseline network: there is no architecture in it."""
+    if (folder / "config.yaml").is_file() and not (folder / "architecture.json").exists():
+        network = read_config(folder / "config.yaml").get("network")
+        if network is not None:
+            raise UserError(f"{folder}: a retraining of network {show(network)}, which has no architecture")
 
 
 # Checking

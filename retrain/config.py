@@ -8,15 +8,19 @@ from typing import Any
 
 from nas_osr.configuration import CommonConfig, check_choice, check_positive
 from nas_osr.errors import UserError
+from retrain.networks import check_network
 from search_spaces.presets import get_preset
+
+DEFAULT_ARCHITECTURE = "published"
 
 
 @dataclass
 class RetrainConfig(CommonConfig):
-    """Train a found architecture from scratch on all known classes of a protocol, and evaluate it.
+    """Train a found architecture, or a baseline network, from scratch on all known classes, and evaluate it.
 
     Args:
         architecture: run folder of a search, architecture.json, published, random:SEED, or the value itself.
+        network: a baseline network instead of an architecture: cac, dhrnet, resnet18, resnet34, resnet50, vgg13.
         splits: class splits, such as 0, 0-4 or 0,2; each is a sub-folder of `out`.
         seeds: seeds, such as 0 or 0-2; each split is trained once a seed.
         channels: channels C at 1/4 resolution; 0 is the architecture's own width.
@@ -25,7 +29,8 @@ class RetrainConfig(CommonConfig):
         bootstrap: resamples for the confidence intervals of the metrics.
     """
 
-    architecture: Any = "published"
+    architecture: Any = DEFAULT_ARCHITECTURE
+    network: str | None = None
     out: str = "runs/retrain"
     splits: str = "0"
     seeds: str = "0"
@@ -49,6 +54,12 @@ class RetrainConfig(CommonConfig):
         check_choice(filled, "resume", ("no", "auto"))
         if self.bootstrap < 0:
             raise UserError(f"bootstrap must not be negative, got {self.bootstrap}")
+        if self.network is not None:
+            check_network(self.network)
+            if self.architecture not in (DEFAULT_ARCHITECTURE, None):
+                raise UserError("architecture and network are both given: leave one of them out")
+            if self.channels:
+                raise UserError(f"channels is the width of an architecture: network {self.network} has its own")
         parse_range("splits", self.splits)
         parse_range("seeds", self.seeds)
         return filled

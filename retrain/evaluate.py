@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nas_osr.architecture import Architecture
-from nas_osr.configuration import config_data_dir, config_protocol
-from nas_osr.data.dataset import OpenSetData, load_data
-from nas_osr.data.protocols import Protocol, with_unknown
-from nas_osr.errors import UserError
+from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.protocols import Protocol
 from nas_osr.evaluation import collect_outputs, evaluate_rule
-from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.objectives import objective_class
 from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.predictions import Predictions, write_predictions
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
-from nas_osr.training import Learner, make_fabric
 from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.model import build_learner
+from retrain.model import count_macs
+from retrain.reopen import open_parts, read_retrain_config, reopen
 
 
 def fit_rule(rule: ScoringRule, learner: Any, data: OpenSetData, device: Any) -> None:
@@ -81,14 +77,18 @@ def write_evaluation(
     return result
 
 
-def describe(protocol: Protocol, rule: ScoringRule, learner: Any, label: str = "") -> dict[str, Any]:
-    """What a result says of where it comes from."""
+def describe(
+    protocol: Protocol, rule: ScoringRule, learner: Any, label: str = "", network: str | None = None
+) -> dict[str, Any]:
+    """What a result says of where it comes from; `network` names a baseline network."""
     return {
         "label": label,
         "rule": rule.name,
         "threshold": rule.threshold,
         "protocol": protocol.to_dict(),
+        "network": network,
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
+        "macs": count_macs(learner, protocol.image_shape),
     }
 
 
@@ -103,34 +103,25 @@ def run_evaluate(request: EvaluateConfig) -> list[dict[str, Any]]:
     """
     for module in request.plugin:
         import_plugin(module)
-    folder = Path(request.run)
-    parts = sorted(part for part in folder.glob("split-*") if part.is_dir())
-    return [evaluate_run(RunFolder.open(part), request) for part in (parts or [folder])]
+    return [evaluate_run(run, request) for run in open_parts(Path(request.run))]
 
 
 def evaluate_run(run: RunFolder, request: EvaluateConfig) -> dict[str, Any]:
     """Evaluate one run folder; see `run_evaluate`."""
     config = read_retrain_config(run)
-    if request.data_dir is not None:
-        config.data_dir = request.data_dir
-    objective = objective_class(config.objective, import_plugins=False)
-    protocol = config_protocol(config, int(config.splits))
-    objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
-    if request.unknown is not None:
-        protocol = with_unknown(protocol, request.unknown)
-    rule, changed = choose_rule(config, request, objective)
+    rule, changed = choose_rule(config, request, objective_class(config.objective, import_plugins=False))
     label = "-".join(part for part in (request.unknown, rule.name if changed else None) if part)
-
-    architecture = Architecture.load(run.path / "architecture.json")
-    fabric = make_fabric(request.device, request.precision, request.threads)
-    learner = load_learner(run, architecture, protocol, config, objective_config)
-    wrapped: Any = fabric.setup_module(learner)
-    wrapped.mark_forward_method("infer")
-    wrapped.eval()
-    data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
-    fit_rule(rule, wrapped, data, fabric.device)
-    metrics, predictions = evaluate_test(rule, wrapped, data, fabric.device)
-    about = describe(protocol, rule, learner, label)
+    opened = reopen(
+        run,
+        data_dir=request.data_dir,
+        unknown=request.unknown,
+        device=request.device,
+        precision=request.precision,
+        threads=request.threads,
+    )
+    fit_rule(rule, opened.learner, opened.data, opened.fabric.device)
+    metrics, predictions = evaluate_test(rule, opened.learner, opened.data, opened.fabric.device)
+    about = describe(opened.protocol, rule, opened.learner, label, config.network)
     return write_evaluation(run, predictions, metrics, about, request.bootstrap)
 
 
@@ -145,30 +136,3 @@ def choose_rule(config: RetrainConfig, request: EvaluateConfig, objective: type[
     check_rule(rule_class(request.rule), objective)
     same = request.rule == config.rule and request.rule_config in ({}, config.rule_config)
     return make_rule(request.rule, config.rule_config if same else request.rule_config), not same
-
-
-def read_retrain_config(run: RunFolder) -> RetrainConfig:
-    """The configuration that a retraining left in its folder. Raises UserError when it is not one."""
-    values = run.read_config()
-    names = {item.name for item in fields(RetrainConfig)}
-    unknown = sorted(set(values) - names)
-    if unknown or "architecture" not in values:
-        raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: evaluate needs one")
-    return RetrainConfig(**values)
-
-
-def load_learner(
-    run: RunFolder, architecture: Architecture, protocol: Protocol, config: RetrainConfig, objective_config: Any
-) -> Learner:
-    """The trained network of a run folder, on the CPU. Raises UserError when there is none or it does not fit."""
-    learner = build_learner(architecture, protocol, config.objective, objective_config)
-    state = run.load_checkpoint()
-    if state is None:
-        raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")
-    try:
-        learner.load_state_dict(state["learner"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{run.path}: checkpoint.pt does not fit architecture.json: {str(error).splitlines()[0]}"
-        ) from error
-    return learner

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas_osr.architecture import Architecture, SpaceDescription, load_architecture
 from nas_osr.data.protocols import Protocol
@@ -11,6 +14,7 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import make_objective
 from nas_osr.training import Learner
 from retrain.config import RetrainConfig
+from retrain.networks import build_network
 from search_spaces.encoder import check_image_shape, feature_shapes
 from search_spaces.network import DiscreteNetwork
 from search_spaces.operations import get_operation
@@ -36,13 +40,41 @@ def resolve_architecture(config: RetrainConfig) -> Architecture:
     return Architecture(space_, architecture.branches, architecture.found)
 
 
-def build_learner(architecture: Architecture, protocol: Protocol, objective: str, objective_config: object) -> Learner:
-    """The discrete network and the objective's heads with fresh weights (from torch's global generator).
+def build_learner(
+    architecture: Architecture | str, protocol: Protocol, objective: str, objective_config: object
+) -> Learner:
+    """The network and the objective's heads with fresh weights (from torch's global generator).
 
-    Raises UserError when the architecture does not fit the image size.
+    Args:
+        architecture: of a discrete network, or the name of a baseline network.
+        protocol: the classes and images.
+        objective, objective_config: name and full config of the objective.
+
+    Raises:
+        UserError: the network does not fit the image size, or the objective the network.
     """
     check_image_shape(protocol.image_shape)
-    network: nn.Module = DiscreteNetwork(architecture, protocol.image_shape[0], protocol.mean, protocol.std)
+    channels = protocol.image_shape[0]
+    network: nn.Module
+    if isinstance(architecture, str):
+        network = build_network(architecture, channels, protocol.mean, protocol.std, protocol.image_shape)
+    else:
+        network = DiscreteNetwork(architecture, channels, protocol.mean, protocol.std)
     shapes = feature_shapes(network, protocol.image_shape)
     heads = make_objective(objective, shapes, protocol.image_shape, protocol.num_known, objective_config)
     return Learner(network, heads).to(memory_format=torch.channels_last)
+
+
+def count_macs(learner: Any, image_shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of inference on one image (C, H, W), heads and whatever they decode included.
+
+    Those of convolutions and matrix products, as torch counts them. One empty image runs through the network in eval
+    mode without gradients, which leaves no trace in it.
+    """
+    training = learner.training
+    device = next(learner.parameters()).device
+    learner.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        learner.infer(torch.zeros(1, *image_shape, device=device))
+    learner.train(training)
+    return counter.get_total_flops() // 2

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from nas_osr.architecture import Architecture
 from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import OpenSetData, load_data
+from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
-from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
 from nas_osr.recorder import RunRecorder
@@ -25,6 +27,7 @@ from nas_osr.training import describe_fabric, make_fabric
 from retrain.config import RetrainConfig, parse_range
 from retrain.evaluate import describe, evaluate_test, fit_rule, write_evaluation
 from retrain.model import build_learner, resolve_architecture
+from retrain.networks import check_network
 from retrain.recipes import make_recipe
 from retrain.train import train
 from search_spaces.encoder import check_image_shape
@@ -63,8 +66,9 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     make_rule(config.rule, config.rule_config)
     recipe = make_recipe(config.recipe, config.recipe_config)
     config = replace(config, recipe_config=asdict(recipe))
-    architecture = resolve_architecture(config)
-    config = replace(config, architecture=architecture.to_dict(), channels=0)
+    architecture = config.network or resolve_architecture(config)
+    value = architecture.to_dict() if isinstance(architecture, Architecture) else None
+    config = replace(config, architecture=value, channels=0)
     parts = list_parts(config)
     if config.dry_run:
         return {"would_retrain": [part.config.recorded() for part in parts]}
@@ -95,7 +99,12 @@ def list_parts(config: RetrainConfig) -> list[Part]:
     for split in splits:
         protocol = config_protocol(config, split)
         check_image_shape(protocol.image_shape)
+        if config.network is not None:
+            check_network(config.network, protocol.image_shape)
         objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+        check_outliers(config.objective, objective_config, config.outliers)
+        if config.outliers is not None:
+            outlier_classes(config.outliers, protocol, config_data_dir(config))
         for seed in seeds:
             folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
             own = replace(config, splits=str(split), seeds=str(seed), objective_config=asdict(objective_config))
@@ -103,22 +112,25 @@ def list_parts(config: RetrainConfig) -> list[Part]:
     return parts
 
 
-def load_part_data(part: Part) -> OpenSetData:
-    """The known images of a part. Raises UserError."""
-    return load_data(part.protocol, config_data_dir(part.config), limit_per_class=part.config.limit_per_class)
+def load_part_data(part: Part) -> tuple[OpenSetData, Tensor | None]:
+    """The known images of a part, and the outliers [n, C, H, W] where it names a source. Raises UserError."""
+    folder, limit = config_data_dir(part.config), part.config.limit_per_class
+    outliers = part.config.outliers
+    data = load_data(part.protocol, folder, limit_per_class=limit)
+    return data, None if outliers is None else load_outliers(outliers, part.protocol, folder, limit)
 
 
 def run_part(
     part: Part,
-    data: OpenSetData | None,
-    architecture: Architecture,
+    opened: tuple[OpenSetData, Tensor | None] | None,
+    architecture: Architecture | str,
     fabric: Fabric,
     outer: RunFolder,
     command: list[str],
 ) -> dict[str, Any]:
     """Train and evaluate one part in its folder; what its metrics.json holds. A finished part is only read.
 
-    `data` are the part's images where they have been opened already.
+    `opened` are the part's images (see `load_part_data`) where they have been opened already.
     """
     config = part.config
     assert config.rule is not None and config.epochs is not None and config.batch_size is not None
@@ -127,13 +139,16 @@ def run_part(
     with RunFolder.create(outer.path / part.folder, resume=resume) as run:
         if run.finished:
             return run.read_json("metrics.json")
-        data = data or load_part_data(part)
-        run.provenance(command, config.recorded(), part.seed, data.fingerprint(), **describe_fabric(fabric))
-        architecture.save(run.path / "architecture.json")
+        data, outliers = opened or load_part_data(part)
+        run.provenance(command, config.recorded(), part.seed, fingerprint(data, outliers), **describe_fabric(fabric))
+        if isinstance(architecture, Architecture):
+            architecture.save(run.path / "architecture.json")
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = build_learner(architecture, part.protocol, config.objective, part.objective_config)
+            if outliers is not None:
+                learner.objective.set_outliers(outliers)
             with (
                 ProgressReporter(config.epochs, config.quiet, part.folder) as reporter,
                 RunRecorder(run, reporter, resume) as recorder,
@@ -152,7 +167,7 @@ def run_part(
         rule = make_rule(config.rule, config.rule_config)
         fit_rule(rule, trained, data, fabric.device)
         metrics, predictions = evaluate_test(rule, trained, data, fabric.device)
-        about = describe(part.protocol, rule, learner)
+        about = describe(part.protocol, rule, learner, network=config.network)
         result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
         run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
         run.finish()

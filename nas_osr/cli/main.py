@@ -55,6 +55,63 @@ COMMANDS: dict[str, Command] = {
         ("run",),
         config="retrain.config:EvaluateConfig",
     ),
+    "score": Command(
+        "nas_osr.cli.score:score",
+        "apply a scoring rule to your own logits or embeddings",
+        ("file",),
+        config="nas_osr.cli.score:ScoreConfig",
+    ),
+    "analyse confusion": Command(
+        "nas_osr.cli.analyse:confusion",
+        "show which known class each unknown one is mistaken for",
+        ("run",),
+        config="retrain.analysis.config:ConfusionConfig",
+    ),
+    "analyse unknowns": Command(
+        "nas_osr.cli.analyse:unknowns",
+        "show macro-F1 against the number of unknown classes",
+        ("run",),
+        config="retrain.analysis.config:UnknownsConfig",
+    ),
+    "analyse corruption": Command(
+        "nas_osr.cli.analyse:corruption",
+        "measure accuracy on corrupted test images",
+        ("run",),
+        config="retrain.analysis.config:CorruptionConfig",
+    ),
+    "analyse probe": Command(
+        "nas_osr.cli.analyse:probe",
+        "train a linear classifier on the frozen features",
+        ("run",),
+        config="retrain.analysis.config:ProbeConfig",
+    ),
+    "analyse dimension": Command(
+        "nas_osr.cli.analyse:dimension",
+        "estimate the intrinsic dimension of the features",
+        ("run",),
+        config="retrain.analysis.config:DimensionConfig",
+    ),
+    "analyse saliency": Command(
+        "nas_osr.cli.analyse:saliency",
+        "measure how much of the images the loss looks at",
+        ("run",),
+        config="retrain.analysis.config:SaliencyConfig",
+    ),
+    "compare": Command(
+        "nas_osr.cli.compare:compare", "show retrained runs side by side, and beside the published figures", ("runs",)
+    ),
+    "sweep": Command(
+        "nas_osr.cli.sweep:sweep",
+        "run many runs from one file, resumable; the papers' experiments ship",
+        ("file",),
+        config="nas_osr.cli.sweep:SweepConfig",
+    ),
+    "subclusters": Command(
+        "nas_osr.cli.subclusters:subclusters",
+        "recommend how many subclusters each class of a GMVAE should have",
+        ("architecture",),
+        config="retrain.subclusters_config:SubclustersConfig",
+    ),
     "data list": Command("nas_osr.cli.data:list_protocols", "list the protocols"),
     "data prepare": Command("nas_osr.cli.data:prepare", "get the images of a protocol", ("name",)),
     "data check": Command("nas_osr.cli.data:check", "say whose images are there"),

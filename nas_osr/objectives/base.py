@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from nas_osr.errors import UserError
 from nas_osr.outputs import FeatureShapes, Outputs
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Objective(nn.Module):
         config_class: the dataclass of the coefficients.
         provides: the fields of `Outputs` that `forward` fills.
         default_rule: the scoring rule to use when none is named.
-        players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder.
+        players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder. An
+            instance may set its own.
         makes_views: True when `losses` augments the images itself; it is then given images as they are.
     """
 
@@ -33,8 +35,8 @@ class Objective(nn.Module):
     config_class: ClassVar[type]
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
-    players: ClassVar[tuple[str, ...]] = ("main",)
     makes_views: ClassVar[bool] = False
+    players: tuple[str, ...] = ("main",)
 
     def __init__(
         self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: Any
@@ -50,6 +52,11 @@ class Objective(nn.Module):
         """Coefficients for a protocol, in the phase "search" or "retrain", that differ from the config class's own."""
         return {}
 
+    @classmethod
+    def needs_outliers(cls, config: Any) -> bool:
+        """Whether an objective with this config learns from given unknown images (`set_outliers`)."""
+        return False
+
     @property
     def loss_scale(self) -> float:
         """The weight of the leading term: recipes divide by it, so that learning rates mean the same everywhere."""
@@ -63,6 +70,12 @@ class Objective(nn.Module):
         """The optimiser of a player whose paper prescribes one, at a constant learning rate; None leaves the choice."""
         return None
 
+    def attach(self, encoder: nn.Module) -> None:
+        """Look at the encoder that a `Learner` joins with this objective, before any training (MoCo copies it).
+
+        Called by every `Learner`. The first encoder is the one that learns; a search joins others for inference only.
+        """
+
     def prepare(self, images: LabelledImages, seed: int) -> dict[str, float]:
         """Learn what the training takes as given, once before its first step; what to log of it.
 
@@ -71,6 +84,10 @@ class Objective(nn.Module):
             seed: decides everything random in it.
         """
         return {}
+
+    def set_outliers(self, images: Tensor) -> None:
+        """Take the given unknown images, uint8 [n, C, H, W]; they are no part of the state. UserError by default."""
+        raise UserError(f"objective {self.name} takes no outlier images as it is set: leave --outliers out")
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference. images: [B, C, H, W] float in [0, 1]."""

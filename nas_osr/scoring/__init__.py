@@ -20,6 +20,7 @@ RULES: Mapping[str, str] = {
     "mls": "nas_osr.scoring.logits:MLS",
     "energy": "nas_osr.scoring.logits:Energy",
     "openmax": "nas_osr.scoring.openmax:OpenMax",
+    "crosr": "nas_osr.scoring.crosr:CROSR",
     "neighbours": "nas_osr.scoring.neighbours:Neighbours",
     "nc_distance": "nas_osr.scoring.centroids:NCDistance",
     "nc_uncertainty": "nas_osr.scoring.centroids:NCUncertainty",

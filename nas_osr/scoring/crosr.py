@@ -1,0 +1,75 @@
+"""CROSR's rule (Yoshihashi et al. 2019): how extreme logits and latents together are for the predicted class.
+
+The latents of reconstruction see what classification throws away. With v = [logits, latents], an image's class j by its
+logits, and F_j the Weibull distribution of the largest distances of v to the class's mean, the probability of being
+known is 1 - F_j(d_j), and the image is unknown where that is below 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nas_osr.errors import UserError
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import VALUE_LIMIT, bounded
+from nas_osr.scoring.weibull import WeibullRule
+
+#: The tail is at most this share of a class's images.
+TAIL_SHARE = 0.1
+
+
+class CROSR(WeibullRule):
+    """Knownness is -log(-log P) of P = 1 - F_j(d_j) for the predicted class j; see `WeibullRule` for F.
+
+    It orders images as P does, and stays apart where P rounds to 0 or 1. An image of a class without any training image
+    has the least knownness, -1e100. The label is the argmax of the logits.
+
+    The tail is at most a tenth of a class's images: P is 0.5 near its median, which then rejects about a twentieth of
+    them or less (of a very small class, one image). A longer tail would be no tail.
+
+    Args:
+        acceptance: the share of known validation images to accept, where `probability` is None.
+        tail: how many of the largest distances the Weibull distributions are fitted to.
+        probability: images with a smaller P are unknown; in (0, 1). The paper's comparison in GMVAE has 0.5. None lets
+            known validation images set the threshold, as for other rules.
+    """
+
+    name: ClassVar[str] = "crosr"
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "embedding"})
+
+    def __init__(self, acceptance: float = 0.95, tail: int = 20, probability: float | None = 0.5) -> None:
+        super().__init__(acceptance, tail)
+        if probability is not None and (not isinstance(probability, (int, float)) or not 0.0 < probability < 1.0):
+            raise UserError(
+                f"scoring rule '{self.name}': probability must lie strictly between 0 and 1, or be null, "
+                f"not {probability!r}"
+            )
+        self.probability = probability
+
+    def features(self, outputs: Outputs) -> Tensor:
+        """[B, N + D] float64: logits, then latents."""
+        return torch.cat([bounded(outputs.logits), bounded(outputs.embedding)], dim=1)
+
+    def tail_size(self, count: int) -> int:
+        """`tail`, or a tenth of a class's images where that is less."""
+        return min(self.tail, math.ceil(TAIL_SHARE * count))
+
+    def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
+        """Put the threshold where P is `probability`, or else at the quantile of these known validation images.
+
+        Raises:
+            UserError: there is no image, or a knownness is not a number (the network has diverged).
+        """
+        quantile = self.quantile(self.knownness(outputs), 1.0 - self.acceptance)
+        self.threshold = quantile if self.probability is None else -math.log(-math.log(self.probability))
+
+    def knownness(self, outputs: Outputs) -> Tensor:
+        """[B] float64: -log(-log P)."""
+        hazard = self.log_hazard(self.features(outputs))
+        assert self.usable is not None
+        hazard = torch.where(self.usable.to(hazard.device), hazard, VALUE_LIMIT)
+        return -hazard.gather(1, self.labels(outputs)[:, None]).squeeze(1)

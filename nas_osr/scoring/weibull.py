@@ -1,0 +1,130 @@
+"""What OpenMax and CROSR share: for each class, how extreme a distance to the class's mean is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_osr.errors import UserError
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import ScoringRule, bounded
+
+#: Smaller distances count as this, so that logarithms are finite.
+DISTANCE_FLOOR = 1e-100
+#: In a tail, distances below this share of the largest count as it.
+TAIL_FLOOR = 1e-12
+#: The Weibull shapes that are looked at. The largest stands for constant distances: F is a step there.
+SHAPES = (1e-3, 1e3)
+
+
+class WeibullRule(ScoringRule):
+    """A rule with a Weibull distribution of every class's largest distances (Bendale & Boult 2016).
+
+    d_i is the Euclidean distance of an image's features to the mean features of class i's correctly classified training
+    images. F_i is a Weibull distribution function with location 0, fitted by maximum likelihood to the `tail` largest
+    of their own distances. (libMR puts the location 1 below the smallest of the tail, which depends on the unit of the
+    features.)
+
+    A class without a correct training image uses all of its images; F is 1 for one without any. A small class has a
+    shorter tail, see `tail_size`. Where the tail is constant (one image, say), F is nearly a step at that value.
+
+    Attributes:
+        tail: how many of the largest distances the Weibull distributions are fitted to.
+        means: [N, D] float64 mean features per class.
+        shapes, scales: [N] float64 Weibull parameters.
+        usable: [N] bool, whether a class had any training image.
+    """
+
+    def __init__(self, acceptance: float = 0.95, tail: int = 20) -> None:
+        super().__init__(acceptance)
+        self.tail = self.check_count("tail", tail)
+        self.means: Tensor | None = None
+        self.shapes: Tensor | None = None
+        self.scales: Tensor | None = None
+        self.usable: Tensor | None = None
+
+    def features(self, outputs: Outputs) -> Tensor:
+        """[B, D] float64, what distances are measured in. Here: the logits."""
+        return bounded(outputs.logits)
+
+    def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
+        """Learn means and Weibull distributions. targets: [B] int64 in 0..N-1.
+
+        Raises:
+            UserError: there is no image, or something is not a number (the network has diverged).
+        """
+        features, logits = self.features(outputs), bounded(outputs.logits)
+        if len(features) == 0:
+            raise UserError(f"scoring rule '{self.name}': no known training image to fit to")
+        if features.isnan().any():
+            raise self.diverged(f"{' and '.join(sorted(self.needs, reverse=True))} of known training images")
+        num_known = self.num_known = logits.shape[1]
+        right = logits.argmax(dim=1) == targets
+        self.means = features.new_zeros(num_known, features.shape[1])
+        self.shapes, self.scales = features.new_ones(num_known), features.new_ones(num_known)
+        self.usable = torch.zeros(num_known, dtype=torch.bool, device=features.device)
+        for label in range(num_known):
+            members = targets == label
+            chosen = members & right
+            own = features[chosen if chosen.any() else members]
+            if len(own) > 0:
+                self.means[label] = own.mean(dim=0)
+                distances = (own - self.means[label]).norm(dim=1)
+                tail = distances.topk(self.tail_size(len(distances))).values
+                self.shapes[label], self.scales[label] = fit_weibull(tail.cpu().numpy())
+                self.usable[label] = True
+
+    def tail_size(self, count: int) -> int:
+        """How many of a class's `count` >= 1 distances are fitted to: here `tail`, or all where there are fewer."""
+        return min(self.tail, count)
+
+    def log_hazard(self, features: Tensor) -> Tensor:
+        """[B, N] float64 log(-log(1 - F_i(d_i))), which grows with d_i and never saturates.
+
+        It is finite where the features [B, D] are numbers, whatever `usable` says.
+        """
+        if self.means is None or self.shapes is None or self.scales is None:
+            raise RuntimeError("fit comes before the scores")
+        device = features.device
+        distances = torch.cdist(features, self.means.to(device), compute_mode="donot_use_mm_for_euclid_dist")
+        ratio = distances.clamp_min(DISTANCE_FLOOR).log() - self.scales.to(device).log()
+        return self.shapes.to(device) * ratio
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **super().state_dict(),
+            "means": self.means,
+            "shapes": self.shapes,
+            "scales": self.scales,
+            "usable": self.usable,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.means, self.shapes = state["means"], state["shapes"]
+        self.scales, self.usable = state["scales"], state["usable"]
+
+
+def fit_weibull(distances: np.ndarray) -> tuple[float, float]:
+    """Shape and scale of the Weibull distribution with location 0 of highest likelihood for distances [n] >= 0.
+
+    The shape c solves sum(x^c log x) / sum(x^c) - 1 / c = mean(log x), whose left side increases with c; the scale is
+    mean(x^c)^(1/c). The shape is kept within `SHAPES`.
+    """
+    from scipy.optimize import brentq
+
+    largest = max(float(distances.max()), DISTANCE_FLOOR)
+    logarithms = np.log(np.maximum(distances / largest, TAIL_FLOOR))
+    logarithms -= logarithms.max()  # 0 already, unless all distances are below the floor
+
+    def excess(shape: float) -> float:
+        powers = np.exp(shape * logarithms)
+        return float((powers * logarithms).sum() / powers.sum() - 1.0 / shape - logarithms.mean())
+
+    low, high = SHAPES
+    shape = high if excess(high) <= 0 else float(brentq(excess, low, high, xtol=1e-12, rtol=1e-12))
+    return shape, largest * float(np.exp(shape * logarithms).mean() ** (1.0 / shape))

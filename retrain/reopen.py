@@ -1,0 +1,117 @@
+"""A finished retraining, opened again: its network, its protocol and its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric import Fabric
+
+from nas_osr.architecture import Architecture
+from nas_osr.configuration import config_data_dir, config_protocol
+from nas_osr.data.dataset import OpenSetData, load_data
+from nas_osr.data.protocols import Protocol, with_unknown
+from nas_osr.errors import UserError
+from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.runs import RunFolder
+from nas_osr.training import Learner, make_fabric
+from retrain.config import RetrainConfig
+from retrain.model import build_learner
+from retrain.networks import check_network
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A retraining as its folder keeps it.
+
+    Attributes:
+        run: the folder.
+        config: its configuration, with the folder of images asked for.
+        protocol: its classes and images, with the unknown source asked for.
+        learner: the trained `Learner` as Fabric wrapped it, in eval mode; `learner.infer` gives `Outputs`.
+        data: the protocol's images; test images are opened by nothing but `data.test()`.
+        fabric: where the learner is.
+    """
+
+    run: RunFolder
+    config: RetrainConfig
+    protocol: Protocol
+    learner: Any
+    data: OpenSetData
+    fabric: Fabric
+
+
+def reopen(
+    run: RunFolder,
+    *,
+    data_dir: str | None = None,
+    unknown: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+) -> Reopened:
+    """Open a run folder again. Nothing in it causes an import.
+
+    Args:
+        run: the folder of one retraining.
+        data_dir: folder of the images, where it is not the run's.
+        unknown: a source whose test images all play the unknown, instead of the protocol's.
+        device, precision, threads: as for `nas_osr.training.make_fabric`.
+
+    Raises:
+        UserError: the folder is not a retraining that has a trained network, or data or device are not there.
+    """
+    config = read_retrain_config(run)
+    if data_dir is not None:
+        config.data_dir = data_dir
+    objective_class(config.objective, import_plugins=False)
+    protocol = config_protocol(config, int(config.splits))
+    objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+    if unknown is not None:
+        protocol = with_unknown(protocol, unknown)
+    if config.network is not None:
+        check_network(config.network, protocol.image_shape)
+    architecture = config.network or Architecture.load(run.path / "architecture.json")
+    fabric = make_fabric(device, precision, threads)
+    learner = load_learner(run, architecture, protocol, config, objective_config)
+    wrapped: Any = fabric.setup_module(learner)
+    wrapped.mark_forward_method("infer")
+    wrapped.eval()
+    data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+    return Reopened(run, config, protocol, wrapped, data, fabric)
+
+
+def open_parts(folder: Path) -> list[RunFolder]:
+    """The run folders of a retraining's splits and seeds, by name; or the one that `folder` itself is.
+
+    Raises UserError when there is no run.
+    """
+    parts = sorted(part for part in folder.glob("split-*") if part.is_dir())
+    return [RunFolder.open(part) for part in (parts or [folder])]
+
+
+def read_retrain_config(run: RunFolder) -> RetrainConfig:
+    """The configuration that a retraining left in its folder. Raises UserError when it is not one."""
+    values = run.read_config()
+    names = {item.name for item in fields(RetrainConfig)}
+    unknown = sorted(set(values) - names)
+    if unknown or "architecture" not in values:
+        raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: evaluate needs one")
+    return RetrainConfig(**values)
+
+
+def load_learner(
+    run: RunFolder, architecture: Architecture | str, protocol: Protocol, config: RetrainConfig, objective_config: Any
+) -> Learner:
+    """The trained network of a run folder, on the CPU. Raises UserError when there is none or it does not fit."""
+    learner = build_learner(architecture, protocol, config.objective, objective_config)
+    state = run.load_checkpoint()
+    if state is None:
+        raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")
+    try:
+        learner.load_state_dict(state["learner"])
+    except (KeyError, RuntimeError) as error:
+        network = f"network {architecture}" if isinstance(architecture, str) else "architecture.json"
+        raise UserError(f"{run.path}: checkpoint.pt does not fit {network}: {str(error).splitlines()[0]}") from error
+    return learner
