@@ -8,6 +8,7 @@ from typing import Any
 
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs, evaluate_rule
 from nas_osr.objectives import objective_class
 from nas_osr.objectives.base import Objective
@@ -109,6 +110,8 @@ def run_evaluate(request: EvaluateConfig) -> list[dict[str, Any]]:
 def evaluate_run(run: RunFolder, request: EvaluateConfig) -> dict[str, Any]:
     """Evaluate one run folder; see `run_evaluate`."""
     config = read_retrain_config(run)
+    if request.unknown is not None and request.unknown == config.outliers:
+        raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
     rule, changed = choose_rule(config, request, objective_class(config.objective, import_plugins=False))
     label = "-".join(part for part in (request.unknown, rule.name if changed else None) if part)
     opened = reopen(

@@ -74,7 +74,9 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
         return {"would_retrain": [part.config.recorded() for part in parts]}
     fabric = make_fabric(config.device, config.precision, config.threads)
     resume = config.resume == "auto"
-    # the first part's data is opened before anything is written, so that a wrong folder leaves no trace
+    # what can be wrong with the first part shows before anything is written
+    with torch.random.fork_rng():
+        build_learner(architecture, parts[0].protocol, config.objective, parts[0].objective_config)
     opened = {parts[0].folder: load_part_data(parts[0])}
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer:
         if not outer.finished or not resume:

@@ -109,8 +109,8 @@ class Bilevel:
         self.fabric = fabric
         self.pseudo_unknown = pseudo_unknown
 
-    def check(self, data: OpenSetData) -> None:
-        """UserError when there are too few images for one batch of each half."""
+    def check(self, space: SpaceConfig, objective: ObjectiveFactory, data: OpenSetData) -> None:
+        """UserError when there are too few images for a batch of each half, or the objective cannot have its heads."""
         split = self._split(data)
         smallest = min(len(split.weight), len(split.architecture))
         if smallest < (self.config.batch_size or 0):
@@ -118,11 +118,20 @@ class Bilevel:
                 f"batch_size {self.config.batch_size} is larger than half of the kept training images ({smallest}): "
                 "choose a smaller one"
             )
+        with torch.random.fork_rng():
+            self._build(space, objective, data.protocol, split.num_kept)
 
     def _split(self, data: OpenSetData) -> SearchData:
         config = self.config
         pseudo = choose_pseudo_unknown(data.protocol, config.pseudo_unknown, config.seed) if self.pseudo_unknown else ()
         return split_for_search(data, pseudo, config.seed, config.rule_sample)
+
+    def _build(
+        self, space: SpaceConfig, objective: ObjectiveFactory, protocol: Protocol, num_kept: int
+    ) -> tuple[Supernet, Objective]:
+        """The supernet and its heads with fresh weights."""
+        supernet = build_supernet(space, protocol.image_shape[0], protocol.mean, protocol.std)
+        return supernet, objective(feature_shapes(supernet, protocol.image_shape), num_kept)
 
     def search(
         self, space: SpaceConfig, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder
@@ -133,9 +142,8 @@ class Bilevel:
         split = self._split(data).to(self.fabric.device)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(config.seed, "weights"))
-            supernet = build_supernet(space, protocol.image_shape[0], protocol.mean, protocol.std)
-            heads = objective(feature_shapes(supernet, protocol.image_shape), split.num_kept)
-            levels = Levels(supernet, heads, config, self.fabric)
+            levels = Levels(*self._build(space, objective, protocol, split.num_kept), config, self.fabric)
+            heads = levels.heads
             best: dict[str, Any] | None = None
             first = 0
             state = recorder.restore()

@@ -67,8 +67,11 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     if config.outliers is not None:
         outliers = load_outliers(config.outliers, protocol, config_data_dir(config), config.limit_per_class)
 
+    kept = [label for label in range(protocol.num_known) if label not in pseudo]
+    kept_config = chosen.select_classes(objective_config, kept, protocol.num_known)
+
     def make_objective(shapes: FeatureShapes, num_classes: int) -> Objective:
-        heads = chosen(shapes, protocol.image_shape, num_classes, objective_config)
+        heads = chosen(shapes, protocol.image_shape, num_classes, kept_config)
         if outliers is not None:
             heads.set_outliers(outliers)
         return heads
@@ -77,7 +80,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
         return make_rule(config.rule or "", config.rule_config)
 
     strategy = make_strategy(config, fabric)
-    strategy.check(data)
+    strategy.check(config.space(), make_objective, data)
     resume = config.resume == "auto"
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run:
         if run.finished:

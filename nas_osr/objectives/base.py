@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -51,6 +52,11 @@ class Objective(nn.Module):
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
         """Coefficients for a protocol, in the phase "search" or "retrain", that differ from the config class's own."""
         return {}
+
+    @classmethod
+    def select_classes(cls, config: Any, labels: Sequence[int], num_classes: int) -> Any:
+        """The config for some of all known classes, which get the labels 0, 1 ... in this order; here: the same."""
+        return config
 
     @classmethod
     def needs_outliers(cls, config: Any) -> bool:

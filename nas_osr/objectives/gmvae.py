@@ -13,7 +13,8 @@ in nats per image. The class is needed in training only: inference reads the mea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,6 +148,12 @@ class GMVAE(Objective):
             first += count
         self.register_buffer("components", components, persistent=False)
         self.register_buffer("log_weights", log_weights, persistent=False)
+
+    @classmethod
+    def select_classes(cls, config: GMVAEConfig, labels: Sequence[int], num_classes: int) -> GMVAEConfig:
+        """Subclusters of these classes alone. Raises UserError when they do not fit the classes."""
+        given = config.counts(num_classes)
+        return replace(config, subclusters=tuple(given[label] for label in labels))
 
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:

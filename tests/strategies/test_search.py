@@ -12,6 +12,7 @@ from PIL import Image
 
 from nas_osr.architecture import Architecture
 from nas_osr.errors import UserError
+from nas_osr.objectives.gmvae import GMVAE
 from nas_osr.runs import RunFolder
 from strategies.config import SearchConfig
 from strategies.search import run_search
@@ -118,6 +119,11 @@ def test_search_reads_no_test_file_and_no_true_unknown(marked_folder: Path, tmp_
         ({"device": "tpu"}, "tpu"),
         ({"precision": "8"}, "precision must be"),
         ({"objective_config": {"ce_weight": -1}}, "ce_weight"),
+        (
+            {"objective": "gmvae", "rule": None, "objective_config": {"subclusters": [1, 2]}},
+            "lists 2 classes, there are 6",
+        ),
+        ({"objective": "confidence", "rule": None, "objective_config": {"source": "outliers"}}, "--outliers"),
         ({"protocol": "cifar10", "data_dir": "/nowhere"}, "/nowhere"),
         ({"protocol": "cifar10", "data_dir": None}, "NAS_OSR_DATA"),
     ],
@@ -130,6 +136,25 @@ def test_bad_requests_are_refused_in_one_line_and_leave_nothing(
         run_search(SearchConfig(**{**TINY, "out": str(tmp_path / "run"), **changes}), ["nas-osr"])
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_by_class_follow_the_kept_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    build = GMVAE.__init__
+
+    def spy(self: GMVAE, *arguments: Any) -> None:
+        seen.append(arguments[-1].subclusters)
+        build(self, *arguments)
+
+    monkeypatch.setattr(GMVAE, "__init__", spy)
+    changes = {
+        "objective": "gmvae",
+        "rule": None,
+        "objective_config": {"subclusters": [1, 2, 1, 1, 3, 1], "decoder_channels": 16},
+        "pseudo_unknown": [0, 3],
+    }
+    run_search(SearchConfig(**{**TINY, "out": str(tmp_path / "run"), **changes}), ["nas-osr"])
+    assert set(seen) == {(2, 1, 3, 1)}
 
 
 def test_rule_that_the_objective_cannot_feed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
