@@ -34,7 +34,7 @@ class Outputs:
 
     Attributes:
         logits: [B, N] unnormalised class scores.
-        embedding: [B, D] features.
+        embedding: [B, D] features that the objective compares images by.
         latent_mean, latent_variance: [B, D] of the class attribute u (or z of a GMVAE); variances are positive.
         instance_mean: [B, D] mean of the instance attribute z.
         class_reconstruction_error: [B, N] mean squared error of the reconstruction under each class, in normalised

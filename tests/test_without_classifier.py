@@ -31,7 +31,7 @@ class PrototypesConfig:
 class Prototypes(Objective):
     name = "prototypes"
     config_class = PrototypesConfig
-    provides = frozenset({"embedding", "latent_mean"})
+    provides = frozenset({"embedding"})
     default_rule = "neighbours"
 
     def __init__(self, feature_shapes, image_shape, num_classes, config):
@@ -40,7 +40,7 @@ class Prototypes(Objective):
 
     def forward(self, encoder, images):
         embedding = pool(encoder(images))
-        return Outputs(embedding=embedding, latent_mean=embedding)
+        return Outputs(embedding=embedding)
 
     def losses(self, encoder, batch, player="main", progress=1.0):
         images, labels = batch

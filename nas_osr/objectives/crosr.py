@@ -56,7 +56,7 @@ class CROSRConfig:
 class CROSR(Objective):
     """Cross-entropy with lateral latents and their decoder.
 
-    `embedding` and `latent_mean` are both z, so that the nearest-centroid rules work on it.
+    `embedding` is z.
 
     Attributes:
         scales: of the encoder's intermediate maps, coarsest first; the lists below have this order.
@@ -68,7 +68,7 @@ class CROSR(Objective):
 
     name = "crosr"
     config_class = CROSRConfig
-    provides = frozenset({"logits", "embedding", "latent_mean"})
+    provides = frozenset({"logits", "embedding"})
     default_rule = "crosr"
     config: CROSRConfig
 
@@ -129,7 +129,7 @@ class CROSR(Objective):
         """Inference; nothing is decoded. images: [B, C, H, W] in [0, 1]."""
         features = encoder(images)
         embedding = torch.cat([latent.float().mean(dim=(2, 3)) for latent in self.latents(features)], dim=1)
-        return Outputs(logits=self.classifier(pool(features)).float(), embedding=embedding, latent_mean=embedding)
+        return Outputs(logits=self.classifier(pool(features)).float(), embedding=embedding)
 
     def losses(
         self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0

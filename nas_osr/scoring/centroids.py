@@ -24,7 +24,7 @@ SCALE_FLOOR = 1e-200
 
 
 class NCDistance(ScoringRule):
-    """NC-D: unknown iff d, the distance of the latent mean to the nearest k-means centroid, is at least tau.
+    """NC-D: unknown iff d, the distance of the embedding to the nearest k-means centroid, is at least tau.
 
     Knownness is -d, and the label is the class of that centroid. `threshold` is the knownness just above that of
     d = tau * scale, so that the boundary itself is unknown.
@@ -44,7 +44,7 @@ class NCDistance(ScoringRule):
     """
 
     name: ClassVar[str] = "nc_distance"
-    needs: ClassVar[frozenset[str]] = frozenset({"latent_mean"})
+    needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
 
     def __init__(
         self,
@@ -79,14 +79,14 @@ class NCDistance(ScoringRule):
         """Find the centroids of all training images of each class. targets: [B] int64 in 0..N-1.
 
         Raises:
-            UserError: there is no image, the latent means are not numbers (the network has diverged), or `subclusters`
+            UserError: there is no image, the embeddings are not numbers (the network has diverged), or `subclusters`
                 lists another number of classes.
         """
-        latents = bounded(outputs.latent_mean)
-        if len(latents) == 0:
+        embedding = bounded(outputs.embedding)
+        if len(embedding) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to find centroids of")
-        if latents.isnan().any():
-            raise self.diverged("latent means of known training images")
+        if embedding.isnan().any():
+            raise self.diverged("embeddings of known training images")
         self.num_known = None
         self.num_known = self.count_known(outputs, targets, objective)
         counts = self.subclusters
@@ -99,19 +99,19 @@ class NCDistance(ScoringRule):
             raise UserError(
                 f"scoring rule '{self.name}': subclusters lists {len(counts)} classes, there are {self.num_known}"
             )
-        points, owners = latents.cpu().numpy(), targets.cpu().numpy()
+        points, owners = embedding.cpu().numpy(), targets.cpu().numpy()
         found = [cluster_means(points[owners == label], count, self.seed) for label, count in enumerate(counts)]
-        self.centroids = torch.from_numpy(np.concatenate(found)).to(latents.device)
+        self.centroids = torch.from_numpy(np.concatenate(found)).to(embedding.device)
         sizes = torch.tensor([len(centroids) for centroids in found])
-        self.classes = torch.arange(self.num_known).repeat_interleave(sizes).to(latents.device)
+        self.classes = torch.arange(self.num_known).repeat_interleave(sizes).to(embedding.device)
 
     def distances(self, outputs: Outputs) -> Tensor:
-        """[B, C] float64 Euclidean distances of the latent means to the centroids."""
+        """[B, C] float64 Euclidean distances of the embeddings to the centroids."""
         if self.centroids is None:
             raise RuntimeError("fit comes before the scores")
-        latents = bounded(outputs.latent_mean)
-        centroids = self.centroids.to(latents.device)
-        return torch.cdist(latents, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+        embedding = bounded(outputs.embedding)
+        centroids = self.centroids.to(embedding.device)
+        return torch.cdist(embedding, centroids, compute_mode="donot_use_mm_for_euclid_dist")
 
     def class_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64: minus the distance to the nearest centroid of each class, -inf for a class without any."""
@@ -136,7 +136,7 @@ class NCDistance(ScoringRule):
         """Choose tau by the slope of F1 on these known validation images (see `pick_tau`), else the quantile.
 
         Raises:
-            UserError: there is no image, or a latent mean is not a number (the network has diverged).
+            UserError: there is no image, or an embedding is not a number (the network has diverged).
         """
         knownness = self.knownness(outputs)
         fallback = self.quantile(knownness, 1.0 - self.acceptance)
@@ -202,7 +202,7 @@ def cluster_means(points: np.ndarray, count: int, seed: int) -> np.ndarray:
         return points
     if count == 1:
         return points.mean(axis=0, keepdims=True)
-    unit = max(float(np.abs(points).max()), 1e-300)  # keeps squares of extreme latents apart from 0 and infinity
+    unit = max(float(np.abs(points).max()), 1e-300)  # keeps squares of extreme values apart from 0 and infinity
     return KMeans(count, n_init=KMEANS_STARTS, random_state=seed).fit(points / unit).cluster_centers_ * unit
 
 

@@ -17,7 +17,7 @@ KINDS = [NCDistance, NCUncertainty]
 
 
 def latents(rows):
-    return Outputs(latent_mean=torch.as_tensor(rows, dtype=torch.float64))
+    return Outputs(embedding=torch.as_tensor(rows, dtype=torch.float64))
 
 
 def make_outputs(size, num_known=3, dimensions=4, seed=0, spread=0.5, modes=1):
@@ -27,7 +27,7 @@ def make_outputs(size, num_known=3, dimensions=4, seed=0, spread=0.5, modes=1):
     mode = torch.randint(modes, (size,), generator=generator)
     centres = 8 * torch.randn(num_known, modes, dimensions, generator=torch.Generator().manual_seed(5))
     return Outputs(
-        latent_mean=centres[targets, mode] + spread * torch.randn(size, dimensions, generator=generator)
+        embedding=centres[targets, mode] + spread * torch.randn(size, dimensions, generator=generator)
     ), targets
 
 
@@ -45,7 +45,7 @@ def test_one_cluster_is_the_class_mean():
     rule = NCDistance()
     rule.fit(outputs, targets)
     for label in range(3):
-        torch.testing.assert_close(rule.centroids[label], outputs.latent_mean[targets == label].double().mean(0))
+        torch.testing.assert_close(rule.centroids[label], outputs.embedding[targets == label].double().mean(0))
     assert rule.classes.tolist() == [0, 1, 2]
 
 
@@ -65,7 +65,7 @@ def test_subclusters_find_the_modes_and_are_reproducible():
 def test_a_class_has_at_most_as_many_centroids_as_different_images():
     rule = NCDistance(subclusters=3)
     rule.fit(
-        Outputs(latent_mean=torch.tensor([[0.0], [0.0], [1.0], [5.0], [6.0], [7.0]]), logits=torch.zeros(6, 4)),
+        Outputs(embedding=torch.tensor([[0.0], [0.0], [1.0], [5.0], [6.0], [7.0]]), logits=torch.zeros(6, 4)),
         torch.tensor([0, 0, 0, 3, 3, 3]),
     )
     assert rule.classes.tolist() == [0, 0, 3, 3, 3]
@@ -82,7 +82,7 @@ def test_scores_against_loops(subclusters):
     distance, uncertainty = NCDistance(subclusters=subclusters), NCUncertainty(subclusters=subclusters)
     distance.fit(train, targets)
     uncertainty.fit(train, targets)
-    table = pairwise_distances(test.latent_mean.double().numpy(), distance.centroids.numpy())
+    table = pairwise_distances(test.embedding.double().numpy(), distance.centroids.numpy())
     nearest = table.argmin(axis=1)
     expected = [min(row) / np.mean([d for index, d in enumerate(row) if index != np.argmin(row)]) for row in table]
     np.testing.assert_allclose(distance.knownness(test), -table.min(axis=1), rtol=1e-12)
@@ -265,7 +265,7 @@ def test_impossible_images_are_refused():
         NCDistance(subclusters=[1, 2]).fit(outputs, targets)
     rule = NCDistance()
     rule.fit(outputs, targets)
-    outputs.latent_mean[3, 0] = math.nan
+    outputs.embedding[3, 0] = math.nan
     with pytest.raises(UserError, match="'nc_distance'.*diverged"):
         rule.set_threshold(outputs, targets)
     with pytest.raises(UserError, match="'nc_distance'.*diverged"):
