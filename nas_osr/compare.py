@@ -12,7 +12,8 @@ from typing import Any
 
 from nas_osr.architecture import published
 from nas_osr.errors import UserError
-from nas_osr.runs import RunFolder, is_run_folder
+from nas_osr.run_files import is_run_folder
+from nas_osr.runs import RunFolder
 
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 

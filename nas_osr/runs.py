@@ -15,7 +15,6 @@ Readers need no lock: `RunFolder.open(path)`. Nothing in a run folder is ever ex
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import logging
 import os
@@ -28,7 +27,17 @@ import yaml
 
 from nas_osr import provenance as environment
 from nas_osr.errors import UserError
-from nas_osr.files import parse_json, read_text
+from nas_osr.run_files import (
+    CHECKPOINT,
+    PREVIOUS_CHECKPOINT,
+    PROGRAM,
+    RUN_FILES,
+    SCHEMA,
+    clear_run_folder,
+    is_run_folder,
+    matches,
+    read_object,
+)
 from nas_osr.storage import (
     LOCK,
     file_errors,
@@ -43,33 +52,6 @@ from nas_osr.storage import (
 
 logger = logging.getLogger(__name__)
 
-PROGRAM = "nas-osr"
-SCHEMA = 1
-CHECKPOINT = "checkpoint.pt"
-PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
-
-# Names that a run may write: `--overwrite` removes these and nothing else.
-RUN_FILES = (
-    LOCK,
-    ".*.tmp",
-    "config.yaml",
-    "provenance.json",
-    "history.jsonl",
-    "timing.jsonl",
-    "architecture.*",
-    CHECKPOINT,
-    PREVIOUS_CHECKPOINT,
-    "model.*",
-    "metrics.json",
-    "metrics-*.json",
-    "analysis-*.json",
-    "predictions.csv",
-    "predictions-*.csv",
-    "summary.*",
-    "report.html",
-    "events.out.tfevents.*",
-)
-RUN_FOLDERS = ("split-*", "seed-*")  # runs inside a run
 MAY_CHANGE = ("data_dir", "device", "threads")  # between a run and its resumption: where, not what
 
 
@@ -260,10 +242,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> dict[str, Any]:
         """An object from a JSON file of the run. Raises UserError when it is missing or broken."""
-        value = parse_json(read_text(self.path / name), str(self.path / name))
-        if not isinstance(value, dict):
-            raise UserError(f"{self.path / name}: expected a JSON object")
-        return value
+        return read_object(self.path / name)
 
     def read_config(self) -> dict[str, Any]:
         """config.yaml. Raises UserError when it is missing or broken."""
@@ -272,7 +251,7 @@ class RunFolder:
     def _own(self, name: str) -> Path:
         """The path of a file that belongs to a run (ValueError otherwise: `--overwrite` would leave it behind)."""
         if "/" in name or not matches(name, RUN_FILES):
-            raise ValueError(f"{name!r} is not among nas_osr.runs.RUN_FILES")
+            raise ValueError(f"{name!r} is not among nas_osr.run_files.RUN_FILES")
         return self.path / name
 
     # History ------------------------------------------------------------------------------------------------------
@@ -358,29 +337,6 @@ class RunFolder:
         return None
 
 
-def is_run_folder(path: Path) -> bool:
-    """Whether a folder is a run of ours, or one that was killed before it began."""
-    if (path / "provenance.json").is_file():
-        return RunFolder(path).read_provenance().get("program") == PROGRAM
-    names = [entry.name for entry in path.iterdir()]
-    return LOCK in names and all(matches(name, (LOCK, ".*.tmp", "config.yaml")) for name in names)
-
-
-def clear_run_folder(path: Path) -> None:
-    """Remove the files of a run and the runs inside it, and nothing else; the lock and provenance.json stay."""
-    with file_errors(path, "clear"):
-        for entry in path.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                if matches(entry.name, RUN_FOLDERS) and is_run_folder(entry):
-                    clear_run_folder(entry)
-                    for name in (LOCK, "provenance.json"):
-                        (entry / name).unlink(missing_ok=True)
-                    if not any(entry.iterdir()):
-                        entry.rmdir()
-            elif entry.name not in (LOCK, "provenance.json") and matches(entry.name, RUN_FILES):
-                entry.unlink()
-
-
 def check_same_config(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """UserError, naming the first difference, unless both configurations are the same."""
     for name in [*before, *now]:
@@ -388,8 +344,3 @@ def check_same_config(path: Path, before: Mapping[str, Any], now: Mapping[str, A
             raise UserError(
                 f"{path}: cannot resume: {name} was {before.get(name)!r} at the start and is {now.get(name)!r} now"
             )
-
-
-def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a file name fits one of the patterns."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

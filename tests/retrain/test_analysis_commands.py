@@ -13,7 +13,8 @@ import torch
 
 from nas_osr.cli.main import main
 from nas_osr.objectives.pooling import pool
-from nas_osr.runs import RunFolder, clear_run_folder
+from nas_osr.run_files import clear_run_folder
+from nas_osr.runs import RunFolder
 from retrain.analysis.common import known_test_images, open_runs
 from retrain.analysis.config import SaliencyConfig
 from retrain.analysis.saliency import measure
