@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,20 @@ class RunFolder:
         self.write_yaml("config.yaml", config)
         self.write_json("provenance.json", record)
 
+    def extend(self, config: Mapping[str, Any], may_change: Collection[str]) -> None:
+        """Go on with a finished run whose configuration asks for more in the entries `may_change`; else do nothing.
+
+        Raises:
+            UserError: another entry differs.
+        """
+        before, config = self.read_config(), plain(config, "config")
+        check_same_config(self.path, before, config, may_change)
+        if any(before.get(name) != config.get(name) for name in may_change):
+            record = self.read_provenance()
+            resumed = [*record.get("resumed", []), environment.utc_now()]
+            self.write_yaml("config.yaml", config)
+            self.write_json("provenance.json", {**record, "resumed": resumed, "finished": None})
+
     def finish(self) -> None:
         """Mark the run as finished: from now on it is replaced only with `overwrite`."""
         self.write_json("provenance.json", {**self.read_provenance(), "finished": environment.utc_now()})
@@ -337,10 +351,12 @@ class RunFolder:
         return None
 
 
-def check_same_config(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """UserError, naming the first difference, unless both configurations are the same."""
+def check_same_config(
+    path: Path, before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
+    """UserError, naming the first difference, unless both configurations are the same but for what may change."""
     for name in [*before, *now]:
-        if name not in MAY_CHANGE and before.get(name, ...) != now.get(name, ...):
+        if name not in (*MAY_CHANGE, *may_change) and before.get(name, ...) != now.get(name, ...):
             raise UserError(
                 f"{path}: cannot resume: {name} was {before.get(name)!r} at the start and is {now.get(name)!r} now"
             )

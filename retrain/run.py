@@ -15,6 +15,7 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
@@ -79,7 +80,16 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
         build_learner(architecture, parts[0].protocol, config.objective, parts[0].objective_config)
     opened = {parts[0].folder: load_part_data(parts[0])}
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer:
-        if not outer.finished or not resume:
+        if outer.finished and resume:
+            missing = set(parse_range("splits", outer.read_config()["splits"])) - set(
+                parse_range("splits", config.splits)
+            )
+            if missing:
+                raise UserError(
+                    f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite"
+                )
+            outer.extend(config.recorded(), ("splits",))
+        else:
             outer.provenance(command, config.recorded(), None, None)
         results = [
             run_part(part, opened.pop(part.folder, None), architecture, fabric, outer, command) for part in parts

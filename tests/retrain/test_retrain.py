@@ -136,7 +136,24 @@ def test_finished_run_is_refused_or_read(finished: tuple[Path, dict[str, Any]]) 
     with pytest.raises(UserError, match="finished run"):
         run_retrain(config, ["nas-osr"])
     config.resume = "auto"
+    before = (out / "provenance.json").read_bytes()
     assert run_retrain(config, ["nas-osr"])["metrics"] == summary["metrics"]
+    assert (out / "provenance.json").read_bytes() == before
+
+
+def test_finished_run_takes_more_splits_and_nothing_else(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished[0], out)
+    for change, message in (({"epochs": 1}, "epochs was"), ({"splits": "1-2"}, "holds split 0 as well")):
+        with pytest.raises(UserError, match=message):
+            run_retrain(RetrainConfig(**{**TINY, "out": str(out), "splits": "0-2", "resume": "auto", **change}), ["x"])
+    assert not (out / "split-2").exists()
+    kept = (out / "split-1" / "checkpoint.pt").stat().st_mtime_ns
+    more = run_retrain(RetrainConfig(**TINY, out=str(out), splits="0-2", resume="auto"), ["nas-osr"])
+    assert {name: figures for name, figures in more["parts"].items() if name != "split-2"} == finished[1]["parts"]
+    assert (out / "split-1" / "checkpoint.pt").stat().st_mtime_ns == kept
+    run = RunFolder.open(out)
+    assert run.finished and run.read_config()["splits"] == "0-2" and len(run.read_provenance()["resumed"]) == 1
 
 
 def test_killed_retraining_resumes_with_the_same_bits(
