@@ -53,7 +53,8 @@ def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:
     Raises:
         UserError: the rule's scores are not numbers (the network has diverged).
     """
-    knownness = rule.knownness(outputs).double().cpu().numpy()
+    scores = rule.scores(outputs)
+    knownness = scores.knownness.double().cpu().numpy()
     if np.isnan(knownness).any():
         raise UserError(
             f"scoring rule '{rule.name}': {int(np.isnan(knownness).sum())} of {len(knownness)} scores are not numbers; "
@@ -62,10 +63,10 @@ def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:
     logits = outputs.logits
     return Judgements(
         index=np.arange(len(knownness)),
-        predicted_label=rule.predict(outputs).cpu().numpy(),
-        closed_set_label=rule.labels(outputs).cpu().numpy(),
+        predicted_label=rule.decide(scores).cpu().numpy(),
+        closed_set_label=scores.labels.cpu().numpy(),
         knownness=knownness,
-        class_scores=(rule.class_scores(outputs) if logits is None else logits.double()).cpu().numpy(),
+        class_scores=(scores.class_scores if logits is None else logits.double()).cpu().numpy(),
         column="score" if logits is None else "logit",
     )
 

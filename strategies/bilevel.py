@@ -287,9 +287,10 @@ def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -
     outputs = infer(scored)
     known = len(split.validation)
     rule.set_threshold(outputs[:known], split.validation.labels.cpu())
+    scores = rule.scores(outputs)
     truth = scored.labels.cpu().numpy()
     return {
-        "f1": macro_f1(truth, rule.predict(outputs).numpy(), split.num_kept),
-        "auroc": auroc(rule.knownness(outputs).numpy(), truth == split.num_kept),
+        "f1": macro_f1(truth, rule.decide(scores).numpy(), split.num_kept),
+        "auroc": auroc(scores.knownness.numpy(), truth == split.num_kept),
         "threshold": rule.threshold,
     }

@@ -1,10 +1,10 @@
-"""The interface of every scoring rule: fit, threshold, knownness, class scores, labels, predict."""
+"""The interface of every scoring rule: fit, threshold, knownness, class scores, both at once, labels, predict."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -13,12 +13,25 @@ from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
 
 
+class Scores(NamedTuple):
+    """What a rule says of B images: knownness [B], and class scores [B, N]; see the methods of these names."""
+
+    knownness: Tensor
+    class_scores: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """[B] int64, the most likely known class in 0..N-1, accepted or not."""
+        return self.class_scores.argmax(dim=1)
+
+
 class ScoringRule:
     """Turns `Outputs` into labels and a knownness, and rejects images as unknown below a threshold.
 
     Life cycle: `fit` on known training outputs, `set_threshold` on known validation outputs, then `knownness`,
     `class_scores`, `labels` and `predict` on anything. Subclasses set `name` and `needs`, and implement `fit` and
-    `knownness`; one that does not need the logits also implements `class_scores` and sets `num_known` in `fit`.
+    `knownness`; one that does not need the logits also implements `class_scores` and sets `num_known` in `fit`. One
+    whose knownness and class scores share costly work also implements `scores`. `labels` and `predict` follow.
 
     Attributes:
         name: the registered name.
@@ -30,6 +43,26 @@ class ScoringRule:
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Keep `scores` equal to its parts: an inherited one gives way where a subclass brings a part of its own.
+
+        Raises:
+            UserError: the subclass overrides `labels` or `predict`, which nothing would ask.
+        """
+        super().__init_subclass__(**keywords)
+        for method in ("labels", "predict"):
+            if getattr(cls, method) is not getattr(ScoringRule, method):
+                raise UserError(
+                    f"scoring rule class {cls.__name__}: {method} cannot be overridden; say class_scores and "
+                    "knownness, it follows from these"
+                )
+        bringer = {
+            method: next(index for index, owner in enumerate(cls.__mro__) if method in vars(owner))
+            for method in ("knownness", "class_scores", "scores")
+        }
+        if min(bringer["knownness"], bringer["class_scores"]) < bringer["scores"]:
+            cls.scores = ScoringRule.scores  # type: ignore[method-assign]
 
     def __init__(self, acceptance: float = 0.95) -> None:
         if not isinstance(acceptance, (int, float)) or not 0.0 < acceptance < 1.0:
@@ -61,17 +94,27 @@ class ScoringRule:
             raise RuntimeError(f"scoring rule '{self.name}' needs logits, or class_scores of its own")
         return outputs.logits.double()
 
+    def scores(self, outputs: Outputs) -> Scores:
+        """`knownness` and `class_scores` together: what evaluation asks for, once."""
+        return Scores(self.knownness(outputs), self.class_scores(outputs))
+
+    @final
     def labels(self, outputs: Outputs) -> Tensor:
         """[B] int64, the most likely known class in 0..N-1, accepted or not: the one with the largest class score."""
         return self.class_scores(outputs).argmax(dim=1)
 
+    @final
     def predict(self, outputs: Outputs) -> Tensor:
         """[B] int64: `labels`, or N (the number of known classes) where knownness is below the threshold."""
+        return self.decide(self.scores(outputs))
+
+    @final
+    def decide(self, scores: Scores) -> Tensor:
+        """`predict` of images whose scores are there already."""
         if self.threshold is None:
             raise RuntimeError("set_threshold comes before predict")
-        labels = self.labels(outputs)
-        unknown = torch.full_like(labels, self.count_known(outputs))
-        return torch.where(self.knownness(outputs) < self.threshold, unknown, labels)
+        unknown = scores.class_scores.shape[1]
+        return scores.labels.masked_fill(scores.knownness < self.threshold, unknown)
 
     def count_known(self, outputs: Outputs, targets: Tensor | None = None, objective: object | None = None) -> int:
         """N: what `fit` set, else the width of the logits, the objective's `num_classes`, or the largest target + 1."""
@@ -127,6 +170,6 @@ VALUE_LIMIT = 1e100
 
 
 def bounded(values: Tensor | None) -> Tensor:
-    """A field of `Outputs` that a rule needs, as float64 within ±`VALUE_LIMIT`."""
+    """A copy of a field of `Outputs` that a rule needs, as float64 within ±`VALUE_LIMIT`."""
     assert values is not None
-    return values.double().clamp(-VALUE_LIMIT, VALUE_LIMIT)
+    return values.to(torch.float64, copy=True).clamp_(-VALUE_LIMIT, VALUE_LIMIT)  # one copy, not two

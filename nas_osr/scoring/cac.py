@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule, bounded
+from nas_osr.scoring.base import Scores, ScoringRule, bounded
 
 
 class CAC(ScoringRule):
@@ -83,6 +83,10 @@ class CAC(ScoringRule):
     def class_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64 in (-inf, 0]: -s. The label, the class of least s, is that of the nearest anchor."""
         return -self.rejection(outputs)
+
+    def scores(self, outputs: Outputs) -> Scores:
+        class_scores = self.class_scores(outputs)
+        return Scores(class_scores.amax(dim=1), class_scores)
 
     def state_dict(self) -> dict[str, Tensor | float | int | str | None]:
         return {**super().state_dict(), "anchors": self.anchors}

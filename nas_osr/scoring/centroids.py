@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
-from nas_osr.metrics import f1_of_counts, label_counts
+from nas_osr.metrics import f1_of_counts
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule, bounded
+from nas_osr.scoring.base import Scores, ScoringRule, bounded
 
 #: The picker's two slopes: the threshold is where F1(tau), once it has risen steeply, flattens out.
 STEEP, FLAT = 1.5, 0.4
@@ -82,7 +82,8 @@ class NCDistance(ScoringRule):
             UserError: there is no image, the embeddings are not numbers (the network has diverged), or `subclusters`
                 lists another number of classes.
         """
-        embedding = bounded(outputs.embedding)
+        embedding = outputs.embedding
+        assert embedding is not None
         if len(embedding) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to find centroids of")
         if embedding.isnan().any():
@@ -99,8 +100,11 @@ class NCDistance(ScoringRule):
             raise UserError(
                 f"scoring rule '{self.name}': subclusters lists {len(counts)} classes, there are {self.num_known}"
             )
-        points, owners = embedding.cpu().numpy(), targets.cpu().numpy()
-        found = [cluster_means(points[owners == label], count, self.seed) for label, count in enumerate(counts)]
+        owners = targets.to(embedding.device)
+        found = [  # class by class: a float64 copy of all embeddings would be the largest thing here
+            cluster_means(bounded(embedding[owners == label]).cpu().numpy(), count, self.seed)
+            for label, count in enumerate(counts)
+        ]
         self.centroids = torch.from_numpy(np.concatenate(found)).to(embedding.device)
         sizes = torch.tensor([len(centroids) for centroids in found])
         self.classes = torch.arange(self.num_known).repeat_interleave(sizes).to(embedding.device)
@@ -115,8 +119,15 @@ class NCDistance(ScoringRule):
 
     def class_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64: minus the distance to the nearest centroid of each class, -inf for a class without any."""
-        assert self.classes is not None and self.num_known is not None
+        return self.nearest(self.distances(outputs))
+
+    def scores(self, outputs: Outputs) -> Scores:
         distances = self.distances(outputs)
+        return Scores(-self.score(distances), self.nearest(distances))
+
+    def nearest(self, distances: Tensor) -> Tensor:
+        """`class_scores` [B, N] from distances [B, C]."""
+        assert self.classes is not None and self.num_known is not None
         scores = distances.new_full((len(distances), self.num_known), -math.inf)
         return scores.scatter_reduce(1, self.classes.to(distances.device).expand_as(distances), -distances, "amax")
 
@@ -138,15 +149,14 @@ class NCDistance(ScoringRule):
         Raises:
             UserError: there is no image, or an embedding is not a number (the network has diverged).
         """
-        knownness = self.knownness(outputs)
-        fallback = self.quantile(knownness, 1.0 - self.acceptance)
+        judged = self.scores(outputs)
+        fallback = self.quantile(judged.knownness, 1.0 - self.acceptance)
         assert self.num_known is not None
-        scores = -knownness.cpu().numpy()
+        scores = -judged.knownness.cpu().numpy()
         self.scale = math.nextafter(max(float(scores.max()), SCALE_FLOOR), math.inf) if self.rescales() else 1.0
         taus = np.arange(math.ceil(1 / self.step) + 3) * self.step
-        curve = f1_curve(
-            scores, self.labels(outputs).cpu().numpy(), targets.cpu().numpy(), self.num_known, taus * self.scale
-        )
+        labels, limits = judged.labels.cpu().numpy(), taus * self.scale
+        curve = f1_curve(scores, labels, targets.cpu().numpy(), self.num_known, limits)
         tau = pick_tau(taus, curve)
         if tau is None:
             self.picker, self.tau, self.threshold = "quantile", -fallback / self.scale, fallback
@@ -213,11 +223,14 @@ def f1_curve(
 
     labels, targets: [B] int64 predicted and true classes in 0..N-1. A class that is neither there nor predicted has 0.
     """
-    values = []
-    for limit in limits:
-        predicted = np.where(scores >= limit, num_known, labels)
-        values.append(float(f1_of_counts(*label_counts(targets, predicted, num_known))[:num_known].mean()))
-    return np.array(values)
+    order = np.argsort(scores)
+    accepted = np.searchsorted(scores[order], limits)  # [T] how many scores are below each limit
+    guessed = np.zeros((len(scores) + 1, num_known), dtype=np.int64)  # row i: predictions among the i lowest scores
+    hits = guessed.copy()
+    np.cumsum(np.eye(num_known, dtype=np.int64)[labels[order]], axis=0, out=guessed[1:])
+    np.cumsum(np.eye(num_known, dtype=np.int64)[labels[order]] * (labels == targets)[order, None], axis=0, out=hits[1:])
+    actual = np.bincount(targets, minlength=num_known)
+    return f1_of_counts(hits[accepted], guessed[accepted], actual).mean(axis=1)
 
 
 def pick_tau(taus: np.ndarray, curve: np.ndarray) -> float | None:

@@ -52,7 +52,8 @@ class CROSR(WeibullRule):
 
     def features(self, outputs: Outputs) -> Tensor:
         """[B, N + D] float64: logits, then latents."""
-        return torch.cat([bounded(outputs.logits), bounded(outputs.embedding)], dim=1)
+        assert outputs.logits is not None and outputs.embedding is not None
+        return bounded(torch.cat([outputs.logits, outputs.embedding], dim=1))
 
     def tail_size(self, count: int) -> int:
         """`tail`, or a tenth of a class's images where that is less."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.base import Scores, ScoringRule
 
 #: Larger features count as this, so that infinite ones keep a direction.
 FEATURE_LIMIT = 1e300
@@ -27,7 +27,7 @@ class Neighbours(ScoringRule):
         k: how many neighbours of each class count.
         block_size: how many images are compared at once with how many training images. It bounds memory (a block takes
             8 block_size^2 bytes) and changes results by rounding only.
-        features: [M, D] training embeddings as they came, sorted by class.
+        directions: [M, D] float64 training embeddings of length 1, sorted by class.
         counts: [N] int64, training images per class.
     """
 
@@ -38,18 +38,22 @@ class Neighbours(ScoringRule):
         super().__init__(acceptance)
         self.k = self.check_count("k", k)
         self.block_size = self.check_count("block_size", block_size)
-        self.features: Tensor | None = None
+        self.directions: Tensor | None = None
         self.counts: Tensor | None = None
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
-        """Keep the training embeddings. targets: [B] int64 in 0..N-1. Raises UserError when there is none."""
+        """Keep the training embeddings' directions. targets: [B] int64 in 0..N-1. Raises UserError without any."""
         assert outputs.embedding is not None
         if len(targets) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to compare with")
         self.num_known = None
         self.num_known = self.count_known(outputs, targets, objective)
         order = targets.argsort(stable=True).to(outputs.embedding.device)
-        self.features = outputs.embedding.detach()[order]
+        embedding = outputs.embedding.detach()
+        self.directions = torch.empty(embedding.shape, dtype=torch.float64, device=embedding.device)
+        for start in range(0, len(order), self.block_size):
+            block = slice(start, start + self.block_size)
+            self.directions[block] = normalise(embedding[order[block]])
         self.counts = torch.bincount(targets, minlength=self.num_known).cpu()
 
     def knownness(self, outputs: Outputs) -> Tensor:
@@ -58,35 +62,40 @@ class Neighbours(ScoringRule):
 
     def class_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64 sums of the k largest cosine similarities to each class's training images."""
-        if self.features is None or self.counts is None:
+        if self.directions is None or self.counts is None:
             raise RuntimeError("fit comes before the scores")
         assert outputs.embedding is not None
         embedding = outputs.embedding
         scores = torch.full((len(embedding), len(self.counts)), -math.inf, dtype=torch.float64, device=embedding.device)
-        features = self.features.split(self.counts.tolist())
+        directions = self.directions.split(self.counts.tolist())
         for start in range(0, len(embedding), self.block_size):
             block = slice(start, start + self.block_size)
             queries = normalise(embedding[block])
-            for label, own in enumerate(features):
+            for label, own in enumerate(directions):
                 if len(own) > 0:
                     scores[block, label] = self._largest_sum(queries, own)
         return scores
 
-    def _largest_sum(self, queries: Tensor, features: Tensor) -> Tensor:
-        """[b] scores of normalised queries [b, D] for one class's training embeddings [m, D], m >= 1."""
-        largest = queries.new_empty(len(queries), 0)
-        for part in features.split(self.block_size):
-            similarity = queries @ normalise(part.to(queries.device)).T
-            merged = torch.cat([largest, similarity], dim=1)
-            largest = merged.topk(min(self.k, merged.shape[1]), dim=1).values
-        return largest.mean(dim=1) * self.k
+    def scores(self, outputs: Outputs) -> Scores:
+        class_scores = self.class_scores(outputs)
+        return Scores(class_scores.amax(dim=1), class_scores)
+
+    def _largest_sum(self, queries: Tensor, directions: Tensor) -> Tensor:
+        """[b] scores of queries [b, D] for one class's training embeddings [m, D], m >= 1, all of length 1."""
+        found = [largest(queries @ part.to(queries.device).T, self.k) for part in directions.split(self.block_size)]
+        return largest(torch.cat(found, dim=1), self.k).mean(dim=1) * self.k
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "features": self.features, "counts": self.counts}
+        return {**super().state_dict(), "directions": self.directions, "counts": self.counts}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.features, self.counts = state["features"], state["counts"]
+        self.directions, self.counts = state["directions"], state["counts"]
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """[B, c] the largest values of each row of [B, M], c = `count` or, if fewer, M."""
+    return values.topk(min(count, values.shape[1]), dim=1).values
 
 
 def normalise(vectors: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import bounded
+from nas_osr.scoring.base import Scores, bounded
 from nas_osr.scoring.weibull import WeibullRule
 
 
@@ -41,6 +41,10 @@ class OpenMax(WeibullRule):
     def class_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64: the revised logits of the known classes."""
         return self.revised(outputs)[0]
+
+    def scores(self, outputs: Outputs) -> Scores:
+        known, unknown = self.revised(outputs)
+        return Scores(torch.logsumexp(known, dim=1) - unknown, known)
 
     def revised(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
         """The revised logits: [B, N] of the known classes and [B] of "unknown", float64."""

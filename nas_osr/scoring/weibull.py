@@ -57,20 +57,21 @@ class WeibullRule(ScoringRule):
         Raises:
             UserError: there is no image, or something is not a number (the network has diverged).
         """
-        features, logits = self.features(outputs), bounded(outputs.logits)
-        if len(features) == 0:
+        outputs = Outputs(**{field: getattr(outputs, field) for field in self.needs})  # no other field is selected from
+        logits = bounded(outputs.logits)
+        if len(logits) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to fit to")
-        if features.isnan().any():
+        if any(getattr(outputs, field).isnan().any() for field in self.needs):
             raise self.diverged(f"{' and '.join(sorted(self.needs, reverse=True))} of known training images")
         num_known = self.num_known = logits.shape[1]
         right = logits.argmax(dim=1) == targets
-        self.means = features.new_zeros(num_known, features.shape[1])
-        self.shapes, self.scales = features.new_ones(num_known), features.new_ones(num_known)
-        self.usable = torch.zeros(num_known, dtype=torch.bool, device=features.device)
+        self.means = logits.new_zeros(num_known, self.features(outputs[:0]).shape[1])
+        self.shapes, self.scales = logits.new_ones(num_known), logits.new_ones(num_known)
+        self.usable = torch.zeros(num_known, dtype=torch.bool, device=logits.device)
         for label in range(num_known):
             members = targets == label
             chosen = members & right
-            own = features[chosen if chosen.any() else members]
+            own = self.features(outputs[chosen if chosen.any() else members])
             if len(own) > 0:
                 self.means[label] = own.mean(dim=0)
                 distances = (own - self.means[label]).norm(dim=1)

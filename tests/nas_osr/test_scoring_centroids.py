@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score, pairwise_distances
 
 from nas_osr.errors import UserError
+from nas_osr.metrics import f1_of_counts, label_counts
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.centroids import NCDistance, NCUncertainty, f1_curve, pick_tau
 
@@ -130,6 +131,23 @@ def test_f1_curve_is_scikit_learns_over_the_known_labels():
         for limit in limits
     ]
     np.testing.assert_allclose(f1_curve(scores, labels, targets, 4, limits), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.lists(
+        st.tuples(st.integers(0, 5) | st.just(math.inf), st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30
+    ),
+    limits=st.lists(st.integers(0, 6) | st.just(math.inf), min_size=1, max_size=8),
+)
+def test_f1_curve_equals_counting_at_every_limit(images, limits):
+    """With ties, limits in any order, and classes that are not there."""
+    scores, labels, targets = (np.array(column) for column in zip(*images, strict=True))
+    expected = []
+    for limit in limits:
+        counts = label_counts(targets, np.where(scores >= limit, 4, labels), 4)
+        expected.append(f1_of_counts(*counts).mean())
+    np.testing.assert_array_equal(f1_curve(scores, labels, targets, 4, np.array(limits)), expected)
 
 
 def test_f1_curve_rejects_the_limit_itself():

@@ -57,6 +57,31 @@ def test_blocks_equal_no_blocks(block_size):
     torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-12)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any),
+    queries=st.integers(1, 12),
+    k=st.integers(1, 12),
+    block_size=st.integers(1, 15),
+    seed=st.integers(0, 9),
+)
+def test_any_blocks_equal_all_similarities_sorted(counts, queries, k, block_size, seed):
+    """Classes of any size, smaller than k and than a block; against one whole table of cosines per class."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    targets = targets[torch.randperm(len(targets), generator=generator)]
+    train, test = (torch.randn(size, 5, generator=generator) for size in (len(targets), queries))
+    rule = Neighbours(k=k, block_size=block_size)
+    rule.fit(Outputs(embedding=train, logits=torch.zeros(len(train), len(counts))), targets)
+    cosines = torch.nn.functional.cosine_similarity(test.double()[:, None], train.double(), dim=2)
+    expected = []
+    for label, count in enumerate(counts):
+        best = cosines[:, targets == label].sort(dim=1, descending=True).values[:, :k]
+        expected.append(best.sum(dim=1) * k / min(k, count) if count else torch.full((queries,), -math.inf).double())
+    found = rule.class_scores(Outputs(embedding=test))
+    torch.testing.assert_close(found, torch.stack(expected, dim=1), rtol=0, atol=1e-12)
+
+
 def test_an_image_scores_alike_alone_and_among_others():
     test, _ = make_outputs(20, seed=2)
     rule = fitted()

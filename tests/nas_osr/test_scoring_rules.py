@@ -5,8 +5,10 @@ import sys
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_osr.errors import UserError
+from nas_osr.evaluation import judge
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import RULES, check_rule, make_rule, rule_class, rules_for
@@ -87,6 +89,119 @@ def test_a_rule_reads_what_it_needs_and_nothing_else(name):
     for method in ("class_scores", "labels", "knownness", "predict"):
         assert torch.equal(getattr(bare, method)(only_needed(test)), getattr(rule, method)(test)), method
     assert bare.count_known(only_needed(test)) == 4
+
+
+def fitted(name, **kinds):
+    rule = make_rule(name, kinds)
+    rule.fit(*everything(160, seed=0))
+    rule.set_threshold(*everything(80, seed=1))
+    return rule
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_scores_and_decide_equal_their_parts(name):
+    rule, (test, _) = fitted(name), everything(200, seed=2)
+    scores = rule.scores(test)
+    assert torch.equal(scores.knownness, rule.knownness(test))
+    assert torch.equal(scores.class_scores, rule.class_scores(test))
+    assert torch.equal(scores.labels, rule.labels(test))
+    expected = torch.where(rule.knownness(test) < rule.threshold, 4, rule.labels(test))
+    assert 0 < (expected == 4).sum() < 200
+    assert torch.equal(rule.decide(scores), expected)
+    assert torch.equal(rule.predict(test), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "work"),
+    [("cap", "gaussian_scores"), ("cac", "rejection"), ("openmax", "revised"), ("crosr", "log_hazard"),
+     ("neighbours", "class_scores"), ("nc_distance", "distances"), ("nc_uncertainty", "distances"),
+     *((name, "score") for name in ("msp", "mls", "energy"))],
+)  # fmt: skip
+def test_judging_does_the_work_once(name, work, monkeypatch):
+    rule, calls = fitted(name), []
+    original = getattr(rule, work)
+    monkeypatch.setattr(rule, work, lambda *given: calls.append(work) or original(*given))
+    bare = Outputs(**{field: getattr(everything(50, seed=2)[0], field) for field in rule.needs})
+    judge(rule, bare)
+    assert calls == [work]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for part in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(part, torch.Tensor):
+                self.elements = max(self.elements, part.numel())
+        return result
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_memory_grows_with_the_images_not_with_their_product(name):
+    """1,000 training images and 500 queries of 4 dimensions: no table of 500 x 1,000, nor of 500 x 4 x 4."""
+    rule = make_rule(name, {"block_size": 50} if name == "neighbours" else {})
+    with LargestTensor() as fit:
+        rule.fit(*everything(1000, seed=0))
+    with LargestTensor() as rest:
+        rule.set_threshold(*everything(500, seed=1))
+        judge(rule, everything(500, seed=2)[0])
+    assert fit.elements <= 1000 * 8
+    assert 500 * 4 <= rest.elements <= 1000 * 4 + 500 * 8
+
+
+def test_a_rule_with_knownness_alone_is_asked_once():
+    class Margin(ScoringRule):
+        name = "margin"
+        needs = frozenset({"logits"})
+        asked = 0
+
+        def knownness(self, outputs):
+            self.asked += 1
+            best, second = outputs.logits.topk(2, dim=1).values.unbind(dim=1)
+            return best - second
+
+    rule, (test, _) = Margin(), everything(50, seed=2)
+    rule.set_threshold(*everything(80, seed=1))
+    rule.asked = 0
+    judgements = judge(rule, test)
+    assert rule.asked == 1
+    best = test.logits.sort(dim=1).values
+    assert judgements.knownness.tolist() == (best[:, -1] - best[:, -2]).tolist()
+    assert judgements.closed_set_label.tolist() == test.logits.argmax(1).tolist()
+    assert judgements.predicted_label.tolist() == rule.predict(test).tolist()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_part_that_a_subclass_brings_counts_in_scores(name):
+    class Constant:
+        def knownness(self, outputs):
+            return torch.full((len(outputs),), 7.0).double()
+
+    class Reversed(rule_class(name)):
+        def class_scores(self, outputs):
+            return -super().class_scores(outputs)
+
+    mixed = type("Mixed", (Constant, rule_class(name)), {})()
+    mixed.fit(*everything(160, seed=0))
+    reversed_ = Reversed()
+    reversed_.fit(*everything(160, seed=0))
+    if name == "cap":
+        reversed_.error_threshold = 1.0
+    test, _ = everything(50, seed=2)
+    assert (mixed.scores(test).knownness == 7).all()
+    assert torch.equal(mixed.scores(test).class_scores, mixed.class_scores(test))
+    plain = fitted(name)
+    assert torch.equal(reversed_.scores(test).class_scores, -plain.class_scores(test))
+    assert torch.equal(reversed_.scores(test).knownness, reversed_.knownness(test))
+
+
+@pytest.mark.parametrize("method", ["labels", "predict"])
+def test_what_follows_from_the_scores_cannot_be_overridden(method):
+    with pytest.raises(UserError, match=f"scoring rule class Mine: {method} cannot be overridden"):
+        type("Mine", (CAP,), {method: lambda self, outputs: None})
 
 
 def test_without_logits_a_rule_has_its_own_class_scores():
