@@ -100,7 +100,8 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
             "parts": {part.folder: result["metrics"] for part, result in zip(parts, results, strict=True)},
         }
         outer.write_json("summary.json", {name: value for name, value in summary.items() if name != "out"})
-        outer.finish()
+        if not outer.finished:
+            outer.finish()
     return summary
 
 

@@ -112,6 +112,11 @@ COMMANDS: dict[str, Command] = {
         ("architecture",),
         config="retrain.subclusters_config:SubclustersConfig",
     ),
+    "bench": Command(
+        "nas_osr.cli.bench:bench",
+        "measure what a training step costs: seconds, memory, FLOPs, share of the machine's peak",
+        config="nas_osr.cli.bench:BenchConfig",
+    ),
     "data list": Command("nas_osr.cli.data:list_protocols", "list the protocols"),
     "data prepare": Command("nas_osr.cli.data:prepare", "get the images of a protocol", ("name",)),
     "data check": Command("nas_osr.cli.data:check", "say whose images are there"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 
 import pytest
 
@@ -44,9 +45,11 @@ def test_a_terminal_gets_the_line_too(monkeypatch, capfd):
         with ProgressReporter(2) as reporter:
             reporter.epoch(RECORD, TIMING)
         terminal.flush()
-        shown = os.read(master, 65536).decode()
+        shown = b""
+        while b"loss 1.250" not in shown and select.select([master], [], [], 10)[0]:
+            shown += os.read(master, 65536)
     os.close(master)
-    assert "loss 1.250" in shown
+    assert b"loss 1.250" in shown
 
 
 @pytest.fixture(autouse=True)

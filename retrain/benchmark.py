@@ -1,0 +1,99 @@
+"""What a step of a retraining costs, on random images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from nas_osr.benchmark import (
+    OUTLIERS,
+    PROGRESS,
+    Call,
+    Step,
+    augmenter,
+    bare_step,
+    measure_steps,
+    random_images,
+)
+from nas_osr.data.augmentation import default_augmentation
+from nas_osr.data.protocols import Protocol
+from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.training import make_optimizers, weight_step
+from retrain.config import RetrainConfig
+from retrain.model import build_learner, resolve_architecture
+from retrain.networks import check_network
+from retrain.recipes import make_recipe
+from search_spaces.encoder import check_image_shape
+
+
+def benchmark_retrain(
+    config: RetrainConfig, protocol: Protocol, fabric: Fabric, rounds: int, warmup: int
+) -> dict[str, Any]:
+    """Measure a step of a retraining on all known classes.
+
+    Wrap the call in `nas_osr.benchmark.leave_no_trace`.
+
+    Args:
+        config: the request; open fields are filled from the preset. No data are opened.
+        protocol: the classes and images.
+        rounds, warmup: see `nas_osr.benchmark.take_turns`.
+
+    Returns:
+        What `nas_osr.benchmark.measure_steps` returns for the step `retrain`, and classes: how many are known.
+
+    Raises:
+        UserError: anything in the request is wrong.
+    """
+    step = make_step(check_request(config, protocol), protocol, fabric)
+    return {**measure_steps([step], fabric, rounds, warmup), "classes": protocol.num_known}
+
+
+def check_request(config: RetrainConfig, protocol: Protocol) -> RetrainConfig:
+    """The resolved configuration, with every name known and every setting checked; UserError otherwise."""
+    config = config.resolved()
+    assert config.recipe is not None
+    check_image_shape(protocol.image_shape)
+    if config.network is not None:
+        check_network(config.network, protocol.image_shape)
+    make_recipe(config.recipe, config.recipe_config)
+    resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+    return config
+
+
+def make_step(config: RetrainConfig, protocol: Protocol, fabric: Fabric) -> Step:
+    """The step of a checked configuration on a random batch, at the learning rate of the first one."""
+    assert config.batch_size is not None and config.epochs is not None and config.recipe is not None
+    recipe = make_recipe(config.recipe, config.recipe_config)
+    settings = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+    learner = build_learner(config.network or resolve_architecture(config), protocol, config.objective, settings)
+    objective, device, count = learner.objective, fabric.device, config.batch_size
+    if objective_class(config.objective).needs_outliers(settings):
+        objective.set_outliers(random_images(OUTLIERS, protocol.image_shape, torch.device("cpu")))
+    optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
+    # the schedule's first factor: random images at the peak would soon be all NaN
+    for group in optimizers["main"].param_groups:
+        group["lr"] *= recipe.factor(config.epochs)(0.0)
+    wrapped: Any
+    wrapped, *players = fabric.setup(learner, *optimizers.values())
+    wrapped.train()
+    fabric_optimizers: dict[str, Any] = dict(zip(optimizers, players, strict=True))
+
+    images = random_images(count, protocol.image_shape, device)
+    labels = torch.randint(protocol.num_known, (count,), device=device)
+    augment = augmenter(
+        images, default_augmentation(protocol, "none" if objective.makes_views else recipe.augmentation)
+    )
+    inputs = augment()
+    scale = objective.loss_scale if recipe.scaled else 1.0
+    precision = fabric.strategy.precision
+    converted = precision.convert_input(inputs)
+
+    def run() -> None:
+        weight_step(fabric, wrapped, fabric_optimizers, inputs, labels, PROGRESS, recipe.clip, scale)
+
+    def bare() -> None:
+        bare_step(wrapped, fabric_optimizers, converted, labels, precision, scale)
+
+    return Step("retrain", count, run, Call(bare), augment)
