@@ -96,6 +96,17 @@ def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) 
         run_evaluate(EvaluateConfig(str(part), unknown="cifar11"))
 
 
+def test_outliers_of_the_training_cannot_play_the_unknown(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    part = tmp_path / "split-0"
+    shutil.copytree(finished[0] / "split-0", part)
+    run = RunFolder.open(part)
+    run.write_yaml("config.yaml", {**run.read_config(), "outliers": "mnist"})
+    with pytest.raises(UserError, match="learned from images of mnist as outliers"):
+        run_evaluate(EvaluateConfig(run=str(part), unknown="mnist"))
+
+
 @pytest.mark.parametrize(("field", "value"), [("objective", "sitecustom.Loss"), ("rule", "sitecustom.Rule")])
 def test_nothing_in_a_run_folder_causes_an_import(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, field: str, value: str
