@@ -50,7 +50,7 @@ test-all: lint
 	$(BIN)/python -m pytest -n 2 -q
 
 fuzz: $(STAMP)
-	$(BIN)/python -m pytest -q tests/test_fuzz.py --hypothesis-profile=fuzz --hypothesis-seed=random
+	$(BIN)/python -m pytest -q tests/test_fuzz.py --hypothesis-profile=fuzz
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
