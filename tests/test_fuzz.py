@@ -285,7 +285,6 @@ def seeds_config() -> list[bytes]:
         preset="tiny",
         known=[0, [1, 2], 3],
         rule="cap",
-        epochs=3,
         objective_config={"ce_weight": 1.0},
     )
     return [yaml.safe_dump(given.recorded(), sort_keys=False).encode(), b"epochs: 30\nplugin: []\nquiet: true\n"]

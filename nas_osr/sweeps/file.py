@@ -315,7 +315,7 @@ def order(runs: Mapping[str, Run]) -> tuple[Run, ...]:
     except CycleError as error:
         raise UserError(f"{runs[error.args[1][0]].where}: runs need each other: {' -> '.join(error.args[1])}") from None
     ordered: dict[str, Run] = {}
-    waiting = list(reversed(runs.values()))  # a stack, because chains of needs may be long
+    waiting = list(runs.values())[::-1]  # a stack, because chains of needs may be long
     while waiting:
         missing = [runs[need] for need in waiting[-1].needs if need not in ordered]
         if missing:
