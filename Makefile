@@ -12,12 +12,13 @@ CODE := nas_osr search_spaces strategies retrain tests
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install search test test-all lint format clean
+.PHONY: help install search test test-all fuzz lint format clean
 
 help:
 	@echo "make search    search, export, retrain and evaluate on the bundled digits (minutes)"
 	@echo "make test      static checks and the tests, without the slow ones"
 	@echo "make test-all  every test"
+	@echo "make fuzz      ten thousand broken files (an hour)"
 	@echo "make lint      static checks only"
 	@echo "make format    format the code"
 	@echo "make clean     remove caches and $(RUNS); the virtual environment stays"
@@ -47,6 +48,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 -q
+
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest -q tests/test_fuzz.py --hypothesis-profile=fuzz
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

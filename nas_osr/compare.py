@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,9 +13,11 @@ from typing import Any
 
 from nas_osr.architecture import published
 from nas_osr.errors import UserError
+from nas_osr.files import show
 from nas_osr.run_files import is_run_folder
 from nas_osr.runs import RunFolder
 
+MAX_NUMBERS = 1_000_000
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 
 
@@ -105,24 +108,61 @@ def read_rows(folder: Path) -> list[Row]:
 def read_part(folder: Path) -> Part:
     """One split and seed from its folder. Raises UserError when a file is broken."""
     run = RunFolder(folder)
-    part = Part(run.read_config())
+    part = Part(check_config(run.read_config(), folder / "config.yaml"))
     for file in sorted(folder.glob("metrics*.json")):
-        result = run.read_json(file.name)
-        if not {"metrics", "rule", "protocol", "parameters"} <= result.keys():
-            raise UserError(f"{file}: not the metrics of a retraining")
+        result = check_result(run.read_json(file.name), file)
         part.results[file.stem.removeprefix("metrics").removeprefix("-")] = result
     return part
 
 
+def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What a metrics file holds, if it is what `nas-osr retrain` and `evaluate` write; UserError otherwise."""
+    metrics, protocol = result.get("metrics"), result.get("protocol")
+    sizes = [result.get("parameters", ""), result.get("macs")]
+    sound = (
+        isinstance(result.get("rule"), str)
+        and isinstance(metrics, dict)
+        and all(value is None or (type(value) in (int, float) and 0 <= value <= 1) for value in metrics.values())
+        and isinstance(protocol, dict)
+        and all(isinstance(protocol.get(name), str) for name in ("name", "family", "unknown_source"))
+        and isinstance(protocol.get("unknown"), list)
+        and all(size is None or (type(size) is int and 0 <= size < 1 << 63) for size in sizes)
+    )
+    if not sound:
+        raise UserError(f"{file}: not the metrics of a retraining")
+    return result
+
+
+def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A configuration, if it is that of a retraining as far as a row needs it; UserError otherwise."""
+    architecture = config.get("architecture")
+    sound = (
+        isinstance(config.get("objective"), str)
+        and {"splits", "seeds", "architecture"} <= config.keys()
+        and (
+            not isinstance(architecture, Mapping)
+            or ("branches" in architecture and isinstance(architecture.get("found", {}), Mapping))
+        )
+    )
+    if not sound:
+        raise UserError(f"{file}: not the configuration of a retraining")
+    return config
+
+
 def count_parts(config: Mapping[str, Any]) -> int:
-    """How many splits and seeds a retraining's configuration asks for."""
-    return len(numbers(config["splits"])) * len(numbers(config["seeds"]))
+    """How many splits and seeds a retraining's configuration asks for. Raises UserError."""
+    return len(numbers(config.get("splits"))) * len(numbers(config.get("seeds")))
 
 
-def numbers(text: str) -> list[int]:
-    """The whole numbers of "0", "0-4" or "0,2,5-7", as a run's configuration has them."""
-    ends = [part.split("-") for part in str(text).split(",")]
-    return [number for end in ends for number in range(int(end[0]), int(end[-1]) + 1)]
+def numbers(text: Any) -> list[int]:
+    """The whole numbers of "0", "0-4" or "0,2,5-7", as a run's configuration has them. Raises UserError."""
+    found: list[int] = []
+    for part in str(text).split(","):
+        ends = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
+        if ends is None or len(found) > MAX_NUMBERS:
+            raise UserError(f"splits or seeds of a retraining look like 0, 0-4 or 0,2,5-7, not {show(text)}")
+        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+    return found
 
 
 def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) -> Row:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from nas_osr.data.protocols import Protocol, make_protocol
 from nas_osr.errors import UserError
+from nas_osr.files import show
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
 NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet"})
@@ -85,6 +87,28 @@ def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     """UserError unless the field is one of the choices."""
     if getattr(config, name) not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+
+
+def check_types(config: Any, where: str) -> None:
+    """UserError, naming the first, unless every field of a dataclass has the type that it is annotated with."""
+    hints = get_type_hints(type(config))
+    for item in fields(config):
+        if not has_type(getattr(config, item.name), hints[item.name]):
+            raise UserError(f"{where}: {item.name} must not be {show(getattr(config, item.name))}")
+
+
+def has_type(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of a type: Any, a plain type, a list, a dict with text for keys, or a union of these."""
+    arguments = get_args(hint)
+    if hint is Any:
+        return True
+    if get_origin(hint) in (Union, UnionType):
+        return any(has_type(value, part) for part in arguments)
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(has_type(item, arguments[0]) for item in value)
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    return type(value) is (NoneType if hint is None else hint)
 
 
 def config_protocol(config: Any, split: int) -> Protocol:

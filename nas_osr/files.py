@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ MAX_FILE_BYTES = 4 << 20
 def read_text(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> str:
     """The text of a UTF-8 file of at most `max_bytes`. Raises UserError."""
     try:
+        if not (os.path.isfile(path) or os.path.isdir(path)) and os.path.exists(path):
+            raise UserError(f"{path}: not a plain file")  # a pipe would be waited for
         with open(path, "rb") as file:
             data = file.read(max_bytes + 1)
     except OSError as error:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from nas_osr.errors import UserError
+from nas_osr.files import show
 
 T = TypeVar("T")
+DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # nothing relative, no paths
 
 
 def load_class(
@@ -33,7 +36,7 @@ def load_class(
         module_name, _, attribute = built_in[name].partition(":")
         return getattr(importlib.import_module(module_name), attribute)
     module_name, _, attribute = name.rpartition(".")
-    if not module_name:
+    if not DOTTED.fullmatch(name):
         raise UserError(f"unknown {kind} {name!r}: choose from {', '.join(built_in)} or give package.module.Class")
     if module_name not in sys.modules:
         if not import_plugins:
@@ -47,6 +50,8 @@ def load_class(
 
 def import_plugin(module_name: str) -> None:
     """Import a module that the user named; UserError when there is none."""
+    if not DOTTED.fullmatch(f"{module_name}.x"):
+        raise UserError(f"plug-in {show(module_name)}: expected the name of a module, such as package.module")
     try:
         importlib.import_module(module_name)
     except ModuleNotFoundError as error:

@@ -35,6 +35,7 @@ from nas_osr.storage import replace_file
 COLUMNS = ("index", "true_label", "true_class", "predicted_label", "closed_set_label", "knownness")
 SCORE_COLUMNS = ("logit", "score")
 MAX_BYTES = 1 << 30
+MAX_CLASS_NAME = 255  # characters: in an array of texts each takes the room of the longest
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -148,6 +149,8 @@ def read_predictions(path: str | Path) -> Predictions:
     if not rows:
         raise UserError(f"{path}: no predictions below the header")
     columns = list(zip(*rows, strict=True))
+    if max(map(len, columns[2])) > MAX_CLASS_NAME:
+        raise UserError(f"{path}: a true_class has more than {MAX_CLASS_NAME} characters")
     return Predictions(
         index=np.array(columns[0], dtype=np.int64),
         true_label=np.array(columns[1], dtype=np.int64),

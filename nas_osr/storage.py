@@ -8,15 +8,14 @@ import fcntl
 import json
 import math
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
+from nas_osr.checkpoint_check import check_checkpoint
 from nas_osr.errors import UserError
 from nas_osr.files import parse_json, read_text
+from nas_osr.yaml_text import MAX_BYTES, parse_yaml
 
 LOCK = ".lock"
 MAX_RECORDS_BYTES = 1 << 30
@@ -86,10 +85,7 @@ def lock_folder(path: Path) -> int:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """A configuration file in YAML, safely loaded. Raises UserError when it is missing, broken or no mapping."""
-    try:
-        value = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    value = parse_yaml(read_text(path, MAX_BYTES), str(path))
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise UserError(f"{path}: expected `name: value` lines")
     return value
@@ -128,19 +124,14 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
     with file_errors(path, "read"):
         try:
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-            if broken is not None:
-                raise UserError(f"{path}: damaged checkpoint: wrong checksum of {broken}")
+            check_checkpoint(path)
             state = torch.load(path, map_location=map_location, weights_only=True)
-        except UserError:
-            raise
         except OSError as error:
             if error.errno is not None:
                 raise
             raise UserError(f"{path}: damaged checkpoint") from error
         except Exception as error:  # the many ways in which a broken archive or pickle shows itself
-            reason = str(error).partition("\n")[0][:100]
+            reason = str(error).partition("\n")[0][:100] or type(error).__name__
             raise UserError(f"{path}: damaged checkpoint ({reason})") from error
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of nas-osr")

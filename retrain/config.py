@@ -12,6 +12,7 @@ from retrain.networks import check_network
 from search_spaces.presets import get_preset
 
 DEFAULT_ARCHITECTURE = "published"
+MAX_NUMBERS = 1_000_000  # of a range: it is written out
 
 
 @dataclass
@@ -106,6 +107,8 @@ def parse_range(name: str, text: str) -> list[int]:
         if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
             raise UserError(f"{name} must look like 0, 0-4 or 0,2,5-7, got {text!r}")
         numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(numbers) > MAX_NUMBERS:
+            raise UserError(f"{name} names more than {MAX_NUMBERS} numbers")
     if len(set(numbers)) < len(numbers):
         raise UserError(f"{name} names a number twice: {text!r}")
     return numbers

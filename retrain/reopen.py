@@ -9,14 +9,14 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from nas_osr.architecture import Architecture
-from nas_osr.configuration import config_data_dir, config_protocol
+from nas_osr.configuration import check_types, config_data_dir, config_protocol
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.runs import RunFolder
 from nas_osr.training import Learner, make_fabric
-from retrain.config import RetrainConfig
+from retrain.config import RetrainConfig, parse_range
 from retrain.model import build_learner
 from retrain.networks import check_network
 
@@ -66,7 +66,7 @@ def reopen(
     if data_dir is not None:
         config.data_dir = data_dir
     objective_class(config.objective, import_plugins=False)
-    protocol = config_protocol(config, int(config.splits))
+    protocol = config_protocol(config, only_split(run, config))
     objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
     if unknown is not None:
         protocol = with_unknown(protocol, unknown)
@@ -98,7 +98,19 @@ def read_retrain_config(run: RunFolder) -> RetrainConfig:
     unknown = sorted(set(values) - names)
     if unknown or "architecture" not in values:
         raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: evaluate needs one")
-    return RetrainConfig(**values)
+    config = RetrainConfig(**values)
+    check_types(config, str(run.path / "config.yaml"))
+    if config.rule is None:
+        raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: it names no rule")
+    return config
+
+
+def only_split(run: RunFolder, config: RetrainConfig) -> int:
+    """The split that a part of a retraining is of. Raises UserError when the folder is of several."""
+    splits = parse_range("splits", config.splits)
+    if len(splits) > 1:
+        raise UserError(f"{run.path}: of {len(splits)} splits, none of which has been trained yet")
+    return splits[0]
 
 
 def load_learner(

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from nas_osr.architecture import Architecture
+from nas_osr.compare import check_result
 from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
@@ -81,7 +82,7 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     opened = {parts[0].folder: load_part_data(parts[0])}
     with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer:
         if outer.finished and resume:
-            missing = set(parse_range("splits", outer.read_config()["splits"])) - set(
+            missing = set(parse_range("splits", outer.read_config().get("splits"))) - set(
                 parse_range("splits", config.splits)
             )
             if missing:
@@ -151,7 +152,7 @@ def run_part(
     resume = config.resume == "auto"
     with RunFolder.create(outer.path / part.folder, resume=resume) as run:
         if run.finished:
-            return run.read_json("metrics.json")
+            return check_result(run.read_json("metrics.json"), run.path / "metrics.json")
         data, outliers = opened or load_part_data(part)
         run.provenance(command, config.recorded(), part.seed, fingerprint(data, outliers), **describe_fabric(fabric))
         if isinstance(architecture, Architecture):

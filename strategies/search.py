@@ -104,12 +104,15 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
 def read_result(run: RunFolder) -> dict[str, Any]:
     """What a finished search found, from its folder."""
     architecture = Architecture.load(run.path / "architecture.json")
+    seconds = [record.get("seconds") for record in run.read_timing()]
+    if not {"F1", "epoch"} <= architecture.found.keys() or not all(isinstance(part, int | float) for part in seconds):
+        raise UserError(f"{run.path}: architecture.json or timing.jsonl is not what a search leaves")
     return {
         "out": str(run.path),
         "f1": architecture.found["F1"],
         "epoch": architecture.found["epoch"],
         "branches": architecture.to_dict()["branches"],
-        "seconds": sum(record["seconds"] for record in run.read_timing()),
+        "seconds": sum(seconds),
     }
 
 

@@ -16,6 +16,7 @@ from nas_osr.errors import UserError
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+MAX_MESSAGE = 4000  # characters; a broken file may have put any number into it
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return 0
     except UserError as error:
-        print(f"nas-osr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"nas-osr: error: {' '.join(str(error).split())[:MAX_MESSAGE]}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interruption:
         print("; ".join(["nas-osr: interrupted", *map(str, interruption.args)]), file=sys.stderr)

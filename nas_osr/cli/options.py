@@ -25,6 +25,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionYesNo, ArgumentParser, set_parsing_settings
 
 from nas_osr.errors import UserError
+from nas_osr.storage import read_config
 
 OWN_OPTIONS = {"config": True, "help": False, "print_config": False}  # and whether a value follows
 
@@ -56,8 +57,12 @@ def parse_options(
     """
     options = list_options(target)
     parser = build_parser(options, f"nas-osr {command}", summary(target), positionals)
+    named = name_all(arguments, options, positionals, command)
+    for argument in named:
+        if argument.startswith("--config="):  # more careful than the parser
+            check_config_file(argument.partition("=")[2], command)
     try:
-        namespace = parser.parse_args(name_all(arguments, options, positionals, command))
+        namespace = parser.parse_args(named)
     except ArgumentError as error:
         raise UserError(f"{command}: {explain(str(error), options)}") from None
     except OSError as error:
@@ -161,6 +166,14 @@ def name_all(arguments: list[str], options: list[Option], positionals: tuple[str
     if len(loose) > len(positionals):
         raise UserError(f"{command}: unexpected argument {loose[len(positionals)]!r}")
     return named + [f"--{name}={value}" for name, value in zip(positionals, loose, strict=False)]
+
+
+def check_config_file(path: str, command: str) -> None:
+    """UserError unless the file is YAML of plain values by name, of bounded size."""
+    try:
+        read_config(path)
+    except UserError as error:
+        raise UserError(f"{command}: --config: {error}") from None
 
 
 def is_list(hint: Any) -> bool:

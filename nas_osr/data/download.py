@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from nas_osr.data.archives import unpack
 from nas_osr.errors import UserError
 
 
@@ -68,7 +69,7 @@ def download_source(source: str, folder: Path) -> None:
 
 def _fetch(archive: Archive, folder: Path, source: str) -> None:
     """Download to a folder and unpack there, from the first address that works."""
-    from torchvision.datasets.utils import download_url, extract_archive  # type: ignore[import-untyped]
+    from torchvision.datasets.utils import download_url  # type: ignore[import-untyped]
 
     failures = []
     for url in archive.urls:
@@ -79,6 +80,7 @@ def _fetch(archive: Archive, folder: Path, source: str) -> None:
             failures.append(f"{url}: {' '.join(str(error).split())}")
             continue
         if archive.unpack:
-            extract_archive(str(folder / name), str(folder), remove_finished=True)
+            unpack(folder / name, folder)
+            (folder / name).unlink()
         return
     raise UserError(f"{source} cannot be downloaded ({'; '.join(failures)}): check the connection, or fetch it by hand")

@@ -15,8 +15,14 @@ import numpy as np
 
 from nas_osr.data.pickles import read_pickled_batch
 from nas_osr.errors import UserError
+from nas_osr.files import read_text
 
 Arrays = tuple[np.ndarray, np.ndarray]
+
+MAX_MATLAB_BYTES = 1 << 30  # unpacked; the largest official one has 226 MB
+_COMPRESSED = 15  # a MATLAB element packed by zlib
+_CHUNK = 1 << 20
+MAX_IDX_BYTES = 1 << 28  # unpacked; the largest official one has 47 MB
 
 CIFAR_FILES = {
     ("cifar10", "train"): tuple(f"data_batch_{number}" for number in range(1, 6)),
@@ -58,13 +64,18 @@ def read_mnist(folder: Path, part: str) -> Arrays:
 
 def read_idx(path: Path) -> np.ndarray:
     """An idx file of unsigned bytes: magic 00 00 08 and the rank, big-endian sizes, then the values."""
-    content = _read_bytes(path)
-    if content[:3] != b"\x00\x00\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
+    content = _read_bytes(path, MAX_IDX_BYTES + 1)
+    if len(content) > MAX_IDX_BYTES:
+        raise UserError(f"{path} is larger than {MAX_IDX_BYTES >> 20} MiB: fetch the official file")
+    rank = content[3] if len(content) > 3 else 0
+    if content[:3] != b"\x00\x00\x08" or not 1 <= rank <= 3 or len(content) < 4 + 4 * rank:
         raise UserError(f"{path} is not an idx file of bytes: fetch the official file")
-    shape = struct.unpack_from(f">{content[3]}I", content, 4)
+    shape = struct.unpack_from(f">{rank}I", content, 4)
     start = 4 + 4 * len(shape)
     if len(content) - start != math.prod(shape):
         raise UserError(f"{path} is incomplete: {len(content) - start} of {math.prod(shape)} values; fetch it again")
+    if not len(content) - start:
+        raise UserError(f"{path} holds nothing: fetch the official file")
     return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 
@@ -83,6 +94,7 @@ def read_svhn(path: Path) -> Arrays:
 
     _require(path)
     try:
+        _check_matlab_size(path)
         content = loadmat(path, variable_names=["X", "y"])
     # scipy raises many kinds of errors on a damaged file.
     except Exception as error:
@@ -96,6 +108,27 @@ def read_svhn(path: Path) -> Arrays:
     return np.ascontiguousarray(images.transpose(3, 2, 0, 1)), _check_labels(labels, 10, path)
 
 
+def _check_matlab_size(path: Path) -> None:
+    """ValueError when a MATLAB 5 file is larger than `MAX_MATLAB_BYTES` unpacked; what is no such file raises nothing."""
+    total = 0
+    with path.open("rb") as file:
+        header = file.read(128)
+        order = "<" if header[126:128] == b"IM" else ">"
+        while len(tag := file.read(8)) == 8:
+            kind, size = struct.unpack(f"{order}2I", tag)
+            if kind != _COMPRESSED:
+                file.seek(size, 1)
+                continue
+            unpacker = zlib.decompressobj()
+            while size > 0 and (packed := file.read(min(size, _CHUNK))):
+                size -= len(packed)
+                while packed and total <= MAX_MATLAB_BYTES:
+                    total += len(unpacker.decompress(packed, _CHUNK))
+                    packed = unpacker.unconsumed_tail
+                if total > MAX_MATLAB_BYTES:
+                    raise ValueError("too large")
+
+
 def list_tiny_imagenet(folder: Path, part: str, wnids: dict[int, str]) -> dict[int, list[Path]]:
     """The image files of `tiny-imagenet-200` by class id, for the classes asked for (id -> WordNet id).
 
@@ -107,7 +140,7 @@ def list_tiny_imagenet(folder: Path, part: str, wnids: dict[int, str]) -> dict[i
     _require(table)
     ids = {wnid: class_id for class_id, wnid in wnids.items()}
     paths: dict[int, list[Path]] = {class_id: [] for class_id in wnids}
-    for number, line in enumerate(table.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_text(table).splitlines(), start=1):
         columns = line.split("\t")
         if len(columns) < 2 or Path(columns[0]).name != columns[0]:
             raise UserError(f"{table} line {number}: expected a file name, a tab and a WordNet id; fetch it again")
@@ -135,7 +168,8 @@ def _plain_or_gzipped(path: Path) -> Path:
     return path
 
 
-def _read_bytes(path: Path, size: int = -1) -> bytes:
+def _read_bytes(path: Path, size: int) -> bytes:
+    """The first `size` bytes, unpacked."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return file.read(size)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nas_osr.errors import UserError
+
+MAX_BYTES = 1 << 30  # the largest official one has 155 MB
 
 
 class _Node:
@@ -83,7 +86,9 @@ def read_pickled_batch(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
         UserError: the file is missing, corrupt, no such dictionary, or asks for anything but plain arrays.
     """
     try:
-        content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        pickled = _read(path)
+        _check_memo(pickled)
+        content = _Unpickler(io.BytesIO(pickled), encoding="bytes").load()
         if not isinstance(content, dict):
             raise ValueError("it does not hold a dictionary")
         entries = {key.decode() if isinstance(key, bytes) else key: value for key, value in content.items()}
@@ -93,6 +98,23 @@ def read_pickled_batch(path: Path) -> tuple[np.ndarray, dict[str, list[int]]]:
     except Exception as error:
         raise UserError(f"{path} cannot be read: {_one_line(error)}; fetch the official file again") from error
     return data, lists
+
+
+def _read(path: Path) -> bytes:
+    """The whole file; ValueError when it is far too large."""
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
+    return content
+
+
+def _check_memo(pickled: bytes) -> None:
+    """ValueError when a pickle numbers its parts with gaps: the unpickler takes memory for every number below."""
+    operations = ((operation, argument) for operation, argument, _ in pickletools.genops(pickled))
+    for count, (operation, argument) in enumerate(operations):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+            raise ValueError("its parts are not numbered in order")
 
 
 def _to_array(node: Any) -> np.ndarray:

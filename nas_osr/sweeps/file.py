@@ -34,12 +34,14 @@ import yaml
 
 from nas_osr.errors import UserError
 from nas_osr.files import check_json_value, read_text
+from nas_osr.yaml_text import MAX_BYTES, compose_yaml, construct_yaml
 
 OUT = "out"
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)?)\}")
 NAME = re.compile(r"[A-Za-z0-9][\w+.,=-]*", re.ASCII)
 MAX_RUNS = 10_000
 MAX_DEPTH = 12
+MAX_TEXT = 10_000  # characters that placeholders put into one text
 # What a sweep decides for each run, and what would make a run depend on another file or stop it.
 RESERVED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "config", "help", "print_config"})
 
@@ -99,7 +101,7 @@ def read_sweep(
             hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(names)}"
             raise UserError(f"{reference}: no such sweep file; {hint}")
         path = names[reference]
-    content = Content(read_text(path), reference)
+    content = Content(read_text(path, MAX_BYTES), reference)
     top = content.fields(content.value, (), required=("about", "runs"), optional=("common",))
     if not isinstance(top["about"], str) or not top["about"].strip():
         raise UserError(f"{content.at('about')}: about must be a sentence, got {top['about']!r}")
@@ -134,14 +136,11 @@ class Content:
 
     def __init__(self, text: str, origin: str) -> None:
         self.origin = origin
-        try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.value: Any = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise UserError(f"{origin}: not valid YAML: {' '.join(str(error).split())[:200]}") from None
+        root = compose_yaml(text, origin)
         self._lines: dict[tuple[Any, ...], int] = {}
         if root is not None:
             self._index(root, (), 0)
+        self.value: Any = construct_yaml(root, origin)
         check_json_value(self.value, f"{origin}: file", MAX_DEPTH)
 
     def _index(self, node: yaml.Node, path: tuple[Any, ...], depth: int) -> None:
@@ -149,14 +148,9 @@ class Content:
         if depth > MAX_DEPTH:
             raise UserError(f"{self.origin}:{node.start_mark.line + 1}: nested too deeply")
         if isinstance(node, yaml.MappingNode):
-            seen = set()
             for key, item in node.value:
-                line = key.start_mark.line + 1
-                if key.value in seen:
-                    raise UserError(f"{self.origin}:{line}: {key.value} is given twice")
-                seen.add(key.value)
-                inner = (*path, key.value)
-                self._lines[inner] = line
+                inner = (*path, str(key.value))
+                self._lines[inner] = key.start_mark.line + 1
                 self._index(item, inner, depth + 1)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
@@ -291,7 +285,12 @@ def fill(value: Any, point: Mapping[str, Any], at: str) -> Any:
         return found
 
     whole = PLACEHOLDER.fullmatch(value)
-    return look_up(whole) if whole else PLACEHOLDER.sub(lambda match: str(look_up(match)), value)
+    if whole:
+        return look_up(whole)
+    parts = [str(look_up(match)) for match in PLACEHOLDER.finditer(value)]
+    if sum(map(len, parts)) > MAX_TEXT:
+        raise UserError(f"{at}: more than {MAX_TEXT} characters with its placeholders filled in")
+    return PLACEHOLDER.sub(lambda match: parts.pop(0), value)
 
 
 def texts(value: Any) -> Iterator[str]:
@@ -316,13 +315,12 @@ def order(runs: Mapping[str, Run]) -> tuple[Run, ...]:
     except CycleError as error:
         raise UserError(f"{runs[error.args[1][0]].where}: runs need each other: {' -> '.join(error.args[1])}") from None
     ordered: dict[str, Run] = {}
-
-    def visit(run: Run) -> None:
-        if run.name not in ordered:
-            for need in run.needs:
-                visit(runs[need])
-            ordered[run.name] = run
-
-    for run in runs.values():
-        visit(run)
+    waiting = list(runs.values())[::-1]  # a stack, because chains of needs may be long
+    while waiting:
+        missing = [runs[need] for need in waiting[-1].needs if need not in ordered]
+        if missing:
+            waiting += reversed(missing)
+        else:
+            run = waiting.pop()
+            ordered.setdefault(run.name, run)
     return tuple(ordered.values())

@@ -73,6 +73,7 @@ class SweepFolder:
                 not isinstance(state, dict)
                 or state.get("program") != PROGRAM
                 or not isinstance(state.get("runs"), dict)
+                or not all(map(is_record, state["runs"].values()))
             ):
                 raise UserError(f"{self.path / STATE}: not the state of a sweep of nas-osr; choose another --out")
             self.records = state["runs"]
@@ -231,6 +232,16 @@ def run_sweep(
         finally:
             stop(active, runs, folder, report)
     return {name: outcomes[name] for name in runs}
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value from the state file is what `SweepFolder.start` writes down of a run."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("command"), str)
+        and isinstance(value.get("options"), dict)
+        and isinstance(value.get("status"), str)
+    )
 
 
 def select(sweep: Sweep, only: Collection[str] | None) -> list[Run]:

@@ -215,3 +215,37 @@ def test_a_list_at_the_end_takes_all_positional_arguments() -> None:
     assert parse_options(command, ["--rest", "b,c", "a"], "x", both) == {"first": "a", "rest": ["b", "c"]}
     with pytest.raises(UserError, match="rest is missing"):
         parse_options(command, ["a"], "x", both)
+
+
+@pytest.mark.parametrize("text", ["", "x", "0-", "4-x", None, "0-999999999", "0-999999,0-999999,0-999999", [0]])
+def test_other_ranges_are_refused_without_being_written_out(text: Any) -> None:
+    with pytest.raises(UserError, match="splits or seeds"):
+        numbers(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"metrics": []}, {"metrics": {"auroc": "0.7"}}, {"metrics": {"auroc": [0.7]}}, {"metrics": {"auroc": 1e308}},
+        {"rule": None}, {"protocol": {}}, {"protocol": []}, {"parameters": "many"}, {"parameters": -1}, {"macs": True},
+    ],
+)  # fmt: skip
+def test_broken_metrics_are_told_in_one_line(change: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_retraining(tmp_path / "run", {"split-0": 0.7}) / "split-0" / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    code, out, err = run(capsys, str(tmp_path))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{file}: not the metrics of a retraining" in err
+
+
+@pytest.mark.parametrize("name", ["objective", "architecture", "splits", "seeds"])
+def test_a_broken_configuration_is_told_in_one_line(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_retraining(tmp_path / "run", {"split-0": 0.7}) / "split-0" / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    del config[name]
+    file.write_text(yaml.safe_dump(config))
+    code, out, err = run(capsys, str(tmp_path))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{file}: not the configuration of a retraining" in err

@@ -117,3 +117,10 @@ def test_damage_is_a_user_error_or_another_array(tmp_path_factory: pytest.TempPa
     path.write_bytes(GOOD[:at])
     with pytest.raises(UserError):
         read_pickled_batch(path)
+
+
+def test_a_memo_with_gaps_takes_no_memory(tmp_path: Path) -> None:
+    """Python's unpickler makes room for every number below: 64 GiB here."""
+    (tmp_path / "batch").write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")
+    with pytest.raises(UserError, match="not numbered in order"):
+        read_pickled_batch(tmp_path / "batch")

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
+from nas_osr.data import official
 from nas_osr.data.catalogue import SOURCES
+from nas_osr.data.official import read_idx
 from nas_osr.data.sources import load_source, resolve_data_dir
 from nas_osr.errors import UserError
 
@@ -327,3 +329,25 @@ def test_real_cifar10_statistics() -> None:
     images, ids = load_source("cifar10", "test", range(10), None, COLOUR)
     assert np.bincount(ids).tolist() == [1000] * 10
     assert (images.float() / 255).mean((0, 2, 3)).tolist() == pytest.approx(SOURCES["cifar10"].mean, abs=0.005)
+
+
+@pytest.mark.parametrize("rank", [0, 4, 70, 255])
+def test_idx_files_of_many_dimensions_are_refused(tmp_path: Path, rank: int) -> None:
+    (tmp_path / "x").write_bytes(bytes([0, 0, 8, rank]) + b"\0\0\0\1" * rank + b"x")
+    with pytest.raises(UserError, match="x is not an idx file of bytes"):
+        read_idx(tmp_path / "x")
+
+
+def test_packed_files_are_not_unpacked_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gigabyte of zeros packs to a megabyte."""
+    monkeypatch.setattr(official, "MAX_IDX_BYTES", 1 << 20)
+    monkeypatch.setattr(official, "MAX_MATLAB_BYTES", 1 << 20)
+    (tmp_path / "x.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 1, 0, 32, 0, 0]) + bytes(2 << 20)))
+    with pytest.raises(UserError, match=r"x\.gz is larger than 1 MiB"):
+        read_idx(tmp_path / "x.gz")
+    images = np.zeros((32, 32, 3, 400), np.uint8)
+    savemat(tmp_path / "x.mat", {"X": images, "y": np.ones((400, 1), np.uint8)}, do_compression=True)
+    with pytest.raises(UserError, match=r"x\.mat cannot be read as a MATLAB file"):
+        official.read_svhn(tmp_path / "x.mat")
+    monkeypatch.setattr(official, "MAX_MATLAB_BYTES", 2 << 20)
+    assert official.read_svhn(tmp_path / "x.mat")[0].shape == (400, 3, 32, 32)

@@ -85,3 +85,16 @@ def test_settings_are_converted() -> None:
 def test_wrong_settings(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_config("thing", Settings, values)
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", ".relative.Class", "a..B", "a/b.C", ".", "a.", "a b.C"])
+def test_only_dotted_names_are_looked_for(name: str) -> None:
+    with pytest.raises(UserError, match="unknown"):
+        load_class("objective", name, {}, object)
+    with pytest.raises(UserError, match="expected the name of a module"):
+        import_plugin(name)
+
+
+def test_no_module_has_no_name() -> None:
+    with pytest.raises(UserError, match="expected the name of a module"):
+        import_plugin("")

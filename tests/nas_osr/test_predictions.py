@@ -171,3 +171,11 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):
     path = tmp_path / "windows.csv"
     path.write_bytes(b"\xef\xbb\xbf" + (HEADER + "\n0,0,cat,0,0,1.0,0.1,0.2\n").replace("\n", "\r\n").encode())
     assert read_predictions(path).true_class.tolist() == ["cat"]
+
+
+def test_a_long_class_name_is_refused(tmp_path):
+    """In an array of texts each takes the room of the longest: a million rows with one such name are gigabytes."""
+    header = "index,true_label,true_class,predicted_label,closed_set_label,knownness,logit_0"
+    (tmp_path / "p.csv").write_text(f"{header}\n0,0,{'x' * 256},0,0,1.0,1.0\n")
+    with pytest.raises(UserError, match="true_class has more than 255 characters"):
+        read_predictions(tmp_path / "p.csv")

@@ -306,3 +306,25 @@ def test_a_folder_of_something_else_or_in_use_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="not the state of a sweep"):
         SweepFolder(tmp_path / "mine", option_names)
     assert os.listdir(tmp_path / "other") == ["thesis.tex"]
+
+
+def test_long_chains_of_needs_are_put_in_order(tmp_path: Path) -> None:
+    lines = [f"- {{name: r{n}, command: train, needs: r{n + 1}}}" for n in range(3000)]
+    plan = read(tmp_path, "\n".join(["about: x", "runs:", *lines, "- {name: r3000, command: train}"]))
+    assert [run.name for run in plan.runs] == [f"r{n}" for n in range(3000, -1, -1)]
+
+
+def test_placeholders_do_not_make_a_short_file_a_long_text(tmp_path: Path) -> None:
+    entry = f"name: a, command: train, grid: {{a: [{'x' * 5000}]}}, options: {{alpha: '{'{a}' * 5000}'}}"
+    text = f"about: x\nruns:\n- {{{entry}}}"
+    with pytest.raises(UserError, match="more than 10000 characters with its placeholders filled in"):
+        read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "record", [1, None, {}, {"command": "train"}, {"command": 1, "options": {}, "status": "finished"}]
+)
+def test_a_broken_state_is_told(record: Any, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text(json.dumps({"program": "nas-osr", "runs": {"a": record}}))
+    with pytest.raises(UserError, match="sweep.json: not the state of a sweep"):
+        SweepFolder(tmp_path, option_names)

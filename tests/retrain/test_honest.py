@@ -1,0 +1,122 @@
+"""What is unknown and what is tested stays shut until the rule is fitted and its threshold is set."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import retrain.evaluate
+import retrain.run
+from nas_osr.errors import UserError
+from nas_osr.storage import read_checkpoint
+from retrain.config import EvaluateConfig, RetrainConfig
+from retrain.evaluate import run_evaluate
+from retrain.run import run_retrain
+
+ROOT = Path(__file__).parents[2]
+KNOWN = ("ant", "bee", "cat")
+TINY: dict[str, Any] = {
+    "architecture": "random:0", "protocol": "folder", "known": list(KNOWN), "preset": "tiny", "channels": 16,
+    "epochs": 1, "batch_size": 8, "objective": "cross_entropy", "device": "cpu", "threads": 1, "bootstrap": 2,
+    "quiet": True,
+}  # fmt: skip
+
+
+class OpenedTest(Exception):
+    """In the place of the test."""
+
+
+def write_images(root: Path, marked: bool) -> Path:
+    """Known training images; every test file and every unknown one is another image, or no image at all if marked."""
+    generator, other = np.random.default_rng(0), np.random.default_rng(1)
+    for part in ("train", "test"):
+        for name in (*KNOWN, "eel", "fox"):
+            folder = root / part / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for index in range(20 if part == "train" else 4):
+                file = folder / f"{index:02}.png"
+                secret = part == "test" or name not in KNOWN
+                pixels = (other if secret else generator).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                if secret and marked:
+                    file.write_bytes(b"marker: this must not be opened")
+                else:
+                    Image.fromarray(pixels).save(file)
+    return root
+
+
+def stop_at_the_test(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[Any]:
+    """Let everything before the test happen, and nothing after; what the rule's threshold was then."""
+    thresholds: list[Any] = []
+
+    def evaluate_test(rule: Any, *_: Any) -> Any:
+        thresholds.append(rule.threshold)
+        raise OpenedTest
+
+    monkeypatch.setattr(module, "evaluate_test", evaluate_test)
+    return thresholds
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A retraining whose test images are images."""
+    root = tmp_path_factory.mktemp("honest")
+    images = write_images(root / "images", marked=False)
+    run_retrain(RetrainConfig(**TINY, data_dir=str(images), out=str(root / "run")), ["nas-osr", "retrain"])
+    return root
+
+
+@pytest.mark.parametrize("rule", ["mls", "cap"])
+def test_retraining_and_threshold_read_no_test_file_and_no_unknown(
+    rule: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked = write_images(tmp_path / "images", marked=True)
+    config = {**TINY, "rule": rule, "data_dir": str(marked)}
+    if rule == "cap":
+        config |= {"objective": "vae_contrastive"}
+    with monkeypatch.context() as patched:
+        thresholds = stop_at_the_test(patched, retrain.run)
+        with pytest.raises(OpenedTest):
+            run_retrain(RetrainConfig(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
+    assert len(thresholds) == 1 and np.isfinite(thresholds[0])
+    # the marker is noticed where it may be opened
+    with pytest.raises(UserError, match=r"test/.*\.png cannot be read"):
+        run_retrain(RetrainConfig(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
+    if rule == "mls":  # and has changed no bit of the weights, nor the threshold
+        result = json.loads((whole / "run" / "split-0" / "metrics.json").read_text())
+        assert result["rule"] == rule and result["threshold"] == thresholds[0]
+        once, again = (read_checkpoint(path / "run" / "split-0" / "checkpoint.pt") for path in (whole, tmp_path))
+        for name, weight in once["learner"].items():
+            assert torch.equal(weight, again["learner"][name]), name
+
+
+def test_evaluating_again_sets_the_threshold_without_the_test(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marked = write_images(tmp_path / "images", marked=True)
+    request = EvaluateConfig(run=str(whole / "run"), data_dir=str(marked), device="cpu", threads=1, bootstrap=0)
+    with monkeypatch.context() as patched:
+        thresholds = stop_at_the_test(patched, retrain.evaluate)
+        with pytest.raises(OpenedTest):
+            run_evaluate(request)
+    result = json.loads((whole / "run" / "split-0" / "metrics.json").read_text())
+    assert thresholds == [pytest.approx(result["threshold"])]
+    with pytest.raises(UserError, match=r"test/.*\.png cannot be read"):
+        run_evaluate(request)
+
+
+def test_the_test_images_are_asked_for_in_few_places() -> None:
+    """Only the evaluation, and analyses of finished retrainings, call `OpenSetData.test`."""
+    places = set()
+    for package in ("nas_osr", "search_spaces", "strategies", "retrain"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "test":
+                    places.add(path.relative_to(ROOT).as_posix())
+    assert places == {"retrain/evaluate.py", "retrain/analysis/common.py", "retrain/analysis/corruption.py"}
