@@ -185,7 +185,7 @@ def run_part(
         rule = make_rule(config.rule, config.rule_config)
         fit_rule(rule, trained, data, fabric.device)
         metrics, predictions = evaluate_test(rule, trained, data, fabric.device)
-        about = describe(part.protocol, rule, learner, network=config.network)
+        about = describe(data, rule, learner, network=config.network)
         result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
         run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
         run.finish()
