@@ -169,9 +169,9 @@ class RunFolder:
         """
         now = environment.utc_now()
         config = plain(config, "config")
+        for left in self.path.glob(".*.tmp"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         if self.resumed:
-            for left in self.path.glob(".*.tmp"):  # by a process that was killed while it wrote
-                left.unlink(missing_ok=True)
             record = self.read_provenance()
             check_same_config(self.path, self.read_config(), config)
             if data_fingerprint != record.get("data_fingerprint"):
