@@ -55,7 +55,7 @@ SCENARIOS: dict[str, list[str]] = {
     "search-moco": [*SEARCH, "--objective=moco", "--objective_config.queue_size=40"],
     "retrain-crosr": [*RETRAIN, "--objective=crosr"],
     "retrain-cac": [*RETRAIN, "--objective=cac", "--recipe=cac"],
-    "retrain-openmax": [*RETRAIN, "--objective=cross_entropy", "--rule=openmax", "--rule_config.tail_size=5"],
+    "retrain-openmax": [*RETRAIN, "--objective=cross_entropy", "--rule=openmax", "--rule_config.tail=5"],
 }  # fmt: skip
 SLOW_MODULES = ("retrain.run", "strategies.search", "torch.utils.tensorboard")  # to import, once for all
 COMPARED = ("history.jsonl", "architecture.json", "config.yaml", "metrics.json", "predictions.csv", "summary.json")

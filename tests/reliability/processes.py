@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ def enter(arguments: list[str], log: str, slow: float, largest_file: int) -> Non
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     if slow:
         write_slowly(slow)
     if largest_file:
