@@ -177,8 +177,13 @@ def test_a_second_run_into_the_folder_is_refused_while_the_first_goes_on(folder:
     out, log = tmp_path / "run", tmp_path / "log"
     first = launch([*SEARCH, f"--out={out}"], tmp_path / "first.log")
     wait_until((out / "provenance.json").exists, first)
-    for wish in ("--resume=auto", "--overwrite"):
-        assert finish(launch([*SEARCH, f"--out={out}", wish], log)) == 2
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGSTOP)  # it is not to end too soon; its lock stays
+    try:
+        for wish in ("--resume=auto", "--overwrite"):
+            assert finish(launch([*SEARCH, f"--out={out}", wish], log)) == 2
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
     assert log.read_text().count("in use by another nas-osr process") == 2 and lines(log) == 2
     assert finish(first) == 0
     assert harness.differences(folder / "search", out) == []
