@@ -61,14 +61,16 @@ def find_rows(paths: Sequence[str | Path]) -> list[Row]:
     """The rows of retrainings, in the order in which they are named; a folder of several is searched.
 
     Raises:
-        UserError: a folder does not exist, or holds no evaluated retraining.
+        UserError: a folder does not exist or holds no evaluated retraining, or the images of a protocol are not the
+            same in all of them.
     """
     rows: list[Row] = []
     seen: set[Path] = set()
+    images = SameImages()
     for path in map(Path, paths):
         folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
         seen |= {folder.resolve() for folder in folders}
-        rows += [row for folder in folders for row in read_rows(folder)]
+        rows += [row for folder in folders for row in read_rows(folder, images)]
     return rows
 
 
@@ -93,9 +95,36 @@ def is_retraining(path: Path) -> bool:
     return is_run_folder(path) and any(any(path.glob(pattern)) for pattern in ("metrics.json", "split-*/metrics.json"))
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """A row for each rule and unknown source under which a retraining, or one part of one, has been evaluated."""
-    parts = [read_part(file.parent) for file in sorted(folder.glob("split-*/metrics.json"))] or [read_part(folder)]
+class SameImages:
+    """Holds that results on the same classes come from the same images, by their fingerprints."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, Path]] = {}  # by classes and kind: the fingerprint and where it was met
+
+    def check(self, folder: Path, part: Part) -> None:
+        """UserError where a result's images differ from those of another. Older results do not tell and pass."""
+        for result in part.results.values():
+            protocol = {**result["protocol"], "limit_per_class": part.config.get("limit_per_class")}
+            for kind, fingerprint in result.get("data_fingerprints", {}).items():
+                key = json.dumps([kind, protocol], sort_keys=True)
+                before, where = self._first.setdefault(key, (fingerprint, folder))
+                if before != fingerprint:
+                    raise UserError(
+                        f"{folder} and {where} are of the same classes, but their {kind} images differ: the data set "
+                        "has changed between them; compare them apart, or evaluate both with the same --data_dir"
+                    )
+
+
+def read_rows(folder: Path, images: SameImages) -> list[Row]:
+    """A row for each rule and unknown source under which a retraining, or one part of one, has been evaluated.
+
+    Raises UserError when a file is broken, or its images are not those of the results that were read before.
+    """
+    files = sorted(folder.glob("split-*/metrics.json")) or [folder / "metrics.json"]
+    parts = []
+    for file in files:
+        parts.append(read_part(file.parent))
+        images.check(file.parent, parts[-1])
     expected = 1 if (folder / "metrics.json").is_file() else count_parts(RunFolder(folder).read_config())
     labels = dict.fromkeys(label for part in parts for label in part.results)
     rows = []
@@ -127,6 +156,7 @@ def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:
         and all(isinstance(protocol.get(name), str) for name in ("name", "family", "unknown_source"))
         and isinstance(protocol.get("unknown"), list)
         and all(size is None or (type(size) is int and 0 <= size < 1 << 63) for size in sizes)
+        and isinstance(result.get("data_fingerprints", {}), dict)
     )
     if not sound:
         raise UserError(f"{file}: not the metrics of a retraining")

@@ -12,7 +12,7 @@ from nas_osr.errors import UserError
 from nas_osr.files import show
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
-NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet"})
+NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "checkpoint_minutes"})
 
 
 @dataclass
@@ -39,6 +39,8 @@ class CommonConfig:
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.
         threads: CPU threads; 0 leaves torch's choice.
+        deterministic: use algorithms on the GPU that give the same bits every time, where there are slower ones.
+        checkpoint_minutes: save so often inside an epoch, besides at its end; 0 is at the end only.
         resume: auto continues what is in `out`; no starts afresh.
         overwrite: replace finished runs in `out`.
         dry_run: print what would run and stop.
@@ -65,6 +67,8 @@ class CommonConfig:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    deterministic: bool = False
+    checkpoint_minutes: float = 10.0
     resume: str = "no"
     overwrite: bool = False
     dry_run: bool = False
@@ -81,6 +85,13 @@ def check_positive(config: Any, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise UserError(f"{name} must be greater than 0, got {getattr(config, name)}")
+
+
+def check_not_negative(config: Any, *names: str) -> None:
+    """UserError unless each of these fields is a number from zero."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise UserError(f"{name} must not be negative, got {getattr(config, name)}")
 
 
 def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Protocol
 
 from nas_osr.progress import ProgressReporter
 from nas_osr.runs import RunFolder
+from nas_osr.stopping import StopRequests
 
 
 class Recorder(Protocol):
@@ -14,8 +16,14 @@ class Recorder(Protocol):
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         """Append one epoch; `record` has no times in it, `timing` has nothing else."""
 
+    def wants_checkpoint(self) -> bool:
+        """Whether `save` should be called now, between two steps."""
+
     def save(self, state: dict[str, Any]) -> None:
-        """Keep a checkpoint of tensors and plain values; `state["epoch"]` is the last epoch that is done."""
+        """Keep a checkpoint of tensors and plain values; `state["epoch"]` is the last epoch that is done, from -1 on.
+
+        Raises KeyboardInterrupt afterwards if the process is to end.
+        """
 
     def restore(self) -> dict[str, Any] | None:
         """The last checkpoint of a run that is being resumed, with the history cut to it; else None."""
@@ -33,20 +41,31 @@ class RunRecorder:
         run: the open folder.
         reporter: the progress display.
         resume: whether `restore` may find something.
+        checkpoint_minutes: how long no checkpoint is wanted after the last; 0 is until the epoch ends. SIGTERM and
+            Ctrl-C want one at once.
     """
 
-    def __init__(self, run: RunFolder, reporter: ProgressReporter, resume: bool) -> None:
+    def __init__(
+        self, run: RunFolder, reporter: ProgressReporter, resume: bool, checkpoint_minutes: float = 0.0
+    ) -> None:
         self.run = run
         self.reporter = reporter
         self.resume = resume
+        self.checkpoint_minutes = checkpoint_minutes
+        self._saved = time.monotonic()
+        self._stop = StopRequests()
         self._events: Any = None
 
     def __enter__(self) -> RunRecorder:
+        self._stop.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._events is not None:
-            self._events.close()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if self._events is not None:
+                self._events.close()
+        finally:
+            self._stop.__exit__(kind, error, trace)
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         """See `Recorder`."""
@@ -55,9 +74,17 @@ class RunRecorder:
         self._write_events(record)
         self.reporter.epoch(record, timing)
 
+    def wants_checkpoint(self) -> bool:
+        """See `Recorder`."""
+        self._stop.defer()  # whoever asks will ask again after the next step
+        minutes = (time.monotonic() - self._saved) / 60
+        return self._stop.requested or (self.checkpoint_minutes > 0 and minutes >= self.checkpoint_minutes)
+
     def save(self, state: dict[str, Any]) -> None:
         """See `Recorder`."""
         self.run.save_checkpoint(state)
+        self._saved = time.monotonic()
+        self._stop.raise_requested()
 
     def restore(self) -> dict[str, Any] | None:
         """See `Recorder`."""

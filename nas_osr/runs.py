@@ -40,6 +40,7 @@ from nas_osr.run_files import (
 )
 from nas_osr.storage import (
     LOCK,
+    append_line,
     file_errors,
     json_line,
     lock_folder,
@@ -53,6 +54,7 @@ from nas_osr.storage import (
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = ("data_dir", "device", "threads")  # between a run and its resumption: where, not what
+CONDITIONS = ("device", "device_name", "precision", "cpu_threads")  # in the provenance: what bits depend on
 
 
 class RunFolder:
@@ -167,13 +169,14 @@ class RunFolder:
         """
         now = environment.utc_now()
         config = plain(config, "config")
+        for left in self.path.glob(".*.tmp"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         if self.resumed:
-            for left in self.path.glob(".*.tmp"):  # by a process that was killed while it wrote
-                left.unlink(missing_ok=True)
             record = self.read_provenance()
             check_same_config(self.path, self.read_config(), config)
             if data_fingerprint != record.get("data_fingerprint"):
                 raise UserError(f"{self.path}: cannot resume: the training images have changed since the run began")
+            warn_of_changes(self.path, record, {**extra, "versions": environment.versions()})
             record["resumed"] = [*record.get("resumed", []), now]
             self.write_json("provenance.json", record)
             return
@@ -302,12 +305,7 @@ class RunFolder:
             self.write_text(name, "".join(map(json_line, records[:epochs])))
 
     def _append(self, name: str, record: Mapping[str, Any]) -> None:
-        path = self._own(name)
-        line = json_line(plain(record, name))
-        with file_errors(path, "write"), open(path, "ab") as file:
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._own(name), json_line(plain(record, name)))
 
     # Checkpoints --------------------------------------------------------------------------------------------------
 
@@ -360,3 +358,19 @@ def check_same_config(
             raise UserError(
                 f"{path}: cannot resume: {name} was {before.get(name)!r} at the start and is {now.get(name)!r} now"
             )
+
+
+def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Log a warning when a run goes on under conditions that can change the last bits of its results.
+
+    Args:
+        path: the run's folder.
+        before: its provenance.
+        now: the same entries, as they are in this process: `CONDITIONS` and versions.
+    """
+    pairs = {name: (before.get(name), now.get(name)) for name in CONDITIONS if name in now}
+    old, new = before.get("versions") or {}, now["versions"]
+    pairs |= {name: (old.get(name), new[name]) for name in new}
+    changed = [f"{name} was {one} and is {other}" for name, (one, other) in pairs.items() if one != other]
+    if changed:
+        logger.warning("%s: what follows may differ in the last bits: %s", path, ", ".join(changed))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +31,7 @@ def replace_file(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]
         path: where it goes.
         keep_as: where the file that was there before goes, if that is wanted.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # threads and containers share numbers
     with file_errors(path, "write"):
         try:
             with open(temporary, "wb") as file:
@@ -42,6 +44,24 @@ def replace_file(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]
             sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append to a file, on the disk when this returns; a file that cannot take all of it is left as it was.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    data = line.encode()
+    with file_errors(path, "write"), open(path, "ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def sync_folder(path: Path) -> None:
@@ -59,11 +79,22 @@ def file_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot {doing}: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot {doing}: {explain(error)}") from error
     except RuntimeError as error:  # torch wraps what its file object raised
         if isinstance(error.__context__, OSError):
-            raise UserError(f"{path}: cannot {doing}: {error.__context__.strerror}") from error
+            raise UserError(f"{path}: cannot {doing}: {explain(error.__context__)}") from error
         raise
+
+
+def explain(error: OSError) -> str:
+    """What the operating system says, and how to mend it where that is the same for everyone."""
+    hints = {
+        errno.ENOSPC: "; free some space and go on with --resume auto",
+        errno.EDQUOT: "; free some space and go on with --resume auto",
+        errno.EROFS: "; make it writable or choose another folder",
+        errno.EACCES: "; make it writable or choose another folder",
+    }
+    return f"{error.strerror or error}{hints.get(error.errno or 0, '')}"
 
 
 def lock_folder(path: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
+from nas_osr.step_checkpoints import StepCheckpoints
 
 Augment = Callable[[Tensor], Tensor]
 
@@ -66,6 +68,15 @@ class LossMeter:
             value = value.detach()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted so far."""
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what `state_dict` returned, on this device."""
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.counts = dict(state["counts"])
 
     def means(self) -> dict[str, float]:
         """Mean of each term over the steps; UserError when one is not finite, by its name."""
@@ -168,6 +179,8 @@ def train_epoch(
     scale: float = 1.0,
     before_step: Callable[[float], Mapping[str, Tensor]] | None = None,
     after_step: Callable[[float], Mapping[str, Tensor]] | None = None,
+    done: int = 0,
+    checkpoints: StepCheckpoints | None = None,
 ) -> dict[str, float]:
     """One pass over `batches` (uint8 images, labels), and the mean of each loss term.
 
@@ -180,11 +193,15 @@ def train_epoch(
         schedule: position in epochs -> learning rate factor, read before each step.
         before_step, after_step: what else happens around a weight step (an architecture step); called with the
             progress, return loss terms to be logged.
+        done: steps of this epoch that were done before the run was interrupted; their batches are passed over.
+        checkpoints: saves between steps, and has the losses of those that are done.
     """
     learner.train()
     meter = LossMeter()
+    if checkpoints is not None:
+        checkpoints.restore_losses(meter)
     main = optimizers["main"]
-    for step, (images, labels) in enumerate(batches):
+    for step, (images, labels) in enumerate(islice(batches, done, None), start=done):
         position = epoch + step / steps
         for group in main.param_groups:
             group["lr"] = main.defaults["lr"] * schedule(position)
@@ -195,4 +212,6 @@ def train_epoch(
         meter.add(weight_step(fabric, learner, optimizers, images, labels, progress, clip, scale))
         if after_step is not None:
             meter.add(after_step(progress))
+        if checkpoints is not None:
+            checkpoints.after_step(step + 1, meter)
     return meter.means()

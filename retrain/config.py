@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nas_osr.configuration import CommonConfig, check_choice, check_positive
+from nas_osr.configuration import CommonConfig, check_choice, check_not_negative, check_positive
 from nas_osr.errors import UserError
 from retrain.networks import check_network
 from search_spaces.presets import get_preset
@@ -52,9 +52,8 @@ class RetrainConfig(CommonConfig):
             batch_size=preset.retrain_batch_size if self.batch_size is None else self.batch_size,
         )
         check_positive(filled, "epochs", "batch_size")
+        check_not_negative(filled, "bootstrap", "checkpoint_minutes")
         check_choice(filled, "resume", ("no", "auto"))
-        if self.bootstrap < 0:
-            raise UserError(f"bootstrap must not be negative, got {self.bootstrap}")
         if self.network is not None:
             check_network(self.network)
             if self.architecture not in (DEFAULT_ARCHITECTURE, None):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.data.dataset import OpenSetData
-from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs, evaluate_rule
 from nas_osr.objectives import objective_class
@@ -79,14 +78,16 @@ def write_evaluation(
 
 
 def describe(
-    protocol: Protocol, rule: ScoringRule, learner: Any, label: str = "", network: str | None = None
+    data: OpenSetData, rule: ScoringRule, learner: Any, label: str = "", network: str | None = None
 ) -> dict[str, Any]:
     """What a result says of where it comes from; `network` names a baseline network."""
+    protocol = data.protocol
     return {
         "label": label,
         "rule": rule.name,
         "threshold": rule.threshold,
         "protocol": protocol.to_dict(),
+        "data_fingerprints": {"known": data.fingerprint(), "test": data.test_fingerprint()},
         "network": network,
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "macs": count_macs(learner, protocol.image_shape),
@@ -124,7 +125,7 @@ def evaluate_run(run: RunFolder, request: EvaluateConfig) -> dict[str, Any]:
     )
     fit_rule(rule, opened.learner, opened.data, opened.fabric.device)
     metrics, predictions = evaluate_test(rule, opened.learner, opened.data, opened.fabric.device)
-    about = describe(opened.protocol, rule, opened.learner, label, config.network)
+    about = describe(opened.data, rule, opened.learner, label, config.network)
     return write_evaluation(run, predictions, metrics, about, request.bootstrap)
 
 

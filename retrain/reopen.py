@@ -60,7 +60,8 @@ def reopen(
         device, precision, threads: as for `nas_osr.training.make_fabric`.
 
     Raises:
-        UserError: the folder is not a retraining that has a trained network, or data or device are not there.
+        UserError: the folder is not a retraining that has a trained network, data or device are not there, or the known
+            images are not those that the network was trained on.
     """
     config = read_retrain_config(run)
     if data_dir is not None:
@@ -79,7 +80,18 @@ def reopen(
     wrapped.mark_forward_method("infer")
     wrapped.eval()
     data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+    check_same_images(run, data)
     return Reopened(run, config, protocol, wrapped, data, fabric)
+
+
+def check_same_images(run: RunFolder, data: OpenSetData) -> None:
+    """UserError unless the known images are those that the run has learned from."""
+    recorded = run.read_provenance().get("data_fingerprint")
+    if recorded is not None and str(recorded).partition("+")[0] != data.fingerprint():  # outliers follow the plus
+        raise UserError(
+            f"{run.path}: the known images have changed since it was trained, so its figures would not be comparable: "
+            "give the right folder with --data_dir"
+        )
 
 
 def open_parts(folder: Path) -> list[RunFolder]:

@@ -16,6 +16,7 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
+from nas_osr.determinism import deterministic_algorithms
 from nas_osr.errors import UserError
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
@@ -80,7 +81,10 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     with torch.random.fork_rng():
         build_learner(architecture, parts[0].protocol, config.objective, parts[0].objective_config)
     opened = {parts[0].folder: load_part_data(parts[0])}
-    with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer:
+    with (
+        deterministic_algorithms(config.deterministic),
+        RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer,
+    ):
         if outer.finished and resume:
             missing = set(parse_range("splits", outer.read_config().get("splits"))) - set(
                 parse_range("splits", config.splits)
@@ -150,6 +154,7 @@ def run_part(
     assert config.rule is not None and config.epochs is not None and config.batch_size is not None
     assert config.recipe is not None
     resume = config.resume == "auto"
+    outer.read_provenance()  # a folder that was removed meanwhile is not made again
     with RunFolder.create(outer.path / part.folder, resume=resume) as run:
         if run.finished:
             return check_result(run.read_json("metrics.json"), run.path / "metrics.json")
@@ -165,7 +170,7 @@ def run_part(
                 learner.objective.set_outliers(outliers)
             with (
                 ProgressReporter(config.epochs, config.quiet, part.folder) as reporter,
-                RunRecorder(run, reporter, resume) as recorder,
+                RunRecorder(run, reporter, resume, config.checkpoint_minutes) as recorder,
             ):
                 trained = train(
                     learner,
@@ -181,7 +186,7 @@ def run_part(
         rule = make_rule(config.rule, config.rule_config)
         fit_rule(rule, trained, data, fabric.device)
         metrics, predictions = evaluate_test(rule, trained, data, fabric.device)
-        about = describe(part.protocol, rule, learner, network=config.network)
+        about = describe(data, rule, learner, network=config.network)
         result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
         run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
         run.finish()

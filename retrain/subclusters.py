@@ -160,6 +160,10 @@ class Unkept:
         self.records.append(record)
         self.reporter.epoch(record, timing)
 
+    def wants_checkpoint(self) -> bool:
+        """Never."""
+        return False
+
     def save(self, state: dict[str, Any]) -> None:
         """Keep nothing."""
 

@@ -15,6 +15,7 @@ from nas_osr.data.dataset import OpenSetData
 from nas_osr.evaluation import collect_outputs
 from nas_osr.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
+from nas_osr.step_checkpoints import StepCheckpoints
 from nas_osr.training import Learner, make_optimizers, train_epoch
 from retrain.recipes import Recipe
 
@@ -52,12 +53,24 @@ def train(
         for player, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
         first = state["epoch"] + 1
-    prepared = learner.objective.prepare(train_images, derive_seed(seed, "prepare")) if first == 0 else {}
+        prepared = state.get("prepared", {})
+    else:
+        prepared = learner.objective.prepare(train_images, derive_seed(seed, "prepare"))
+
+    def training_state() -> dict[str, Any]:
+        return {
+            "prepared": prepared,
+            "learner": wrapped.state_dict(),
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in optimizers.items()},
+        }
+
+    checkpoints = StepCheckpoints(recorder, fabric.device, training_state, state)
 
     for epoch in range(first, epochs):
-        started = time.perf_counter()
         torch.manual_seed(derive_seed(seed, "epoch", epoch))
         generator = make_generator(seed, "augmentation", epoch, device=fabric.device)
+        done = checkpoints.begin(epoch, generator)
+        started = checkpoints.started
         order = make_generator(seed, "order", epoch)
         drop_last = len(train_images) >= batch_size
         losses = train_epoch(
@@ -72,6 +85,8 @@ def train(
             schedule=recipe.factor(epochs),
             clip=recipe.clip,
             scale=learner.objective.loss_scale if recipe.scaled else 1.0,
+            done=done,
+            checkpoints=checkpoints,
         )
         trained = time.perf_counter()
         wrapped.eval()
@@ -93,11 +108,5 @@ def train(
                 "images": len(train_images),
             },
         )
-        recorder.save(
-            {
-                "epoch": epoch,
-                "learner": wrapped.state_dict(),
-                "optimizers": {player: optimizer.state_dict() for player, optimizer in optimizers.items()},
-            }
-        )
+        recorder.save({"epoch": epoch, **training_state()})
     return wrapped

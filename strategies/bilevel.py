@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from nas_osr.objectives.base import Objective
 from nas_osr.recorder import Recorder
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.seeds import derive_seed, make_generator
+from nas_osr.step_checkpoints import StepCheckpoints
 from nas_osr.training import Learner, make_optimizers, train_epoch
 from search_spaces.encoder import feature_shapes
 from search_spaces.hierarchical import Supernet, build_supernet
@@ -150,13 +152,19 @@ class Bilevel:
             if state is not None:
                 levels.load_state_dict(state)
                 best, first = state["best"], state["epoch"] + 1
-            prepared = heads.prepare(split.weight, derive_seed(config.seed, "prepare")) if first == 0 else {}
+                prepared = state.get("prepared", {})
+            else:
+                prepared = heads.prepare(split.weight, derive_seed(config.seed, "prepare"))
+
+            def search_state() -> dict[str, Any]:
+                return {"best": best, "prepared": prepared, **levels.state_dict()}
+
+            checkpoints = StepCheckpoints(recorder, self.fabric.device, search_state, state)
             for epoch in range(first, config.epochs):
-                started = time.perf_counter()
                 torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
                 searching = epoch >= config.warmup_epochs
-                losses = self._train(levels, split, protocol, epoch, searching)
-                trained = time.perf_counter()
+                losses = self._train(levels, split, protocol, epoch, searching, checkpoints)
+                started, trained = checkpoints.started, time.perf_counter()
                 scores = self._judge(levels, rule, split, protocol)
                 record = {"epoch": epoch, "phase": "search" if searching else "warmup", "losses": losses, **scores}
                 if epoch == 0 and prepared:
@@ -171,21 +179,28 @@ class Bilevel:
                     "images": len(split.weight) * (2 if searching else 1),
                 }
                 recorder.record(record, timing)
-                recorder.save({"epoch": epoch, "best": best, **levels.state_dict()})
+                recorder.save({"epoch": epoch, **search_state()})
         assert best is not None
         return SearchResult(self._architecture(best, split), recorder.history())
 
     def _train(
-        self, levels: Levels, split: SearchData, protocol: Protocol, epoch: int, searching: bool
+        self,
+        levels: Levels,
+        split: SearchData,
+        protocol: Protocol,
+        epoch: int,
+        searching: bool,
+        checkpoints: StepCheckpoints,
     ) -> dict[str, float]:
         """One epoch over the weight half, with an architecture step beside each weight step after warm-up."""
         config, device = self.config, self.fabric.device
         assert config.epochs is not None and config.batch_size is not None
         generator = make_generator(config.seed, "augmentation", epoch, device=device)
+        done = checkpoints.begin(epoch, generator)
         recipe = default_augmentation(protocol, "none" if levels.heads.makes_views else config.augmentation)
         augmentation = partial(augment, config=recipe, generator=generator)
         order = make_generator(config.seed, "architecture order", epoch)
-        batches = endless(split.architecture, config.batch_size, order)
+        batches = islice(endless(split.architecture, config.batch_size, order), done, None)
 
         def architecture_step(progress: float) -> dict[str, Tensor]:
             images, labels = next(batches)
@@ -207,6 +222,8 @@ class Bilevel:
             clip=config.clip,
             before_step=architecture_step if searching and first else None,
             after_step=architecture_step if searching and not first else None,
+            done=done,
+            checkpoints=checkpoints,
         )
 
     def _judge(self, levels: Levels, rule: RuleFactory, split: SearchData, protocol: Protocol) -> dict[str, Any]:

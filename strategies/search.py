@@ -10,6 +10,7 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import load_data
 from nas_osr.data.outliers import fingerprint, load_outliers
+from nas_osr.determinism import deterministic_algorithms
 from nas_osr.errors import UserError
 from nas_osr.export import export_architecture
 from nas_osr.graph import weights_from_record
@@ -82,14 +83,17 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     strategy = make_strategy(config, fabric)
     strategy.check(config.space(), make_objective, data)
     resume = config.resume == "auto"
-    with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run:
+    with (
+        deterministic_algorithms(config.deterministic),
+        RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run,
+    ):
         if run.finished:
             return read_result(run)
         run.provenance(command, config.recorded(), config.seed, fingerprint(data, outliers), **describe_fabric(fabric))
         assert config.epochs is not None
         with (
             ProgressReporter(config.epochs, quiet=config.quiet) as reporter,
-            RunRecorder(run, reporter, resume) as recorder,
+            RunRecorder(run, reporter, resume, config.checkpoint_minutes) as recorder,
         ):
             result = strategy.search(config.space(), make_objective, make_search_rule, data, recorder)
         architecture = result.architecture

@@ -12,10 +12,12 @@ from typing import Any
 
 import nas_osr
 from nas_osr.errors import UserError
+from nas_osr.stopping import Terminated, terminable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+EXIT_TERMINATED = 143
 MAX_MESSAGE = 4000  # characters; a broken file may have put any number into it
 
 
@@ -130,15 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `nas-osr` with these arguments (the process's own by default) and return its exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy waiting stalls shared processors
     try:
-        dispatch(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
+        with terminable():
+            dispatch(list(sys.argv[1:] if arguments is None else arguments))
+            sys.stdout.flush()
         return 0
     except UserError as error:
         print(f"nas-osr: error: {' '.join(str(error).split())[:MAX_MESSAGE]}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interruption:
-        print("; ".join(["nas-osr: interrupted", *map(str, interruption.args)]), file=sys.stderr)
-        return EXIT_INTERRUPTED
+        terminated = isinstance(interruption, Terminated)
+        happened = "terminated" if terminated else "interrupted"
+        print("; ".join([f"nas-osr: {happened}", *map(str, interruption.args)]), file=sys.stderr)
+        return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader has gone, as in `nas-osr data list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE

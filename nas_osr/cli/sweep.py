@@ -83,8 +83,8 @@ def sweep(config: SweepConfig, command: Sequence[str]) -> None:
     try:
         with folder:
             outcomes = run_sweep(plan, folder, jobs=config.jobs, only=only, report=report)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"go on with: {shlex.join(command)}") from None
+    except KeyboardInterrupt as interruption:
+        raise type(interruption)(f"go on with: {shlex.join(command)}") from None
     show_outcomes(plan, folder, outcomes, config.json)
     if any(outcome.status != "finished" for outcome in outcomes.values()):
         raise SystemExit(EXIT_FAILED)

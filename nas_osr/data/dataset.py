@@ -87,12 +87,21 @@ class OpenSetData:
 
     def fingerprint(self) -> str:
         """sha256, in hexadecimal, over the known training and validation images and labels."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.validation):
-            for tensor in (part.images, part.labels, part.source_labels):
-                digest.update(f"{list(tensor.shape)} {tensor.dtype};".encode())
-                digest.update(tensor.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        return fingerprint_images(self.train, self.validation)
+
+    def test_fingerprint(self) -> str:
+        """The same over the test images, which it opens."""
+        return fingerprint_images(self.test())
+
+
+def fingerprint_images(*parts: LabelledImages) -> str:
+    """sha256, in hexadecimal, over images and labels, their shapes and types."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for tensor in (part.images, part.labels, part.source_labels):
+            digest.update(f"{list(tensor.shape)} {tensor.dtype};".encode())
+            digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def load_data(

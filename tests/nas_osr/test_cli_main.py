@@ -11,6 +11,7 @@ import pytest
 import nas_osr
 from nas_osr.cli import main as cli
 from nas_osr.errors import UserError
+from nas_osr.stopping import Terminated
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -100,12 +101,15 @@ def test_a_mistake_is_one_line_and_exit_2_and_writes_nothing(capsys, tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_exits_130_and_keeps_its_message(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "code", "word"), [(KeyboardInterrupt, 130, "interrupted"), (Terminated, 143, "terminated")]
+)
+def test_an_interruption_has_its_exit_code_and_keeps_its_message(capsys, monkeypatch, kind, code, word):
     def interrupt(json: bool = False):
-        raise KeyboardInterrupt("resume with: x")
+        raise kind("resume with: x")
 
     monkeypatch.setattr("nas_osr.cli.rules.rules", interrupt)
-    assert run(capsys, "rules") == (130, "", "nas-osr: interrupted; resume with: x\n")
+    assert run(capsys, "rules") == (code, "", f"nas-osr: {word}; resume with: x\n")
 
 
 def test_a_message_of_several_lines_becomes_one(capsys, monkeypatch):

@@ -161,7 +161,7 @@ def test_an_evaluation_comes_after_its_retraining_and_into_the_table(
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     file, out = tmp_path / "plan.yaml", tmp_path / "out"
     file.write_text(PLAN.replace("epochs: 1", "epochs: 100000"))
     command = [sys.executable, "-m", "nas_osr", "sweep", str(file), "--out", str(out)]
@@ -173,8 +173,8 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGTERM)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == f"nas-osr: interrupted; go on with: nas-osr sweep {file} --out {out}"
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == f"nas-osr: terminated; go on with: nas-osr sweep {file} --out {out}"
     assert "resume with: " in (out / "smoothing-0.log").read_text().splitlines()[-1]
     assert checkpoint.exists()
     assert json.loads((out / "sweep.json").read_text())["runs"]["smoothing-0"]["status"] == "interrupted"

@@ -92,6 +92,26 @@ def test_parents_are_searched_and_no_run_comes_twice(tmp_path: Path) -> None:
     assert [Path(row.source).name for row in rows] == ["b", "deep"]
 
 
+def test_changed_images_are_noticed_before_they_are_compared(tmp_path: Path) -> None:
+    def record(folder: Path, label: str = "", **fingerprints: str) -> None:
+        file = folder / "split-0" / f"metrics{label}.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "data_fingerprints": fingerprints}))
+
+    first, second = (write_retraining(tmp_path / name, {"split-0": 0.7}) for name in ("a", "b"))
+    fewer = write_retraining(tmp_path / "c", {"split-0": 0.7}, limit_per_class=9)
+    older = write_retraining(tmp_path / "d", {"split-0": 0.7})
+    record(first, known="k", test="t")
+    record(second, known="k", test="t")
+    record(fewer, known="other", test="other")  # says itself that its images are others
+    assert len(find_rows([first, second, fewer, older])) == 4
+    for kind in ("known", "test"):
+        record(second, **{"known": "k", "test": "t", kind: "changed"})
+        with pytest.raises(UserError, match=f"their {kind} images differ") as caught:
+            find_rows([first, second])
+        assert "\n" not in str(caught.value)
+        assert len(find_rows([second])) == 1
+
+
 def test_bad_folders_are_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     broken = write_retraining(tmp_path / "broken", {"split-0": 0.7})

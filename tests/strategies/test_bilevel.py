@@ -34,6 +34,9 @@ class MemoryRecorder:
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         self.records.append(record)
 
+    def wants_checkpoint(self) -> bool:
+        return False
+
     def save(self, state: dict[str, Any]) -> None:
         self.states.append(clone(state))
 

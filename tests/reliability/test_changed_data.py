@@ -1,0 +1,86 @@
+"""Images that change between a run and its resumption, evaluation or comparison are noticed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas_osr.compare import find_rows
+from nas_osr.errors import UserError
+from nas_osr.runs import RunFolder
+from retrain.config import EvaluateConfig, RetrainConfig
+from retrain.evaluate import run_evaluate
+from retrain.run import run_retrain
+
+SETTINGS: dict[str, Any] = {
+    "architecture": "random:0", "protocol": "folder", "known": ["ant", "bee"], "preset": "tiny", "channels": 16,
+    "objective": "cross_entropy", "epochs": 1, "batch_size": 8, "device": "cpu", "threads": 1, "bootstrap": 0,
+    "quiet": True,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two known classes and an unknown one, of noise."""
+    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in ("ant", "bee", "cat"):
+            (root / part / name).mkdir(parents=True)
+            for index in range(6):
+                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("retrain") / "run"
+    run_retrain(RetrainConfig(**SETTINGS, data_dir=str(images), out=str(out)), ["nas-osr", "retrain"])
+    return out
+
+
+def change(images: Path, to: Path, file: str) -> str:
+    """A copy of the images in which one pixel of one file is another; its path."""
+    shutil.copytree(images, to)
+    pixels = np.array(Image.open(to / file))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(to / file)
+    return str(to)
+
+
+def test_a_changed_training_image_stops_evaluation(images: Path, finished: Path, tmp_path: Path) -> None:
+    before = (finished / "split-0" / "metrics.json").read_bytes()
+    same = shutil.copytree(images, tmp_path / "same")
+    request = {"run": str(finished), "device": "cpu", "threads": 1, "bootstrap": 0}
+    run_evaluate(EvaluateConfig(**request, data_dir=str(same)))
+    assert (finished / "split-0" / "metrics.json").read_bytes() == before
+    changed = change(images, tmp_path / "changed", "train/ant/0.png")
+    with pytest.raises(UserError, match="known images have changed since it was trained"):
+        run_evaluate(EvaluateConfig(**request, data_dir=changed))
+    assert (finished / "split-0" / "metrics.json").read_bytes() == before
+
+
+def test_a_changed_training_image_stops_resumption(images: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for run in (RunFolder.open(out), RunFolder.open(out / "split-0")):
+        run.write_json("provenance.json", {**run.read_provenance(), "finished": None})
+    changed = change(images, tmp_path / "changed", "train/bee/3.png")
+    settings = {**SETTINGS, "out": str(out), "resume": "auto"}
+    with pytest.raises(UserError, match="the training images have changed since the run began"):
+        run_retrain(RetrainConfig(**settings, data_dir=changed), ["nas-osr", "retrain"])
+    run_retrain(RetrainConfig(**settings, data_dir=str(images)), ["nas-osr", "retrain"])
+
+
+def test_a_changed_test_image_stops_comparison(images: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    changed = change(images, tmp_path / "changed", "test/cat/2.png")
+    run_retrain(RetrainConfig(**SETTINGS, data_dir=changed, out=str(out)), ["nas-osr", "retrain"])
+    assert len(find_rows([out])) == len(find_rows([finished])) == 1
+    with pytest.raises(UserError, match="test images differ"):
+        find_rows([finished, out])

@@ -1,0 +1,223 @@
+"""Every objective and strategy: interrupted between two steps and resumed, or run twice, gives the same bits."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas_osr.architecture import SpaceDescription, sample_architecture
+from nas_osr.data.dataset import OpenSetData, load_data
+from nas_osr.data.protocols import make_protocol
+from nas_osr.determinism import deterministic_algorithms
+from nas_osr.objectives import OBJECTIVES, make_objective, objective_class, resolve_objective_config
+from nas_osr.outputs import FeatureShapes
+from nas_osr.scoring import make_rule
+from nas_osr.training import Learner, make_fabric
+from retrain.model import build_learner
+from retrain.recipes import make_recipe
+from retrain.train import train
+from strategies.bilevel import Bilevel
+from strategies.config import SearchConfig
+
+GAN = {"gan_width": 4, "gan_latent": 8, "gan_epochs": 1, "gan_batch_size": 16}
+# every objective, with everything in it that learns, remembers or draws
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vae_contrastive": ("vae_contrastive", {"decoder_channels": 16}),
+    "cross_entropy": ("cross_entropy", {}),
+    "cac": ("cac", {}),
+    "crosr": ("crosr", {"decoder_channels": 16}),
+    "confidence-gan": ("confidence", {"source": "gan", **GAN}),
+    "confidence-pretrained": ("confidence", {"source": "pretrained_gan", **GAN}),
+    "confidence-outliers": ("confidence", {"source": "outliers"}),
+    "gmvae": ("gmvae", {"subclusters": 2, "decoder_channels": 16, "reconstruction": "truncated_gaussian"}),
+    "supcon-gradmix": ("supcon", {"mix": "gradmix", "augment": True}),
+    "supcon-cutmix": ("supcon", {"mix": "cutmix"}),
+    "supcon-mixup": ("supcon", {"mix": "mixup"}),
+    "moco": ("moco", {"queue_size": 20}),
+}
+SLOWER = ("confidence-outliers", "supcon-cutmix", "supcon-mixup")  # with nothing to remember that others have not
+STEPS = 5  # an epoch has more
+
+
+class Interrupting:
+    """A recorder in memory that stops after some step, as a signal does, and keeps what a file would have kept."""
+
+    def __init__(self, stop_after: int | None = None, before: Interrupting | None = None) -> None:
+        self.stop_after = stop_after
+        self.records: list[dict[str, Any]] = []
+        self.state: dict[str, Any] | None = None
+        self._restored: dict[str, Any] | None = None
+        if before is not None:
+            assert before.state is not None
+            self._restored = before.state
+            self.records = before.records[: before.state["epoch"] + 1]
+
+    def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
+        assert timing["seconds"] >= timing["training_seconds"] > 0
+        self.records.append(json.loads(json.dumps(record)))
+
+    def wants_checkpoint(self) -> bool:
+        if self.stop_after is not None:
+            self.stop_after -= 1
+        return self.stop_after == 0
+
+    def save(self, state: dict[str, Any]) -> None:
+        file = io.BytesIO()
+        torch.save(state, file)
+        file.seek(0)
+        self.state = torch.load(file, map_location="cpu", weights_only=True)
+        if self.stop_after == 0:
+            raise KeyboardInterrupt
+
+    def restore(self) -> dict[str, Any] | None:
+        return self._restored
+
+    def history(self) -> list[dict[str, Any]]:
+        return self.records
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Equal bit for bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert list(one) == list(other), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_same(left, right, f"{where}/{index}")
+    elif isinstance(one, Tensor):
+        assert one.dtype == other.dtype and one.numpy().tobytes() == other.numpy().tobytes(), where
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module")
+def digits() -> OpenSetData:
+    return load_data(make_protocol("digits"), limit_per_class=10)
+
+
+def outliers(data: OpenSetData) -> Tensor:
+    return data.train.images.flip(3)
+
+
+def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu") -> Any:
+    """Two epochs of six steps."""
+    name, settings = VARIANTS[variant]
+    protocol = data.protocol
+    config = resolve_objective_config(name, settings, protocol, "retrain")
+    architecture = sample_architecture(SpaceDescription(3, 16, ("skip", "conv", "conv2")), (2,), 0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        learner: Learner = build_learner(architecture, protocol, name, config)
+        if learner.objective.needs_outliers(config):
+            learner.objective.set_outliers(outliers(data))
+        recipe = make_recipe("fast", {})
+        return train(
+            learner, data, recipe, make_fabric(device, "32-true", 1), recorder, epochs=2, batch_size=9, seed=0
+        )  # fmt: skip
+
+
+def search(data: OpenSetData, variant: str, strategy: str, recorder: Interrupting) -> Any:
+    """Two epochs, the first of warm-up."""
+    name, settings = VARIANTS[variant]
+    chosen, protocol = objective_class(name), data.protocol
+    config = SearchConfig(
+        protocol="digits", preset="tiny", layers=3, channels=16, epochs=2, warmup_epochs=1, batch_size=3,
+        rule=chosen.default_rule, strategy=strategy, rule_sample=20,
+    ).resolved()  # fmt: skip
+    objective_config = resolve_objective_config(name, settings, protocol, "search")
+
+    def make(shapes: FeatureShapes, classes: int) -> Any:
+        heads = make_objective(name, shapes, protocol.image_shape, classes, objective_config)
+        if chosen.needs_outliers(objective_config):
+            heads.set_outliers(outliers(data))
+        return heads
+
+    bilevel = Bilevel(config, make_fabric("cpu", "32-true", 1), pseudo_unknown=strategy == "pas")
+    return bilevel.search(config.space(), make, lambda: make_rule(chosen.default_rule), data, recorder)
+
+
+def test_every_objective_is_among_the_variants() -> None:
+    assert {name for name, _ in VARIANTS.values()} == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOWER else []) for name in VARIANTS],
+)
+def test_retraining_goes_on_inside_an_epoch(digits: OpenSetData, variant: str) -> None:
+    """The run is cut in both of its epochs, so it has done every step once and had every state restored."""
+    whole = Interrupting()
+    retrain(digits, variant, whole)
+    cut = Interrupting(stop_after=STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        retrain(digits, variant, cut)
+    assert cut.state is not None and cut.state["epoch"] == -1 and cut.state["inside"]["steps"] == STEPS
+    again = Interrupting(stop_after=STEPS, before=cut)
+    with pytest.raises(KeyboardInterrupt):
+        retrain(digits, variant, again)
+    assert again.state is not None and again.state["epoch"] == 0 and len(again.records) == 1
+    rest = Interrupting(before=again)
+    retrain(digits, variant, rest)
+    assert len(whole.records) == 2
+    assert_same(whole.records, rest.records)
+    assert_same(whole.state, rest.state)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_retraining_goes_on_inside_an_epoch_on_a_gpu(digits: OpenSetData, variant: str) -> None:
+    whole, cut = Interrupting(), Interrupting(stop_after=STEPS)
+    with deterministic_algorithms(True):
+        retrain(digits, variant, whole, "cuda")
+        with pytest.raises(KeyboardInterrupt):
+            retrain(digits, variant, cut, "cuda")
+        rest = Interrupting(before=cut)
+        retrain(digits, variant, rest, "cuda")
+    assert_same(whole.records, rest.records)
+    assert_same(whole.state, rest.state)
+
+
+SEARCHES = [
+    pytest.param(variant, strategy, marks=[] if (variant, strategy) == ("moco", "pas") else pytest.mark.slow)
+    for variant in VARIANTS
+    for strategy in ("pas", "darts")
+]
+
+
+@pytest.mark.parametrize(("variant", "strategy"), SEARCHES)
+def test_a_search_goes_on_inside_an_epoch(digits: OpenSetData, variant: str, strategy: str) -> None:
+    whole = Interrupting()
+    expected = search(digits, variant, strategy, whole)
+    steps = 13 if strategy == "darts" else 10  # more than a warm-up epoch has: alphas and betas are learning
+    cut = Interrupting(stop_after=steps)
+    with pytest.raises(KeyboardInterrupt):
+        search(digits, variant, strategy, cut)
+    assert cut.state is not None and cut.state["epoch"] == 0 and cut.state["inside"]["steps"] > 0
+    rest = Interrupting(before=cut)
+    found = search(digits, variant, strategy, rest)
+    assert len(whole.records) == 2
+    assert_same(whole.records, rest.records)
+    assert_same(whole.state, rest.state)
+    assert found.architecture == expected.architecture
+
+
+def test_another_state_of_one_generator_gives_other_bits(digits: OpenSetData) -> None:
+    """The comparisons above can fail."""
+    cut = Interrupting(stop_after=STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        retrain(digits, "cross_entropy", cut)
+    whole, rest = Interrupting(), Interrupting(before=cut)
+    assert cut.state is not None
+    cut.state["inside"]["random"]["augmentation"] = torch.Generator().manual_seed(1).get_state()
+    retrain(digits, "cross_entropy", whole)
+    retrain(digits, "cross_entropy", rest)
+    with pytest.raises(AssertionError):
+        assert_same(whole.state, rest.state)
