@@ -150,6 +150,7 @@ def weight_step(
         fabric.backward(torch.stack(list(losses.values())).sum() / scale)
         if clip > 0:
             norm = fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
+            assert norm is not None  # as it is for max_norm
         else:
             norm = gradient_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
         optimizer.step()
