@@ -24,6 +24,7 @@ class ProgressReporter:
         self.quiet = quiet
         self.title = title
         self._seconds: list[float] = []
+        self._warned: set[str] = set()
         self._bar: Any = None
 
     def __enter__(self) -> ProgressReporter:
@@ -49,11 +50,19 @@ class ProgressReporter:
         line = format_epoch(record, timing, self.epochs, self._seconds)
         if self.title:
             line = f"{self.title}  {line}"
+        self._print(line)
+        for kind, message in record.get("monitors", {}).get("warnings", {}).items():
+            if kind not in self._warned:  # the history has it for every epoch
+                self._warned.add(kind)
+                self._print(f"{self.title}  warning: {message}" if self.title else f"warning: {message}")
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=record["epoch"] + 1)
+
+    def _print(self, line: str) -> None:
         if self._bar is None:
             print(line, file=sys.stderr, flush=True)
         else:
             self._bar.console.print(line, highlight=False, markup=False)
-            self._bar.update(self._bar.task_ids[0], completed=record["epoch"] + 1)
 
 
 def format_epoch(record: Mapping[str, Any], timing: Mapping[str, Any], epochs: int, seconds: list[float]) -> str:

@@ -353,8 +353,8 @@ def check_same_config(
     path: Path, before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = ()
 ) -> None:
     """UserError, naming the first difference, unless both configurations are the same but for what may change."""
-    for name in [*before, *now]:
-        if name not in (*MAY_CHANGE, *may_change) and before.get(name, ...) != now.get(name, ...):
+    for name in [*before, *now]:  # an option that an older version did not have was off, which None says
+        if name not in (*MAY_CHANGE, *may_change) and before.get(name) != now.get(name):
             raise UserError(
                 f"{path}: cannot resume: {name} was {before.get(name)!r} at the start and is {now.get(name)!r} now"
             )

@@ -76,10 +76,15 @@ class StepCheckpoints:
         if self._losses is not None:
             meter.load_state_dict(self._losses, self.device)
 
-    def after_step(self, steps: int, meter: LossMeter) -> None:
-        """Save if it is time to; `steps` of this epoch are done. Raises KeyboardInterrupt if the process is to end."""
+    def after_step(self, steps: int, meter: LossMeter, check: Callable[[], None]) -> None:
+        """Save if it is time to; `steps` of this epoch are done. Raises KeyboardInterrupt if the process is to end.
+
+        Args:
+            check: raises when this training is not worth saving, as one with NaN among its weights.
+        """
         if not self.recorder.wants_checkpoint():
             return
+        check()
         assert self._augmentation is not None
         random = {"cpu": torch.get_rng_state(), "augmentation": self._augmentation.get_state()}
         if self.device.type == "cuda":

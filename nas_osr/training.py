@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
+from nas_osr.monitors import CHECK_EVERY, NORM, FiniteWatch, check_weights, gradient_norm
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
 from nas_osr.step_checkpoints import StepCheckpoints
@@ -150,7 +151,8 @@ def weight_step(
         scale: the summed loss is divided by this before the gradient is taken.
 
     Returns:
-        The loss terms of all players, undivided.
+        The loss terms of all players, undivided, and the norm of each player's gradient before it is clipped, as
+        `gradient_norm/PLAYER`.
     """
     terms: dict[str, Tensor] = {}
     for player, optimizer in optimizers.items():
@@ -158,9 +160,12 @@ def weight_step(
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(torch.stack(list(losses.values())).sum() / scale)
         if clip > 0:
-            fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
+            norm = fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
+            assert norm is not None  # as it is for max_norm
+        else:
+            norm = gradient_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
         optimizer.step()
-        terms |= losses
+        terms |= {**losses, NORM + player: norm}
     return terms
 
 
@@ -182,7 +187,7 @@ def train_epoch(
     done: int = 0,
     checkpoints: StepCheckpoints | None = None,
 ) -> dict[str, float]:
-    """One pass over `batches` (uint8 images, labels), and the mean of each loss term.
+    """One pass over `batches` (uint8 images, labels), and the mean of each loss term and gradient norm.
 
     The schedule moves the learning rate of `main`; other players keep theirs.
 
@@ -195,11 +200,19 @@ def train_epoch(
             progress, return loss terms to be logged.
         done: steps of this epoch that were done before the run was interrupted; their batches are passed over.
         checkpoints: saves between steps, and has the losses of those that are done.
+
+    Raises:
+        UserError: a loss, a gradient or a weight is not finite; noticed within `CHECK_EVERY` steps.
     """
     learner.train()
-    meter = LossMeter()
+    meter, watch = LossMeter(), FiniteWatch()
     if checkpoints is not None:
         checkpoints.restore_losses(meter)
+
+    def check() -> None:
+        watch.check(epoch, epochs, steps)
+        check_weights(learner, epoch, epochs)
+
     main = optimizers["main"]
     for step, (images, labels) in enumerate(islice(batches, done, None), start=done):
         position = epoch + step / steps
@@ -207,11 +220,15 @@ def train_epoch(
             group["lr"] = main.defaults["lr"] * schedule(position)
         progress = position / epochs
         if before_step is not None:
-            meter.add(before_step(progress))
+            meter.add(watch.see(before_step(progress), step))
         images = augment(to_float(images)).contiguous(memory_format=torch.channels_last)
-        meter.add(weight_step(fabric, learner, optimizers, images, labels, progress, clip, scale))
+        terms = weight_step(fabric, learner, optimizers, images, labels, progress, clip, scale)
+        meter.add(watch.see(terms, step))
         if after_step is not None:
-            meter.add(after_step(progress))
+            meter.add(watch.see(after_step(progress), step))
+        if (step + 1) % CHECK_EVERY == 0:
+            watch.check(epoch, epochs, steps)
         if checkpoints is not None:
-            checkpoints.after_step(step + 1, meter)
+            checkpoints.after_step(step + 1, meter, check)
+    check()
     return meter.means()

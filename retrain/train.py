@@ -13,6 +13,7 @@ from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.evaluation import collect_outputs
+from nas_osr.monitors import monitor_retraining, split_norms
 from nas_osr.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.step_checkpoints import StepCheckpoints
@@ -73,7 +74,7 @@ def train(
         started = checkpoints.started
         order = make_generator(seed, "order", epoch)
         drop_last = len(train_images) >= batch_size
-        losses = train_epoch(
+        means = train_epoch(
             fabric,
             wrapped,
             optimizers,
@@ -90,15 +91,18 @@ def train(
         )
         trained = time.perf_counter()
         wrapped.eval()
-        logits = collect_outputs(wrapped.infer, validation, device=fabric.device).logits
+        outputs, labels = collect_outputs(wrapped.infer, validation, device=fabric.device), validation.labels.cpu()
+        logits = outputs.logits
         # an objective without a classifier is judged by its rule, at the end
-        accuracy = None if logits is None else float((logits.argmax(1) == validation.labels.cpu()).double().mean())
+        accuracy = None if logits is None else float((logits.argmax(1) == labels).double().mean())
+        losses, norms = split_norms(means)
         recorder.record(
             {
                 "epoch": epoch,
                 "phase": "retrain",
                 "losses": losses,
                 "validation_accuracy": accuracy,
+                "monitors": monitor_retraining(losses, norms, outputs, labels, recorder.history()),
                 **({"prepared": prepared} if epoch == 0 and prepared else {}),
             },
             {

@@ -27,6 +27,7 @@ from nas_osr.evaluation import collect_outputs
 from nas_osr.freezing import frozen
 from nas_osr.graph import decode, weights_from_record
 from nas_osr.metrics import auroc, macro_f1
+from nas_osr.monitors import NORM, gradient_norm, split_norms
 from nas_osr.objectives.base import Objective
 from nas_osr.recorder import Recorder
 from nas_osr.scoring.base import ScoringRule
@@ -39,6 +40,7 @@ from search_spaces.network import DiscreteNetwork, inherit_weights
 from search_spaces.presets import SpaceConfig
 from strategies.base import ObjectiveFactory, RuleFactory, SearchResult
 from strategies.config import SearchConfig
+from strategies.monitors import monitor_search, parameter_free, stop_reason
 from strategies.pseudo_unknown import SearchData, choose_pseudo_unknown, split_for_search
 
 ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
@@ -78,8 +80,9 @@ class Levels:
             losses = self.learner(images, labels, "main", progress)
             self.architecture.zero_grad(set_to_none=True)
             self.fabric.backward(torch.stack(list(losses.values())).sum())
+            norm = gradient_norm(self.supernet.architecture_parameters.values())
             self.architecture.step()
-        return {f"architecture/{name}": value for name, value in losses.items()}
+        return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the updates change."""
@@ -161,14 +164,18 @@ class Bilevel:
 
             checkpoints = StepCheckpoints(recorder, self.fabric.device, search_state, state)
             for epoch in range(first, config.epochs):
+                if stop_reason(recorder.history()) is not None:
+                    break
                 torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
                 searching = epoch >= config.warmup_epochs
-                losses = self._train(levels, split, protocol, epoch, searching, checkpoints)
+                losses, norms = split_norms(self._train(levels, split, protocol, epoch, searching, checkpoints))
                 started, trained = checkpoints.started, time.perf_counter()
                 scores = self._judge(levels, rule, split, protocol)
                 record = {"epoch": epoch, "phase": "search" if searching else "warmup", "losses": losses, **scores}
                 if epoch == 0 and prepared:
                     record["prepared"] = prepared
+                free, last = parameter_free(levels.supernet), epoch == config.epochs - 1
+                record["monitors"] = monitor_search(record, norms, recorder.history(), free, config.stop_rule, last)
                 # PAS: the best F1, the later on ties; without pseudo-unknowns the last architecture
                 if searching and (not self.pseudo_unknown or best is None or record["f1"] >= best["f1"]):
                     best = record

@@ -8,6 +8,8 @@ from nas_osr.configuration import CommonConfig, check_choice, check_not_negative
 from nas_osr.errors import UserError
 from search_spaces.presets import SpaceConfig, get_preset
 
+STOP_RULES = ("skips", "entropy")  # the warnings of `strategies.monitors` that may end a search
+
 
 @dataclass
 class SearchConfig(CommonConfig):
@@ -30,6 +32,7 @@ class SearchConfig(CommonConfig):
         pseudo_unknown: labels (0 to N-1) that play the unknown; drawn from the seed, or published, when not given.
         rule_sample: kept training images on which the rule is fitted after each epoch.
         augmentation: recipe for training images: search (crop, flip, rotation), crop_flip or none.
+        stop_rule: end the search when its warning has held for three epochs: skips, entropy (of alpha) or none.
         seed: seed of everything that is random.
     """
 
@@ -50,6 +53,7 @@ class SearchConfig(CommonConfig):
     pseudo_unknown: list[int] | None = None
     rule_sample: int = 1000
     augmentation: str = "search"
+    stop_rule: str | None = None
     seed: int = 0
 
     def resolved(self) -> SearchConfig:
@@ -66,12 +70,15 @@ class SearchConfig(CommonConfig):
             warmup_epochs=preset.warmup_epochs if self.warmup_epochs is None else self.warmup_epochs,
             batch_size=preset.batch_size if self.batch_size is None else self.batch_size,
             architecture_lr=preset.architecture_lr if self.architecture_lr is None else self.architecture_lr,
+            stop_rule=None if self.stop_rule == "none" else self.stop_rule,
         )
         filled.space()
         check_positive(filled, "epochs", "batch_size", "weight_lr", "architecture_lr", "rule_sample")
         check_not_negative(filled, "checkpoint_minutes")
         check_choice(filled, "order", ("architecture_first", "weights_first"))
         check_choice(filled, "resume", ("no", "auto"))
+        if filled.stop_rule is not None:
+            check_choice(filled, "stop_rule", STOP_RULES)
         assert filled.warmup_epochs is not None and filled.epochs is not None
         if not 0 <= filled.warmup_epochs < filled.epochs:
             raise UserError(

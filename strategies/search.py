@@ -27,6 +27,7 @@ from search_spaces.encoder import check_image_shape
 from search_spaces.operations import get_operation
 from strategies.base import Strategy
 from strategies.config import SearchConfig
+from strategies.monitors import all_warnings, stop_reason
 from strategies.pseudo_unknown import choose_pseudo_unknown
 
 STRATEGIES = ("pas", "darts")
@@ -41,7 +42,8 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
         command: the command line, for the provenance.
 
     Returns:
-        What was found: out, f1, epoch, branches, seconds; with `dry_run` what would run.
+        What was found: out, f1, epoch, branches, seconds, warnings by kind, and stopped, the reason why a stop rule
+        ended the search, or None; with `dry_run` what would run.
 
     Raises:
         UserError: anything in the request is wrong, missing or in use; nothing is written then.
@@ -108,6 +110,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
 def read_result(run: RunFolder) -> dict[str, Any]:
     """What a finished search found, from its folder."""
     architecture = Architecture.load(run.path / "architecture.json")
+    history = run.read_history()
     seconds = [record.get("seconds") for record in run.read_timing()]
     if not {"F1", "epoch"} <= architecture.found.keys() or not all(isinstance(part, int | float) for part in seconds):
         raise UserError(f"{run.path}: architecture.json or timing.jsonl is not what a search leaves")
@@ -117,6 +120,8 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         "epoch": architecture.found["epoch"],
         "branches": architecture.to_dict()["branches"],
         "seconds": sum(seconds),
+        "warnings": all_warnings(history),
+        "stopped": stop_reason(history),
     }
 
 

@@ -24,4 +24,6 @@ def search(config: SearchConfig, command: list[str]) -> None:
         for scale, branch in result["branches"].items():
             steps = " ".join(f"{at}:{name}" for at, name in zip(branch["path"], branch["operations"], strict=True))
             print(f"branch {scale} (scale:operation of each layer): {steps}")
+        if result["stopped"] is not None:
+            print(f"stopped early by {result['stopped']}")
         print(f"{result['seconds']:.0f} seconds, everything in {result['out']}")

@@ -21,6 +21,8 @@ from nas_osr.objectives.base import Objective
 from nas_osr.objectives.pooling import pool, pooled_width
 from nas_osr.outputs import FeatureShapes, Outputs
 
+LARGE = 1e15  # differences above this are scaled before they are squared
+
 
 @dataclass(frozen=True)
 class CACConfig:
@@ -95,7 +97,11 @@ class CAC(Objective):
 
 def anchor_distances(logits: Tensor, anchors: Tensor) -> Tensor:
     """d_j = ||z - C_j||_2 [B, N] of logits [B, N] to anchors [N, N]; at distance 0 the gradient is 0, never NaN."""
-    return torch.linalg.vector_norm(logits[:, None, :] - anchors, dim=2)
+    differences = logits[:, None, :] - anchors
+    # beyond this a square may not fit float32, and infinite distances make NaN of the tuplet loss
+    size = differences.detach().abs().amax(dim=2, keepdim=True)
+    size = torch.where(size > LARGE, size, 1.0)
+    return torch.linalg.vector_norm(differences / size, dim=2) * size[:, :, 0]
 
 
 def tuplet_loss(distances: Tensor, labels: Tensor) -> Tensor:

@@ -102,6 +102,27 @@ def test_gradients_equal_finite_differences(classes: int) -> None:
         )
 
 
+def test_distances_beyond_the_root_of_float32_are_finite() -> None:
+    logits = torch.tensor([[3e20, -4e20, 0.0], [2e38, 0.0, 0.0]], requires_grad=True)
+    distances = anchor_distances(logits, 10.0 * torch.eye(3))
+    torch.testing.assert_close(distances, torch.tensor([[5e20] * 3, [2e38] * 3]))
+    terms = tuplet_loss(distances, torch.tensor([0, 2])) + 1e-20 * anchor_loss(distances, torch.tensor([0, 2]))
+    (gradient,) = torch.autograd.grad(terms, logits)
+    assert bool(terms.isfinite()) and bool(gradient.isfinite().all())
+
+
+@pytest.mark.parametrize("magnitude", [1e-3, 1.0, 1e4, 1e10])
+def test_ordinary_distances_are_the_plain_norm_bit_for_bit(magnitude: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = (magnitude * torch.randn(50, 6, generator=generator)).requires_grad_()
+    anchors, weights = 10.0 * torch.eye(6), torch.randn(50, 6, generator=generator)
+    plain = torch.linalg.vector_norm(logits[:, None, :] - anchors, dim=2)
+    distances = anchor_distances(logits, anchors)
+    assert torch.equal(distances, plain)
+    gradients = [torch.autograd.grad((value * weights).sum(), logits)[0] for value in (distances, plain)]
+    assert torch.equal(*gradients)
+
+
 def test_at_distance_zero_the_gradient_is_finite() -> None:
     """The anchor term pulls no more; the tuplet term still pushes away from the other anchors."""
     logits = torch.tensor([[10.0, 0.0, 0.0]], requires_grad=True)

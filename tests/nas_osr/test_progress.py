@@ -31,9 +31,24 @@ def test_one_plain_line_an_epoch(capsys):
     assert last.endswith("done")
 
 
+def test_a_warning_is_shown_once_by_kind(capsys):
+    def with_warnings(epoch, **warnings):
+        return {**RECORD, "epoch": epoch, "monitors": {"warnings": warnings}}
+
+    with ProgressReporter(3, title="split-0") as reporter:
+        reporter.epoch(with_warnings(0), TIMING)
+        reporter.epoch(with_warnings(1, skips="2 of 6 cells"), TIMING)
+        reporter.epoch(with_warnings(2, skips="3 of 6 cells", loss="tenfold"), TIMING)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "warning" in line] == [
+        "split-0  warning: 2 of 6 cells", "split-0  warning: tenfold",
+    ]  # fmt: skip
+    assert lines.index("split-0  warning: 2 of 6 cells") == 2
+
+
 def test_quiet_is_quiet(capsys):
     with ProgressReporter(2, quiet=True) as reporter:
-        reporter.epoch(RECORD, TIMING)
+        reporter.epoch({**RECORD, "monitors": {"warnings": {"skips": "2 of 6 cells"}}}, TIMING)
     assert capsys.readouterr() == ("", "")
 
 

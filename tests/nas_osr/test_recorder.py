@@ -16,7 +16,10 @@ from nas_osr.stopping import Terminated
 
 def test_scalars_of_a_nested_record() -> None:
     record = {"epoch": 3, "phase": "search", "f1": 0.5, "auroc": None, "losses": {"ce": 2, "architecture/ce": 1.5}}
-    assert scalars(record) == {"f1": 0.5, "losses/ce": 2.0, "losses/architecture/ce": 1.5}
+    monitors = {"entropy": {"alpha": 0.9, "beta": None}, "warnings": {"skips": "2 of 6"}, "stopped": None}
+    assert scalars({**record, "monitors": monitors}) == {
+        "f1": 0.5, "losses/ce": 2.0, "losses/architecture/ce": 1.5, "monitors/entropy/alpha": 0.9
+    }  # fmt: skip
 
 
 def test_events_hold_the_numbers_of_the_history(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_players_update_in_order_and_only_their_own(learner: Learner) -> None:
     optimizers = optimizers_of(learner)
     before = {name: value.clone() for name, value in learner.named_parameters()}
     terms = weight_step(fabric, learner, optimizers, IMAGES, LABELS, 0.5, clip=0.0)
-    assert set(terms) == {"fit", "size", "follow"}
+    assert set(terms) == {"fit", "size", "gradient_norm/main", "follow", "gradient_norm/other"}
     objective = learner.objective
     assert isinstance(objective, TwoPlayers)
     assert [call[:2] for call in objective.calls] == [("main", 0.5), ("other", 0.5)]
