@@ -30,6 +30,7 @@ PROBES = (2, 4)  # images of the batches on which FLOPs and activations are coun
 GROWTH = 4  # timed batches grow by this factor ...
 LONG_ENOUGH = 0.1  # ... until a step takes so many seconds, or the batch is whole
 TIMED = 3  # steps of a timed batch; the quickest counts, which other processes disturbed least
+ENOUGH = 1.0  # seconds of steps of one batch after which no more are timed
 VALIDATION_SHARE = 0.1  # of every known class; `nas_osr.data.dataset.load_data`
 
 
@@ -153,7 +154,7 @@ def time_call(make: Callable[[int], Callable[[], object]], images: int, device: 
         call = make(count)
         call()  # what the first use of a shape costs is no step's
         seconds = []
-        while len(seconds) < TIMED and sum(seconds) < GROWTH * LONG_ENOUGH:
+        while len(seconds) < TIMED and sum(seconds) < ENOUGH:
             seconds.append(time_once(call, device))
         points.append((count, min(seconds)))
         if count == images or points[-1][1] >= LONG_ENOUGH:
