@@ -39,7 +39,7 @@ class CommonConfig:
         threads: CPU threads; 0 leaves torch's choice.
         resume: auto continues what is in `out`; no starts afresh.
         overwrite: replace finished runs in `out`.
-        dry_run: print what would run and stop.
+        dry_run: print what would run, with an estimate of its time and memory, and stop.
         json: print the result as one JSON object.
         quiet: print no progress.
     """

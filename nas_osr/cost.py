@@ -113,12 +113,19 @@ class _Saved:
         self.counter.drop(*self.key)
 
 
-def probe(step: Step, module: nn.Module) -> StepCost:
-    """FLOPs and activations of a step of `module`, from running it once."""
+def probe(step: Step, module: nn.Module, flops: bool = True) -> StepCost:
+    """Activations of a step of `module`, from running it once; FLOPs, whose counter is slow, where they are asked for.
+
+    Without them they are 0.
+    """
     saved = SavedBytes(module)
+    counted = 0
     with saved.hooks():
-        flops = count_flops(step.run)
-    return StepCost(step.images, flops, saved.peak)
+        if flops:
+            counted = count_flops(step.run)
+        else:
+            step.run()
+    return StepCost(step.images, counted, saved.peak)
 
 
 def line(small: tuple[int, float], large: tuple[int, float], images: int) -> float:
@@ -127,19 +134,20 @@ def line(small: tuple[int, float], large: tuple[int, float], images: int) -> flo
     return large[1] + slope * (images - large[0])
 
 
-def count_step(make: Callable[[int], Step], module: nn.Module, images: int) -> StepCost:
+def count_step(make: Callable[[int], Step], module: nn.Module, images: int, flops: bool = True) -> StepCost:
     """FLOPs and activations of a step on `images` images, without running one so large.
 
     Args:
         make: a batch size -> its step.
         module: what is trained.
+        flops: whether FLOPs are counted; see `probe`.
     """
-    first, second = (probe(make(min(count, images)), module) for count in PROBES)
-    flops, activations = (
+    first, second = (probe(make(min(count, images)), module, flops) for count in PROBES)
+    operations, activations = (
         round(line((first.images, getattr(first, name)), (second.images, getattr(second, name)), images))
         for name in ("flops", "activations")
     )
-    return StepCost(images, flops, activations)
+    return StepCost(images, operations, activations)
 
 
 def time_call(make: Callable[[int], Callable[[], object]], images: int, device: torch.device) -> float:

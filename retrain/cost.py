@@ -73,15 +73,19 @@ def estimate_retrain(config: RetrainConfig, protocols: Sequence[Protocol]) -> di
 def check_retrain_memory(config: RetrainConfig, protocols: Sequence[Protocol], fabric: Fabric) -> None:
     """UserError when a retraining clearly does not fit onto its device; a warning when it may not."""
     with leave_no_trace():
-        _, _, memory = count_retrain(config, most_classes(protocols), fabric)
+        _, _, memory = count_retrain(config, most_classes(protocols), fabric, flops=False)
     check_memory(memory.total, available_memory(fabric.device), str(fabric.device), MEND)
 
 
-def count_retrain(config: RetrainConfig, protocol: Protocol, fabric: Fabric) -> tuple[Training, StepCost, Memory]:
+def count_retrain(
+    config: RetrainConfig, protocol: Protocol, fabric: Fabric, flops: bool = True
+) -> tuple[Training, StepCost, Memory]:
     """What is trained, the cost of a step (without seconds), and the memory. Steps have run."""
     assert config.batch_size is not None
     training = build_training(config, protocol, fabric)
-    cost = count_step(lambda count: batch_step(training, count, protocol, fabric), training.learner, config.batch_size)
+    cost = count_step(
+        lambda count: batch_step(training, count, protocol, fabric), training.learner, config.batch_size, flops
+    )
     on_device = image_bytes(protocol, sum(count_images(config, protocol)))
     return training, cost, count_memory(training.learner, training.optimizers.values(), [cost], on_device)
 

@@ -74,19 +74,19 @@ def check_search_memory(config: SearchConfig, protocol: Protocol, fabric: Fabric
     The images have been read already: on a CPU only the copies of the two halves are still to come.
     """
     with leave_no_trace():
-        _, _, memory = count_search(config, protocol, fabric)
+        _, _, memory = count_search(config, protocol, fabric, flops=False)
     device = fabric.device
     check_memory(memory.total, available_memory(device), str(device), MEND)
 
 
 def count_search(
-    config: SearchConfig, protocol: Protocol, fabric: Fabric
+    config: SearchConfig, protocol: Protocol, fabric: Fabric, flops: bool = True
 ) -> tuple[Levels, dict[str, StepCost], Memory]:
     """The levels of a search, what a step of each kind costs (without seconds), and the memory. Steps have run."""
     assert config.batch_size is not None
     levels = build_levels(config, protocol, fabric)
     costs = {
-        name: count_step(kind(levels, config, protocol, index), levels.learner, config.batch_size)
+        name: count_step(kind(levels, config, protocol, index), levels.learner, config.batch_size, flops)
         for index, name in enumerate(("weights", "architecture"))
     }
     half, judged = count_images(config, protocol)

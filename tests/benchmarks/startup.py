@@ -3,8 +3,8 @@
     NAS_OSR_DATA=/path/to/images python tests/benchmarks/startup.py
     python tests/benchmarks/startup.py --protocol digits
 
-Each is run in turns with `python -c "import torch"` and shown as a multiple of it, so that a slow disk or a busy machine
-weighs on both. The search runs in its own process, which stops when its first step has ended.
+Each is run in turns with `python -c "import torch"` and shown as a multiple of it, so that a slow disk or a busy
+machine weighs on both. The search runs in its own process, which stops when its first step has ended.
 """
 
 from __future__ import annotations
