@@ -93,22 +93,21 @@ def draw(found: dict[str, list[tuple[int, int, float]]], path: str) -> None:
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
     for axis, (name, rows) in zip(axes.flat, found.items(), strict=True):
         values, flops, seconds = (list(column) for column in zip(*rows, strict=True))
-        first, second = (
-            exponent(list(zip(values, flops, strict=True))),
-            exponent(list(zip(values, seconds, strict=True))),
-        )
-        axis.loglog(
-            values, [item / 1e9 for item in flops], "o-", color="tab:blue", label=f"GFLOP, exponent {first:.2f}"
-        )
-        axis.set_ylabel("GFLOP a bilevel step")
+        other = axis.twinx()
+        lines = [
+            *axis.loglog(values, [item / 1e9 for item in flops], "o-", color="tab:blue", label="GFLOP"),
+            *other.loglog(values, seconds, "s--", color="tab:orange", label="seconds, one thread"),
+        ]
         axis.set_xlabel(TITLES.get(name, name))
         axis.set_xticks(values, [str(value) for value in values])
         axis.xaxis.set_minor_formatter(NullFormatter())
-        other = axis.twinx()
-        other.loglog(values, seconds, "s--", color="tab:orange", label=f"seconds, exponent {second:.2f}")
-        other.set_ylabel("seconds, one thread")
-        handles = [*axis.get_legend_handles_labels()[0], *other.get_legend_handles_labels()[0]]
-        axis.legend(handles, [handle.get_label() for handle in handles], fontsize=8, loc="upper left")
+        other.xaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylabel("GFLOP a bilevel step")
+        other.set_ylabel("seconds")
+        for side, column in ((axis, [item / 1e9 for item in flops]), (other, seconds)):
+            side.set_yticks(column, [f"{item:.2g}" for item in column])
+            side.yaxis.set_minor_formatter(NullFormatter())
+        axis.legend(handles=lines, fontsize=8, loc="upper left")
     figure.savefig(path, metadata={"Date": None})
 
 
