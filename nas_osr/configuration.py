@@ -43,7 +43,7 @@ class CommonConfig:
         checkpoint_minutes: save so often inside an epoch, besides at its end; 0 is at the end only.
         resume: auto continues what is in `out`; no starts afresh.
         overwrite: replace finished runs in `out`.
-        dry_run: print what would run and stop.
+        dry_run: print what would run, with an estimate of its time and memory, and stop.
         json: print the result as one JSON object.
         quiet: print no progress.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from nas_osr.training import make_optimizers, weight_step
 from retrain.config import RetrainConfig
 from retrain.model import build_learner, resolve_architecture
 from retrain.networks import check_network
-from retrain.recipes import make_recipe
+from retrain.recipes import Recipe, make_recipe
 from search_spaces.encoder import check_image_shape
 
 
@@ -62,24 +63,50 @@ def check_request(config: RetrainConfig, protocol: Protocol) -> RetrainConfig:
     return config
 
 
-def make_step(config: RetrainConfig, protocol: Protocol, fabric: Fabric) -> Step:
-    """The step of a checked configuration on a random batch, at the learning rate of the first one."""
-    assert config.batch_size is not None and config.epochs is not None and config.recipe is not None
+@dataclass(frozen=True)
+class Training:
+    """A network with its heads and optimisers as a retraining makes them.
+
+    Attributes:
+        learner: as Fabric wrapped it, in train mode.
+        optimizers: by player, as Fabric wrapped them, at the learning rate of the first step.
+        recipe: of the retraining.
+    """
+
+    learner: Any
+    optimizers: dict[str, Any]
+    recipe: Recipe
+
+
+def build_training(config: RetrainConfig, protocol: Protocol, fabric: Fabric) -> Training:
+    """What a checked configuration trains."""
+    assert config.epochs is not None and config.recipe is not None
     recipe = make_recipe(config.recipe, config.recipe_config)
     settings = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
     learner = build_learner(config.network or resolve_architecture(config), protocol, config.objective, settings)
-    objective, device, count = learner.objective, fabric.device, config.batch_size
     if objective_class(config.objective).needs_outliers(settings):
-        objective.set_outliers(random_images(OUTLIERS, protocol.image_shape, torch.device("cpu")))
+        learner.objective.set_outliers(random_images(OUTLIERS, protocol.image_shape, torch.device("cpu")))
     optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
     # the schedule's first factor: random images at the peak would soon be all NaN
     for group in optimizers["main"].param_groups:
         group["lr"] *= recipe.factor(config.epochs)(0.0)
     wrapped: Any
     wrapped, *players = fabric.setup(learner, *optimizers.values())
+    wrapped.mark_forward_method("infer")
     wrapped.train()
-    fabric_optimizers: dict[str, Any] = dict(zip(optimizers, players, strict=True))
+    return Training(wrapped, dict(zip(optimizers, players, strict=True)), recipe)
 
+
+def make_step(config: RetrainConfig, protocol: Protocol, fabric: Fabric) -> Step:
+    """The step of a checked configuration on a random batch."""
+    assert config.batch_size is not None
+    return batch_step(build_training(config, protocol, fabric), config.batch_size, protocol, fabric)
+
+
+def batch_step(training: Training, count: int, protocol: Protocol, fabric: Fabric) -> Step:
+    """A step of a training on a random batch of `count` images."""
+    learner, optimizers, recipe = training.learner, training.optimizers, training.recipe
+    objective, device = learner.module.objective, fabric.device
     images = random_images(count, protocol.image_shape, device)
     labels = torch.randint(protocol.num_known, (count,), device=device)
     augment = augmenter(
@@ -91,9 +118,9 @@ def make_step(config: RetrainConfig, protocol: Protocol, fabric: Fabric) -> Step
     converted = precision.convert_input(inputs)
 
     def run() -> None:
-        weight_step(fabric, wrapped, fabric_optimizers, inputs, labels, PROGRESS, recipe.clip, scale)
+        weight_step(fabric, learner, optimizers, inputs, labels, PROGRESS, recipe.clip, scale)
 
     def bare() -> None:
-        bare_step(wrapped, fabric_optimizers, converted, labels, precision, scale)
+        bare_step(learner, optimizers, converted, labels, precision, scale)
 
     return Step("retrain", count, run, Call(bare), augment)

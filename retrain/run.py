@@ -28,6 +28,7 @@ from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.seeds import derive_seed
 from nas_osr.training import describe_fabric, make_fabric
 from retrain.config import RetrainConfig, parse_range
+from retrain.cost import check_retrain_memory, estimate_retrain
 from retrain.evaluate import describe, evaluate_test, fit_rule, write_evaluation
 from retrain.model import build_learner, resolve_architecture
 from retrain.networks import check_network
@@ -47,18 +48,20 @@ class Part:
     config: RetrainConfig  # of this part alone: what its config.yaml holds
 
 
-def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
+def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True) -> dict[str, Any]:
     """Retrain as configured and leave complete run folders and summary.json in `config.out`.
 
     Args:
         config: the request; open fields are filled from the preset.
         command: the command line, for the provenance.
+        estimate: whether a `dry_run` says what the retraining would cost, too.
 
     Returns:
         out, metrics (mean, std and n of each over the parts), parts (metrics of each); with `dry_run` what would run.
 
     Raises:
-        UserError: anything in the request is wrong, missing or in use; nothing is written then.
+        UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory;
+            nothing is written then.
     """
     for module in config.plugin:
         import_plugin(module)
@@ -74,7 +77,9 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     config = replace(config, architecture=value, channels=0)
     parts = list_parts(config)
     if config.dry_run:
-        return {"would_retrain": [part.config.recorded() for part in parts]}
+        protocols = [part.protocol for part in parts]
+        cost = {"estimate": estimate_retrain(parts[0].config, protocols)} if estimate else {}
+        return {"would_retrain": [part.config.recorded() for part in parts], **cost}
     fabric = make_fabric(config.device, config.precision, config.threads)
     resume = config.resume == "auto"
     # what can be wrong with the first part shows before anything is written
@@ -85,6 +90,7 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
         deterministic_algorithms(config.deterministic),
         RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer,
     ):
+        check_retrain_memory(parts[0].config, [part.protocol for part in parts], fabric)
         if outer.finished and resume:
             missing = set(parse_range("splits", outer.read_config().get("splits"))) - set(
                 parse_range("splits", config.splits)

@@ -29,7 +29,6 @@ from search_spaces.hierarchical import Supernet, build_supernet
 from strategies.bilevel import Levels
 from strategies.config import SearchConfig
 from strategies.pseudo_unknown import choose_pseudo_unknown
-from strategies.search import check_request
 
 
 def benchmark_search(
@@ -53,6 +52,8 @@ def benchmark_search(
     Raises:
         UserError: anything in the request is wrong.
     """
+    from strategies.search import check_request  # which estimates its cost with this module
+
     config = check_request(config)
     levels = build_levels(config, protocol, fabric)
     evaluations, forms = count_cell_evaluations(levels.supernet, protocol.image_shape)

@@ -27,6 +27,7 @@ from search_spaces.encoder import check_image_shape
 from search_spaces.operations import get_operation
 from strategies.base import Strategy
 from strategies.config import SearchConfig
+from strategies.cost import check_search_memory, estimate_search
 from strategies.monitors import all_warnings, stop_reason
 from strategies.pseudo_unknown import choose_pseudo_unknown
 
@@ -34,19 +35,21 @@ STRATEGIES = ("pas", "darts")
 PICTURES = ["graphml", "gv", "svg"]
 
 
-def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
+def run_search(config: SearchConfig, command: list[str], estimate: bool = True) -> dict[str, Any]:
     """Search as configured and leave a complete run folder in `config.out`.
 
     Args:
         config: the request; open fields are filled from the preset.
         command: the command line, for the provenance.
+        estimate: whether a `dry_run` says what the search would cost, too.
 
     Returns:
         What was found: out, f1, epoch, branches, seconds, warnings by kind, and stopped, the reason why a stop rule
         ended the search, or None; with `dry_run` what would run.
 
     Raises:
-        UserError: anything in the request is wrong, missing or in use; nothing is written then.
+        UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory;
+            nothing is written then.
     """
     for module in config.plugin:
         import_plugin(module)
@@ -63,7 +66,8 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     pseudo = choose_pseudo_unknown(protocol, config.pseudo_unknown, config.seed) if config.strategy == "pas" else ()
     config = replace(config, objective_config=asdict(objective_config), pseudo_unknown=list(pseudo))
     if config.dry_run:
-        return {"would_search": config.recorded(), "protocol": protocol.to_dict()}
+        cost = {"estimate": estimate_search(config, protocol)} if estimate else {}
+        return {"would_search": config.recorded(), "protocol": protocol.to_dict(), **cost}
     fabric = make_fabric(config.device, config.precision, config.threads)
     data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
     outliers = None
@@ -91,6 +95,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     ):
         if run.finished:
             return read_result(run)
+        check_search_memory(config, protocol, fabric)
         run.provenance(command, config.recorded(), config.seed, fingerprint(data, outliers), **describe_fabric(fabric))
         assert config.epochs is not None
         with (

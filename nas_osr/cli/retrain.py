@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_osr.cli.show import show_json, show_metrics, show_yaml
+from nas_osr.cli.estimate import show_plan
+from nas_osr.cli.show import show_json, show_metrics
 
 if TYPE_CHECKING:
     from retrain.config import RetrainConfig
@@ -18,7 +19,7 @@ def retrain(config: RetrainConfig, command: list[str]) -> None:
     if config.json:
         show_json(result)
     elif config.dry_run:
-        show_yaml(result)
+        show_plan(result)
     else:
         parts = result["parts"]
         show_metrics({**parts, "mean ± std": result["metrics"]} if len(parts) > 1 else parts)

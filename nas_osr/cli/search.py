@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_osr.cli.show import show_json, show_yaml
+from nas_osr.cli.estimate import show_plan
+from nas_osr.cli.show import show_json
 
 if TYPE_CHECKING:
     from strategies.config import SearchConfig
@@ -18,7 +19,7 @@ def search(config: SearchConfig, command: list[str]) -> None:
     if config.json:
         show_json(result)
     elif config.dry_run:
-        show_yaml(result)
+        show_plan(result)
     else:
         print(f"F1 {result['f1']:.4f} on pseudo-unknown classes at epoch {result['epoch'] + 1}")
         for scale, branch in result["branches"].items():

@@ -141,7 +141,7 @@ def check_run(run: Run, needed: Sequence[Any]) -> Any:
         trial = replace(config, dry_run=True)
         if any("{out}" in text for text in texts(getattr(config, "architecture", None))):
             trial = replace(trial, architecture=UNKNOWN_YET)
-        load(CHECKS[run.command])(trial, [])
+        load(CHECKS[run.command])(trial, [], estimate=False)
     elif run.command == "evaluate":
         check_evaluation(config, needed)
     return config
