@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,7 +57,8 @@ class Decoder(nn.Module):
         """The images before the sigmoid, which keeps values near 0 and 1 apart; arguments as in `forward`."""
         composed = self.scales[0] not in self.extra and self.composing_pays(len(latents))
         x = self.first_convolution(latents) if composed else self.expand(latents).view(-1, *self.start)
-        for scale, stage in zip(self.scales, self.stages, strict=True):
+        stages = cast("list[nn.Sequential]", list(self.stages))
+        for scale, stage in zip(self.scales, stages, strict=True):
             if scale in self.extra:
                 joining = maps[scale]
                 x = torch.cat([x, joining.repeat(len(x) // len(joining), 1, 1, 1)], dim=1)
@@ -69,7 +72,7 @@ class Decoder(nn.Module):
 
     def composing_pays(self, rows: int) -> bool:
         """Whether `first_convolution` takes fewer multiplications for this many latents than the two maps in turn."""
-        inputs, channels, narrower = self.expand.in_features, self.start[0], self.stages[0][0].out_channels
+        inputs, channels, narrower = self.expand.in_features, self.start[0], self.stages[0][0].out_channels  # type: ignore[index]
         convolution = 9 * channels * narrower  # of one position at 1/16 resolution, which becomes four
         composed = (inputs + 1) * convolution + rows * inputs * 4 * narrower
         return composed < rows * (inputs * channels + convolution)
@@ -81,7 +84,7 @@ class Decoder(nn.Module):
         bias, however many images there are, and latents [K*B, latent_dim] are multiplied by the result.
         """
         columns = torch.cat([self.expand.weight.T, self.expand.bias[None]]).view(-1, *self.start)
-        images = self.stages[0][0](columns)
+        images = self.stages[0][0](columns)  # type: ignore[index]
         height, width = images.shape[2:]
         matrix = images.permute(0, 2, 3, 1).flatten(1)
         x = F.linear(latents, matrix[:-1].T, matrix[-1])
