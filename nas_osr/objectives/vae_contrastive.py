@@ -3,10 +3,21 @@
 u is pulled to a learned mean h_y of its class and classified; z to a standard normal. The decoder turns (u, z) into an
 image. The contrastive term asks that an image be reconstructed best under its own class: cross-entropy over all classes
 j of -T * MSE(x, Dec(h_j, z)). Both errors are in normalised pixel units, ((x - x^) / channel std)^2.
+
+Its cost grows with the N classes. `counterfactuals` = m decodes the own class and m of the other N - 1, drawn anew for
+each image without replacement, and estimates the term
+
+    L = log(1 + sum over j != y of exp(T (e_y - e_j)))   by   L^ = log(1 + (N - 1)/m sum over the drawn j of the same).
+
+What is inside the logarithm is unbiased, so that the mean of exp L^ is exp L. L^ itself is not: L - Var(exp L^)/2 <=
+mean of L^ <= L, and L^ = L at m = N - 1. With fewer terms no estimate is unbiased: its mean would be a sum of functions
+of m terms each, whose derivative by all N - 1 at once is zero, and that of L is not. (In training, the batch statistics
+of the decoder are those of the images that are decoded.)
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +50,9 @@ class VAEContrastiveConfig:
         reconstruction_weight: weight of the mean squared error.
         contrastive_weight: weight of the contrastive term; at 0 no counterfactual is decoded in training.
         temperature: T of the contrastive term.
+        counterfactuals: how many other classes each image is decoded under in training, a fresh random sample; 0 is
+            all, as in the paper. Fewer make the contrastive term a little too small on average, and training cheaper
+            where there are many classes. Judging decodes every class in any case.
         pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
         decoder_channels: channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the
             encoder has there, as in the paper. A narrow decoder makes the N + 1 reconstructions of each image cheap.
@@ -55,6 +69,7 @@ class VAEContrastiveConfig:
     reconstruction_weight: float = 1.0
     contrastive_weight: float = 1.0
     temperature: float = 1.0
+    counterfactuals: int = 0
     pixel_std: tuple[float, ...] | None = None
     decoder_channels: int = 0
     decoder_features: bool = False
@@ -66,6 +81,8 @@ class VAEContrastiveConfig:
         for name in ("ce_weight", "kl_weight", "instance_kl_weight", "reconstruction_weight", "contrastive_weight"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"vae_contrastive: {name} must not be negative, got {getattr(self, name)}")
+        if self.counterfactuals < 0:
+            raise UserError(f"vae_contrastive: counterfactuals must not be negative, got {self.counterfactuals}")
         if self.decoder_channels < 0 or 0 < self.decoder_channels < 16:
             raise UserError(f"vae_contrastive: decoder_channels must be 0 or at least 16, got {self.decoder_channels}")
         if not 0 <= self.kl_warmup <= 1:
@@ -91,6 +108,11 @@ class VAEContrastive(Objective):
         config: VAEContrastiveConfig,
     ) -> None:
         super().__init__(feature_shapes, image_shape, num_classes, config)
+        if config.counterfactuals >= num_classes:
+            raise UserError(
+                f"vae_contrastive: counterfactuals must be under the number of classes, {num_classes}, "
+                f"got {config.counterfactuals}; 0 takes all"
+            )
         bottom = feature_shapes.branches[BOTTOM]
         self.latent_dim = config.class_dim + config.instance_dim
         self.to_mean = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
@@ -177,11 +199,39 @@ class VAEContrastive(Objective):
             "kl_instance": beta * config.instance_kl_weight * divergence[:, config.class_dim :].sum(1).mean(),
         }
         # one pass of the decoder for the image's own reconstruction and every counterfactual
-        count = self.num_classes if config.contrastive_weight > 0 else 0
-        class_attributes = torch.cat([u, self.class_mean.weight[:count].repeat_interleave(len(images), dim=0)])
-        errors = self.pixel_error(self.decode(class_attributes, z.repeat(count + 1, 1), features), images)
+        classes = self.counterfactual_classes(labels)
+        class_attributes = torch.cat([u, self.class_mean(classes.flatten())])
+        errors = self.pixel_error(self.decode(class_attributes, z.repeat(len(classes) + 1, 1), features), images)
         terms["reconstruction"] = config.reconstruction_weight * errors[0].mean()
-        if count:
-            logits = -config.temperature * errors[1:].T
-            terms["contrastive"] = config.contrastive_weight * F.cross_entropy(logits, labels)
+        if len(classes):
+            terms["contrastive"] = config.contrastive_weight * self.contrast(errors[1:], labels)
         return terms
+
+    def counterfactual_classes(self, labels: Tensor) -> Tensor:
+        """Under which classes each image is decoded, [K, B]; labels: [B].
+
+        All in their order, or none where the term has no weight. With a sample, the first is the image's own, and the
+        others, all different, come from torch's global generator.
+        """
+        if self.config.contrastive_weight == 0:
+            return labels.new_empty(0, len(labels))
+        if not self.config.counterfactuals:
+            return torch.arange(self.num_classes, device=labels.device)[:, None].expand(-1, len(labels))
+        order = torch.rand(len(labels), self.num_classes, device=labels.device)
+        order.scatter_(1, labels[:, None], -1.0)  # the own class comes first
+        return order.topk(self.config.counterfactuals + 1, largest=False).indices.T
+
+    def contrast(self, errors: Tensor, labels: Tensor) -> Tensor:
+        """The contrastive term without its weight, a scalar.
+
+        Args:
+            errors: [K, B], of the reconstructions under `counterfactual_classes`.
+            labels: [B].
+        """
+        logits = -self.config.temperature * errors.T
+        sampled = self.config.counterfactuals
+        if not sampled:
+            return F.cross_entropy(logits, labels)
+        # each drawn class stands for (N - 1)/m others
+        others = logits[:, 1:] + math.log((self.num_classes - 1) / sampled)
+        return F.cross_entropy(torch.cat([logits[:, :1], others], dim=1), torch.zeros_like(labels))
