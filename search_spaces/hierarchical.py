@@ -20,6 +20,7 @@ with warnings.catch_warnings():
 from nas_osr.architecture import cells
 from nas_osr.outputs import Features
 from search_spaces.encoder import Normalise, Stem
+from search_spaces.layout import keep_layout
 from search_spaces.operations import get_operation
 from search_spaces.presets import SpaceConfig
 
@@ -79,7 +80,7 @@ class HierarchicalSpace(ModelSpace):
                 map_ = self.inputs[key](maps) if len(maps) == 2 else maps[0]
                 last[scale] = map_
                 if layer == self.config.layers - 1:
-                    branches[scale] = map_
+                    branches[scale] = keep_layout(map_)
                 else:
                     inputs[layer + 1, scale] = map_
         return Features(branches, last)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nas_osr.architecture import Architecture, Branch
 from nas_osr.outputs import Features
 from search_spaces.encoder import Normalise, Stem
+from search_spaces.layout import keep_layout
 from search_spaces.operations import get_operation
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class DiscreteNetwork(nn.Module):
                 x = maps[key]
                 if branch == max(self.routes):
                     last[arrival_scale(key)] = x
-            branches[branch] = x
+            branches[branch] = keep_layout(x)
         return Features(branches, last)
 
 
