@@ -59,11 +59,16 @@ class Levels:
         players = make_optimizers(
             learner,
             weights,
-            lambda parameters: torch.optim.Adam(parameters, lr=config.weight_lr, weight_decay=config.weight_decay),
+            lambda parameters: torch.optim.Adam(
+                parameters, lr=config.weight_lr, weight_decay=config.weight_decay, fused=True
+            ),
         )
         assert config.architecture_lr is not None
         architecture = torch.optim.Adam(
-            list(supernet.architecture_parameters.values()), lr=config.architecture_lr, betas=ARCHITECTURE_BETAS
+            list(supernet.architecture_parameters.values()),
+            lr=config.architecture_lr,
+            betas=ARCHITECTURE_BETAS,
+            fused=True,
         )
         wrapped: Any = fabric.setup(learner, *players.values(), architecture)
         self.learner, *optimizers, self.architecture = wrapped
