@@ -37,6 +37,8 @@ class CommonConfig:
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.
         threads: CPU threads; 0 leaves torch's choice.
+        checkpointing: compute the inside of cells again in the backward pass instead of keeping it: saves memory.
+        compile: compile the encoder with torch.compile; the first steps take minutes.
         resume: auto continues what is in `out`; no starts afresh.
         overwrite: replace finished runs in `out`.
         dry_run: print what would run and stop.
@@ -63,6 +65,8 @@ class CommonConfig:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    checkpointing: bool = False
+    compile: bool = False
     resume: str = "no"
     overwrite: bool = False
     dry_run: bool = False
@@ -85,6 +89,12 @@ def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     """UserError unless the field is one of the choices."""
     if getattr(config, name) not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+
+
+def check_switches(config: Any) -> None:
+    """UserError when checkpointing and compile are both asked for: torch cannot compile the second pass of a cell."""
+    if config.checkpointing and config.compile:
+        raise UserError("checkpointing and compile exclude each other: leave one of them out")
 
 
 def config_protocol(config: Any, split: int) -> Protocol:

@@ -26,6 +26,7 @@ from retrain.model import build_learner, resolve_architecture
 from retrain.networks import check_network
 from retrain.recipes import make_recipe
 from search_spaces.encoder import check_image_shape
+from search_spaces.prepare import prepare_encoder
 
 
 def benchmark_retrain(
@@ -68,6 +69,7 @@ def make_step(config: RetrainConfig, protocol: Protocol, fabric: Fabric) -> Step
     recipe = make_recipe(config.recipe, config.recipe_config)
     settings = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
     learner = build_learner(config.network or resolve_architecture(config), protocol, config.objective, settings)
+    prepare_encoder(learner.encoder, checkpointing=config.checkpointing, compiled=config.compile)
     objective, device, count = learner.objective, fabric.device, config.batch_size
     if objective_class(config.objective).needs_outliers(settings):
         objective.set_outliers(random_images(OUTLIERS, protocol.image_shape, torch.device("cpu")))

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nas_osr.configuration import CommonConfig, check_choice, check_positive
+from nas_osr.configuration import CommonConfig, check_choice, check_positive, check_switches
 from nas_osr.errors import UserError
 from retrain.networks import check_network
 from search_spaces.presets import get_preset
@@ -52,6 +52,7 @@ class RetrainConfig(CommonConfig):
         )
         check_positive(filled, "epochs", "batch_size")
         check_choice(filled, "resume", ("no", "auto"))
+        check_switches(filled)
         if self.bootstrap < 0:
             raise UserError(f"bootstrap must not be negative, got {self.bootstrap}")
         if self.network is not None:

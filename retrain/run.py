@@ -32,6 +32,7 @@ from retrain.networks import check_network
 from retrain.recipes import make_recipe
 from retrain.train import train
 from search_spaces.encoder import check_image_shape
+from search_spaces.prepare import check_compiler, prepare_encoder
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     if config.dry_run:
         return {"would_retrain": [part.config.recorded() for part in parts]}
     fabric = make_fabric(config.device, config.precision, config.threads)
+    if config.compile:
+        check_compiler(fabric.device)
     resume = config.resume == "auto"
     # what can be wrong with the first part shows before anything is written
     with torch.random.fork_rng():
@@ -160,6 +163,7 @@ def run_part(
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = build_learner(architecture, part.protocol, config.objective, part.objective_config)
+            prepare_encoder(learner.encoder, checkpointing=config.checkpointing, compiled=config.compile)
             if outliers is not None:
                 learner.objective.set_outliers(outliers)
             with (

@@ -35,11 +35,12 @@ class Convolution(nn.Conv2d):
             and torch.is_grad_enabled()
             and x.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
         )
 
 
 def dense_convolution(x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """`F.conv2d` with padding 1 of maps [B, C_in, H, W] of at most 2x2 pixels with [C_out, C_in, 3, 3], as a product."""
+    """`F.conv2d` with padding 1 of maps [B, C_in, H, W] of at most 2x2 pixels and weights [C_out, C_in, 3, 3]."""
     height, width = x.shape[2:]
     rows, columns = -(-height // stride), -(-width // stride)
     matrix: Tensor = _DenseWeight.apply(weight, height, width, stride)
@@ -90,7 +91,8 @@ def keep_layout(maps: Tensor) -> Tensor:
     Flattening or pooling channels_last maps sends back a gradient in another order. Through residual connections it
     would reach every layer, and elementwise operations on two orders at once take several times as long.
     """
-    return _KeepLayout.apply(maps)  # type: ignore[no-any-return]
+    # a compiled network has the layouts that the compiler chooses
+    return maps if torch.compiler.is_compiling() else _KeepLayout.apply(maps)  # type: ignore[no-any-return]
 
 
 class _KeepLayout(torch.autograd.Function):
@@ -111,6 +113,8 @@ def _memory_format(maps: Tensor) -> torch.memory_format:
 
 def subsample(x: Tensor, start: int) -> Tensor:
     """x[:, :, start::2, start::2] of maps [B, C, H, W], whose gradient comes back in the memory format of x."""
+    if torch.compiler.is_compiling():
+        return x[:, :, start::2, start::2]
     return _Subsample.apply(x, start)  # type: ignore[no-any-return]
 
 

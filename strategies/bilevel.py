@@ -34,6 +34,7 @@ from nas_osr.training import Learner, make_optimizers, train_epoch
 from search_spaces.encoder import feature_shapes
 from search_spaces.hierarchical import Supernet, build_supernet
 from search_spaces.network import DiscreteNetwork, inherit_weights
+from search_spaces.prepare import prepare_encoder
 from search_spaces.presets import SpaceConfig
 from strategies.base import ObjectiveFactory, RuleFactory, SearchResult
 from strategies.config import SearchConfig
@@ -54,6 +55,7 @@ class Levels:
     def __init__(self, supernet: Supernet, heads: Objective, config: SearchConfig, fabric: Fabric) -> None:
         self.supernet, self.heads, self.fabric = supernet, heads, fabric
         learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
+        prepare_encoder(supernet, checkpointing=config.checkpointing, compiled=config.compile)
         weights = supernet.weight_parameters()
         self.frozen_weights = [*weights, *heads.parameters()]
         players = make_optimizers(

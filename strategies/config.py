@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nas_osr.configuration import CommonConfig, check_choice, check_positive
+from nas_osr.configuration import CommonConfig, check_choice, check_positive, check_switches
 from nas_osr.errors import UserError
 from search_spaces.presets import SpaceConfig, get_preset
 
@@ -71,6 +71,7 @@ class SearchConfig(CommonConfig):
         check_positive(filled, "epochs", "batch_size", "weight_lr", "architecture_lr", "rule_sample")
         check_choice(filled, "order", ("architecture_first", "weights_first"))
         check_choice(filled, "resume", ("no", "auto"))
+        check_switches(filled)
         assert filled.warmup_epochs is not None and filled.epochs is not None
         if not 0 <= filled.warmup_epochs < filled.epochs:
             raise UserError(

@@ -60,9 +60,7 @@ def test_gradients_come_back_in_the_layout_of_the_maps(memory_format: torch.memo
     x = torch.randn(2, 3, 4, 6).contiguous(memory_format=memory_format).requires_grad_()
     kept = keep_layout(x)
     assert torch.equal(kept, x)
-    other = torch.randn(2, 3, 4, 6).contiguous(
-        memory_format=torch.contiguous_format if memory_format == LAST else LAST
-    )
+    other = torch.randn(2, 3, 4, 6).contiguous(memory_format=torch.contiguous_format if memory_format == LAST else LAST)
     (gradient,) = torch.autograd.grad(kept, x, other)
     assert torch.equal(gradient, other) and gradient.is_contiguous(memory_format=memory_format)
     for start in (0, 1):
