@@ -41,6 +41,8 @@ class CommonConfig:
         threads: CPU threads; 0 leaves torch's choice.
         deterministic: use algorithms on the GPU that give the same bits every time, where there are slower ones.
         checkpoint_minutes: save so often inside an epoch, besides at its end; 0 is at the end only.
+        checkpointing: compute the inside of cells again in the backward pass instead of keeping it: saves memory.
+        compile: compile the encoder with torch.compile; the first steps take minutes.
         resume: auto continues what is in `out`; no starts afresh.
         overwrite: replace finished runs in `out`.
         dry_run: print what would run, with an estimate of its time and memory, and stop.
@@ -69,6 +71,8 @@ class CommonConfig:
     threads: int = 0
     deterministic: bool = False
     checkpoint_minutes: float = 10.0
+    checkpointing: bool = False
+    compile: bool = False
     resume: str = "no"
     overwrite: bool = False
     dry_run: bool = False
@@ -98,6 +102,12 @@ def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     """UserError unless the field is one of the choices."""
     if getattr(config, name) not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+
+
+def check_switches(config: Any) -> None:
+    """UserError when checkpointing and compile are both asked for: torch cannot compile the second pass of a cell."""
+    if config.checkpointing and config.compile:
+        raise UserError("checkpointing and compile exclude each other: leave one of them out")
 
 
 def check_types(config: Any, where: str) -> None:

@@ -53,7 +53,8 @@ from nas_osr.storage import (
 
 logger = logging.getLogger(__name__)
 
-MAY_CHANGE = ("data_dir", "device", "threads")  # between a run and its resumption: where, not what
+# between a run and its resumption: where and how it is computed, not what
+MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile")
 CONDITIONS = ("device", "device_name", "precision", "cpu_threads")  # in the provenance: what bits depend on
 
 

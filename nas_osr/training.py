@@ -34,8 +34,11 @@ class Learner(nn.Module):
         return self.objective.losses(self.encoder, (images, labels), player, progress)
 
     def infer(self, images: Tensor) -> Outputs:
-        """images [B, C, H, W] in [0, 1] -> Outputs."""
-        return self.objective(self.encoder, images)
+        """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
+        if self.encoder._compiled_call_impl is None:  # the next line loads the compiler
+            return self.objective(self.encoder, images)
+        with torch.compiler.set_stance("force_eager"):
+            return self.objective(self.encoder, images)
 
     def player_parameters(self, player: str, encoder_weights: list[nn.Parameter]) -> list[nn.Parameter]:
         """What `player` updates; the encoder's weights belong to `main`."""

@@ -27,6 +27,7 @@ from retrain.model import build_learner, resolve_architecture
 from retrain.networks import check_network
 from retrain.recipes import Recipe, make_recipe
 from search_spaces.encoder import check_image_shape
+from search_spaces.prepare import prepare_encoder
 
 
 def benchmark_retrain(
@@ -84,6 +85,7 @@ def build_training(config: RetrainConfig, protocol: Protocol, fabric: Fabric) ->
     recipe = make_recipe(config.recipe, config.recipe_config)
     settings = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
     learner = build_learner(config.network or resolve_architecture(config), protocol, config.objective, settings)
+    prepare_encoder(learner.encoder, checkpointing=config.checkpointing, compiled=config.compile)
     if objective_class(config.objective).needs_outliers(settings):
         learner.objective.set_outliers(random_images(OUTLIERS, protocol.image_shape, torch.device("cpu")))
     optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nas_osr.configuration import CommonConfig, check_choice, check_not_negative, check_positive
+from nas_osr.configuration import CommonConfig, check_choice, check_not_negative, check_positive, check_switches
 from nas_osr.errors import UserError
 from retrain.networks import check_network
 from search_spaces.presets import get_preset
@@ -54,6 +54,7 @@ class RetrainConfig(CommonConfig):
         check_positive(filled, "epochs", "batch_size")
         check_not_negative(filled, "bootstrap", "checkpoint_minutes")
         check_choice(filled, "resume", ("no", "auto"))
+        check_switches(filled)
         if self.network is not None:
             check_network(self.network)
             if self.architecture not in (DEFAULT_ARCHITECTURE, None):

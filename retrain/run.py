@@ -35,6 +35,7 @@ from retrain.networks import check_network
 from retrain.recipes import make_recipe
 from retrain.train import train
 from search_spaces.encoder import check_image_shape
+from search_spaces.prepare import check_compiler, prepare_encoder
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True
         cost = {"estimate": estimate_retrain(parts[0].config, protocols)} if estimate else {}
         return {"would_retrain": [part.config.recorded() for part in parts], **cost}
     fabric = make_fabric(config.device, config.precision, config.threads)
+    if config.compile:
+        check_compiler(fabric.device)
     resume = config.resume == "auto"
     # what can be wrong with the first part shows before anything is written
     with torch.random.fork_rng():
@@ -172,6 +175,7 @@ def run_part(
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = build_learner(architecture, part.protocol, config.objective, part.objective_config)
+            prepare_encoder(learner.encoder, checkpointing=config.checkpointing, compiled=config.compile)
             if outliers is not None:
                 learner.objective.set_outliers(outliers)
             with (

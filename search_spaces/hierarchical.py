@@ -19,7 +19,9 @@ with warnings.catch_warnings():
 
 from nas_osr.architecture import cells
 from nas_osr.outputs import Features
+from search_spaces.blocks import run_block
 from search_spaces.encoder import Normalise, Stem
+from search_spaces.layout import keep_layout
 from search_spaces.operations import get_operation
 from search_spaces.presets import SpaceConfig
 
@@ -30,6 +32,8 @@ Cell = tuple[int, int]  # (layer, scale)
 
 class HierarchicalSpace(ModelSpace):
     """All cells in all forms, with nni's choices `alpha_L_S` (operation) and `beta_L_S` (0 finer, 1 same scale)."""
+
+    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
 
     def __init__(self, config: SpaceConfig, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
@@ -61,7 +65,7 @@ class HierarchicalSpace(ModelSpace):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the maps of the enabled branches, and the last map at each scale."""
-        half, quarter = self.stem(self.normalise(images))
+        half, quarter = run_block(self.stem, self.normalise(images), self.checkpointing)
         inputs = {(0, 0): quarter}
         last = {-1: half, 0: quarter}
         branches: dict[int, Tensor] = {}
@@ -71,15 +75,15 @@ class HierarchicalSpace(ModelSpace):
                 x, key = inputs[layer, scale], f"{layer}_{scale}"
                 if key in self.keep:
                     # the finer scale comes first in `cells`, so its halved map is already in the list
-                    arriving.setdefault(scale, []).append(self.keep[key](x))
+                    arriving.setdefault(scale, []).append(run_block(self.keep[key], x, self.checkpointing))
                 if key in self.halve:
-                    arriving.setdefault(scale + 1, []).append(self.halve[key](x))
+                    arriving.setdefault(scale + 1, []).append(run_block(self.halve[key], x, self.checkpointing))
             for scale, maps in arriving.items():
                 key = f"{layer + 1}_{scale}"
                 map_ = self.inputs[key](maps) if len(maps) == 2 else maps[0]
                 last[scale] = map_
                 if layer == self.config.layers - 1:
-                    branches[scale] = map_
+                    branches[scale] = keep_layout(map_)
                 else:
                     inputs[layer + 1, scale] = map_
         return Features(branches, last)

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from nas_osr.architecture import Architecture, Branch
 from nas_osr.outputs import Features
+from search_spaces.blocks import run_block
 from search_spaces.encoder import Normalise, Stem
+from search_spaces.layout import keep_layout
 from search_spaces.operations import get_operation
 
 if TYPE_CHECKING:
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 class DiscreteNetwork(nn.Module):
     """Stem and the cells on the chosen paths; branches share every cell up to where their paths part."""
+
+    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
 
     def __init__(
         self,
@@ -40,7 +44,7 @@ class DiscreteNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the map of each branch, and the last map at each scale on the way to 1/16."""
-        half, quarter = self.stem(self.normalise(images))
+        half, quarter = run_block(self.stem, self.normalise(images), self.checkpointing)
         last = {-1: half, 0: quarter}
         maps: dict[str, Tensor] = {}
         branches: dict[int, Tensor] = {}
@@ -48,11 +52,11 @@ class DiscreteNetwork(nn.Module):
             x = quarter
             for key in route:
                 if key not in maps:
-                    maps[key] = self.cells[key](x)
+                    maps[key] = run_block(self.cells[key], x, self.checkpointing)
                 x = maps[key]
                 if branch == max(self.routes):
                     last[arrival_scale(key)] = x
-            branches[branch] = x
+            branches[branch] = keep_layout(x)
         return Features(branches, last)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_osr.plugins import load_class
+from search_spaces.layout import Convolution, subsample
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -19,8 +20,7 @@ Operation = Callable[[int, int, int], nn.Module]
 
 def conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
     """A convolution with "same" padding and BatchNorm, no activation."""
-    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
+    return nn.Sequential(Convolution(channels_in, channels_out, kernel, stride), nn.BatchNorm2d(channels_out))
 
 
 # 1x1 convolutions with stride 2 are written as a convolution of every other pixel: the same values, while PyTorch 2.15
@@ -36,7 +36,7 @@ class Subsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H/2, W/2]."""
-        return x[:, :, self.start :: 2, self.start :: 2]
+        return subsample(x, self.start)
 
 
 class FactorizedReduce(nn.Module):

@@ -37,6 +37,7 @@ from nas_osr.training import Learner, make_optimizers, train_epoch
 from search_spaces.encoder import feature_shapes
 from search_spaces.hierarchical import Supernet, build_supernet
 from search_spaces.network import DiscreteNetwork, inherit_weights
+from search_spaces.prepare import prepare_encoder
 from search_spaces.presets import SpaceConfig
 from strategies.base import ObjectiveFactory, RuleFactory, SearchResult
 from strategies.config import SearchConfig
@@ -58,16 +59,22 @@ class Levels:
     def __init__(self, supernet: Supernet, heads: Objective, config: SearchConfig, fabric: Fabric) -> None:
         self.supernet, self.heads, self.fabric = supernet, heads, fabric
         learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
+        prepare_encoder(supernet, checkpointing=config.checkpointing, compiled=config.compile)
         weights = supernet.weight_parameters()
         self.frozen_weights = [*weights, *heads.parameters()]
         players = make_optimizers(
             learner,
             weights,
-            lambda parameters: torch.optim.Adam(parameters, lr=config.weight_lr, weight_decay=config.weight_decay),
+            lambda parameters: torch.optim.Adam(
+                parameters, lr=config.weight_lr, weight_decay=config.weight_decay, fused=True
+            ),
         )
         assert config.architecture_lr is not None
         architecture = torch.optim.Adam(
-            list(supernet.architecture_parameters.values()), lr=config.architecture_lr, betas=ARCHITECTURE_BETAS
+            list(supernet.architecture_parameters.values()),
+            lr=config.architecture_lr,
+            betas=ARCHITECTURE_BETAS,
+            fused=True,
         )
         wrapped: Any = fabric.setup(learner, *players.values(), architecture)
         self.learner, *optimizers, self.architecture = wrapped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nas_osr.configuration import CommonConfig, check_choice, check_not_negative, check_positive
+from nas_osr.configuration import CommonConfig, check_choice, check_not_negative, check_positive, check_switches
 from nas_osr.errors import UserError
 from search_spaces.presets import SpaceConfig, get_preset
 
@@ -77,6 +77,7 @@ class SearchConfig(CommonConfig):
         check_not_negative(filled, "checkpoint_minutes")
         check_choice(filled, "order", ("architecture_first", "weights_first"))
         check_choice(filled, "resume", ("no", "auto"))
+        check_switches(filled)
         if filled.stop_rule is not None:
             check_choice(filled, "stop_rule", STOP_RULES)
         assert filled.warmup_epochs is not None and filled.epochs is not None

@@ -25,6 +25,7 @@ from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.training import describe_fabric, make_fabric
 from search_spaces.encoder import check_image_shape
 from search_spaces.operations import get_operation
+from search_spaces.prepare import check_compiler
 from strategies.base import Strategy
 from strategies.config import SearchConfig
 from strategies.cost import check_search_memory, estimate_search
@@ -69,6 +70,8 @@ def run_search(config: SearchConfig, command: list[str], estimate: bool = True) 
         cost = {"estimate": estimate_search(config, protocol)} if estimate else {}
         return {"would_search": config.recorded(), "protocol": protocol.to_dict(), **cost}
     fabric = make_fabric(config.device, config.precision, config.threads)
+    if config.compile:
+        check_compiler(fabric.device)
     data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
     outliers = None
     if config.outliers is not None:

@@ -54,6 +54,8 @@ class BenchConfig:
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.
         threads: CPU threads; 0 leaves torch's choice.
+        checkpointing: compute the inside of cells again for the backward pass instead of keeping it.
+        compile: compile the encoder with torch.compile.
         json: print the result as one JSON object.
     """
 
@@ -85,6 +87,8 @@ class BenchConfig:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    checkpointing: bool = False
+    compile: bool = False
     json: bool = False
 
 
@@ -115,6 +119,7 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
     from nas_osr.benchmark import leave_no_trace
     from nas_osr.plugins import import_plugin
     from nas_osr.training import describe_fabric, make_fabric
+    from search_spaces.prepare import check_compiler
 
     for module in config.plugin:
         import_plugin(module)
@@ -122,6 +127,8 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
     protocol = bench_protocol(config)
     with leave_no_trace():
         fabric = make_fabric(config.device, config.precision, config.threads)
+        if config.compile:
+            check_compiler(fabric.device)
         try:
             measured = measure(config, protocol, fabric)
         except torch.cuda.OutOfMemoryError as error:

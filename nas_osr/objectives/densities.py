@@ -54,7 +54,9 @@ def truncated_gaussian_loss(mean: Tensor, scale: Tensor | float, images: Tensor)
         scale: s > 0, the standard deviation before truncation.
         images: values in [0, 1].
     """
-    scale = torch.as_tensor(scale, dtype=mean.dtype, device=mean.device)
+    if not isinstance(scale, Tensor):  # filled on the device: a copy from the host would wait for it
+        scale = torch.full((), scale, dtype=mean.dtype, device=mean.device)
+    scale = scale.to(mean)
     log_density = -0.5 * (((images - mean) / scale).square() + LOG_TWO_PI) - scale.log()
     unit = scale * math.sqrt(2.0)
     log_mass = torch.log(0.5 * (torch.erf((1.0 - mean) / unit) + torch.erf(mean / unit)))

@@ -137,7 +137,7 @@ def adversarial_term(discriminator: Discriminator, fakes: Tensor) -> Tensor:
 
 def make_adam(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
     """The optimiser of either network."""
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=BETAS)
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=BETAS, fused=True)
 
 
 def train_gan(

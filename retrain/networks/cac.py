@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
+from search_spaces.blocks import run_block
 from search_spaces.encoder import Normalise
 
 SLOPE = 0.2  # of every LeakyReLU
@@ -21,6 +22,8 @@ class CACNetwork(nn.Module):
     that pooling changes nothing and a linear head is the paper's.
     """
 
+    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
+
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
     ) -> None:
@@ -33,9 +36,9 @@ class CACNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the flattened map, and those at 1/2, 1/4 and 1/8."""
-        half = self.to_half(self.normalise(images))
-        quarter = self.to_quarter(half)
-        eighth = self.to_eighth(quarter)
+        half = run_block(self.to_half, self.normalise(images), self.checkpointing)
+        quarter = run_block(self.to_quarter, half, self.checkpointing)
+        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
         return Features({2: eighth.flatten(1)[:, :, None, None]}, {-1: half, 0: quarter, 1: eighth})
 
 

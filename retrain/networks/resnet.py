@@ -9,6 +9,7 @@ import torchvision.models as models
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
+from search_spaces.blocks import run_block
 from search_spaces.encoder import Normalise
 
 
@@ -19,6 +20,7 @@ class ResNet(nn.Module):
     """
 
     make: ClassVar[Callable[..., models.ResNet]]
+    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
@@ -35,9 +37,10 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the last map, and those at 1/2, 1/4 and 1/8."""
-        half = self.to_half(self.stem(self.normalise(images)))
-        quarter = self.to_quarter(half)
-        eighth = self.to_eighth(quarter)
+        stem = run_block(self.stem, self.normalise(images), self.checkpointing)
+        half = run_block(self.to_half, stem, self.checkpointing)
+        quarter = run_block(self.to_quarter, half, self.checkpointing)
+        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
         return Features({2: eighth}, {-1: half, 0: quarter, 1: eighth})
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from nas_osr.outputs import Features
+from search_spaces.blocks import run_block
 from search_spaces.encoder import Normalise
 
 
@@ -17,6 +18,8 @@ class VGG13(nn.Module):
 
     The last map has 512 features at 1/32 of the image's resolution: a single position for 32 pixels.
     """
+
+    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
@@ -38,7 +41,7 @@ class VGG13(nn.Module):
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the last map, and those at 1/2, 1/4 and 1/8."""
         x = self.normalise(images)
-        maps = [x := stage(x) for stage in self.stages]
+        maps = [x := run_block(stage, x, self.checkpointing) for stage in self.stages]
         return Features({2: self.pool(x)}, {-1: maps[1], 0: maps[2], 1: maps[3]})
 
 
@@ -49,6 +52,8 @@ class DHRNet(nn.Module):
     max pooling and dropout of a quarter; then two fully connected layers of 4,096 with dropout of a half, as VGG has
     them. The objective `crosr` adds the lateral latents and the reconstruction: its maps are those after each pooling.
     """
+
+    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
@@ -66,9 +71,9 @@ class DHRNet(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the last layer as a map [B, 4096, 1, 1], and the maps at 1/2, 1/4 and 1/8."""
-        half = self.to_half(self.normalise(images))
-        quarter = self.to_quarter(half)
-        eighth = self.to_eighth(quarter)
+        half = run_block(self.to_half, self.normalise(images), self.checkpointing)
+        quarter = run_block(self.to_quarter, half, self.checkpointing)
+        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
         last = self.fully_connected(eighth.flatten(1))
         return Features({2: last[:, :, None, None]}, {-1: half, 0: quarter, 1: eighth})
 

@@ -1,0 +1,35 @@
+"""Switches of an encoder that change what a step costs, and nothing that it computes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from nas_osr.errors import UserError
+from search_spaces.blocks import checkpoint_blocks
+
+
+def prepare_encoder(encoder: nn.Module, *, checkpointing: bool, compiled: bool) -> None:
+    """Set an encoder's switches. Names and values of its state stay as they are, so checkpoints fit either way.
+
+    Args:
+        checkpointing: see `search_spaces.blocks.run_block`.
+        compiled: call the encoder through torch.compile from now on, but for inference (`Learner.infer`).
+    """
+    if checkpointing:
+        checkpoint_blocks(encoder)
+    if compiled:
+        encoder.compile(dynamic=False)
+
+
+def check_compiler(device: torch.device) -> None:
+    """UserError unless torch.compile works on this device; it is tried, on a small function."""
+    try:
+        torch.compile(_small_function)(torch.zeros(8, device=device))
+    except Exception as error:  # whatever is missing, each compiler says it in its own class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"compile: torch.compile does not work on {device} here ({reason}): leave it out") from error
+
+
+def _small_function(x: torch.Tensor) -> torch.Tensor:
+    return (x.sin() + 1).sum()
