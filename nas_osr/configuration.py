@@ -33,10 +33,10 @@ class CommonConfig:
         plugin: modules with your own classes, for an architecture that names one of them.
         preset: paper, small or tiny: fixes what is left open.
         epochs: passes over the training images (searching: over the weight half).
-        batch_size: images a step.
+        batch_size: images a step, of all processes together where torchrun starts several.
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.
-        threads: CPU threads; 0 leaves torch's choice.
+        threads: CPU threads of a process; 0 leaves torch's choice.
         resume: auto continues what is in `out`; no starts afresh.
         overwrite: replace finished runs in `out`.
         dry_run: print what would run and stop.

@@ -10,9 +10,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nas_osr.data.batches import to_float
+from nas_osr.distributed import average, average_gradients, join_ranks, own_rows, rank_device
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
+from nas_osr.ranks import current_rank, refuse_ranks
 
 Augment = Callable[[Tensor], Tensor]
 
@@ -67,6 +69,10 @@ class LossMeter:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
+    def average(self, fabric: Fabric) -> None:
+        """Replace the sums by their means over all ranks."""
+        average(fabric, self.sums.values())
+
     def means(self) -> dict[str, float]:
         """Mean of each term over the steps; UserError when one is not finite, by its name."""
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
@@ -93,28 +99,45 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_fabric(device_name: str, precision: str, threads: int) -> Fabric:
-    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits."""
-    device = choose_device(device_name)
+def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool = False) -> Fabric:
+    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits.
+
+    Args:
+        device_name: see `choose_device`; among several ranks, see `nas_osr.distributed.rank_device`.
+        precision: auto, 32-true or bf16-mixed.
+        threads: CPU threads of this process; 0 leaves torch's choice.
+        ranks: whether the caller can work in the several processes of torchrun, which then are joined.
+
+    Raises:
+        UserError: a value is wrong, or there are several processes and the caller works in one.
+    """
+    rank = current_rank()
+    if not ranks:
+        refuse_ranks("this")
+    device = choose_device(device_name if rank.count == 1 else rank_device(device_name, rank))
     if threads > 0:
         torch.set_num_threads(threads)
     if precision == "auto":
         precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     if precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
+    if rank.count > 1:
+        return join_ranks(device, precision, rank)
     if device.type == "cpu":
         return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
     return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)  # type: ignore[arg-type]
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, Any]:
-    """What a result depends on besides its configuration: the device, its name, the precision and the CPU threads."""
+    """What a result depends on besides its configuration: the device, its name, the precision, the CPU threads
+    of a process, and the number of processes."""
     device = fabric.device
     return {
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "precision": str(fabric.strategy.precision.precision),
         "cpu_threads": torch.get_num_threads(),
+        "ranks": fabric.world_size,
     }
 
 
@@ -133,7 +156,7 @@ def weight_step(
     Args:
         learner: a `Learner` set up by Fabric.
         optimizers: one for each player, in the objective's order.
-        images, labels: [B, C, H, W] float in [0, 1] and [B] int64.
+        images, labels: [B, C, H, W] float in [0, 1] and [B] int64: this rank's rows of the batch.
         progress: share of the training done, in [0, 1].
         clip: largest gradient norm of a player; 0 is off.
         scale: the summed loss is divided by this before the gradient is taken.
@@ -146,6 +169,7 @@ def weight_step(
         losses = learner(images, labels, player, progress)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(torch.stack(list(losses.values())).sum() / scale)
+        average_gradients(fabric, optimizer)
         if clip > 0:
             fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
         optimizer.step()
@@ -171,6 +195,8 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over `batches` (uint8 images, labels), and the mean of each loss term.
 
+    Every rank is given the whole batches, augments them alike, and learns from its own rows.
+
     The schedule moves the learning rate of `main`; other players keep theirs.
 
     Args:
@@ -191,8 +217,10 @@ def train_epoch(
         progress = position / epochs
         if before_step is not None:
             meter.add(before_step(progress))
-        images = augment(to_float(images)).contiguous(memory_format=torch.channels_last)
+        images = own_rows(fabric, augment(to_float(images))).contiguous(memory_format=torch.channels_last)
+        labels = own_rows(fabric, labels)
         meter.add(weight_step(fabric, learner, optimizers, images, labels, progress, clip, scale))
         if after_step is not None:
             meter.add(after_step(progress))
+    meter.average(fabric)
     return meter.means()

@@ -15,11 +15,12 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
+from nas_osr.distributed import FirstRank, check_same, open_recorder, opened_by_first
 from nas_osr.errors import UserError
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
-from nas_osr.recorder import RunRecorder
+from nas_osr.ranks import check_divided
 from nas_osr.resampling import summarise
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
@@ -73,24 +74,16 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     parts = list_parts(config)
     if config.dry_run:
         return {"would_retrain": [part.config.recorded() for part in parts]}
-    fabric = make_fabric(config.device, config.precision, config.threads)
+    fabric = make_fabric(config.device, config.precision, config.threads, ranks=True)
     resume = config.resume == "auto"
     # what can be wrong with the first part shows before anything is written
     with torch.random.fork_rng():
         build_learner(architecture, parts[0].protocol, config.objective, parts[0].objective_config)
     opened = {parts[0].folder: load_part_data(parts[0])}
-    with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer:
-        if outer.finished and resume:
-            missing = set(parse_range("splits", outer.read_config()["splits"])) - set(
-                parse_range("splits", config.splits)
-            )
-            if missing:
-                raise UserError(
-                    f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite"
-                )
-            outer.extend(config.recorded(), ("splits",))
-        else:
-            outer.provenance(command, config.recorded(), None, None)
+    with opened_by_first(
+        fabric, lambda: RunFolder.create(config.out, overwrite=config.overwrite, resume=resume)
+    ) as outer:
+        outer.call(lambda folder: begin(folder, config, command))
         results = [
             run_part(part, opened.pop(part.folder, None), architecture, fabric, outer, command) for part in parts
         ]
@@ -99,10 +92,26 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
             "metrics": summarise([result["metrics"] for result in results]),
             "parts": {part.folder: result["metrics"] for part, result in zip(parts, results, strict=True)},
         }
-        outer.write_json("summary.json", {name: value for name, value in summary.items() if name != "out"})
-        if not outer.finished:
-            outer.finish()
+        outer.call(lambda folder: end(folder, summary))
     return summary
+
+
+def begin(outer: RunFolder, config: RetrainConfig, command: list[str]) -> None:
+    """Begin the retraining in its folder, or go on with a finished one that is asked for more splits. UserError."""
+    if not (outer.finished and config.resume == "auto"):
+        outer.provenance(command, config.recorded(), None, None)
+        return
+    missing = set(parse_range("splits", outer.read_config()["splits"])) - set(parse_range("splits", config.splits))
+    if missing:
+        raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")
+    outer.extend(config.recorded(), ("splits",))
+
+
+def end(outer: RunFolder, summary: dict[str, Any]) -> None:
+    """Write summary.json and the end of the retraining."""
+    outer.write_json("summary.json", {name: value for name, value in summary.items() if name != "out"})
+    if not outer.finished:
+        outer.finish()
 
 
 def list_parts(config: RetrainConfig) -> list[Part]:
@@ -116,6 +125,8 @@ def list_parts(config: RetrainConfig) -> list[Part]:
             check_network(config.network, protocol.image_shape)
         objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
         check_outliers(config.objective, objective_config, config.outliers)
+        assert config.batch_size is not None
+        check_divided(config.objective, objective_class(config.objective).divisible, config.batch_size)
         if config.outliers is not None:
             outlier_classes(config.outliers, protocol, config_data_dir(config))
         for seed in seeds:
@@ -138,7 +149,7 @@ def run_part(
     opened: tuple[OpenSetData, Tensor | None] | None,
     architecture: Architecture | str,
     fabric: Fabric,
-    outer: RunFolder,
+    outer: FirstRank[RunFolder],
     command: list[str],
 ) -> dict[str, Any]:
     """Train and evaluate one part in its folder; what its metrics.json holds. A finished part is only read.
@@ -149,23 +160,27 @@ def run_part(
     assert config.rule is not None and config.epochs is not None and config.batch_size is not None
     assert config.recipe is not None
     resume = config.resume == "auto"
-    with RunFolder.create(outer.path / part.folder, resume=resume) as run:
-        if run.finished:
-            return run.read_json("metrics.json")
+    with opened_by_first(fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=resume)) as folder:
+        done = folder.call(lambda run: run.read_json("metrics.json") if run.finished else None)
+        if done is not None:
+            return done
         data, outliers = opened or load_part_data(part)
-        run.provenance(command, config.recorded(), part.seed, fingerprint(data, outliers), **describe_fabric(fabric))
+        check_divided(config.objective, True, min(config.batch_size, len(data.train)))
+        digest = fingerprint(data, outliers)
+        check_same(fabric, "training images", digest)
+        about = describe_fabric(fabric)
+        folder.call(lambda run: run.provenance(command, config.recorded(), part.seed, digest, **about))
         if isinstance(architecture, Architecture):
-            architecture.save(run.path / "architecture.json")
+            found = architecture
+            folder.call(lambda run: found.save(run.path / "architecture.json"))
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = build_learner(architecture, part.protocol, config.objective, part.objective_config)
             if outliers is not None:
                 learner.objective.set_outliers(outliers)
-            with (
-                ProgressReporter(config.epochs, config.quiet, part.folder) as reporter,
-                RunRecorder(run, reporter, resume) as recorder,
-            ):
+            reporter = ProgressReporter(config.epochs, config.quiet, part.folder)
+            with open_recorder(fabric, folder, reporter, resume) as recorder:
                 trained = train(
                     learner,
                     data,
@@ -177,11 +192,23 @@ def run_part(
                     seed=part.seed,
                 )
         trained.eval()
-        rule = make_rule(config.rule, config.rule_config)
-        fit_rule(rule, trained, data, fabric.device)
-        metrics, predictions = evaluate_test(rule, trained, data, fabric.device)
-        about = describe(part.protocol, rule, learner, network=config.network)
-        result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
-        run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
-        run.finish()
+        return folder.call(lambda run: evaluate_part(run, part, trained, data, fabric.device, started))
+
+
+def evaluate_part(
+    run: RunFolder, part: Part, trained: Any, data: OpenSetData, device: torch.device, started: float
+) -> dict[str, Any]:
+    """Evaluate a part's network, which is in eval mode, and write the end of its run; what metrics.json holds.
+
+    `started` is when its training began, by `time.perf_counter`.
+    """
+    config = part.config
+    assert config.rule is not None
+    rule = make_rule(config.rule, config.rule_config)
+    fit_rule(rule, trained, data, device)
+    metrics, predictions = evaluate_test(rule, trained, data, device)
+    about = describe(part.protocol, rule, trained.module, network=config.network)
+    result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
+    run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
+    run.finish()
     return result

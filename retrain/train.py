@@ -11,7 +11,8 @@ from lightning_fabric import Fabric
 
 from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches
-from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.distributed import FirstRank, assert_equal, average_statistics, start_equal
 from nas_osr.evaluation import collect_outputs
 from nas_osr.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
@@ -53,6 +54,7 @@ def train(
             optimizer.load_state_dict(state["optimizers"][player])
         first = state["epoch"] + 1
     prepared = learner.objective.prepare(train_images, derive_seed(seed, "prepare")) if first == 0 else {}
+    start_equal(fabric, wrapped)
 
     for epoch in range(first, epochs):
         started = time.perf_counter()
@@ -73,11 +75,11 @@ def train(
             clip=recipe.clip,
             scale=learner.objective.loss_scale if recipe.scaled else 1.0,
         )
+        assert_equal(fabric, wrapped.parameters(), "weights")
+        average_statistics(fabric, wrapped)
         trained = time.perf_counter()
         wrapped.eval()
-        logits = collect_outputs(wrapped.infer, validation, device=fabric.device).logits
-        # an objective without a classifier is judged by its rule, at the end
-        accuracy = None if logits is None else float((logits.argmax(1) == validation.labels.cpu()).double().mean())
+        accuracy = FirstRank(fabric, wrapped).call(partial(closed_set_accuracy, images=validation))
         recorder.record(
             {
                 "epoch": epoch,
@@ -91,6 +93,7 @@ def train(
                 "seconds": time.perf_counter() - started,
                 "training_seconds": trained - started,
                 "images": len(train_images),
+                "ranks": fabric.world_size,
             },
         )
         recorder.save(
@@ -101,3 +104,12 @@ def train(
             }
         )
     return wrapped
+
+
+def closed_set_accuracy(learner: Any, images: LabelledImages) -> float | None:
+    """Share of images whose largest logit is right; None for an objective without a classifier, which its rule judges.
+
+    `learner` is in eval mode, on the images' device.
+    """
+    logits = collect_outputs(learner.infer, images, device=images.labels.device).logits
+    return None if logits is None else float((logits.argmax(1) == images.labels.cpu()).double().mean())

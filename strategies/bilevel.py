@@ -21,6 +21,7 @@ from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
+from nas_osr.distributed import FirstRank, assert_equal, average_gradients, average_statistics, own_rows, start_equal
 from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs
 from nas_osr.freezing import frozen
@@ -76,6 +77,7 @@ class Levels:
             losses = self.learner(images, labels, "main", progress)
             self.architecture.zero_grad(set_to_none=True)
             self.fabric.backward(torch.stack(list(losses.values())).sum())
+            average_gradients(self.fabric, self.architecture)
             self.architecture.step()
         return {f"architecture/{name}": value for name, value in losses.items()}
 
@@ -151,13 +153,17 @@ class Bilevel:
                 levels.load_state_dict(state)
                 best, first = state["best"], state["epoch"] + 1
             prepared = heads.prepare(split.weight, derive_seed(config.seed, "prepare")) if first == 0 else {}
+            start_equal(self.fabric, levels.learner)
             for epoch in range(first, config.epochs):
                 started = time.perf_counter()
                 torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
                 searching = epoch >= config.warmup_epochs
                 losses = self._train(levels, split, protocol, epoch, searching)
+                assert_equal(self.fabric, levels.supernet.architecture_parameters.values(), "alphas and betas")
+                assert_equal(self.fabric, levels.learner.parameters(), "weights")
+                average_statistics(self.fabric, levels.learner)
                 trained = time.perf_counter()
-                scores = self._judge(levels, rule, split, protocol)
+                scores = FirstRank(self.fabric, levels).call(lambda own: self._judge(own, rule, split, protocol))
                 record = {"epoch": epoch, "phase": "search" if searching else "warmup", "losses": losses, **scores}
                 if epoch == 0 and prepared:
                     record["prepared"] = prepared
@@ -169,6 +175,7 @@ class Bilevel:
                     "seconds": time.perf_counter() - started,
                     "training_seconds": trained - started,
                     "images": len(split.weight) * (2 if searching else 1),
+                    "ranks": self.fabric.world_size,
                 }
                 recorder.record(record, timing)
                 recorder.save({"epoch": epoch, "best": best, **levels.state_dict()})
@@ -189,8 +196,9 @@ class Bilevel:
 
         def architecture_step(progress: float) -> dict[str, Tensor]:
             images, labels = next(batches)
-            images = augmentation(to_float(images)).contiguous(memory_format=torch.channels_last)
-            return levels.architecture_step(images, labels, progress)
+            images = own_rows(self.fabric, augmentation(to_float(images)))
+            images = images.contiguous(memory_format=torch.channels_last)
+            return levels.architecture_step(images, own_rows(self.fabric, labels), progress)
 
         order = make_generator(config.seed, "order", epoch)
         first = config.order == "architecture_first"

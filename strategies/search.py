@@ -10,6 +10,7 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import load_data
 from nas_osr.data.outliers import fingerprint, load_outliers
+from nas_osr.distributed import check_same, open_recorder, opened_by_first
 from nas_osr.errors import UserError
 from nas_osr.export import export_architecture
 from nas_osr.graph import weights_from_record
@@ -18,13 +19,13 @@ from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
 from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
-from nas_osr.recorder import RunRecorder
+from nas_osr.ranks import check_divided
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.training import describe_fabric, make_fabric
 from search_spaces.encoder import check_image_shape
 from search_spaces.operations import get_operation
-from strategies.base import Strategy
+from strategies.base import SearchResult, Strategy
 from strategies.config import SearchConfig
 from strategies.pseudo_unknown import choose_pseudo_unknown
 
@@ -57,11 +58,13 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     check_rule(rule_class(config.rule), chosen)
     make_rule(config.rule, config.rule_config)
     default_augmentation(protocol, config.augmentation)
+    assert config.batch_size is not None
+    check_divided(config.objective, chosen.divisible, config.batch_size)
     pseudo = choose_pseudo_unknown(protocol, config.pseudo_unknown, config.seed) if config.strategy == "pas" else ()
     config = replace(config, objective_config=asdict(objective_config), pseudo_unknown=list(pseudo))
     if config.dry_run:
         return {"would_search": config.recorded(), "protocol": protocol.to_dict()}
-    fabric = make_fabric(config.device, config.precision, config.threads)
+    fabric = make_fabric(config.device, config.precision, config.threads, ranks=True)
     data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
     outliers = None
     if config.outliers is not None:
@@ -82,23 +85,32 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     strategy = make_strategy(config, fabric)
     strategy.check(config.space(), make_objective, data)
     resume = config.resume == "auto"
-    with RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run:
-        if run.finished:
-            return read_result(run)
-        run.provenance(command, config.recorded(), config.seed, fingerprint(data, outliers), **describe_fabric(fabric))
+    digest = fingerprint(data, outliers)
+    check_same(fabric, "training images", digest)
+    with opened_by_first(
+        fabric, lambda: RunFolder.create(config.out, overwrite=config.overwrite, resume=resume)
+    ) as folder:
+        done = folder.call(lambda run: read_result(run) if run.finished else None)
+        if done is not None:
+            return done
+        about = describe_fabric(fabric)
+        folder.call(lambda run: run.provenance(command, config.recorded(), config.seed, digest, **about))
         assert config.epochs is not None
-        with (
-            ProgressReporter(config.epochs, quiet=config.quiet) as reporter,
-            RunRecorder(run, reporter, resume) as recorder,
-        ):
+        reporter = ProgressReporter(config.epochs, quiet=config.quiet)
+        with open_recorder(fabric, folder, reporter, resume) as recorder:
             result = strategy.search(config.space(), make_objective, make_search_rule, data, recorder)
-        architecture = result.architecture
-        architecture.save(run.path / "architecture.json")
-        best = next(record for record in result.history if record["epoch"] == architecture.found["epoch"])
-        weights = weights_from_record(best, architecture.space, config.space().branches)
-        export_architecture(architecture, weights, PICTURES, run.path)
-        run.finish()
-        return read_result(run)
+        return folder.call(lambda run: write_result(run, result, config))
+
+
+def write_result(run: RunFolder, result: SearchResult, config: SearchConfig) -> dict[str, Any]:
+    """Write the architecture, its pictures and the end of the run; what `read_result` returns."""
+    architecture = result.architecture
+    architecture.save(run.path / "architecture.json")
+    best = next(record for record in result.history if record["epoch"] == architecture.found["epoch"])
+    weights = weights_from_record(best, architecture.space, config.space().branches)
+    export_architecture(architecture, weights, PICTURES, run.path)
+    run.finish()
+    return read_result(run)
 
 
 def read_result(run: RunFolder) -> dict[str, Any]:
