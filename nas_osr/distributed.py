@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -30,7 +30,7 @@ from nas_osr.errors import UserError
 from nas_osr.progress import ProgressReporter
 from nas_osr.ranks import Rank
 from nas_osr.recorder import Recorder, RunRecorder
-from nas_osr.runs import RunFolder
+from nas_osr.runs import MAY_CHANGE, RunFolder
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -211,7 +211,7 @@ class FirstRank(Generic[T]):
 
 @contextlib.contextmanager
 def opened_by_first(fabric: Fabric, opening: Callable[[], AbstractContextManager[T]]) -> Iterator[FirstRank[T]]:
-    """What `opening` opens, opened by the first rank and closed at the end; a UserError of it is raised on every rank."""
+    """What `opening` opens on the first rank, closed at the end; its UserError is raised on every rank."""
     with ExitStack() as stack:
         opened: list[Any] = [None]
 
@@ -261,9 +261,18 @@ def open_recorder(
 
 
 def check_same(fabric: Fabric, what: str, value: str) -> None:
-    """UserError, on a rank where `value` is not the first one's."""
-    if FirstRank(fabric, value).call(str) != value:
-        raise UserError(f"{what} are not the same on every machine")
+    """UserError, on every rank, unless all have the same `value`."""
+    if fabric.world_size == 1:
+        return
+    different = torch.tensor(int(FirstRank(fabric, value).call(str) != value), device=fabric.device)
+    dist.all_reduce(different)
+    if different:
+        raise UserError(f"the {what} of {int(different)} of {fabric.world_size} processes are not those of the first")
+
+
+def check_same_config(fabric: Fabric, config: Mapping[str, Any]) -> None:
+    """UserError, on every rank, unless all were asked for the same, but for what may change between machines."""
+    check_same(fabric, "options", str({name: value for name, value in config.items() if name not in MAY_CHANGE}))
 
 
 def send(fabric: Fabric, value: dict[str, Any]) -> None:

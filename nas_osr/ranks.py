@@ -17,7 +17,7 @@ from typing import Any
 
 from nas_osr.errors import UserError
 
-GRACE = 15.0  # seconds in which the first rank can say what is wrong before another one does
+GRACE = 60.0  # seconds in which the first rank can say what is wrong before another one does
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
-from nas_osr.distributed import FirstRank, check_same, open_recorder, opened_by_first
+from nas_osr.distributed import FirstRank, check_same, check_same_config, open_recorder, opened_by_first
 from nas_osr.errors import UserError
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
@@ -80,6 +80,7 @@ def run_retrain(config: RetrainConfig, command: list[str]) -> dict[str, Any]:
     with torch.random.fork_rng():
         build_learner(architecture, parts[0].protocol, config.objective, parts[0].objective_config)
     opened = {parts[0].folder: load_part_data(parts[0])}
+    check_same_config(fabric, config.recorded())
     with opened_by_first(
         fabric, lambda: RunFolder.create(config.out, overwrite=config.overwrite, resume=resume)
     ) as outer:

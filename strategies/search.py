@@ -10,7 +10,7 @@ from nas_osr.configuration import config_data_dir, config_protocol
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import load_data
 from nas_osr.data.outliers import fingerprint, load_outliers
-from nas_osr.distributed import check_same, open_recorder, opened_by_first
+from nas_osr.distributed import check_same, check_same_config, open_recorder, opened_by_first
 from nas_osr.errors import UserError
 from nas_osr.export import export_architecture
 from nas_osr.graph import weights_from_record
@@ -85,6 +85,7 @@ def run_search(config: SearchConfig, command: list[str]) -> dict[str, Any]:
     strategy = make_strategy(config, fabric)
     strategy.check(config.space(), make_objective, data)
     resume = config.resume == "auto"
+    check_same_config(fabric, config.recorded())
     digest = fingerprint(data, outliers)
     check_same(fabric, "training images", digest)
     with opened_by_first(
