@@ -21,8 +21,8 @@ from strategies.search import run_search
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {
-    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 2, "warmup_epochs": 1, "batch_size": 16,
-    "limit_per_class": 40, "device": "cpu", "quiet": True,
+    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 2, "warmup_epochs": 1, "batch_size": 8,
+    "limit_per_class": 24, "device": "cpu", "quiet": True,
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def torchrun(*arguments: object, ranks: int = 2) -> subprocess.CompletedProcess[
 
 
 def search(out: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    words = [word for name, value in {**TINY, **options}.items() for word in (f"--{name}", str(value).lower())]
+    words = [f"--{name}={str(value).lower()}" for name, value in {**TINY, **options}.items()]
     return torchrun("-m", "nas_osr", "search", *words, "--out", out)
 
 
@@ -108,11 +108,10 @@ def test_search_on_two_ranks_then_resumed_on_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_retraining_on_two_ranks(tmp_path: Path) -> None:
-    options = (
-        "--protocol digits --preset tiny --objective cross_entropy --epochs 1 --batch_size 16 --limit_per_class 40"
-    )
+    options = """random:0 --protocol digits --preset tiny --channels 16 --objective cross_entropy --epochs 1
+        --batch_size 16 --limit_per_class 24 --bootstrap 20 --device cpu --quiet --json"""
     out = tmp_path / "run"
-    done = torchrun("-m", "nas_osr", "retrain", *options.split(), "--device", "cpu", "--json", "--out", out)
+    done = torchrun("-m", "nas_osr", "retrain", *options.split(), "--out", out)
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)["parts"]["split-0"]
     assert json.loads((out / "split-0" / "metrics.json").read_text())["metrics"] == metrics
