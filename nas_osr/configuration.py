@@ -35,10 +35,10 @@ class CommonConfig:
         plugin: modules with your own classes, for an architecture that names one of them.
         preset: paper, small or tiny: fixes what is left open.
         epochs: passes over the training images (searching: over the weight half).
-        batch_size: images a step.
+        batch_size: images a step, of all processes together where torchrun starts several.
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.
-        threads: CPU threads; 0 leaves torch's choice.
+        threads: CPU threads of a process; 0 leaves torch's choice.
         deterministic: use algorithms on the GPU that give the same bits every time, where there are slower ones.
         checkpoint_minutes: save so often inside an epoch, besides at its end; 0 is at the end only.
         checkpointing: compute the inside of cells again in the backward pass instead of keeping it: saves memory.

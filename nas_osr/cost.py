@@ -161,7 +161,7 @@ def time_call(make: Callable[[int], Callable[[], object]], images: int, device: 
     while True:
         call = make(count)
         call()  # what the first use of a shape costs is no step's
-        seconds = []
+        seconds: list[float] = []
         while len(seconds) < TIMED and sum(seconds) < ENOUGH:
             seconds.append(time_once(call, device))
         points.append((count, min(seconds)))

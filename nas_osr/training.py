@@ -11,10 +11,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nas_osr.data.batches import to_float
+from nas_osr.distributed import average, average_gradients, join_ranks, own_rows, rank_device
 from nas_osr.errors import UserError
 from nas_osr.monitors import CHECK_EVERY, NORM, FiniteWatch, check_weights, gradient_norm
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
+from nas_osr.ranks import current_rank, refuse_ranks
 from nas_osr.step_checkpoints import StepCheckpoints
 
 Augment = Callable[[Tensor], Tensor]
@@ -82,6 +84,10 @@ class LossMeter:
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.counts = dict(state["counts"])
 
+    def average(self, fabric: Fabric) -> None:
+        """Replace the sums by their means over all ranks."""
+        average(fabric, self.sums.values())
+
     def means(self) -> dict[str, float]:
         """Mean of each term over the steps; UserError when one is not finite, by its name."""
         means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
@@ -108,28 +114,45 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def make_fabric(device_name: str, precision: str, threads: int) -> Fabric:
-    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits."""
-    device = choose_device(device_name)
+def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool = False) -> Fabric:
+    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits.
+
+    Args:
+        device_name: see `choose_device`; among several ranks, see `nas_osr.distributed.rank_device`.
+        precision: auto, 32-true or bf16-mixed.
+        threads: CPU threads of this process; 0 leaves torch's choice.
+        ranks: whether the caller can work in the several processes of torchrun, which then are joined.
+
+    Raises:
+        UserError: a value is wrong, or there are several processes and the caller works in one.
+    """
+    rank = current_rank()
+    if not ranks:
+        refuse_ranks("this")
+    device = choose_device(device_name if rank.count == 1 else rank_device(device_name, rank))
     if threads > 0:
         torch.set_num_threads(threads)
     if precision == "auto":
         precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     if precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
+    if rank.count > 1:
+        return join_ranks(device, precision, rank)
     if device.type == "cpu":
         return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
     return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)  # type: ignore[arg-type]
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, Any]:
-    """What a result depends on besides its configuration: the device, its name, the precision and the CPU threads."""
+    """What a result depends on besides its configuration: the device, its name, the precision, the CPU threads
+    of a process, and the number of processes."""
     device = fabric.device
     return {
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "precision": str(fabric.strategy.precision.precision),
         "cpu_threads": torch.get_num_threads(),
+        "ranks": fabric.world_size,
     }
 
 
@@ -148,7 +171,7 @@ def weight_step(
     Args:
         learner: a `Learner` set up by Fabric.
         optimizers: one for each player, in the objective's order.
-        images, labels: [B, C, H, W] float in [0, 1] and [B] int64.
+        images, labels: [B, C, H, W] float in [0, 1] and [B] int64: this rank's rows of the batch.
         progress: share of the training done, in [0, 1].
         clip: largest gradient norm of a player; 0 is off.
         scale: the summed loss is divided by this before the gradient is taken.
@@ -162,6 +185,7 @@ def weight_step(
         losses = learner(images, labels, player, progress)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(torch.stack(list(losses.values())).sum() / scale)
+        average_gradients(fabric, optimizer)
         if clip > 0:
             norm = fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
             assert norm is not None  # as it is for max_norm
@@ -191,6 +215,8 @@ def train_epoch(
     checkpoints: StepCheckpoints | None = None,
 ) -> dict[str, float]:
     """One pass over `batches` (uint8 images, labels), and the mean of each loss term and gradient norm.
+
+    Every rank is given the whole batches, augments them alike, and learns from its own rows.
 
     The schedule moves the learning rate of `main`; other players keep theirs.
 
@@ -224,7 +250,8 @@ def train_epoch(
         progress = position / epochs
         if before_step is not None:
             meter.add(watch.see(before_step(progress), step))
-        images = augment(to_float(images)).contiguous(memory_format=torch.channels_last)
+        images = own_rows(fabric, augment(to_float(images))).contiguous(memory_format=torch.channels_last)
+        labels = own_rows(fabric, labels)
         terms = weight_step(fabric, learner, optimizers, images, labels, progress, clip, scale)
         meter.add(watch.see(terms, step))
         if after_step is not None:
@@ -234,4 +261,5 @@ def train_epoch(
         if checkpoints is not None:
             checkpoints.after_step(step + 1, meter, check)
     check()
+    meter.average(fabric)
     return meter.means()

@@ -72,8 +72,10 @@ def estimate_retrain(config: RetrainConfig, protocols: Sequence[Protocol]) -> di
 
 def check_retrain_memory(config: RetrainConfig, protocols: Sequence[Protocol], fabric: Fabric) -> None:
     """UserError when a retraining clearly does not fit onto its device; a warning when it may not."""
+    assert config.batch_size is not None
+    own = replace(config, batch_size=config.batch_size // fabric.world_size)  # of a rank
     with leave_no_trace():
-        _, _, memory = count_retrain(config, most_classes(protocols), fabric, flops=False)
+        _, _, memory = count_retrain(own, most_classes(protocols), fabric, flops=False)
     check_memory(memory.total, available_memory(fabric.device), str(fabric.device), MEND)
 
 

@@ -17,11 +17,12 @@ from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
 from nas_osr.determinism import deterministic_algorithms
+from nas_osr.distributed import FirstRank, check_same, check_same_config, open_recorder, opened_by_first
 from nas_osr.errors import UserError
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
-from nas_osr.recorder import RunRecorder
+from nas_osr.ranks import check_divided
 from nas_osr.resampling import summarise
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
@@ -81,7 +82,7 @@ def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True
         protocols = [part.protocol for part in parts]
         cost = {"estimate": estimate_retrain(parts[0].config, protocols)} if estimate else {}
         return {"would_retrain": [part.config.recorded() for part in parts], **cost}
-    fabric = make_fabric(config.device, config.precision, config.threads)
+    fabric = make_fabric(config.device, config.precision, config.threads, ranks=True)
     if config.compile:
         check_compiler(fabric.device)
     resume = config.resume == "auto"
@@ -89,22 +90,15 @@ def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True
     with torch.random.fork_rng():
         build_learner(architecture, parts[0].protocol, config.objective, parts[0].objective_config)
     opened = {parts[0].folder: load_part_data(parts[0])}
+    check_same_config(fabric, config.recorded())
     with (
         deterministic_algorithms(config.deterministic),
-        RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as outer,
+        opened_by_first(
+            fabric, lambda: RunFolder.create(config.out, overwrite=config.overwrite, resume=resume)
+        ) as outer,
     ):
         check_retrain_memory(parts[0].config, [part.protocol for part in parts], fabric)
-        if outer.finished and resume:
-            missing = set(parse_range("splits", outer.read_config().get("splits"))) - set(
-                parse_range("splits", config.splits)
-            )
-            if missing:
-                raise UserError(
-                    f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite"
-                )
-            outer.extend(config.recorded(), ("splits",))
-        else:
-            outer.provenance(command, config.recorded(), None, None)
+        outer.call(lambda folder: begin(folder, config, command))
         results = [
             run_part(part, opened.pop(part.folder, None), architecture, fabric, outer, command) for part in parts
         ]
@@ -113,10 +107,37 @@ def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True
             "metrics": summarise([result["metrics"] for result in results]),
             "parts": {part.folder: result["metrics"] for part, result in zip(parts, results, strict=True)},
         }
-        outer.write_json("summary.json", {name: value for name, value in summary.items() if name != "out"})
-        if not outer.finished:
-            outer.finish()
+        outer.call(lambda folder: end(folder, summary))
     return summary
+
+
+def begin(outer: RunFolder, config: RetrainConfig, command: list[str]) -> None:
+    """Begin the retraining in its folder, or go on with a finished one that is asked for more splits. UserError."""
+    if not (outer.finished and config.resume == "auto"):
+        outer.provenance(command, config.recorded(), None, None)
+        return
+    before = parse_range("splits", str(outer.read_config().get("splits")))
+    missing = set(before) - set(parse_range("splits", config.splits))
+    if missing:
+        raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")
+    outer.extend(config.recorded(), ("splits",))
+
+
+def check_there(outer: RunFolder) -> None:
+    """UserError when the folder of a retraining has gone."""
+    outer.read_provenance()
+
+
+def read_part_result(run: RunFolder) -> dict[str, Any] | None:
+    """What a finished part's metrics.json holds; None when the part is not finished. UserError when it is broken."""
+    return check_result(run.read_json("metrics.json"), run.path / "metrics.json") if run.finished else None
+
+
+def end(outer: RunFolder, summary: dict[str, Any]) -> None:
+    """Write summary.json and the end of the retraining."""
+    outer.write_json("summary.json", {name: value for name, value in summary.items() if name != "out"})
+    if not outer.finished:
+        outer.finish()
 
 
 def list_parts(config: RetrainConfig) -> list[Part]:
@@ -130,6 +151,8 @@ def list_parts(config: RetrainConfig) -> list[Part]:
             check_network(config.network, protocol.image_shape)
         objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
         check_outliers(config.objective, objective_config, config.outliers)
+        assert config.batch_size is not None
+        check_divided(config.objective, objective_class(config.objective).divisible, config.batch_size)
         if config.outliers is not None:
             outlier_classes(config.outliers, protocol, config_data_dir(config))
         for seed in seeds:
@@ -152,7 +175,7 @@ def run_part(
     opened: tuple[OpenSetData, Tensor | None] | None,
     architecture: Architecture | str,
     fabric: Fabric,
-    outer: RunFolder,
+    outer: FirstRank[RunFolder],
     command: list[str],
 ) -> dict[str, Any]:
     """Train and evaluate one part in its folder; what its metrics.json holds. A finished part is only read.
@@ -163,14 +186,20 @@ def run_part(
     assert config.rule is not None and config.epochs is not None and config.batch_size is not None
     assert config.recipe is not None
     resume = config.resume == "auto"
-    outer.read_provenance()  # a folder that was removed meanwhile is not made again
-    with RunFolder.create(outer.path / part.folder, resume=resume) as run:
-        if run.finished:
-            return check_result(run.read_json("metrics.json"), run.path / "metrics.json")
+    outer.call(check_there)  # a folder that was removed meanwhile is not made again
+    with opened_by_first(fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=resume)) as folder:
+        done = folder.call(read_part_result)
+        if done is not None:
+            return done
         data, outliers = opened or load_part_data(part)
-        run.provenance(command, config.recorded(), part.seed, fingerprint(data, outliers), **describe_fabric(fabric))
+        check_divided(config.objective, True, min(config.batch_size, len(data.train)))
+        digest = fingerprint(data, outliers)
+        check_same(fabric, "training images", digest)
+        about = describe_fabric(fabric)
+        folder.call(lambda run: run.provenance(command, config.recorded(), part.seed, digest, **about))
         if isinstance(architecture, Architecture):
-            architecture.save(run.path / "architecture.json")
+            found = architecture
+            folder.call(lambda run: found.save(run.path / "architecture.json"))
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
@@ -178,10 +207,8 @@ def run_part(
             prepare_encoder(learner.encoder, checkpointing=config.checkpointing, compiled=config.compile)
             if outliers is not None:
                 learner.objective.set_outliers(outliers)
-            with (
-                ProgressReporter(config.epochs, config.quiet, part.folder) as reporter,
-                RunRecorder(run, reporter, resume, config.checkpoint_minutes) as recorder,
-            ):
+            reporter = ProgressReporter(config.epochs, config.quiet, part.folder)
+            with open_recorder(fabric, folder, reporter, resume, config.checkpoint_minutes) as recorder:
                 trained = train(
                     learner,
                     data,
@@ -193,11 +220,23 @@ def run_part(
                     seed=part.seed,
                 )
         trained.eval()
-        rule = make_rule(config.rule, config.rule_config)
-        fit_rule(rule, trained, data, fabric.device)
-        metrics, predictions = evaluate_test(rule, trained, data, fabric.device)
-        about = describe(data, rule, learner, network=config.network)
-        result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
-        run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
-        run.finish()
+        return folder.call(lambda run: evaluate_part(run, part, trained, data, fabric.device, started))
+
+
+def evaluate_part(
+    run: RunFolder, part: Part, trained: Any, data: OpenSetData, device: torch.device, started: float
+) -> dict[str, Any]:
+    """Evaluate a part's network, which is in eval mode, and write the end of its run; what metrics.json holds.
+
+    `started` is when its training began, by `time.perf_counter`.
+    """
+    config = part.config
+    assert config.rule is not None
+    rule = make_rule(config.rule, config.rule_config)
+    fit_rule(rule, trained, data, device)
+    metrics, predictions = evaluate_test(rule, trained, data, device)
+    about = describe(data, rule, trained.module, network=config.network)
+    result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
+    run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
+    run.finish()
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,8 @@ from lightning_fabric import Fabric
 
 from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches
-from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.distributed import FirstRank, assert_equal, average_statistics, start_equal
 from nas_osr.evaluation import collect_outputs
 from nas_osr.monitors import monitor_retraining, split_norms
 from nas_osr.recorder import Recorder
@@ -66,6 +68,7 @@ def train(
         }
 
     checkpoints = StepCheckpoints(recorder, fabric.device, training_state, state)
+    start_equal(fabric, wrapped)
 
     for epoch in range(first, epochs):
         torch.manual_seed(derive_seed(seed, "epoch", epoch))
@@ -89,20 +92,20 @@ def train(
             done=done,
             checkpoints=checkpoints,
         )
+        assert_equal(fabric, wrapped.parameters(), "weights")
+        average_statistics(fabric, wrapped)
         trained = time.perf_counter()
         wrapped.eval()
-        outputs, labels = collect_outputs(wrapped.infer, validation, device=fabric.device), validation.labels.cpu()
-        logits = outputs.logits
-        # an objective without a classifier is judged by its rule, at the end
-        accuracy = None if logits is None else float((logits.argmax(1) == labels).double().mean())
         losses, norms = split_norms(means)
+        judge = partial(watch_validation, validation=validation, losses=losses, norms=norms, history=recorder.history())
+        accuracy, monitors = FirstRank(fabric, wrapped).call(judge)
         recorder.record(
             {
                 "epoch": epoch,
                 "phase": "retrain",
                 "losses": losses,
                 "validation_accuracy": accuracy,
-                "monitors": monitor_retraining(losses, norms, outputs, labels, recorder.history()),
+                "monitors": monitors,
                 **({"prepared": prepared} if epoch == 0 and prepared else {}),
             },
             {
@@ -110,7 +113,27 @@ def train(
                 "seconds": time.perf_counter() - started,
                 "training_seconds": trained - started,
                 "images": len(train_images),
+                "ranks": fabric.world_size,
             },
         )
         recorder.save({"epoch": epoch, **training_state()})
     return wrapped
+
+
+def watch_validation(
+    learner: Any,
+    validation: LabelledImages,
+    losses: Mapping[str, float],
+    norms: Mapping[str, float],
+    history: Sequence[Mapping[str, Any]],
+) -> tuple[float | None, dict[str, Any]]:
+    """How a network, in eval mode and on the images' device, fares after an epoch on known validation images.
+
+    Returns:
+        closed-set accuracy, None for an objective without a classifier (its rule judges it, at the end), and what
+        `monitor_retraining` says; losses, norms and history are its arguments.
+    """
+    outputs = collect_outputs(learner.infer, validation, device=validation.labels.device)
+    labels = validation.labels.cpu()
+    accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
+    return accuracy, monitor_retraining(losses, norms, outputs, labels, history)

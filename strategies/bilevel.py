@@ -22,6 +22,7 @@ from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
+from nas_osr.distributed import FirstRank, assert_equal, average_gradients, average_statistics, own_rows, start_equal
 from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs
 from nas_osr.freezing import frozen
@@ -87,6 +88,7 @@ class Levels:
             losses = self.learner(images, labels, "main", progress)
             self.architecture.zero_grad(set_to_none=True)
             self.fabric.backward(torch.stack(list(losses.values())).sum())
+            average_gradients(self.fabric, self.architecture)
             norm = gradient_norm(self.supernet.architecture_parameters.values())
             self.architecture.step()
         return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
@@ -170,14 +172,18 @@ class Bilevel:
                 return {"best": best, "prepared": prepared, **levels.state_dict()}
 
             checkpoints = StepCheckpoints(recorder, self.fabric.device, search_state, state)
+            start_equal(self.fabric, levels.learner)
             for epoch in range(first, config.epochs):
                 if stop_reason(recorder.history()) is not None:
                     break
                 torch.manual_seed(derive_seed(config.seed, "epoch", epoch))
                 searching = epoch >= config.warmup_epochs
                 losses, norms = split_norms(self._train(levels, split, protocol, epoch, searching, checkpoints))
+                assert_equal(self.fabric, levels.supernet.architecture_parameters.values(), "alphas and betas")
+                assert_equal(self.fabric, levels.learner.parameters(), "weights")
+                average_statistics(self.fabric, levels.learner)
                 started, trained = checkpoints.started, time.perf_counter()
-                scores = self._judge(levels, rule, split, protocol)
+                scores = FirstRank(self.fabric, levels).call(lambda own: self._judge(own, rule, split, protocol))
                 record = {"epoch": epoch, "phase": "search" if searching else "warmup", "losses": losses, **scores}
                 if epoch == 0 and prepared:
                     record["prepared"] = prepared
@@ -191,6 +197,7 @@ class Bilevel:
                     "seconds": time.perf_counter() - started,
                     "training_seconds": trained - started,
                     "images": len(split.weight) * (2 if searching else 1),
+                    "ranks": self.fabric.world_size,
                 }
                 recorder.record(record, timing)
                 recorder.save({"epoch": epoch, **search_state()})
@@ -218,8 +225,9 @@ class Bilevel:
 
         def architecture_step(progress: float) -> dict[str, Tensor]:
             images, labels = next(batches)
-            images = augmentation(to_float(images)).contiguous(memory_format=torch.channels_last)
-            return levels.architecture_step(images, labels, progress)
+            images = own_rows(self.fabric, augmentation(to_float(images)))
+            images = images.contiguous(memory_format=torch.channels_last)
+            return levels.architecture_step(images, own_rows(self.fabric, labels), progress)
 
         order = make_generator(config.seed, "order", epoch)
         first = config.order == "architecture_first"

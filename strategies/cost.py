@@ -73,8 +73,10 @@ def check_search_memory(config: SearchConfig, protocol: Protocol, fabric: Fabric
 
     The images have been read already: on a CPU only the copies of the two halves are still to come.
     """
+    assert config.batch_size is not None
+    own = replace(config, batch_size=config.batch_size // fabric.world_size)  # of a rank
     with leave_no_trace():
-        _, _, memory = count_search(config, protocol, fabric, flops=False)
+        _, _, memory = count_search(own, protocol, fabric, flops=False)
     device = fabric.device
     check_memory(memory.total, available_memory(device), str(device), MEND)
 

@@ -11,6 +11,7 @@ from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import load_data
 from nas_osr.data.outliers import fingerprint, load_outliers
 from nas_osr.determinism import deterministic_algorithms
+from nas_osr.distributed import check_same, check_same_config, open_recorder, opened_by_first
 from nas_osr.errors import UserError
 from nas_osr.export import export_architecture
 from nas_osr.graph import weights_from_record
@@ -19,14 +20,14 @@ from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
 from nas_osr.plugins import import_plugin
 from nas_osr.progress import ProgressReporter
-from nas_osr.recorder import RunRecorder
+from nas_osr.ranks import check_divided
 from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.training import describe_fabric, make_fabric
 from search_spaces.encoder import check_image_shape
 from search_spaces.operations import get_operation
 from search_spaces.prepare import check_compiler
-from strategies.base import Strategy
+from strategies.base import SearchResult, Strategy
 from strategies.config import SearchConfig
 from strategies.cost import check_search_memory, estimate_search
 from strategies.monitors import all_warnings, stop_reason
@@ -64,12 +65,14 @@ def run_search(config: SearchConfig, command: list[str], estimate: bool = True) 
     check_rule(rule_class(config.rule), chosen)
     make_rule(config.rule, config.rule_config)
     default_augmentation(protocol, config.augmentation)
+    assert config.batch_size is not None
+    check_divided(config.objective, chosen.divisible, config.batch_size)
     pseudo = choose_pseudo_unknown(protocol, config.pseudo_unknown, config.seed) if config.strategy == "pas" else ()
     config = replace(config, objective_config=asdict(objective_config), pseudo_unknown=list(pseudo))
     if config.dry_run:
         cost = {"estimate": estimate_search(config, protocol)} if estimate else {}
         return {"would_search": config.recorded(), "protocol": protocol.to_dict(), **cost}
-    fabric = make_fabric(config.device, config.precision, config.threads)
+    fabric = make_fabric(config.device, config.precision, config.threads, ranks=True)
     if config.compile:
         check_compiler(fabric.device)
     data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
@@ -92,27 +95,37 @@ def run_search(config: SearchConfig, command: list[str], estimate: bool = True) 
     strategy = make_strategy(config, fabric)
     strategy.check(config.space(), make_objective, data)
     resume = config.resume == "auto"
+    check_same_config(fabric, config.recorded())
+    digest = fingerprint(data, outliers)
+    check_same(fabric, "training images", digest)
     with (
         deterministic_algorithms(config.deterministic),
-        RunFolder.create(config.out, overwrite=config.overwrite, resume=resume) as run,
+        opened_by_first(
+            fabric, lambda: RunFolder.create(config.out, overwrite=config.overwrite, resume=resume)
+        ) as folder,
     ):
-        if run.finished:
-            return read_result(run)
+        done = folder.call(lambda run: read_result(run) if run.finished else None)
+        if done is not None:
+            return done
         check_search_memory(config, protocol, fabric)
-        run.provenance(command, config.recorded(), config.seed, fingerprint(data, outliers), **describe_fabric(fabric))
+        about = describe_fabric(fabric)
+        folder.call(lambda run: run.provenance(command, config.recorded(), config.seed, digest, **about))
         assert config.epochs is not None
-        with (
-            ProgressReporter(config.epochs, quiet=config.quiet) as reporter,
-            RunRecorder(run, reporter, resume, config.checkpoint_minutes) as recorder,
-        ):
+        reporter = ProgressReporter(config.epochs, quiet=config.quiet)
+        with open_recorder(fabric, folder, reporter, resume, config.checkpoint_minutes) as recorder:
             result = strategy.search(config.space(), make_objective, make_search_rule, data, recorder)
-        architecture = result.architecture
-        architecture.save(run.path / "architecture.json")
-        best = next(record for record in result.history if record["epoch"] == architecture.found["epoch"])
-        weights = weights_from_record(best, architecture.space, config.space().branches)
-        export_architecture(architecture, weights, PICTURES, run.path)
-        run.finish()
-        return read_result(run)
+        return folder.call(lambda run: write_result(run, result, config))
+
+
+def write_result(run: RunFolder, result: SearchResult, config: SearchConfig) -> dict[str, Any]:
+    """Write the architecture, its pictures and the end of the run; what `read_result` returns."""
+    architecture = result.architecture
+    architecture.save(run.path / "architecture.json")
+    best = next(record for record in result.history if record["epoch"] == architecture.found["epoch"])
+    weights = weights_from_record(best, architecture.space, config.space().branches)
+    export_architecture(architecture, weights, PICTURES, run.path)
+    run.finish()
+    return read_result(run)
 
 
 def read_result(run: RunFolder) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import nas_osr
 from nas_osr.errors import UserError
+from nas_osr.ranks import one_voice, refuse_ranks
 from nas_osr.stopping import Terminated, terminable
 
 EXIT_USER_ERROR = 2
@@ -31,17 +32,22 @@ class Command:
         positionals: options that may be given without their name, in this order.
         config: "module:name" of a dataclass whose fields are the options; the function then takes an instance of it
             and the command line.
+        ranks: whether torchrun may start it in several processes.
     """
 
     function: str
     summary: str
     positionals: tuple[str, ...] = ()
     config: str | None = None
+    ranks: bool = False
 
 
 COMMANDS: dict[str, Command] = {
     "search": Command(
-        "nas_osr.cli.search:search", "search an architecture on a protocol", config="strategies.config:SearchConfig"
+        "nas_osr.cli.search:search",
+        "search an architecture on a protocol",
+        config="strategies.config:SearchConfig",
+        ranks=True,
     ),
     "export": Command(
         "nas_osr.cli.export:export", "write an architecture as pictures, a graph or JSON", ("architecture",)
@@ -51,6 +57,7 @@ COMMANDS: dict[str, Command] = {
         "train an architecture from scratch and evaluate it",
         ("architecture",),
         config="retrain.config:RetrainConfig",
+        ranks=True,
     ),
     "evaluate": Command(
         "nas_osr.cli.evaluate:evaluate",
@@ -132,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `nas-osr` with these arguments (the process's own by default) and return its exit code."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy waiting stalls shared processors
     try:
-        with terminable():
+        with terminable(), one_voice():
             dispatch(list(sys.argv[1:] if arguments is None else arguments))
             sys.stdout.flush()
         return 0
@@ -169,6 +176,8 @@ def dispatch(arguments: list[str]) -> None:
     values = parse_options(options, rest, name, command.positionals)
     if values is None:
         return
+    if not command.ranks:
+        refuse_ranks(f"nas-osr {name}")
     if command.config is None:
         load(command.function)(**values)
     else:

@@ -113,7 +113,7 @@ def _check_memo(pickled: bytes) -> None:
     """ValueError when a pickle numbers its parts with gaps: the unpickler takes memory for every number below."""
     operations = ((operation, argument) for operation, argument, _ in pickletools.genops(pickled))
     for count, (operation, argument) in enumerate(operations):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
             raise ValueError("its parts are not numbered in order")
 
 

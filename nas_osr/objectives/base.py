@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -29,6 +29,9 @@ class Objective(nn.Module):
         default_rule: the scoring rule to use when none is named.
         players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder. An
             instance may set its own.
+        divisible: True when a batch may be divided among processes: its loss is the mean of its parts' losses, and what
+            is random for each image comes through `draw`.
+        share: (rank, ranks): this process is given the rank-th of so many equal parts of each batch.
         makes_views: True when `losses` augments the images itself; it is then given images as they are.
     """
 
@@ -37,7 +40,9 @@ class Objective(nn.Module):
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
     makes_views: ClassVar[bool] = False
+    divisible: ClassVar[bool] = False
     players: tuple[str, ...] = ("main",)
+    share: tuple[int, int] = (0, 1)
 
     def __init__(
         self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: Any
@@ -94,6 +99,16 @@ class Objective(nn.Module):
     def set_outliers(self, images: Tensor) -> None:
         """Take the given unknown images, uint8 [n, C, H, W]; they are no part of the state. UserError by default."""
         raise UserError(f"objective {self.name} takes no outlier images as it is set: leave --outliers out")
+
+    def draw(self, make: Callable[[int], Tensor], count: int) -> Tensor:
+        """Random rows [count, ...] for this part of a batch: those that its images get however the batch is divided.
+
+        Args:
+            make: number of rows -> rows drawn from torch's global generator, which all processes seed alike.
+            count: images in the part.
+        """
+        rank, ranks = self.share
+        return make(count * ranks)[rank * count : (rank + 1) * count]
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference. images: [B, C, H, W] float in [0, 1]."""

@@ -60,6 +60,7 @@ class CAC(Objective):
     config_class = CACConfig
     provides = frozenset({"logits", "embedding", "distances"})
     default_rule = "cac"
+    divisible = True
     config: CACConfig
     anchors: Tensor
 

@@ -89,6 +89,7 @@ class Confidence(Objective):
     config_class = ConfidenceConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "msp"
+    divisible = True
     config: ConfidenceConfig
     outliers: Tensor | None
 
@@ -171,10 +172,12 @@ class Confidence(Objective):
     def other_images(self, count: int) -> Tensor:
         """Fresh images to be undecided about, float32 [count, C, H, W] in [0, 1], without a gradient."""
         if self.generator is not None:
-            return self.generator.sample_fixed(count)
+            return self.generator.fixed(self.draw(self.generator.noise, count))
         if self.outliers is None:
             raise RuntimeError("set_outliers comes before losses")
-        return to_float(self.outliers[torch.randint(len(self.outliers), (count,), device=self.outliers.device)])
+        outliers = self.outliers
+        chosen = self.draw(lambda count: torch.randint(len(outliers), (count,), device=outliers.device), count)
+        return to_float(outliers[chosen])
 
     def losses(
         self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
@@ -194,8 +197,8 @@ class Confidence(Objective):
             }
         assert self.generator is not None and self.discriminator is not None
         if player == "discriminator":
-            return discriminator_terms(self.discriminator, images, self.generator.sample_fixed(len(images)))
-        fakes = self.generator.sample(len(images))
+            return discriminator_terms(self.discriminator, images, self.other_images(len(images)))
+        fakes = self.generator(self.draw(self.generator.noise, len(images)))
         # the gradient passes through encoder and classifier to the fakes, and leaves nothing in them
         with frozen(encoder, [*encoder.parameters(), *self.classifier.parameters()]):
             logits = self.classify(encoder, fakes)

@@ -70,6 +70,7 @@ class CROSR(Objective):
     config_class = CROSRConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "crosr"
+    divisible = True
     config: CROSRConfig
 
     def __init__(

@@ -52,6 +52,7 @@ class CrossEntropy(Objective):
     config_class = CrossEntropyConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
+    divisible = True
     config: CrossEntropyConfig
 
     def __init__(

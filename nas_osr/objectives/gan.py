@@ -55,12 +55,20 @@ class Generator(nn.Module):
 
     def sample(self, count: int) -> Tensor:
         """`count` images from fresh noise of torch's global generator; gradients reach the generator."""
-        return self(torch.randn(count, self.latent_dim, device=next(self.parameters()).device))
+        return self(self.noise(count))
 
     def sample_fixed(self, count: int) -> Tensor:
         """As `sample`, without a gradient and without a trace in the running statistics."""
+        return self.fixed(self.noise(count))
+
+    def noise(self, count: int) -> Tensor:
+        """Fresh noise [count, latent_dim]."""
+        return torch.randn(count, self.latent_dim, device=next(self.parameters()).device)
+
+    def fixed(self, noise: Tensor) -> Tensor:
+        """As `forward`, without a gradient and without a trace in the running statistics."""
         with torch.no_grad(), unrecorded(self):
-            return self.sample(count)
+            return self(noise)
 
 
 class Discriminator(nn.Module):

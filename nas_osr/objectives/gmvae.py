@@ -111,6 +111,7 @@ class GMVAE(Objective):
     config_class = GMVAEConfig
     provides = frozenset({"embedding", "latent_mean", "latent_variance"})
     default_rule = "nc_distance"
+    divisible = True
     config: GMVAEConfig
     components: Tensor
     log_weights: Tensor
@@ -203,6 +204,11 @@ class GMVAE(Objective):
         low, high = SCALE_RANGE
         return self.config.pixel_scale if self.raw_scale is None else low + (high - low) * self.raw_scale.sigmoid()
 
+    def sample(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """A reparameterised draw from N(mean, diag variance), [B, D] each."""
+        noise = self.draw(lambda count: mean.new_empty(count, mean.shape[1]).normal_(), len(mean))
+        return mean + variance.sqrt() * noise
+
     def reconstruction_loss(self, logits: Tensor, images: Tensor) -> Tensor:
         """-log p(x|z) of each image, [B], from the decoder's logits [B, C, H, W]."""
         logits = logits.to(images.dtype)
@@ -226,7 +232,7 @@ class GMVAE(Objective):
         with torch.autocast(images.device.type, enabled=False):  # differences of densities need more than bf16
             z_mean, z_variance = self.encode(features)
             w_mean, w_variance = self.encode_prior_input(features, labels)
-            z, w = sample(z_mean, z_variance), sample(w_mean, w_variance)
+            z, w = self.sample(z_mean, z_variance), self.sample(w_mean, w_variance)
 
             log_weights = self.log_weights[labels]
             log_densities = gaussian_log_density(z[:, None, :], *self.subcluster_priors(w, labels))
@@ -248,8 +254,3 @@ def split_moments(raw: Tensor) -> tuple[Tensor, Tensor]:
     """A layer's output [..., 2 D] as mean and positive variance, each [..., D]."""
     mean, variance = raw.chunk(2, dim=-1)
     return mean, F.softplus(variance) + VARIANCE_FLOOR
-
-
-def sample(mean: Tensor, variance: Tensor) -> Tensor:
-    """A reparameterised draw from N(mean, diag variance), of their shape."""
-    return mean + variance.sqrt() * torch.randn_like(mean)

@@ -98,6 +98,7 @@ class VAEContrastive(Objective):
         {"logits", "embedding", "latent_mean", "latent_variance", "instance_mean", "class_reconstruction_error"}
     )
     default_rule = "cap"
+    divisible = True
     config: VAEContrastiveConfig
 
     def __init__(
@@ -187,7 +188,8 @@ class VAEContrastive(Objective):
         config = self.config
         features = encoder(images)
         mean, variance = self.encode(features)
-        sample = mean + variance.sqrt() * torch.randn_like(mean)
+        noise = self.draw(lambda count: mean.new_empty(count, mean.shape[1]).normal_(), len(mean))
+        sample = mean + variance.sqrt() * noise
         u, z = sample.split([config.class_dim, config.instance_dim], dim=1)
         beta = config.kl_weight * (min(1.0, progress / config.kl_warmup) if config.kl_warmup else 1.0)
 
