@@ -37,7 +37,7 @@ def test_json_has_every_figure_and_no_trace_is_left(capsys: pytest.CaptureFixtur
     result: dict[str, Any] = json.loads(printed)
     assert set(result) == {
         "protocol", "image_shape", "objective", "preset", "steps", "warmup", "device", "device_name", "precision",
-        "cpu_threads", "search", "retrain",
+        "cpu_threads", "ranks", "search", "retrain",
     }  # fmt: skip
     assert (result["protocol"], result["precision"], result["cpu_threads"]) == ("digits", "32-true", 1)
     search, retrain = result["search"], result["retrain"]

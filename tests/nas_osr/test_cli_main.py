@@ -70,7 +70,7 @@ def test_help_of_a_family_lists_its_members(capsys):
         (("search", "--epoch", "3"), "search: unknown option --epoch; did you mean --epochs?"),
         (("search", "--epochs", "many"), "search: --epochs must be a whole number or null, got 'many'"),
         (("search", "stray"), "search: unexpected argument 'stray'"),
-        (("search", "--config", "missing.yaml"), "File does not exist"),
+        (("search", "--config", "missing.yaml"), "missing.yaml: cannot be read"),
         (("export",), "export: architecture is missing"),
         (("export", "missing.json"), "missing.json"),
         (("search", "--protocol", "cifar11"), "cifar11"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import sys
 import textwrap
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -252,7 +254,15 @@ def test_cores_are_shared_unless_the_user_has_chosen(monkeypatch: pytest.MonkeyP
     assert child_environment(3)["OMP_NUM_THREADS"] == "5"
 
 
-def test_an_interruption_lets_the_runs_save(notes: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is felt, as it is not in what a shell has started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_lets_the_runs_save(notes: Path, interruptible: None) -> None:
     sweep = plan(notes, ("a", {}, ()), ("b", {"alpha": "interrupt"}, ()), ("c", {}, ()))
     with pytest.raises(KeyboardInterrupt):
         go(sweep, notes)
