@@ -8,9 +8,6 @@ STAMP := $(VENV)/.installed
 RUNS := runs/digits
 CODE := nas_osr search_spaces strategies retrain tests
 
-# On shared processors, threads that wait actively can stall for seconds.
-export OMP_WAIT_POLICY := PASSIVE
-
 .DEFAULT_GOAL := help
 .PHONY: help install search test test-all fuzz lint format clean
 

@@ -27,7 +27,7 @@ from nas_osr.evaluation import INFERENCE_BATCH
 from nas_osr.memory import available_memory
 
 PROBES = (2, 4)  # images of the batches on which FLOPs and activations are counted
-GROWTH = 4  # timed batches grow by this factor ...
+GROWTH = 4  # timed batches grow by this factor, once at least ...
 LONG_ENOUGH = 0.1  # ... until a step takes so many seconds, or the batch is whole
 TIMED = 3  # steps of a timed batch; the quickest counts, which other processes disturbed least
 ENOUGH = 1.0  # seconds of steps of one batch after which no more are timed
@@ -165,11 +165,11 @@ def time_call(make: Callable[[int], Callable[[], object]], images: int, device: 
         while len(seconds) < TIMED and sum(seconds) < ENOUGH:
             seconds.append(time_once(call, device))
         points.append((count, min(seconds)))
-        if count == images or points[-1][1] >= LONG_ENOUGH:
+        if count == images or (len(points) > 1 and points[-1][1] >= LONG_ENOUGH):
             break
         count = min(GROWTH * count, images)
-    if len(points) == 1:  # the few images alone took long: what does not depend on them is nothing beside that
-        return points[0][1] * images / count
+    if len(points) == 1:
+        return points[0][1]
     return line(points[-2], points[-1], images)
 
 

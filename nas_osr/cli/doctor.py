@@ -50,6 +50,7 @@ def describe_torch() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
+        "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT"),
         "built for CUDA": torch.version.cuda,
         "cuda devices": devices,
     }

@@ -18,6 +18,7 @@ from nas_osr.stopping import Terminated, terminable
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+SPINS = "20000"
 EXIT_TERMINATED = 143
 MAX_MESSAGE = 4000  # characters; a broken file may have put any number into it
 
@@ -135,9 +136,20 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+def set_waiting() -> None:
+    """How torch's CPU threads wait for work, unless the user has said: before torch is imported.
+
+    Busy waiting stalls shared processors for seconds, and sleeping at once makes two threads slower than one, so they
+    look for work a little while (some 50 microseconds) and sleep then. docs/performance.md has the figures.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `nas-osr` with these arguments (the process's own by default) and return its exit code."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: busy waiting stalls shared processors
+    set_waiting()
     try:
         with terminable(), one_voice():
             dispatch(list(sys.argv[1:] if arguments is None else arguments))

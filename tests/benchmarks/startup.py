@@ -10,7 +10,6 @@ machine weighs on both. The search runs in its own process, which stops when its
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import statistics
 import subprocess
@@ -64,7 +63,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="medians of so many")
     options = parser.parse_args()
     python = [sys.executable]
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as folder:
         search = ["search", "--protocol", options.protocol, "--preset", options.preset, "--quiet"]
         commands = {

@@ -136,3 +136,17 @@ def test_the_module_runs_and_a_reader_that_goes_is_no_error():
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "policy", "spins"),
+    [
+        ({}, "PASSIVE", cli.SPINS),
+        ({"GOMP_SPINCOUNT": "5"}, "PASSIVE", "5"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None),
+    ],
+)
+def test_threads_wait_as_the_user_says_else_a_little_while(monkeypatch, given, policy, spins):
+    monkeypatch.setattr(os, "environ", dict(given))
+    cli.set_waiting()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == (policy, spins)

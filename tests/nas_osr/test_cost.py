@@ -85,7 +85,7 @@ def test_lines_pass_through_their_points_and_do_not_fall() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fixed", "each", "sizes"), [(0.01, 0.002, [4, 16, 64]), (0.0, 0.5, [4]), (1e-3, 0.0, [4, 16, 64, 128])]
+    ("fixed", "each", "sizes"), [(0.01, 0.002, [4, 16, 64]), (0.15, 0.004, [4, 16]), (1e-3, 0.0, [4, 16, 64, 128])]
 )
 def test_times_are_continued_from_small_batches(
     fixed: float, each: float, sizes: list[int], monkeypatch: pytest.MonkeyPatch
