@@ -30,7 +30,8 @@ from nas_osr.errors import UserError
 from nas_osr.progress import ProgressReporter
 from nas_osr.ranks import Rank
 from nas_osr.recorder import Recorder, RunRecorder
-from nas_osr.runs import MAY_CHANGE, RunFolder
+from nas_osr.resumption import MAY_CHANGE
+from nas_osr.runs import RunFolder
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -27,6 +27,7 @@ import yaml
 
 from nas_osr import provenance as environment
 from nas_osr.errors import UserError
+from nas_osr.resumption import check_same_config, warn_of_changes
 from nas_osr.run_files import (
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
@@ -52,10 +53,6 @@ from nas_osr.storage import (
 )
 
 logger = logging.getLogger(__name__)
-
-# between a run and its resumption: where and how it is computed, not what
-MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile")
-CONDITIONS = ("device", "device_name", "precision", "cpu_threads")  # in the provenance: what bits depend on
 
 
 class RunFolder:
@@ -348,30 +345,3 @@ class RunFolder:
         if damaged:
             raise UserError(f"{'; '.join(damaged)}; start again with --overwrite")
         return None
-
-
-def check_same_config(
-    path: Path, before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = ()
-) -> None:
-    """UserError, naming the first difference, unless both configurations are the same but for what may change."""
-    for name in [*before, *now]:  # an option that an older version did not have was off, which None says
-        if name not in (*MAY_CHANGE, *may_change) and before.get(name) != now.get(name):
-            raise UserError(
-                f"{path}: cannot resume: {name} was {before.get(name)!r} at the start and is {now.get(name)!r} now"
-            )
-
-
-def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Log a warning when a run goes on under conditions that can change the last bits of its results.
-
-    Args:
-        path: the run's folder.
-        before: its provenance.
-        now: the same entries, as they are in this process: `CONDITIONS` and versions.
-    """
-    pairs = {name: (before.get(name), now.get(name)) for name in CONDITIONS if name in now}
-    old, new = before.get("versions") or {}, now["versions"]
-    pairs |= {name: (old.get(name), new[name]) for name in new}
-    changed = [f"{name} was {one} and is {other}" for name, (one, other) in pairs.items() if one != other]
-    if changed:
-        logger.warning("%s: what follows may differ in the last bits: %s", path, ", ".join(changed))

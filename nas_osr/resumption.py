@@ -1,0 +1,43 @@
+"""What may differ between a run and its resumption, and what is said when something does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from nas_osr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# where and how it is computed, not what
+MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile")
+CONDITIONS = ("device", "device_name", "precision", "cpu_threads")  # in the provenance: what bits depend on
+
+
+def check_same_config(
+    path: Path, before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
+    """UserError, naming the first difference, unless both configurations are the same but for what may change."""
+    for name in [*before, *now]:  # an option that an older version did not have was off, which None says
+        if name not in (*MAY_CHANGE, *may_change) and before.get(name) != now.get(name):
+            raise UserError(
+                f"{path}: cannot resume: {name} was {before.get(name)!r} at the start and is {now.get(name)!r} now"
+            )
+
+
+def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Log a warning when a run goes on under conditions that can change the last bits of its results.
+
+    Args:
+        path: the run's folder.
+        before: its provenance.
+        now: the same entries, as they are in this process: `CONDITIONS` and versions.
+    """
+    pairs = {name: (before.get(name), now.get(name)) for name in CONDITIONS if name in now}
+    old, new = before.get("versions") or {}, now["versions"]
+    pairs |= {name: (old.get(name), new[name]) for name in new}
+    changed = [f"{name} was {one} and is {other}" for name, (one, other) in pairs.items() if one != other]
+    if changed:
+        logger.warning("%s: what follows may differ in the last bits: %s", path, ", ".join(changed))
