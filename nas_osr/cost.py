@@ -31,7 +31,6 @@ GROWTH = 4  # timed batches grow by this factor, once at least ...
 LONG_ENOUGH = 0.1  # ... until a step takes so many seconds, or the batch is whole
 TIMED = 3  # steps of a timed batch; the quickest counts, which other processes disturbed least
 ENOUGH = 1.0  # seconds of steps of one batch after which no more are timed
-VALIDATION_SHARE = 0.1  # of every known class; `nas_osr.data.dataset.load_data`
 
 
 @dataclass(frozen=True)

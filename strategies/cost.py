@@ -11,7 +11,6 @@ from lightning_fabric import Fabric
 from nas_osr.benchmark import Step, leave_no_trace
 from nas_osr.configuration import config_data_dir
 from nas_osr.cost import (
-    VALIDATION_SHARE,
     Memory,
     StepCost,
     count_memory,
@@ -22,6 +21,7 @@ from nas_osr.cost import (
     time_judging,
     time_step,
 )
+from nas_osr.data.dataset import VALIDATION_SHARE
 from nas_osr.data.protocols import Protocol
 from nas_osr.memory import available_memory, check_memory
 from nas_osr.training import describe_fabric, make_fabric

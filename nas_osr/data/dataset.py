@@ -14,6 +14,8 @@ from nas_osr.data.sources import folder_classes, load_source, resolve_data_dir
 from nas_osr.errors import UserError
 from nas_osr.seeds import make_generator
 
+VALIDATION_SHARE = 0.1  # of every known class
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -108,7 +110,7 @@ def load_data(
     protocol: Protocol,
     data_dir: Path | None = None,
     seed: int = 0,
-    validation_share: float = 0.1,
+    validation_share: float = VALIDATION_SHARE,
     limit_per_class: int | None = None,
 ) -> OpenSetData:
     """Read the known training images and set a part of every class aside for validation.
