@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.architecture import published
+from nas_osr.configuration import parse_range
 from nas_osr.errors import UserError
-from nas_osr.files import show
 from nas_osr.run_files import is_run_folder
 from nas_osr.runs import RunFolder
 
-MAX_NUMBERS = 1_000_000
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 
 
@@ -181,18 +179,8 @@ def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def count_parts(config: Mapping[str, Any]) -> int:
     """How many splits and seeds a retraining's configuration asks for. Raises UserError."""
-    return len(numbers(config.get("splits"))) * len(numbers(config.get("seeds")))
-
-
-def numbers(text: Any) -> list[int]:
-    """The whole numbers of "0", "0-4" or "0,2,5-7", as a run's configuration has them. Raises UserError."""
-    found: list[int] = []
-    for part in str(text).split(","):
-        ends = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip())
-        if ends is None or len(found) > MAX_NUMBERS:
-            raise UserError(f"splits or seeds of a retraining look like 0, 0-4 or 0,2,5-7, not {show(text)}")
-        found += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
-    return found
+    splits, seeds = (parse_range("splits or seeds", config.get(name)) for name in ("splits", "seeds"))
+    return len(splits) * len(seeds)
 
 
 def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) -> Row:

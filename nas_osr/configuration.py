@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,6 +13,7 @@ from nas_osr.errors import UserError
 from nas_osr.files import show
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
+MAX_NUMBERS = 1_000_000  # of a range: it is written out
 NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "checkpoint_minutes"})
 
 
@@ -108,6 +110,21 @@ def check_switches(config: Any) -> None:
     """UserError when checkpointing and compile are both asked for: torch cannot compile the second pass of a cell."""
     if config.checkpointing and config.compile:
         raise UserError("checkpointing and compile exclude each other: leave one of them out")
+
+
+def parse_range(name: str, text: Any) -> list[int]:
+    """Whole numbers from text such as `0`, `0-4` or `0,2,5-7`; UserError when it is not of that form."""
+    numbers: list[int] = []
+    for part in str(text).split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise UserError(f"{name} must look like 0, 0-4 or 0,2,5-7, got {show(text)}")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(numbers) > MAX_NUMBERS:
+            raise UserError(f"{name} names more than {MAX_NUMBERS} numbers")
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{name} names a number twice: {show(text)}")
+    return numbers
 
 
 def check_types(config: Any, where: str) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nas_osr.configuration import CommonConfig, check_choice, check_not_negative, check_positive, check_switches
+from nas_osr.configuration import (
+    CommonConfig,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    check_switches,
+    parse_range,
+)
 from nas_osr.errors import UserError
 from retrain.networks import check_network
 from search_spaces.presets import get_preset
 
 DEFAULT_ARCHITECTURE = "published"
-MAX_NUMBERS = 1_000_000  # of a range: it is written out
 
 
 @dataclass
@@ -97,18 +102,3 @@ class EvaluateConfig:
     bootstrap: int = 1000
     plugin: list[str] = field(default_factory=list)
     json: bool = False
-
-
-def parse_range(name: str, text: str) -> list[int]:
-    """Whole numbers from text such as `0`, `0-4` or `0,2,5-7`; UserError when it is not of that form."""
-    numbers: list[int] = []
-    for part in str(text).split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
-        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise UserError(f"{name} must look like 0, 0-4 or 0,2,5-7, got {text!r}")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-        if len(numbers) > MAX_NUMBERS:
-            raise UserError(f"{name} names more than {MAX_NUMBERS} numbers")
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"{name} names a number twice: {text!r}")
-    return numbers

@@ -9,14 +9,14 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from nas_osr.architecture import Architecture
-from nas_osr.configuration import check_types, config_data_dir, config_protocol
+from nas_osr.configuration import check_types, config_data_dir, config_protocol, parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.runs import RunFolder
 from nas_osr.training import Learner, make_fabric
-from retrain.config import RetrainConfig, parse_range
+from retrain.config import RetrainConfig
 from retrain.model import build_learner
 from retrain.networks import check_network
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nas_osr.architecture import Architecture
 from nas_osr.compare import check_result
-from nas_osr.configuration import config_data_dir, config_protocol
+from nas_osr.configuration import config_data_dir, config_protocol, parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
@@ -28,7 +28,7 @@ from nas_osr.runs import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.seeds import derive_seed
 from nas_osr.training import describe_fabric, make_fabric
-from retrain.config import RetrainConfig, parse_range
+from retrain.config import RetrainConfig
 from retrain.cost import check_retrain_memory, estimate_retrain
 from retrain.evaluate import describe, evaluate_test, fit_rule, write_evaluation
 from retrain.model import build_learner, resolve_architecture
@@ -116,7 +116,7 @@ def begin(outer: RunFolder, config: RetrainConfig, command: list[str]) -> None:
     if not (outer.finished and config.resume == "auto"):
         outer.provenance(command, config.recorded(), None, None)
         return
-    before = parse_range("splits", str(outer.read_config().get("splits")))
+    before = parse_range("splits", outer.read_config().get("splits"))
     missing = set(before) - set(parse_range("splits", config.splits))
     if missing:
         raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")

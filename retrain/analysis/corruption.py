@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nas_osr.configuration import parse_range
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation import collect_outputs, evaluate_rule
@@ -30,7 +31,6 @@ from retrain.analysis.common import (
     write_figures,
 )
 from retrain.analysis.config import CORRUPTIONS, CorruptionConfig
-from retrain.config import parse_range
 from retrain.evaluate import fit_rule
 from retrain.reopen import Reopened
 

@@ -15,12 +15,13 @@ import yaml
 from nas_osr.architecture import published, sample_architecture
 from nas_osr.cli.main import main
 from nas_osr.cli.options import parse_options
-from nas_osr.compare import METRICS, describe_network, find_rows, numbers, orientation_only, published_rows
+from nas_osr.compare import METRICS, count_parts, describe_network, find_rows, orientation_only, published_rows
 from nas_osr.compare import with_published as beside
+from nas_osr.configuration import parse_range
 from nas_osr.data import PROTOCOLS
 from nas_osr.data.protocols import FAMILIES, make_protocol, with_unknown
 from nas_osr.errors import UserError
-from retrain.config import RetrainConfig, parse_range
+from retrain.config import RetrainConfig
 
 
 def write_retraining(
@@ -218,7 +219,7 @@ def test_networks_are_named() -> None:
 
 @pytest.mark.parametrize("text", ["0", "0-4", "0,2,5-7", " 3 , 5-6"])
 def test_ranges_are_read_as_retraining_reads_them(text: str) -> None:
-    assert numbers(text) == parse_range("splits", text)
+    assert count_parts({"splits": text, "seeds": "0"}) == len(parse_range("splits", text))
 
 
 def test_a_list_at_the_end_takes_all_positional_arguments() -> None:
@@ -240,7 +241,7 @@ def test_a_list_at_the_end_takes_all_positional_arguments() -> None:
 @pytest.mark.parametrize("text", ["", "x", "0-", "4-x", None, "0-999999999", "0-999999,0-999999,0-999999", [0]])
 def test_other_ranges_are_refused_without_being_written_out(text: Any) -> None:
     with pytest.raises(UserError, match="splits or seeds"):
-        numbers(text)
+        count_parts({"splits": text, "seeds": "0"})
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_osr.architecture import published, sample_architecture
+from nas_osr.configuration import parse_range
 from nas_osr.errors import UserError
 from nas_osr.predictions import rescore
 from nas_osr.runs import RunFolder
-from retrain.config import EvaluateConfig, RetrainConfig, parse_range
+from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.evaluate import run_evaluate
 from retrain.model import resolve_architecture
 from retrain.recipes import RECIPES, make_recipe
