@@ -85,6 +85,13 @@ def test_another_folder_of_images_is_looked_into(finished: Path) -> None:
         (r"^network: null$", "network: cac", "checkpoint.pt does not fit network cac"),
         (r"^splits:", "strategy: pas\nsplits:", "not the configuration of a retraining"),
         (r"^objective: .*$", "objective: sitecustom.Loss", "--plugin sitecustom"),
+        (r"^objective: .*$", "objective: [a]", "objective must not be a list"),
+        (r"^data_dir: .*$", "data_dir: [a]", "data_dir must not be a list"),
+        (r"^limit_per_class: .*$", "limit_per_class: many", "limit_per_class must not be 'many'"),
+        (r"^splits: .*$", "splits: x", "splits must look like"),
+        (r"^splits: .*$", "splits: 0-999999,0-999999", "splits names more than"),
+        (r"^splits: .*$", "splits: 0-4", "of 5 splits, none of which has been trained"),
+        (r"^rule: .*$", "rule: null", "it names no rule"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -105,26 +112,3 @@ def test_a_run_that_has_trained_nothing_is_refused(finished: Path, tmp_path: Pat
         checkpoint.unlink()
     with pytest.raises(UserError, match="no checkpoint.pt"):
         reopen(RunFolder.open(folder), device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("pattern", "replacement", "message"),
-    [
-        (r"^objective: .*$", "objective: [a]", "objective must not be a list"),
-        (r"^data_dir: .*$", "data_dir: [a]", "data_dir must not be a list"),
-        (r"^limit_per_class: .*$", "limit_per_class: many", "limit_per_class must not be 'many'"),
-        (r"^splits: .*$", "splits: x", "splits must look like"),
-        (r"^splits: .*$", "splits: 0-999999,0-999999", "splits names more than"),
-        (r"^splits: .*$", "splits: 0-4", "of 5 splits, none of which has been trained"),
-        (r"^rule: .*$", "rule: null", "it names no rule"),
-    ],
-)
-def test_a_broken_configuration_is_told(
-    finished: Path, tmp_path: Path, pattern: str, replacement: str, message: str
-) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(finished / "split-0-seed-0", folder)
-    edit(folder, pattern, replacement)
-    with pytest.raises(UserError, match=message) as refused:
-        reopen(RunFolder.open(folder), device="cpu")
-    assert "\n" not in str(refused.value)
