@@ -80,8 +80,8 @@ class EvaluateConfig:
     Args:
         run: folder of one retraining, or of several (`split-0` ...).
         unknown: a source whose test images all play the unknown, instead of the protocol's.
-        rule: another scoring rule than the run's.
-        rule_config: settings of the rule.
+        rule: another scoring rule than the run's; several as mls,energy; all is every shipped one that can be used.
+        rule_config: settings of the rule, where it is one.
         data_dir: folder of the images, where it is not the run's.
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,42 +15,44 @@ from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.predictions import Predictions, write_predictions
 from nas_osr.runs import RunFolder
-from nas_osr.scoring import check_rule, make_rule, rule_class
+from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.model import count_macs
 from retrain.reopen import open_parts, read_retrain_config, reopen
 
 
-def fit_rule(rule: ScoringRule, learner: Any, data: OpenSetData, device: Any) -> None:
-    """Fit on all known training images (not augmented) and set the threshold on known validation images.
+def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any) -> None:
+    """Fit on all known training images (not augmented) and set the thresholds on known validation images.
 
-    `learner` is in eval mode, on `device`.
+    `learner` is in eval mode, on `device`; its outputs are computed once for all rules.
     """
     infer = partial(collect_outputs, learner.infer, device=device)
-    rule.fit(infer(data.train), data.train.labels, learner.objective)
-    rule.set_threshold(infer(data.validation), data.validation.labels)
+    train, validation = infer(data.train), infer(data.validation)
+    for rule in rules:
+        rule.fit(train, data.train.labels, learner.objective)
+        rule.set_threshold(validation, data.validation.labels)
 
 
 def evaluate_test(
-    rule: ScoringRule, learner: Any, data: OpenSetData, device: Any
-) -> tuple[dict[str, float | None], Predictions]:
-    """Metrics and predictions on the test images, known and unknown: the only place where they are opened."""
+    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any
+) -> list[tuple[dict[str, float | None], Predictions]]:
+    """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
     outputs = collect_outputs(learner.infer, test, device=device)
     protocol = data.protocol
-    return evaluate_rule(
-        rule,
-        outputs,
-        test.labels,
-        test.source_labels,
-        known_names={
-            class_id: name
-            for group, names in zip(protocol.known, protocol.known_names, strict=True)
-            for class_id, name in zip(group, names, strict=True)
-        },
-        unknown_names=dict(zip(protocol.unknown, protocol.unknown_names, strict=True)),
-    )
+    known_names = {
+        class_id: name
+        for group, names in zip(protocol.known, protocol.known_names, strict=True)
+        for class_id, name in zip(group, names, strict=True)
+    }
+    unknown_names = dict(zip(protocol.unknown, protocol.unknown_names, strict=True))
+    return [
+        evaluate_rule(
+            rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
+        )
+        for rule in rules
+    ]
 
 
 def write_evaluation(
@@ -98,23 +101,26 @@ def run_evaluate(request: EvaluateConfig) -> list[dict[str, Any]]:
     """Evaluate one run folder or every part of a retraining from the saved models.
 
     Returns:
-        What each metrics.json holds. Another unknown source or rule is written beside it, as metrics-LABEL.json.
+        What each metrics.json holds: for every part in turn, and there for every rule. Another unknown source or rule
+        is written beside it, as metrics-LABEL.json.
 
     Raises:
         UserError: the folder is not a finished retraining, or data or rule do not fit.
     """
     for module in request.plugin:
         import_plugin(module)
-    return [evaluate_run(run, request) for run in open_parts(Path(request.run))]
+    return [result for run in open_parts(Path(request.run)) for result in evaluate_run(run, request)]
 
 
-def evaluate_run(run: RunFolder, request: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate one run folder; see `run_evaluate`."""
+def evaluate_run(run: RunFolder, request: EvaluateConfig) -> list[dict[str, Any]]:
+    """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
     config = read_retrain_config(run)
     if request.unknown is not None and request.unknown == config.outliers:
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
-    rule, changed = choose_rule(config, request, objective_class(config.objective, import_plugins=False))
-    label = "-".join(part for part in (request.unknown, rule.name if changed else None) if part)
+    rules, labels = [], []
+    for rule, changed in choose_rules(config, request, objective_class(config.objective, import_plugins=False)):
+        rules.append(rule)
+        labels.append("-".join(part for part in (request.unknown, rule.name if changed else None) if part))
     opened = reopen(
         run,
         data_dir=request.data_dir,
@@ -123,20 +129,39 @@ def evaluate_run(run: RunFolder, request: EvaluateConfig) -> dict[str, Any]:
         precision=request.precision,
         threads=request.threads,
     )
-    fit_rule(rule, opened.learner, opened.data, opened.fabric.device)
-    metrics, predictions = evaluate_test(rule, opened.learner, opened.data, opened.fabric.device)
-    about = describe(opened.data, rule, opened.learner, label, config.network)
-    return write_evaluation(run, predictions, metrics, about, request.bootstrap)
+    fit_rules(rules, opened.learner, opened.data, opened.fabric.device)
+    judged = evaluate_test(rules, opened.learner, opened.data, opened.fabric.device)
+    results = []
+    for rule, label, (metrics, predictions) in zip(rules, labels, judged, strict=True):
+        about = describe(opened.data, rule, opened.learner, label, config.network)
+        results.append(write_evaluation(run, predictions, metrics, about, request.bootstrap))
+    return results
 
 
-def choose_rule(config: RetrainConfig, request: EvaluateConfig, objective: type[Objective]) -> tuple[ScoringRule, bool]:
-    """The rule that a request asks for, or else the run's own, and whether it differs from that. Raises UserError."""
+def choose_rules(
+    config: RetrainConfig, request: EvaluateConfig, objective: type[Objective]
+) -> list[tuple[ScoringRule, bool]]:
+    """The rules that a request asks for, or else the run's own; with each, whether it differs from that.
+
+    Raises:
+        UserError: no such rule, or the objective cannot feed it, or settings for several.
+    """
     assert config.rule is not None
     if request.rule is None:
         check_rule(rule_class(config.rule, import_plugins=False), objective)
         settings = request.rule_config or config.rule_config
         rule = make_rule(config.rule, settings, import_plugins=False)
-        return rule, settings != config.rule_config
-    check_rule(rule_class(request.rule), objective)
-    same = request.rule == config.rule and request.rule_config in ({}, config.rule_config)
-    return make_rule(request.rule, config.rule_config if same else request.rule_config), not same
+        return [(rule, settings != config.rule_config)]
+    names = list_rules(request.rule, objective)
+    if request.rule_config and len(names) > 1:
+        raise UserError(f"rule_config: settings are for one rule, and {len(names)} are asked for: name one with --rule")
+    return [choose_rule(name, config, request, objective) for name in names]
+
+
+def choose_rule(
+    name: str, config: RetrainConfig, request: EvaluateConfig, objective: type[Objective]
+) -> tuple[ScoringRule, bool]:
+    """The rule of this name, and whether it or its settings differ from the run's own. Raises UserError."""
+    check_rule(rule_class(name), objective)
+    same = name == config.rule and request.rule_config in ({}, config.rule_config)
+    return make_rule(name, config.rule_config if same else request.rule_config), not same

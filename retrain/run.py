@@ -30,7 +30,7 @@ from nas_osr.seeds import derive_seed
 from nas_osr.training import describe_fabric, make_fabric
 from retrain.config import RetrainConfig
 from retrain.cost import check_retrain_memory, estimate_retrain
-from retrain.evaluate import describe, evaluate_test, fit_rule, write_evaluation
+from retrain.evaluate import describe, evaluate_test, fit_rules, write_evaluation
 from retrain.model import build_learner, resolve_architecture
 from retrain.networks import check_network
 from retrain.recipes import make_recipe
@@ -233,8 +233,8 @@ def evaluate_part(
     config = part.config
     assert config.rule is not None
     rule = make_rule(config.rule, config.rule_config)
-    fit_rule(rule, trained, data, device)
-    metrics, predictions = evaluate_test(rule, trained, data, device)
+    fit_rules([rule], trained, data, device)
+    [(metrics, predictions)] = evaluate_test([rule], trained, data, device)
     about = describe(data, rule, trained.module, network=config.network)
     result = write_evaluation(run, predictions, metrics, about, config.bootstrap)
     run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})

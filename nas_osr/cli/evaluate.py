@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas_osr.cli.show import show_evaluation, show_json, show_metrics
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(config: EvaluateConfig, command: list[str]) -> None:
-    """Evaluate as configured and print a table: with intervals for one run, a column each for several."""
+    """Evaluate as configured and print a table: with intervals for one result, a column each for several."""
     from retrain.evaluate import run_evaluate
 
     results = run_evaluate(config)
@@ -20,8 +21,17 @@ def evaluate(config: EvaluateConfig, command: list[str]) -> None:
         show_json(results)
         return
     if len(results) > 1:
-        folders = sorted(part.name for part in Path(config.run).glob("split-*") if part.is_dir())
-        show_metrics({name: result["metrics"] for name, result in zip(folders, results, strict=True)})
+        show_metrics({name: result["metrics"] for name, result in zip(headings(config, results), results, strict=True)})
         return
     [result] = results
     show_evaluation(result["metrics"], result["intervals"])
+
+
+def headings(config: EvaluateConfig, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A column heading for each of several results: the part, the rule, or both, where there are several."""
+    parts = sorted(part.name for part in Path(config.run).glob("split-*") if part.is_dir()) or [""]
+    rules = len(results) // len(parts)
+    return [
+        " ".join(name for name in (parts[at // rules], result["rule"] if rules > 1 else "") if name)
+        for at, result in enumerate(results)
+    ]

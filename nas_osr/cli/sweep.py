@@ -148,17 +148,18 @@ def check_run(run: Run, needed: Sequence[Any]) -> Any:
 
 
 def check_evaluation(config: Any, needed: Sequence[Any]) -> None:
-    """UserError unless the retrainings that an evaluation needs can feed its rule and meet its unknown source."""
+    """UserError unless the retrainings that an evaluation needs can feed its rules and meet its unknown source."""
     from nas_osr.data.protocols import with_unknown
     from nas_osr.objectives import objective_class
-    from nas_osr.scoring import check_rule, make_rule, rule_class
+    from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 
-    if config.rule is not None:
-        make_rule(config.rule, config.rule_config)
+    names = [] if config.rule is None else list_rules(config.rule)
+    for name in names:
+        make_rule(name, config.rule_config)
     for retraining in needed:
         if {"objective", "splits"} <= {item.name for item in fields(retraining)}:
-            if config.rule is not None:
-                check_rule(rule_class(config.rule), objective_class(retraining.objective))
+            for name in names:
+                check_rule(rule_class(name), objective_class(retraining.objective))
             if config.unknown is not None:
                 with_unknown(config_protocol(retraining, 0), config.unknown)
 

@@ -26,6 +26,8 @@ RULES: Mapping[str, str] = {
     "nc_uncertainty": "nas_osr.scoring.centroids:NCUncertainty",
 }
 
+ALL_RULES = "all"  # in place of names
+
 
 def rule_class(name: str, *, import_plugins: bool = True) -> type[ScoringRule]:
     """The class of a rule.
@@ -73,3 +75,15 @@ def check_rule(rule: type[ScoringRule], objective: type[Objective]) -> None:
 def rules_for(objective: type[Objective]) -> list[str]:
     """The names of the shipped rules that an objective can feed."""
     return [name for name in RULES if rule_class(name).needs <= objective.provides]
+
+
+def list_rules(text: str, objective: type[Objective] | None = None) -> list[str]:
+    """The names in a list such as `mls,energy`, each once.
+
+    Args:
+        text: names with commas between them; or `all`: every shipped rule that the objective feeds.
+        objective: what feeds them; None where it is not known, and `all` are none then.
+    """
+    if text == ALL_RULES:
+        return [] if objective is None else rules_for(objective)
+    return list(dict.fromkeys(name.strip() for name in text.split(",")))

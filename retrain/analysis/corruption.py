@@ -31,7 +31,7 @@ from retrain.analysis.common import (
     write_figures,
 )
 from retrain.analysis.config import CORRUPTIONS, CorruptionConfig
-from retrain.evaluate import fit_rule
+from retrain.evaluate import fit_rules
 from retrain.reopen import Reopened
 
 OWN_RANDOMNESS = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state
@@ -81,7 +81,7 @@ def measure(opened: Reopened, config: CorruptionConfig, severities: list[int], r
     """
     assert opened.config.rule is not None
     rule = make_rule(opened.config.rule, opened.config.rule_config, import_plugins=False)
-    fit_rule(rule, opened.learner, opened.data, opened.fabric.device)
+    fit_rules([rule], opened.learner, opened.data, opened.fabric.device)
     test = opened.data.test()
     known, unknown = (torch.nonzero(mask).flatten() for mask in split(test, opened.protocol.num_known))
     index = known[draw_sample(len(known), config.limit, config.seed, "corruption", "known")]

@@ -16,14 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_osr.architecture import published, sample_architecture
+from nas_osr.cli.main import main
 from nas_osr.configuration import parse_range
 from nas_osr.errors import UserError
+from nas_osr.objectives import objective_class
 from nas_osr.predictions import rescore
 from nas_osr.runs import RunFolder
+from nas_osr.scoring import rules_for
+from nas_osr.training import Learner
 from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.evaluate import run_evaluate
 from retrain.model import resolve_architecture
 from retrain.recipes import RECIPES, make_recipe
+from retrain.reopen import read_retrain_config
 from retrain.run import run_retrain
 
 TINY: dict[str, Any] = {
@@ -84,6 +89,65 @@ def test_evaluate_with_another_rule_leaves_the_first_result(finished: tuple[Path
     (result,) = run_evaluate(EvaluateConfig(str(part), rule="mls", device="cpu", threads=1, bootstrap=0))
     assert result["rule"] == "mls" and (part / "metrics.json").read_bytes() == before
     assert json.loads((part / "metrics-mls.json").read_text())["metrics"] == result["metrics"]
+
+
+def test_evaluate_with_every_rule_opens_the_images_once(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures are those of each rule alone; the run's own rule, which is among them, stays without a label."""
+    common: dict[str, Any] = {"device": "cpu", "threads": 1, "bootstrap": 0}
+    part, other = tmp_path / "together", tmp_path / "alone"
+    for copy in (part, other):
+        shutil.copytree(finished[0] / "split-0", copy)
+    passes: list[int] = []
+    infer = Learner.infer
+    monkeypatch.setattr(Learner, "infer", lambda self, images: passes.append(len(images)) or infer(self, images))
+    together = {result["rule"]: result for result in run_evaluate(EvaluateConfig(str(part), rule="all", **common))}
+    images = sum(count for count in passes if count > 1)  # one image counts multiplications
+    assert list(together) == rules_for(objective_class(read_retrain_config(RunFolder.open(part)).objective))
+    own = json.loads((part / "metrics.json").read_text())["rule"]
+    for name, result in together.items():
+        passes.clear()
+        (alone,) = run_evaluate(EvaluateConfig(str(other), rule=name, **common))
+        assert alone == result and sum(count for count in passes if count > 1) == images, name
+        assert result["label"] == ("" if name == own else name)
+    pair = run_evaluate(EvaluateConfig(str(part), rule="energy, mls,energy", **common))
+    assert pair == [together["energy"], together["mls"]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": "mls,msp", "rule_config": {"k": 3}}, "2 are asked for"),
+        ({"rule": "mls,nonsense"}, "nonsense"),
+        ({"rule": "mls,,msp"}, "scoring rule"),
+    ],
+)
+def test_wrong_lists_of_rules_are_refused_before_images_are_opened(
+    finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("retrain.evaluate.reopen", None)
+    with pytest.raises(UserError, match=message):
+        run_evaluate(EvaluateConfig(str(finished[0] / "split-0"), **settings))
+
+
+def test_several_rules_are_printed_side_by_side(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    options = ["--device", "cpu", "--threads", "1", "--bootstrap", "0"]
+    assert main(["evaluate", str(folder), "--rule", "mls,msp", *options]) == 0
+    heading = capsys.readouterr().out.splitlines()[0].split("  ")
+    assert [name.strip() for name in heading if name] == [
+        "metric",
+        "split-0 mls",
+        "split-0 msp",
+        "split-1 mls",
+        "split-1 msp",
+    ]
+    assert main(["evaluate", str(folder / "split-0"), "--rule", "mls,msp", *options]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["metric", "mls", "msp"]
 
 
 def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) -> None:
