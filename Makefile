@@ -15,7 +15,7 @@ help:
 	@echo "make search    search, export, retrain and evaluate on the bundled digits (minutes)"
 	@echo "make test      static checks and the tests, without the slow ones"
 	@echo "make test-all  every test"
-	@echo "make fuzz      ten thousand broken files (an hour)"
+	@echo "make fuzz      ten thousand broken files (half an hour)"
 	@echo "make lint      static checks only"
 	@echo "make format    format the code"
 	@echo "make clean     remove caches and $(RUNS); the virtual environment stays"
@@ -47,7 +47,7 @@ test-all: lint
 	$(BIN)/python -m pytest -n 2 -q
 
 fuzz: $(STAMP)
-	$(BIN)/python -m pytest -q tests/test_fuzz.py --hypothesis-profile=fuzz
+	$(BIN)/python -m pytest -n 2 -q tests/fuzz --hypothesis-profile=fuzz
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -12,7 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # torch.set_num_threads(1), without importi
 os.environ["MKL_NUM_THREADS"] = "1"
 
 settings.register_profile("shared-machine", deadline=None)
-settings.register_profile("fuzz", deadline=None)  # `make fuzz`; tests/test_fuzz.py then looks at many more files
+settings.register_profile("fuzz", deadline=None)  # `make fuzz`; tests/fuzz then looks at many more files
 settings.load_profile("shared-machine")
 
 

@@ -1,21 +1,12 @@
-"""Broken files of every kind that is read: each gives a result or a UserError of one line, soon and in little memory.
-
-`make fuzz` runs the many cases of the profile "fuzz", the suite a few of each kind; `tests/corpus/TARGET/` holds cases
-that once did harm.
-"""
+"""The files that the toolkit reads: sound contents of each kind, what is done with them, and how they are broken."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 import pickle
-import resource
-import signal
-import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,11 +14,9 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from changes import change_bytes, change_json, change_lines, change_yaml, change_zip
 from PIL import Image
 from scipy.io import savemat
 
@@ -55,28 +44,8 @@ from retrain.config import RetrainConfig
 from retrain.reopen import only_split, read_retrain_config
 from strategies.config import SearchConfig
 
-NIGHTLY = settings.get_current_profile_name() == "fuzz"
-CASES = 700 if NIGHTLY else 32  # of each target
-SECONDS = 15  # of the processor, for one case
-PATIENCE = 300  # seconds of the clock, on a busy machine
-MEGABYTES = 700  # more than the process had before
-LONGEST = 2000  # characters of a message
 CORPUS = Path(__file__).parent / "corpus"
 SWEEP = CORPUS / "small-sweep.yaml"
-
-# What stands in for a value of a document.
-NASTY: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 10**6, -(10**9), 1 << 64, 10**40, 0.5, -0.5, 1e308, 1e-320, float("nan"),
-    float("inf"), "", "0", "0-3", "0-999999999", "a", "os.system", "nas_osr.errors.UserError", "x" * 300, "{out}",
-    "{a}", "\x00", "\ud800", "é", "\n", "../../etc/passwd", "/dev/zero", [], {}, [[]], [0], ["a"], [None], {"": None},
-    {"a": 1}, {"mean": 1}, [[[[[[[[[[[[[[[[0]]]]]]]]]]]]]]]],
-]  # fmt: skip
-
-
-ODD_YAML = [
-    '!!int ""', "!!python/object/apply:os.system [id]", "!!bool x", "!!timestamp x", "!!binary é", "*b", "&a [*a]",
-    "1" + ":59" * 300 + ".5", "0x" + "f" * 5000, "{<<: 1}", "2020-99-99", "!!set {a}", "!!omap [a]", "? [a]",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,130 +65,6 @@ class Target:
     read: Callable[[Path], Any]
     change: Callable[[bytes, Random], bytes]
     beside: Callable[[Path], Any] = lambda folder: None
-
-
-# Changes
-
-
-def change_bytes(data: bytes, random: Random) -> bytes:
-    """Cut, flip, repeat, insert, or write in another encoding."""
-    for _ in range(random.randint(1, 4)):
-        at, to = sorted((random.randint(0, len(data)), random.randint(0, len(data))))
-        kind = random.randint(0, 8)
-        if kind == 0:
-            data = data[:at]
-        elif kind == 1 and data:
-            at = min(at, len(data) - 1)
-            data = data[:at] + bytes([data[at] ^ (1 << random.randint(0, 7))]) + data[at + 1 :]
-        elif kind == 2:
-            data = data[:at] + data[to:]
-        elif kind == 3:
-            data = data[:to] + data[at:]
-        elif kind == 4:
-            data = data[:at] + bytes(random.randint(0, 255) for _ in range(random.randint(1, 8))) + data[at:]
-        elif kind == 5:
-            data = data[:at] + random.choice([b"\xff" * 4, b"\x00" * 8, b"\x7f\xff\xff\xff", b"\x80"]) + data[at + 4 :]
-        elif kind == 6:
-            data = random.choice([b"\xef\xbb\xbf", b"\xff\xfe", b"\x1f\x8b"]) + data
-        elif kind == 7:
-            data = data.decode("latin-1").encode(random.choice(["utf-16", "utf-8", "utf-32"]))
-        else:
-            data = (
-                data[:at]
-                + random.choice([b"[" * 3000, b'{"a":' * 3000, b"9" * 6000, b"&a [*a]", b"- " * 2000])
-                + data[at:]
-            )
-    return data
-
-
-def change_value(value: Any, random: Random) -> Any:
-    """A document with something deleted, replaced, renamed, doubled or nested."""
-    value = copy.deepcopy(value)
-    for _ in range(random.randint(1, 3)):
-        inside = list(containers(value))
-        place = random.choice(inside) if inside else None
-        if not place:
-            return random.choice(NASTY)
-        key = random.choice(list(place) if isinstance(place, dict) else range(len(place)))
-        kind = random.randint(0, 5)
-        if kind == 0:
-            del place[key]
-        elif kind == 1 and isinstance(place, dict):
-            place[random.choice(["", "a", "unknown", "x" * 300, "é\ud800"])] = place.pop(key)
-        elif kind == 2 and isinstance(place, list):
-            place.insert(key, copy.deepcopy(place[key]))
-        elif kind == 3:
-            place[key] = [copy.deepcopy(place[key])]
-        else:
-            place[key] = copy.deepcopy(random.choice(NASTY))
-    return value
-
-
-def containers(value: Any) -> Iterator[Any]:
-    """Every list and mapping in a document that is not empty."""
-    if isinstance(value, dict | list) and value:
-        yield value
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from containers(item)
-
-
-def change_json(data: bytes, random: Random) -> bytes:
-    if random.random() < 0.3:
-        return change_bytes(data, random)
-    text = json.dumps(change_value(json.loads(data), random))
-    if random.random() < 0.1:  # a key twice
-        text = text.replace("{", '{"schema": 1, "schema": 1, ', 1)
-    return text.encode()
-
-
-def change_lines(data: bytes, random: Random) -> bytes:
-    """JSON lines: one of them, or their order."""
-    if random.random() < 0.3:
-        return change_bytes(data, random)
-    lines = data.splitlines()
-    at = random.randrange(len(lines))
-    lines[at : at + random.randint(0, 1)] = [change_json(lines[at], random)]
-    return b"\n".join(lines) + b"\n" * random.randint(0, 2)
-
-
-def change_yaml(data: bytes, random: Random) -> bytes:
-    if random.random() < 0.3:
-        return change_bytes(data, random)
-    if random.random() < 0.2:
-        lines = data.decode().splitlines()
-        at = random.randrange(len(lines))
-        lines[at] = lines[at].partition(":")[0] + ": " + random.choice(ODD_YAML)
-        return "\n".join(lines).encode()
-    value = change_value(yaml.safe_load(data), random)
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=random.random() < 0.5).encode("utf-8", "surrogatepass")
-
-
-def change_zip(data: bytes, random: Random) -> bytes:
-    """The members of an archive, with checksums that are right."""
-    if random.random() < 0.3:
-        return change_bytes(data, random)
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        members = [[info.filename, archive.read(info)] for info in archive.infolist()]
-    at = random.randrange(len(members))
-    kind = random.randint(0, 9)
-    if kind == 0:
-        del members[at]
-    elif kind == 1:
-        members.append(list(members[at]))
-    elif kind == 2:
-        members[at][0] = random.choice(["../outside", "/etc/x", "data.pkl", "test_logits.npy", "x" * 200])
-    else:
-        members[at][1] = change_bytes(members[at][1], random)
-    written = io.BytesIO()
-    method = random.choice([zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    with warnings.catch_warnings(), zipfile.ZipFile(written, "w", method) as archive:
-        warnings.simplefilter("ignore")  # a name twice
-        for name, content in members:
-            archive.writestr(name, content)
-    return written.getvalue()
-
-
-# Sound contents, and what is done with the files
 
 
 def searched() -> tuple[Any, list[dict[str, Any]]]:
@@ -491,78 +336,3 @@ TARGETS = {
     "compared-config": Target("split-0/config.yaml", seeds_run_config, read_comparison, change_yaml, write_retraining),
     "predictions": Target("predictions.csv", lambda: [PREDICTIONS], read_judgements, change_bytes),
 }  # fmt: skip
-
-
-# The check
-
-
-@contextlib.contextmanager
-def limits() -> Iterator[None]:
-    """Fail when the block takes too long, or makes the process much larger than it has ever been."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise AssertionError(f"not done after {SECONDS} s of the processor, or {PATIENCE} s")
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    timers = ((signal.SIGVTALRM, signal.ITIMER_VIRTUAL, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, PATIENCE))
-    previous = [signal.signal(number, stop) for number, _, _ in timers]
-    for _, timer, seconds in timers:
-        signal.setitimer(timer, seconds)
-    try:
-        yield
-    finally:
-        for (number, timer, _), handler in zip(timers, previous, strict=True):
-            signal.setitimer(timer, 0)
-            signal.signal(number, handler)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10  # KiB on Linux
-    assert grown < MEGABYTES, f"took {grown} MiB"
-
-
-def check(target: Target, content: bytes, folder: Path) -> None:
-    """Read a content: anything but a result or a clear UserError is an error of ours."""
-    folder.mkdir()
-    target.beside(folder)
-    (folder / target.name).write_bytes(content)
-    with limits(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            target.read(folder)
-        except UserError as error:
-            assert "\n" not in str(error) and 0 < len(str(error)) < LONGEST
-
-
-@cache
-def seeds(name: str) -> list[bytes]:
-    return TARGETS[name].seeds()
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_sound_files_are_read(name: str, tmp_path: Path) -> None:
-    """What is broken below was not broken before: the cases reach the readers."""
-    target = TARGETS[name]
-    for number, content in enumerate(seeds(name)):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        target.beside(folder)
-        (folder / target.name).write_bytes(content)
-        if (name, number) != ("image", 6):  # a GIF is refused
-            target.read(folder)
-
-
-@pytest.mark.parametrize("name", TARGETS)
-@settings(
-    max_examples=CASES, derandomize=not NIGHTLY, database=None, deadline=None, print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)  # fmt: skip
-@given(random=st.randoms(use_true_random=False))
-def test_broken_files(name: str, tmp_path_factory: pytest.TempPathFactory, random: Random) -> None:
-    target = TARGETS[name]
-    content = target.change(random.choice(seeds(name)), random)
-    check(target, content, tmp_path_factory.mktemp(name) / "files")
-
-
-@pytest.mark.parametrize(
-    "case", sorted(path for path in CORPUS.glob("*/*")), ids=lambda path: f"{path.parent.name}/{path.name}"
-)
-def test_kept_cases(case: Path, tmp_path: Path) -> None:
-    check(TARGETS[case.parent.name], case.read_bytes(), tmp_path / "files")
