@@ -13,18 +13,21 @@ logger = logging.getLogger(__name__)
 
 # where and how it is computed, not what
 MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile")
-CONDITIONS = ("device", "device_name", "precision", "cpu_threads")  # in the provenance: what bits depend on
+CONDITIONS = ("device", "device_name", "precision", "cpu_threads", "ranks")  # in the provenance: what bits depend on
 
 
 def check_same_config(
     path: Path, before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = ()
 ) -> None:
     """UserError, naming the first difference, unless both configurations are the same but for what may change."""
-    for name in [*before, *now]:  # an option that an older version did not have was off, which None says
-        if name not in (*MAY_CHANGE, *may_change) and before.get(name) != now.get(name):
-            raise UserError(
-                f"{path}: cannot resume: {name} was {before.get(name)!r} at the start and is {now.get(name)!r} now"
-            )
+    for name in [*before, *now]:
+        old, new = before.get(name), now.get(name)
+        if name in before and name in now:
+            same = old == new
+        else:  # an option that another version does not have is off there
+            same = not (old or new)
+        if not same and name not in (*MAY_CHANGE, *may_change):
+            raise UserError(f"{path}: cannot resume: {name} was {old!r} at the start and is {new!r} now")
 
 
 def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -35,7 +38,7 @@ def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any
         before: its provenance.
         now: the same entries, as they are in this process: `CONDITIONS` and versions.
     """
-    pairs = {name: (before.get(name), now.get(name)) for name in CONDITIONS if name in now}
+    pairs = {name: (before.get(name), now.get(name)) for name in CONDITIONS if name in before and name in now}
     old, new = before.get("versions") or {}, now["versions"]
     pairs |= {name: (old.get(name), new[name]) for name in new}
     changed = [f"{name} was {one} and is {other}" for name, (one, other) in pairs.items() if one != other]
