@@ -148,17 +148,6 @@ def test_any_embedding_gives_a_finite_score(dtype, rows):
     assert (knownness.abs() <= 2 + 1e-12).all()
 
 
-def test_state_survives_a_checkpoint(tmp_path):
-    rule = fitted()
-    rule.set_threshold(*make_outputs(50, seed=3))
-    torch.save(rule.state_dict(), tmp_path / "rule.pt")
-    other = Neighbours()
-    other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
-    test, _ = make_outputs(50, seed=4)
-    assert torch.equal(other.knownness(test), rule.knownness(test))
-    assert torch.equal(other.predict(test), rule.predict(test))
-
-
 @pytest.mark.parametrize("setting", [{"k": 0}, {"k": 2.5}, {"k": True}, {"block_size": -1}])
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(UserError, match=f"'neighbours': {next(iter(setting))} must be a whole number"):

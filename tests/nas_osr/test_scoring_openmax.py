@@ -168,17 +168,6 @@ def test_any_logits_give_finite_scores(rows):
     assert torch.equal(rule.predict(outputs) == 3, knownness < rule.threshold)
 
 
-def test_state_survives_a_checkpoint(tmp_path):
-    rule = fitted()
-    rule.set_threshold(*make_outputs(50, seed=3))
-    torch.save(rule.state_dict(), tmp_path / "rule.pt")
-    other = OpenMax()
-    other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
-    test, _ = make_outputs(50, seed=4)
-    assert torch.equal(other.knownness(test), rule.knownness(test))
-    assert torch.equal(other.predict(test), rule.predict(test))
-
-
 @pytest.mark.parametrize("setting", [{"tail": 0}, {"alpha": 1.5}, {"alpha": True}])
 def test_impossible_settings_are_refused(setting):
     with pytest.raises(UserError, match=f"'openmax': {next(iter(setting))} must be a whole number"):

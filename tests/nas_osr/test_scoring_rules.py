@@ -99,6 +99,16 @@ def fitted(name, **kinds):
 
 
 @pytest.mark.parametrize("name", RULES)
+def test_state_survives_a_checkpoint(name, tmp_path):
+    rule, (test, _) = fitted(name), everything(50, seed=4)
+    torch.save(rule.state_dict(), tmp_path / "rule.pt")
+    other = make_rule(name)
+    other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
+    assert torch.equal(other.knownness(test), rule.knownness(test))
+    assert torch.equal(other.predict(test), rule.predict(test))
+
+
+@pytest.mark.parametrize("name", RULES)
 def test_scores_and_decide_equal_their_parts(name):
     rule, (test, _) = fitted(name), everything(200, seed=2)
     scores = rule.scores(test)
