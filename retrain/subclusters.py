@@ -221,7 +221,9 @@ def recommend(losses: Sequence[Mapping[str, Any]], gain: float, tolerance: float
     """The first count from which the next one does not pay; the largest where every step pays.
 
     A step pays when it lowers the covering loss C, by at least the share `gain` of its size, C - C_next >= gain |C|,
-    and leaves the reconstruction loss R equal or better, R_next - R <= tolerance.
+    and leaves the reconstruction loss R equal or better, R_next - R <= tolerance. Where R falls by more than the
+    tolerance the covering losses are not of equal reconstructions (a collapsed prior covers its latents at no cost, and
+    they say nothing): both losses are nats, and their sum is what must fall so far.
 
     Args:
         losses: by ascending count: `subclusters`, `covering` and `reconstruction`, the losses in nats an image.
@@ -231,6 +233,8 @@ def recommend(losses: Sequence[Mapping[str, Any]], gain: float, tolerance: float
     for here, following in pairwise(losses):
         drop = here["covering"] - following["covering"]
         worse = following["reconstruction"] - here["reconstruction"]
+        if worse < -tolerance:
+            drop -= worse
         if drop <= 0 or drop < gain * abs(here["covering"]) or worse > tolerance:
             return here["subclusters"]
     return losses[-1]["subclusters"]

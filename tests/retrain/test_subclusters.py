@@ -40,6 +40,9 @@ def losses(*pairs: tuple[float, float]) -> list[dict[str, float]]:
         (losses((10, 100), (8, 103), (6, 103)), 3),  # the tolerance itself is equal
         (losses((10, 100), (8, 103.5), (6, 100)), 1),  # bought with the reconstruction
         (losses((10, 100), (8, 50), (9, 50)), 2),
+        (losses((1, 100), (10, 50), (9.9, 50)), 2),  # the first prior had collapsed: 101 against 60
+        (losses((1, 100), (10, 95), (5, 95)), 1),  # 101 against 105
+        (losses((10, 100), (10, 98)), 1),  # within the tolerance the reconstruction says nothing
         (losses((-1, 100), (-1.05, 100)), 1),  # shares of the size, whatever the sign
         (losses((-1, 100), (-1.5, 100)), 2),
         (losses((0, 100), (0, 100)), 1),
