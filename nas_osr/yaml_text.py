@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from nas_osr.files import show
 MAX_BYTES = 1 << 20  # of a file: the parser is slow
 MAX_CHARACTERS = 4 << 20  # with aliases written out
 MAX_DEPTH = 64
+MAX_BRACKETS = 4 * MAX_DEPTH  # open at once, those in comments and quotes included; the parser takes seconds for more
 MAX_NUMBER = 100  # characters; 1:59:59:... and 0xfff... give numbers without end
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
@@ -28,6 +30,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def compose_yaml(text: str, where: str) -> yaml.Node | None:
     """The nodes of a YAML text, checked as for `parse_yaml`; None for an empty one. Raises UserError."""
+    _check_brackets(text, where)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -47,6 +50,15 @@ def construct_yaml(root: yaml.Node | None, where: str) -> Any:
         return yaml.constructor.SafeConstructor().construct_document(root)
     except Exception as error:  # `!!int ""` is an IndexError, `!!bool x` a KeyError, and so on
         raise UserError(f"{where}: not valid YAML: {_one_line(error)}") from None
+
+
+def _check_brackets(text: str, where: str) -> None:
+    """UserError where so many brackets are open that the text cannot be sound."""
+    depth = 0
+    for bracket in re.finditer(r"[][{}]", text):
+        depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
+        if depth > MAX_BRACKETS:
+            raise UserError(f"{where}:{text.count(chr(10), 0, bracket.start()) + 1}: nested too deeply")
 
 
 def _measure(node: yaml.Node, where: str, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:

@@ -82,3 +82,15 @@ def test_what_grows_or_means_nothing_is_refused_at_once(
 def test_lines_are_named() -> None:
     with pytest.raises(UserError, match="^file:3: b is given twice"):
         parse_yaml("a: 1\nb: 2\nb: 3\n", "file")
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, "a: 1\nb: " + '{"a":' * 300, "[a, " * 10**5])
+def test_many_open_brackets_are_refused_before_the_slow_parser(text, monkeypatch):
+    monkeypatch.setattr("yaml.compose", None)
+    with pytest.raises(UserError, match=r"x:\d: nested too deeply"):
+        parse_yaml(text, "x")
+
+
+def test_closed_brackets_do_not_add_up():
+    assert parse_yaml("[" + "[a], {b: c}, " * 1000 + "d]", "x")[-1] == "d"
+    assert parse_yaml("a: x]]]]]] text\n", "x") == {"a": "x]]]]]] text"}
