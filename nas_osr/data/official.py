@@ -13,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nas_osr.data.matlab import read_matlab
 from nas_osr.data.pickles import read_pickled_batch
 from nas_osr.errors import UserError
 from nas_osr.files import read_text
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
-MAX_MATLAB_BYTES = 1 << 30  # unpacked; the largest official one has 226 MB
-_COMPRESSED = 15  # a MATLAB element packed by zlib
-_CHUNK = 1 << 20
 MAX_IDX_BYTES = 1 << 28  # unpacked; the largest official one has 47 MB
 
 CIFAR_FILES = {
@@ -90,15 +88,11 @@ def count_idx(path: Path) -> int:
 
 def read_svhn(path: Path) -> Arrays:
     """`train_32x32.mat` or `test_32x32.mat`: X [32, 32, 3, n] and y [n, 1] in 1..10, where 10 is the digit 0."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-
     _require(path)
     try:
-        _check_matlab_size(path)
-        content = loadmat(path, variable_names=["X", "y"])
-    # scipy raises many kinds of errors on a damaged file.
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a MATLAB file: fetch the official file again") from error
+        content = read_matlab(path, ("X", "y"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a MATLAB file ({error}): fetch the official file again") from error
     images, labels = content.get("X"), content.get("y")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[:3] != (32, 32, 3):
         raise UserError(f"{path} needs an 8-bit X of shape [32, 32, 3, n]: fetch the official file again")
@@ -106,27 +100,6 @@ def read_svhn(path: Path) -> Arrays:
         raise UserError(f"{path} needs one y for each of its {images.shape[3]} images: fetch the official file again")
     labels = labels.astype(np.int64).reshape(-1) % 10
     return np.ascontiguousarray(images.transpose(3, 2, 0, 1)), _check_labels(labels, 10, path)
-
-
-def _check_matlab_size(path: Path) -> None:
-    """ValueError when a MATLAB 5 file is larger than `MAX_MATLAB_BYTES` unpacked; what is no such file raises nothing."""
-    total = 0
-    with path.open("rb") as file:
-        header = file.read(128)
-        order = "<" if header[126:128] == b"IM" else ">"
-        while len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(f"{order}2I", tag)
-            if kind != _COMPRESSED:
-                file.seek(size, 1)
-                continue
-            unpacker = zlib.decompressobj()
-            while size > 0 and (packed := file.read(min(size, _CHUNK))):
-                size -= len(packed)
-                while packed and total <= MAX_MATLAB_BYTES:
-                    total += len(unpacker.decompress(packed, _CHUNK))
-                    packed = unpacker.unconsumed_tail
-                if total > MAX_MATLAB_BYTES:
-                    raise ValueError("too large")
 
 
 def list_tiny_imagenet(folder: Path, part: str, wnids: dict[int, str]) -> dict[int, list[Path]]:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from nas_osr.data import official
+from nas_osr.data import matlab, official
 from nas_osr.data.catalogue import SOURCES
 from nas_osr.data.official import read_idx
 from nas_osr.data.sources import load_source, resolve_data_dir
@@ -341,7 +341,7 @@ def test_idx_files_of_many_dimensions_are_refused(tmp_path: Path, rank: int) -> 
 def test_packed_files_are_not_unpacked_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gigabyte of zeros packs to a megabyte."""
     monkeypatch.setattr(official, "MAX_IDX_BYTES", 1 << 20)
-    monkeypatch.setattr(official, "MAX_MATLAB_BYTES", 1 << 20)
+    monkeypatch.setattr(matlab, "MAX_BYTES", 1 << 20)
     (tmp_path / "x.gz").write_bytes(gzip.compress(bytes([0, 0, 8, 1, 0, 32, 0, 0]) + bytes(2 << 20)))
     with pytest.raises(UserError, match=r"x\.gz is larger than 1 MiB"):
         read_idx(tmp_path / "x.gz")
@@ -349,5 +349,5 @@ def test_packed_files_are_not_unpacked_without_end(tmp_path: Path, monkeypatch: 
     savemat(tmp_path / "x.mat", {"X": images, "y": np.ones((400, 1), np.uint8)}, do_compression=True)
     with pytest.raises(UserError, match=r"x\.mat cannot be read as a MATLAB file"):
         official.read_svhn(tmp_path / "x.mat")
-    monkeypatch.setattr(official, "MAX_MATLAB_BYTES", 2 << 20)
+    monkeypatch.setattr(matlab, "MAX_BYTES", 2 << 20)
     assert official.read_svhn(tmp_path / "x.mat")[0].shape == (400, 3, 32, 32)
