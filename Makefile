@@ -15,7 +15,7 @@ help:
 	@echo "make search    search, export, retrain and evaluate on the bundled digits (minutes)"
 	@echo "make test      static checks and the tests, without the slow ones"
 	@echo "make test-all  every test"
-	@echo "make fuzz      ten thousand broken files (half an hour)"
+	@echo "make fuzz      ten thousand broken files (minutes)"
 	@echo "make lint      static checks only"
 	@echo "make format    format the code"
 	@echo "make clean     remove caches and $(RUNS); the virtual environment stays"
