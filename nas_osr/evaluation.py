@@ -47,6 +47,16 @@ def collect_outputs(
     return Outputs.concatenate(parts)
 
 
+def average_mirrored(module_forward: Callable[[Tensor], Outputs]) -> Callable[[Tensor], Outputs]:
+    """`module_forward` whose outputs are the means of those for an image and for its mirror image (left to right)."""
+
+    def forward(images: Tensor) -> Outputs:
+        seen, mirrored = module_forward(images), module_forward(images.flip(-1))
+        return Outputs(**{name: (getattr(seen, name) + getattr(mirrored, name)) / 2 for name in seen.available()})
+
+    return forward
+
+
 def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:
     """What a fitted rule with a threshold says of some images.
 

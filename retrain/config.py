@@ -75,13 +75,15 @@ class RetrainConfig(CommonConfig):
 class EvaluateConfig:
     """Evaluate a retrained network again from its saved model: rule, threshold and every figure are computed anew.
 
-    Results under another unknown source or rule are written beside the run's own, as metrics-LABEL.json.
+    Results under another unknown source or rule, or with --mirrored, are written beside the run's own, as
+    metrics-LABEL.json.
 
     Args:
         run: folder of one retraining, or of several (`split-0` ...).
         unknown: a source whose test images all play the unknown, instead of the protocol's.
         rule: another scoring rule than the run's; several as mls,energy; all is every shipped one that can be used.
         rule_config: settings of the rule, where it is one.
+        mirrored: average the outputs for each image and its mirror image; twice the time.
         data_dir: folder of the images, where it is not the run's.
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.
@@ -95,6 +97,7 @@ class EvaluateConfig:
     unknown: str | None = None
     rule: str | None = None
     rule_config: dict[str, Any] = field(default_factory=dict)
+    mirrored: bool = False
     data_dir: str | None = None
     device: str = "auto"
     precision: str = "auto"

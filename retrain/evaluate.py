@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nas_osr.data.catalogue import DIGIT_SOURCES
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.errors import UserError
-from nas_osr.evaluation import collect_outputs, evaluate_rule
+from nas_osr.evaluation import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.objectives import objective_class
 from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
@@ -22,12 +23,15 @@ from retrain.model import count_macs
 from retrain.reopen import open_parts, read_retrain_config, reopen
 
 
-def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any) -> None:
+def fit_rules(
+    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any, *, mirrored: bool = False
+) -> None:
     """Fit on all known training images (not augmented) and set the thresholds on known validation images.
 
-    `learner` is in eval mode, on `device`; its outputs are computed once for all rules.
+    `learner` is in eval mode, on `device`; its outputs are computed once for all rules. `mirrored` averages those of
+    each image and its mirror image.
     """
-    infer = partial(collect_outputs, learner.infer, device=device)
+    infer = partial(collect_outputs, average_mirrored(learner.infer) if mirrored else learner.infer, device=device)
     train, validation = infer(data.train), infer(data.validation)
     for rule in rules:
         rule.fit(train, data.train.labels, learner.objective)
@@ -35,11 +39,11 @@ def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, dev
 
 
 def evaluate_test(
-    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any
+    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any, *, mirrored: bool = False
 ) -> list[tuple[dict[str, float | None], Predictions]]:
     """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
-    outputs = collect_outputs(learner.infer, test, device=device)
+    outputs = collect_outputs(average_mirrored(learner.infer) if mirrored else learner.infer, test, device=device)
     protocol = data.protocol
     known_names = {
         class_id: name
@@ -81,13 +85,23 @@ def write_evaluation(
 
 
 def describe(
-    data: OpenSetData, rule: ScoringRule, learner: Any, label: str = "", network: str | None = None
+    data: OpenSetData,
+    rule: ScoringRule,
+    learner: Any,
+    label: str = "",
+    network: str | None = None,
+    *,
+    mirrored: bool = False,
 ) -> dict[str, Any]:
-    """What a result says of where it comes from; `network` names a baseline network."""
+    """What a result says of where it comes from; `network` names a baseline network.
+
+    `macs` are those of one pass, of which outputs that are averaged over mirror images take two.
+    """
     protocol = data.protocol
     return {
         "label": label,
         "rule": rule.name,
+        "mirrored": mirrored,
         "threshold": rule.threshold,
         "protocol": protocol.to_dict(),
         "data_fingerprints": {"known": data.fingerprint(), "test": data.test_fingerprint()},
@@ -101,8 +115,8 @@ def run_evaluate(request: EvaluateConfig) -> list[dict[str, Any]]:
     """Evaluate one run folder or every part of a retraining from the saved models.
 
     Returns:
-        What each metrics.json holds: for every part in turn, and there for every rule. Another unknown source or rule
-        is written beside it, as metrics-LABEL.json.
+        What each metrics.json holds: for every part in turn, and there for every rule. Another unknown source or rule,
+        and averages over mirror images, are written beside it, as metrics-LABEL.json.
 
     Raises:
         UserError: the folder is not a finished retraining, or data or rule do not fit.
@@ -120,7 +134,8 @@ def evaluate_run(run: RunFolder, request: EvaluateConfig) -> list[dict[str, Any]
     rules, labels = [], []
     for rule, changed in choose_rules(config, request, objective_class(config.objective, import_plugins=False)):
         rules.append(rule)
-        labels.append("-".join(part for part in (request.unknown, rule.name if changed else None) if part))
+        marks = (request.unknown, rule.name if changed else None, "mirrored" if request.mirrored else None)
+        labels.append("-".join(mark for mark in marks if mark))
     opened = reopen(
         run,
         data_dir=request.data_dir,
@@ -129,11 +144,14 @@ def evaluate_run(run: RunFolder, request: EvaluateConfig) -> list[dict[str, Any]
         precision=request.precision,
         threads=request.threads,
     )
-    fit_rules(rules, opened.learner, opened.data, opened.fabric.device)
-    judged = evaluate_test(rules, opened.learner, opened.data, opened.fabric.device)
+    if request.mirrored and opened.data.protocol.source in DIGIT_SOURCES:
+        raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {opened.data.protocol.source}")
+    parts = (opened.learner, opened.data, opened.fabric.device)
+    fit_rules(rules, *parts, mirrored=request.mirrored)
+    judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
     results = []
     for rule, label, (metrics, predictions) in zip(rules, labels, judged, strict=True):
-        about = describe(opened.data, rule, opened.learner, label, config.network)
+        about = describe(opened.data, rule, opened.learner, label, config.network, mirrored=request.mirrored)
         results.append(write_evaluation(run, predictions, metrics, about, request.bootstrap))
     return results
 

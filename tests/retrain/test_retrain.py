@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from nas_osr.architecture import published, sample_architecture
 from nas_osr.cli.main import main
 from nas_osr.configuration import parse_range
+from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class
 from nas_osr.predictions import rescore
@@ -28,7 +29,7 @@ from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.evaluate import run_evaluate
 from retrain.model import resolve_architecture
 from retrain.recipes import RECIPES, make_recipe
-from retrain.reopen import read_retrain_config
+from retrain.reopen import read_retrain_config, reopen
 from retrain.run import run_retrain
 
 TINY: dict[str, Any] = {
@@ -159,6 +160,29 @@ def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) 
     assert (part / "predictions-digits.csv").exists()
     with pytest.raises(UserError, match="cifar11"):
         run_evaluate(EvaluateConfig(str(part), unknown="cifar11"))
+
+
+def test_outputs_can_be_averaged_over_mirror_images(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tmp_path / "split-0"
+    shutil.copytree(finished[0] / "split-0", part)
+    before = (part / "metrics.json").read_bytes()
+    request = EvaluateConfig(str(part), rule="mls", mirrored=True, device="cpu", threads=1, bootstrap=0)
+    with pytest.raises(UserError, match="mirror image is no digit"):
+        run_evaluate(request)
+    monkeypatch.setattr("retrain.evaluate.DIGIT_SOURCES", frozenset())
+    (result,) = run_evaluate(request)
+    assert result["mirrored"] and result["label"] == "mls-mirrored" and (part / "metrics.json").read_bytes() == before
+
+    opened = reopen(RunFolder.open(part), device="cpu", threads=1)
+    images = to_float(opened.data.test().images)
+    with torch.inference_mode():
+        seen, mirrored = (opened.learner.infer(view).logits for view in (images, images.flip(3)))
+    table = np.genfromtxt(part / "predictions-mls-mirrored.csv", delimiter=",", names=True)
+    logits = np.stack([table[f"logit_{label}"] for label in range(seen.shape[1])], axis=1)
+    np.testing.assert_allclose(logits, (seen + mirrored).numpy() / 2, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(seen, mirrored, atol=1e-2)
 
 
 def test_outliers_of_the_training_cannot_play_the_unknown(
