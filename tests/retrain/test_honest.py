@@ -55,7 +55,7 @@ def stop_at_the_test(monkeypatch: pytest.MonkeyPatch, module: Any) -> list[Any]:
     """Let everything before the test happen, and nothing after; what the rule's threshold was then."""
     thresholds: list[Any] = []
 
-    def evaluate_test(rules: Any, *_: Any) -> Any:
+    def evaluate_test(rules: Any, *_: Any, **__: Any) -> Any:
         thresholds.extend(rule.threshold for rule in rules)
         raise OpenedTest
 
