@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from nas_osr.data.catalogue import DIGIT_SOURCES
 from nas_osr.data.dataset import OpenSetData
@@ -13,6 +15,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.objectives import objective_class
 from nas_osr.objectives.base import Objective
+from nas_osr.outputs import Outputs
 from nas_osr.plugins import import_plugin
 from nas_osr.predictions import Predictions, write_predictions
 from nas_osr.runs import RunFolder
@@ -23,6 +26,11 @@ from retrain.model import count_macs
 from retrain.reopen import open_parts, read_retrain_config, reopen
 
 
+def forward_of(learner: Any, mirrored: bool) -> Callable[[Tensor], Outputs]:
+    """What is asked for the outputs of images: the learner, or its mean over an image and its mirror image."""
+    return average_mirrored(learner.infer) if mirrored else learner.infer  # type: ignore[no-any-return]
+
+
 def fit_rules(
     rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any, *, mirrored: bool = False
 ) -> None:
@@ -31,7 +39,7 @@ def fit_rules(
     `learner` is in eval mode, on `device`; its outputs are computed once for all rules. `mirrored` averages those of
     each image and its mirror image.
     """
-    infer = partial(collect_outputs, average_mirrored(learner.infer) if mirrored else learner.infer, device=device)
+    infer = partial(collect_outputs, forward_of(learner, mirrored), device=device)
     train, validation = infer(data.train), infer(data.validation)
     for rule in rules:
         rule.fit(train, data.train.labels, learner.objective)
@@ -43,7 +51,7 @@ def evaluate_test(
 ) -> list[tuple[dict[str, float | None], Predictions]]:
     """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
-    outputs = collect_outputs(average_mirrored(learner.infer) if mirrored else learner.infer, test, device=device)
+    outputs = collect_outputs(forward_of(learner, mirrored), test, device=device)
     protocol = data.protocol
     known_names = {
         class_id: name
