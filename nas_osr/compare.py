@@ -12,6 +12,7 @@ from typing import Any
 
 from nas_osr.architecture import published
 from nas_osr.configuration import parse_range
+from nas_osr.data.protocols import REHEARSAL
 from nas_osr.errors import UserError
 from nas_osr.run_files import is_run_folder
 from nas_osr.runs import RunFolder
@@ -194,7 +195,7 @@ def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) 
     foreign = (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"])
     return Row(
         method=f"{config['objective']}, {first['rule']}, {describe_network(config)}",
-        protocol=f"{protocol['name']} against {protocol['unknown_source']}" if foreign else protocol["name"],
+        protocol=describe_protocol(protocol, foreign),
         family=protocol["family"],
         source=str(folder),
         metrics=summarise([result["metrics"] for result in results]),
@@ -203,6 +204,13 @@ def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) 
         macs=first.get("macs"),
         incomplete=incomplete,
     )
+
+
+def describe_protocol(protocol: Mapping[str, Any], foreign: bool) -> str:
+    """Its name, as published figures have it; with the unknown source where that is not its own, or as a rehearsal."""
+    if protocol["family"] == REHEARSAL:
+        return f"{protocol['name']} rehearsed"
+    return f"{protocol['name']} against {protocol['unknown_source']}" if foreign else str(protocol["name"])
 
 
 def describe_network(config: Mapping[str, Any]) -> str:

@@ -11,8 +11,11 @@ from nas_osr.configuration import (
     check_not_negative,
     check_positive,
     check_switches,
+    config_protocol,
     parse_range,
 )
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
 from retrain.networks import check_network
 from search_spaces.presets import get_preset
@@ -32,6 +35,8 @@ class RetrainConfig(CommonConfig):
         channels: channels C at 1/4 resolution; 0 is the architecture's own width.
         recipe: optimiser, schedule and augmentation: fast, paper, cac or adam.
         recipe_config: settings of the recipe, for example --recipe_config.learning_rate 0.1.
+        pseudo_unknown: rehearse: these known labels (0 to N-1) play the unknown and training images the test, to choose
+            settings by; no test image is opened.
         bootstrap: resamples for the confidence intervals of the metrics.
     """
 
@@ -43,6 +48,7 @@ class RetrainConfig(CommonConfig):
     channels: int | None = None
     recipe: str | None = None
     recipe_config: dict[str, Any] = field(default_factory=dict)
+    pseudo_unknown: list[int] | None = None
     bootstrap: int = 1000
 
     def resolved(self) -> RetrainConfig:
@@ -69,6 +75,11 @@ class RetrainConfig(CommonConfig):
         parse_range("splits", self.splits)
         parse_range("seeds", self.seeds)
         return filled
+
+    def protocol_of(self, split: int) -> Protocol:
+        """What is retrained on this split: its protocol, or the rehearsal of it. Raises UserError."""
+        protocol = config_protocol(self, split)
+        return protocol if self.pseudo_unknown is None else rehearse(protocol, self.pseudo_unknown)
 
 
 @dataclass

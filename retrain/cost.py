@@ -21,8 +21,8 @@ from nas_osr.cost import (
     time_judging,
     time_step,
 )
-from nas_osr.data.dataset import VALIDATION_SHARE
-from nas_osr.data.protocols import Protocol
+from nas_osr.data.dataset import REHEARSAL_SHARE, VALIDATION_SHARE
+from nas_osr.data.protocols import REHEARSAL, Protocol
 from nas_osr.memory import available_memory, check_memory
 from nas_osr.training import describe_fabric, make_fabric
 from retrain.benchmark import Training, batch_step, build_training
@@ -96,7 +96,8 @@ def count_images(config: RetrainConfig, protocol: Protocol) -> tuple[int, int]:
     """Known training and validation images."""
     known = sum(count_training_images(protocol, config_data_dir(config), config.limit_per_class))
     validation = round(VALIDATION_SHARE * known)
-    return known - validation, validation
+    test = round(REHEARSAL_SHARE * known) if protocol.family == REHEARSAL else 0
+    return known - validation - test, validation
 
 
 def most_classes(protocols: Sequence[Protocol]) -> Protocol:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning_fabric import Fabric
 
 from nas_osr.architecture import Architecture
-from nas_osr.configuration import check_types, config_data_dir, config_protocol, parse_range
+from nas_osr.configuration import check_types, config_data_dir, parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
@@ -67,7 +67,7 @@ def reopen(
     if data_dir is not None:
         config.data_dir = data_dir
     objective_class(config.objective, import_plugins=False)
-    protocol = config_protocol(config, only_split(run, config))
+    protocol = config.protocol_of(only_split(run, config))
     objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
     if unknown is not None:
         protocol = with_unknown(protocol, unknown)

@@ -145,7 +145,7 @@ def list_parts(config: RetrainConfig) -> list[Part]:
     splits, seeds = parse_range("splits", config.splits), parse_range("seeds", config.seeds)
     parts = []
     for split in splits:
-        protocol = config_protocol(config, split)
+        protocol = config.protocol_of(split)
         check_image_shape(protocol.image_shape)
         if config.network is not None:
             check_network(config.network, protocol.image_shape)
@@ -154,7 +154,7 @@ def list_parts(config: RetrainConfig) -> list[Part]:
         assert config.batch_size is not None
         check_divided(config.objective, objective_class(config.objective).divisible, config.batch_size)
         if config.outliers is not None:
-            outlier_classes(config.outliers, protocol, config_data_dir(config))
+            outlier_classes(config.outliers, config_protocol(config, split), config_data_dir(config))
         for seed in seeds:
             folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
             own = replace(config, splits=str(split), seeds=str(seed), objective_config=asdict(objective_config))
@@ -164,10 +164,15 @@ def list_parts(config: RetrainConfig) -> list[Part]:
 
 def load_part_data(part: Part) -> tuple[OpenSetData, Tensor | None]:
     """The known images of a part, and the outliers [n, C, H, W] where it names a source. Raises UserError."""
-    folder, limit = config_data_dir(part.config), part.config.limit_per_class
-    outliers = part.config.outliers
+    config = part.config
+    folder, limit = config_data_dir(config), config.limit_per_class
     data = load_data(part.protocol, folder, limit_per_class=limit)
-    return data, None if outliers is None else load_outliers(outliers, part.protocol, folder, limit)
+    if config.outliers is None:
+        return data, None
+    whole = config_protocol(
+        config, int(config.splits)
+    )  # outliers of a rehearsal are not its true unknown classes either
+    return data, load_outliers(config.outliers, whole, folder, limit)
 
 
 def run_part(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
+from nas_osr.data.rehearsal import check_pseudo_unknown
 from nas_osr.errors import UserError
 from nas_osr.seeds import make_generator
 
@@ -71,14 +72,7 @@ def choose_pseudo_unknown(protocol: Protocol, given: Sequence[int] | None, seed:
     else:
         order = torch.randperm(count, generator=make_generator(seed, "pseudo-unknown"))
         chosen = order[: max(1, round(count / 3))].tolist()
-    wrong = [label for label in chosen if label not in range(count)]
-    if wrong or len(set(chosen)) < len(chosen):
-        raise UserError(f"pseudo_unknown must be different labels from 0 to {count - 1}, got {list(chosen)}")
-    if count - len(chosen) < 2:
-        raise UserError(
-            f"pseudo-unknown classes {list(chosen)} leave fewer than 2 of the {count} known classes: name fewer"
-        )
-    return tuple(sorted(chosen))
+    return check_pseudo_unknown(chosen, count)
 
 
 def split_for_search(data: OpenSetData, pseudo: Sequence[int], seed: int, rule_sample: int) -> SearchData:

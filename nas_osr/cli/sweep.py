@@ -14,7 +14,7 @@ from typing import Any
 from nas_osr.cli.main import COMMANDS, load
 from nas_osr.cli.options import list_options, parse_options
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_positive, config_protocol
+from nas_osr.configuration import check_positive
 from nas_osr.errors import UserError
 from nas_osr.sweeps.file import Run, Sweep, read_sweep, shipped, texts
 from nas_osr.sweeps.runner import Outcome, SweepFolder, run_sweep
@@ -161,7 +161,7 @@ def check_evaluation(config: Any, needed: Sequence[Any]) -> None:
             for name in names:
                 check_rule(rule_class(name), objective_class(retraining.objective))
             if config.unknown is not None:
-                with_unknown(config_protocol(retraining, 0), config.unknown)
+                with_unknown(retraining.protocol_of(0), config.unknown)
 
 
 def list_shipped(as_json: bool) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from nas_osr.data.protocols import Protocol
+from nas_osr.data.protocols import REHEARSAL, Protocol
 from nas_osr.data.sources import folder_classes, load_source, resolve_data_dir
 from nas_osr.errors import UserError
 from nas_osr.seeds import make_generator
 
 VALIDATION_SHARE = 0.1  # of every known class
+REHEARSAL_SHARE = 0.2  # of every class: what a rehearsal takes from training images for its test
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,20 @@ class OpenSetData:
         validation: LabelledImages,
         data_dir: Path | None,
         limit_per_class: int | None,
+        test: LabelledImages | None = None,
     ) -> None:
         self.protocol = protocol
         self.train = train
         self.validation = validation
         self._data_dir = data_dir
         self._limit_per_class = limit_per_class
-        self._test: LabelledImages | None = None
+        self._test = test
 
     def test(self) -> LabelledImages:
-        """Known test images, then unknown ones with label N. Files are opened on the first call and not before."""
+        """Known test images, then unknown ones with label N. Files are opened on the first call and not before.
+
+        Those of a rehearsal are training images that have been set aside, and no file is opened.
+        """
         if self._test is None:
             protocol = self.protocol
             known = _load(protocol, "test", list(protocol.label_map), self._data_dir, self._limit_per_class)
@@ -80,11 +86,7 @@ class OpenSetData:
                 protocol.image_shape,
                 self._limit_per_class,
             )
-            self._test = LabelledImages(
-                torch.cat([known.images, images]),
-                torch.cat([known.labels, torch.full_like(source_labels, protocol.num_known)]),
-                torch.cat([known.source_labels, source_labels]),
-            )
+            self._test = join_test(known, images, source_labels, protocol)
         return self._test
 
     def fingerprint(self) -> str:
@@ -94,6 +96,15 @@ class OpenSetData:
     def test_fingerprint(self) -> str:
         """The same over the test images, which it opens."""
         return fingerprint_images(self.test())
+
+
+def join_test(known: LabelledImages, images: Tensor, source_labels: Tensor, protocol: Protocol) -> LabelledImages:
+    """Known images and then those of unknown classes (uint8 [n, C, H, W]; class ids [n]), which get the label N."""
+    return LabelledImages(
+        torch.cat([known.images, images]),
+        torch.cat([known.labels, torch.full_like(source_labels, protocol.num_known)]),
+        torch.cat([known.source_labels, source_labels]),
+    )
 
 
 def fingerprint_images(*parts: LabelledImages) -> str:
@@ -115,6 +126,9 @@ def load_data(
 ) -> OpenSetData:
     """Read the known training images and set a part of every class aside for validation.
 
+    For a rehearsal (`nas_osr.data.rehearsal`) another part, `REHEARSAL_SHARE`, becomes the known test images; as large
+    a part of the training images of each class that plays the unknown joins it. Nothing else is ever opened then.
+
     Args:
         data_dir: the data folder; None: the environment variable NAS_OSR_DATA. Not needed for digits.
         seed: draws the validation images, separately for every source class id: they are the same images in search and
@@ -132,17 +146,41 @@ def load_data(
     if protocol.source == "folder":
         _check_folder(protocol, resolve_data_dir(data_dir))
     images = _load(protocol, "train", list(protocol.label_map), data_dir, limit_per_class)
-    in_validation = torch.zeros(len(images), dtype=torch.bool)
-    for class_id in protocol.label_map:
-        members = torch.nonzero(images.source_labels == class_id).flatten()
-        if len(members) < 2:
+    shares = (validation_share, REHEARSAL_SHARE) if protocol.family == REHEARSAL else (validation_share,)
+    parts = _divide(protocol, images.source_labels, list(protocol.label_map), shares, seed)
+    validation, train = images.select(parts == 1), images.select(parts == 0)
+    if protocol.family != REHEARSAL:
+        return OpenSetData(protocol, train, validation, data_dir, limit_per_class)
+    others, source_labels = load_source(
+        protocol.source, "train", protocol.unknown, data_dir, protocol.image_shape, limit_per_class
+    )
+    chosen = _divide(protocol, source_labels, list(protocol.unknown), shares, seed) == 2
+    test = join_test(images.select(parts == 2), others[chosen], source_labels[chosen], protocol)
+    return OpenSetData(protocol, train, validation, data_dir, limit_per_class, test)
+
+
+def _divide(
+    protocol: Protocol, source_labels: Tensor, classes: Sequence[int], shares: Sequence[float], seed: int
+) -> Tensor:
+    """For each image [n] the number of the part that it is in: 0 is the rest, i + 1 has `shares[i]` of every class.
+
+    Every part has an image of every class. Raises UserError when a class has too few for that.
+    """
+    part = torch.zeros(len(source_labels), dtype=torch.long)
+    for class_id in classes:
+        members = torch.nonzero(source_labels == class_id).flatten()
+        if len(members) <= len(shares):
             raise UserError(
-                f"{protocol.name}: class {class_id} has {len(members)} training image, at least 2 are needed"
+                f"{protocol.name}: training images of class {class_id}: {len(members)}, at least {len(shares) + 1} are needed"
             )
-        count = min(max(1, round(validation_share * len(members))), len(members) - 1)
         order = torch.randperm(len(members), generator=make_generator(seed, "validation", protocol.source, class_id))
-        in_validation[members[order[:count]]] = True
-    return OpenSetData(protocol, images.select(~in_validation), images.select(in_validation), data_dir, limit_per_class)
+        start = 0
+        for number, share in enumerate(shares, start=1):
+            left = len(members) - start - (len(shares) - number + 1)  # one for every later part and for the rest
+            count = min(max(1, round(share * len(members))), left)
+            part[members[order[start : start + count]]] = number
+            start += count
+    return part
 
 
 def _load(

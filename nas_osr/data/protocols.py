@@ -13,6 +13,7 @@ from nas_osr.data.catalogue import FOLDER_MEAN, FOLDER_STD, SOURCES, Shape, publ
 from nas_osr.errors import UserError
 
 FAMILIES = ("arpl", "neal", "nas_osr")
+REHEARSAL = "rehearsal"  # see `nas_osr.data.rehearsal`
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Protocol:
 
     Attributes:
         name: the protocol's name, e.g. "cifar+10".
-        family: "arpl", "neal", "nas_osr" (published), "explicit" or "seeded".
+        family: "arpl", "neal", "nas_osr" (published), "explicit" or "seeded"; "rehearsal" where known classes of
+            one of these play the unknown.
         split: index inside the family.
         source: where known images come from.
         known: for each label 0..N-1 in order, the source class ids that carry it (more than one when merged).
@@ -199,6 +201,8 @@ def with_unknown(protocol: Protocol, source: str) -> Protocol:
     """The same known classes against all classes of another source (of its test images), e.g. CIFAR-10 against SVHN."""
     if source not in SOURCES:
         raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    if protocol.family == REHEARSAL:
+        raise UserError("a rehearsal opens no test images, so no other source can play the unknown")
     names = SOURCES[source].class_names
     taken = protocol.label_map if source == protocol.source else {}
     unknown = tuple(class_id for class_id in range(len(names)) if class_id not in taken)

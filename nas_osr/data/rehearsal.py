@@ -1,0 +1,61 @@
+"""Rehearsals: some known classes play the unknown, and training images the test, so that settings can be chosen.
+
+What Pseudo Auxiliary Searching does for architectures, for a whole retraining: whoever compares recipes by the AUROC of the
+test has looked at the true unknown classes. A rehearsal opens no test image and no image of an unknown class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nas_osr.data.protocols import REHEARSAL, Protocol
+from nas_osr.errors import UserError
+
+
+def check_pseudo_unknown(labels: Sequence[int], count: int) -> tuple[int, ...]:
+    """Labels that are to play the unknown, in rising order.
+
+    Args:
+        labels: known labels; may be empty.
+        count: N, the number of known labels.
+
+    Raises:
+        UserError: a label is not one of 0..N-1 or is there twice, or fewer than two classes would be kept.
+    """
+    wrong = [label for label in labels if type(label) is not int or label not in range(count)]
+    if wrong or len(set(labels)) < len(labels):
+        raise UserError(f"pseudo_unknown must be different labels from 0 to {count - 1}, got {list(labels)}")
+    if count - len(labels) < 2:
+        raise UserError(
+            f"pseudo-unknown classes {list(labels)} leave fewer than 2 of the {count} known classes: name fewer"
+        )
+    return tuple(sorted(labels))
+
+
+def rehearse(protocol: Protocol, pseudo_unknown: Sequence[int]) -> Protocol:
+    """The protocol whose known labels are divided into known and unknown ones; its true unknown classes are gone.
+
+    `load_data` takes the test images of the result from training images.
+
+    Args:
+        protocol: labels keep their order; those that stay are numbered anew from 0.
+        pseudo_unknown: labels that play the unknown, at least one.
+
+    Raises:
+        UserError: see `check_pseudo_unknown`; none is named.
+    """
+    if not pseudo_unknown:
+        raise UserError("pseudo_unknown names no label: a rehearsal needs one that plays the unknown")
+    pseudo = check_pseudo_unknown(pseudo_unknown, protocol.num_known)
+    kept = [label for label in range(protocol.num_known) if label not in pseudo]
+    return replace(
+        protocol,
+        family=REHEARSAL,
+        known=tuple(protocol.known[label] for label in kept),
+        known_names=tuple(protocol.known_names[label] for label in kept),
+        unknown_source=protocol.source,
+        unknown=tuple(class_id for label in pseudo for class_id in protocol.known[label]),
+        unknown_names=tuple(name for label in pseudo for name in protocol.known_names[label]),
+        pseudo_unknown=None,
+    )
