@@ -20,6 +20,7 @@ from nas_osr.compare import with_published as beside
 from nas_osr.configuration import parse_range
 from nas_osr.data import PROTOCOLS
 from nas_osr.data.protocols import FAMILIES, make_protocol, with_unknown
+from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
 from retrain.config import RetrainConfig
 
@@ -91,6 +92,15 @@ def test_parents_are_searched_and_no_run_comes_twice(tmp_path: Path) -> None:
     write_run(tmp_path / "all" / "search", {"split": 0})
     rows = find_rows([tmp_path / "all" / "b", tmp_path / "all", tmp_path / "all" / "b"])
     assert [Path(row.source).name for row in rows] == ["b", "deep"]
+
+
+def test_a_rehearsal_stands_apart(tmp_path: Path) -> None:
+    """Neither averaged with a protocol's own figures, nor beside published ones."""
+    folder = write_retraining(tmp_path / "run", {"split-0": 0.7})
+    write_metrics(folder / "split-0", 0.7, rehearse(make_protocol("cifar10"), [0, 1]).to_dict())
+    (row,) = find_rows([folder])
+    assert (row.protocol, row.family) == ("cifar10 rehearsed", "rehearsal")
+    assert beside([row], ["auroc"]) == [row]
 
 
 def test_changed_images_are_noticed_before_they_are_compared(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from nas_osr.cli.estimate import duration, estimate_lines
 from nas_osr.cost import SavedBytes, count_memory, count_step, count_training_images, line, probe, time_call
 from nas_osr.data.dataset import load_data
 from nas_osr.data.protocols import make_protocol
+from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
 from nas_osr.training import make_fabric
 from retrain.config import RetrainConfig
@@ -128,6 +129,10 @@ def test_images_are_counted_about_as_they_are() -> None:
     train, validation = count_retrain_images(RetrainConfig(protocol="digits"), protocol)
     assert train == pytest.approx(len(data.train), rel=0.02)
     assert validation == pytest.approx(len(data.validation), rel=0.02)
+    rehearsed = load_data(rehearse(protocol, [0, 1]))
+    train, validation = count_retrain_images(RetrainConfig(protocol="digits"), rehearsed.protocol)
+    assert train == pytest.approx(len(rehearsed.train), rel=0.02)
+    assert validation == pytest.approx(len(rehearsed.validation), rel=0.02)
 
 
 def test_images_of_merged_classes_and_limits(tmp_path: Path) -> None:

@@ -111,6 +111,26 @@ def test_evaluating_again_sets_the_threshold_without_the_test(
         run_evaluate(request)
 
 
+def test_a_rehearsal_opens_nothing_but_training_images_of_known_classes(tmp_path: Path) -> None:
+    """It ends, with figures, where every other file would stop it; and again from its folder."""
+    marked = write_images(tmp_path / "images", marked=True)
+    config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": [1]}
+    summary = run_retrain(RetrainConfig(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
+    part = tmp_path / "run" / "split-0"
+    result = json.loads((part / "metrics.json").read_text())
+    assert result["protocol"]["family"] == "rehearsal" and result["protocol"]["unknown_names"] == ["bee"]
+    assert result["test_images"] == {"known": 8, "unknown": 4}
+    request = EvaluateConfig(run=str(part), device="cpu", threads=1, bootstrap=0)
+    assert run_evaluate(request)[0]["metrics"] == pytest.approx(summary["parts"]["split-0"])
+    with pytest.raises(UserError, match="a rehearsal opens no test images"):
+        run_evaluate(EvaluateConfig(run=str(part), unknown="digits"))
+    # what is unknown in truth cannot be learned from either
+    config |= {"objective": "confidence", "objective_config": {"source": "outliers"}, "outliers": "folder"}
+    with pytest.raises(UserError, match="every class of folder is known or unknown"):
+        run_retrain(RetrainConfig(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_test_images_are_asked_for_in_few_places() -> None:
     """Only the evaluation, its fingerprint, and analyses of finished retrainings call `OpenSetData.test`."""
     places = set()
