@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from nas_osr.data.catalogue import DIGIT_SOURCES
 from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.objectives import objective_class
@@ -23,7 +24,7 @@ from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.model import count_macs
-from retrain.reopen import open_parts, read_retrain_config, reopen
+from retrain.reopen import only_split, open_parts, read_retrain_config, reopen
 
 
 def forward_of(learner: Any, mirrored: bool) -> Callable[[Tensor], Outputs]:
@@ -144,6 +145,10 @@ def evaluate_run(run: RunFolder, request: EvaluateConfig) -> list[dict[str, Any]
         rules.append(rule)
         marks = (request.unknown, rule.name if changed else None, "mirrored" if request.mirrored else None)
         labels.append("-".join(mark for mark in marks if mark))
+    if request.mirrored:
+        check_mirrors(
+            replace(config, data_dir=request.data_dir or config.data_dir).protocol_of(only_split(run, config))
+        )
     opened = reopen(
         run,
         data_dir=request.data_dir,
@@ -152,8 +157,6 @@ def evaluate_run(run: RunFolder, request: EvaluateConfig) -> list[dict[str, Any]
         precision=request.precision,
         threads=request.threads,
     )
-    if request.mirrored and opened.data.protocol.source in DIGIT_SOURCES:
-        raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {opened.data.protocol.source}")
     parts = (opened.learner, opened.data, opened.fabric.device)
     fit_rules(rules, *parts, mirrored=request.mirrored)
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
@@ -162,6 +165,12 @@ def evaluate_run(run: RunFolder, request: EvaluateConfig) -> list[dict[str, Any]
         about = describe(opened.data, rule, opened.learner, label, config.network, mirrored=request.mirrored)
         results.append(write_evaluation(run, predictions, metrics, about, request.bootstrap))
     return results
+
+
+def check_mirrors(protocol: Protocol) -> None:
+    """UserError where mirror images show other classes."""
+    if not protocol.mirrors:
+        raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {protocol.source}")
 
 
 def choose_rules(

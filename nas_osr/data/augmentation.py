@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nas_osr.data.catalogue import DIGIT_SOURCES
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 
@@ -49,7 +48,7 @@ class AugmentationConfig:
 
 def default_augmentation(protocol: Protocol, recipe: str = "search") -> AugmentationConfig:
     """The recipe with its usual magnitudes; digits are never mirrored."""
-    return AugmentationConfig(recipe, flip=protocol.source not in DIGIT_SOURCES)
+    return AugmentationConfig(recipe, flip=protocol.mirrors)
 
 
 def augment(images: Tensor, config: AugmentationConfig | str, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nas_osr.data.catalogue import FOLDER_MEAN, FOLDER_STD, SOURCES, Shape, published_splits
+from nas_osr.data.catalogue import DIGIT_SOURCES, FOLDER_MEAN, FOLDER_STD, SOURCES, Shape, published_splits
 from nas_osr.errors import UserError
 
 FAMILIES = ("arpl", "neal", "nas_osr")
@@ -58,6 +58,11 @@ class Protocol:
         """One name per known label; merged classes are joined by "+"."""
         names = self.known_names or tuple(tuple(map(str, group)) for group in self.known)
         return tuple("+".join(group) for group in names)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a known image's mirror image shows the same class; a digit's does not."""
+        return self.source not in DIGIT_SOURCES
 
     @property
     def label_map(self) -> dict[int, int]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nas_osr.data.catalogue import DIGIT_SOURCES
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
@@ -91,7 +90,7 @@ class MoCo(Objective):
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
         """Digits are not mirrored."""
-        return {"flip": protocol.source not in DIGIT_SOURCES}
+        return {"flip": protocol.mirrors}
 
     @property
     def loss_scale(self) -> float:

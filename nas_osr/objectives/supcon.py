@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nas_osr.data.catalogue import DIGIT_SOURCES
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
@@ -124,10 +123,9 @@ class SupCon(Objective):
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
         """The paper's coefficients by image source; what it does on MNIST holds for all grey digits."""
-        flip = protocol.source not in DIGIT_SOURCES
-        if not flip and protocol.image_shape[0] == 1:
+        if not protocol.mirrors and protocol.image_shape[0] == 1:
             return {"simclr_weight": 3.0, "mix": "none", "augment": False, "flip": False}
-        return {"flip": flip, **({"simclr_weight": 1.0} if protocol.source == "tinyimagenet" else {})}
+        return {"flip": protocol.mirrors, **({"simclr_weight": 1.0} if protocol.source == "tinyimagenet" else {})}
 
     @property
     def loss_scale(self) -> float:

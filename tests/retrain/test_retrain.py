@@ -169,9 +169,11 @@ def test_outputs_can_be_averaged_over_mirror_images(
     shutil.copytree(finished[0] / "split-0", part)
     before = (part / "metrics.json").read_bytes()
     request = EvaluateConfig(str(part), rule="mls", mirrored=True, device="cpu", threads=1, bootstrap=0)
-    with pytest.raises(UserError, match="mirror image is no digit"):
-        run_evaluate(request)
-    monkeypatch.setattr("retrain.evaluate.DIGIT_SOURCES", frozenset())
+    with monkeypatch.context() as patched:
+        patched.setattr("retrain.evaluate.reopen", None)  # which reads the images
+        with pytest.raises(UserError, match="mirror image is no digit"):
+            run_evaluate(request)
+    monkeypatch.setattr("nas_osr.data.protocols.DIGIT_SOURCES", frozenset())
     (result,) = run_evaluate(request)
     assert result["mirrored"] and result["label"] == "mls-mirrored" and (part / "metrics.json").read_bytes() == before
 
