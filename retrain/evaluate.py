@@ -37,13 +37,17 @@ def fit_rules(
 ) -> None:
     """Fit on all known training images (not augmented) and set the thresholds on known validation images.
 
-    `learner` is in eval mode, on `device`; its outputs are computed once for all rules. `mirrored` averages those of
-    each image and its mirror image.
+    `learner` is in eval mode, on `device`; its outputs are computed once for all rules, and only where one learns from
+    them. `mirrored` averages those of each image and its mirror image.
     """
     infer = partial(collect_outputs, forward_of(learner, mirrored), device=device)
-    train, validation = infer(data.train), infer(data.validation)
+    learning = [rule for rule in rules if rule.learns]
+    if learning:
+        train = infer(data.train)
+        for rule in learning:
+            rule.fit(train, data.train.labels, learner.objective)
+    validation = infer(data.validation)
     for rule in rules:
-        rule.fit(train, data.train.labels, learner.objective)
         rule.set_threshold(validation, data.validation.labels)
 
 

@@ -321,7 +321,8 @@ def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -
     """
     device = split.validation.labels.device
     infer = partial(collect_outputs, learner.infer, device=device)
-    rule.fit(infer(split.fit_sample), split.fit_sample.labels.cpu(), learner.objective)
+    if rule.learns:
+        rule.fit(infer(split.fit_sample), split.fit_sample.labels.cpu(), learner.objective)
     scored = split.scored()
     outputs = infer(scored)
     known = len(split.validation)

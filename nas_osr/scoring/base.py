@@ -73,6 +73,11 @@ class ScoringRule:
         self.threshold: float | None = None
         self.num_known: int | None = None
 
+    @property
+    def learns(self) -> bool:
+        """Whether `fit` does anything, so that outputs for training images have to be computed."""
+        return type(self).fit is not ScoringRule.fit
+
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Learn from known training images. targets: [B] int64 in 0..N-1. The default learns nothing."""
 

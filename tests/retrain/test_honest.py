@@ -15,9 +15,13 @@ from PIL import Image
 import retrain.evaluate
 import retrain.run
 from nas_osr.errors import UserError
+from nas_osr.outputs import Outputs
+from nas_osr.runs import RunFolder
+from nas_osr.scoring import make_rule
 from nas_osr.storage import read_checkpoint
 from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.evaluate import run_evaluate
+from retrain.evaluate import fit_rules, run_evaluate
+from retrain.reopen import reopen
 from retrain.run import run_retrain
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +98,26 @@ def test_retraining_and_threshold_read_no_test_file_and_no_unknown(
         once, again = (read_checkpoint(path / "run" / "split-0" / "checkpoint.pt") for path in (whole, tmp_path))
         for name, weight in once["learner"].items():
             assert torch.equal(weight, again["learner"][name]), name
+
+
+def test_training_outputs_are_computed_for_rules_that_learn_only(whole: Path) -> None:
+    opened = reopen(RunFolder.open(whole / "run" / "split-0"), device="cpu", threads=1)
+    seen: list[int] = []
+
+    class Counting:
+        objective = opened.learner.objective
+
+        @staticmethod
+        def infer(images: torch.Tensor) -> Outputs:
+            seen.append(len(images))
+            return opened.learner.infer(images)
+
+    train, validation = len(opened.data.train), len(opened.data.validation)
+    for names, expected in ((["mls", "energy"], validation), (["mls", "openmax"], train + validation)):
+        seen.clear()
+        rules = [make_rule(name, {}) for name in names]
+        fit_rules(rules, Counting(), opened.data, "cpu")
+        assert sum(seen) == expected and all(rule.threshold is not None for rule in rules)
 
 
 def test_evaluating_again_sets_the_threshold_without_the_test(
