@@ -158,7 +158,11 @@ class VAEContrastive(Objective):
     def pixel_error(self, reconstruction: Tensor, images: Tensor) -> Tensor:
         """[K*B, C, H, W] against [B, C, H, W] -> mean squared error in normalised units, [K, B]."""
         difference = reconstruction.float().view(-1, *images.shape) - images.float()
-        return (difference * self.inverse_std).square().flatten(2).mean(2)
+        # one product instead of scaling, copying and averaging; channels last, as the decoder leaves them
+        share = self.inverse_std.square() / images[0].numel()
+        weights = share.expand_as(images[:1]).permute(0, 2, 3, 1).flatten()
+        with torch.autocast(images.device.type, enabled=False):
+            return difference.square().permute(0, 1, 3, 4, 2).flatten(2) @ weights
 
     def counterfactual_errors(self, instance_attribute: Tensor, images: Tensor, features: Features) -> Tensor:
         """Error of the reconstruction of each image under each class, Dec(h_j, z): [B, N]."""

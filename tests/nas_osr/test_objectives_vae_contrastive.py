@@ -106,6 +106,29 @@ def test_class_attribute_changes_the_reconstruction_and_counterfactuals_differ()
         torch.testing.assert_close(errors[:, j], objective.pixel_error(decoded[j], images)[0])
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("std", [STD, None])
+def test_errors_of_pixels_are_means_of_squares_in_units_of_the_standard_deviation(layout, std) -> None:
+    """Values and gradients, against float64 and one channel after another."""
+    objective = make(dataclasses.replace(CONFIG, pixel_std=std))
+    images = batch(count=4)[0].to(memory_format=layout)
+    decoded = torch.rand(3 * 4, 3, 32, 32).to(memory_format=layout).requires_grad_()
+    weight = torch.rand(3, 4)
+    errors = objective.pixel_error(decoded, images)
+    (gradient,) = torch.autograd.grad((errors * weight).sum(), decoded)
+
+    exact = decoded.detach().double().requires_grad_()
+    expected = torch.zeros(3, 4, dtype=torch.float64)
+    for channel, scale in enumerate(std or (1.0, 1.0, 1.0)):
+        difference = exact[:, channel].reshape(3, 4, 32 * 32) - images[:, channel].double().reshape(4, 32 * 32)
+        expected = expected + (difference / scale).square().mean(2) / 3
+    (expected_gradient,) = torch.autograd.grad((expected * weight).sum(), exact)
+    torch.testing.assert_close(errors.double(), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(objective.pixel_error(decoded, images), errors)
+
+
 def test_reconstruction_ignores_the_image_unless_decoder_features_are_on() -> None:
     """Without them only the latents carry information to the decoder."""
     images, _ = batch()
