@@ -169,9 +169,8 @@ def load_part_data(part: Part) -> tuple[OpenSetData, Tensor | None]:
     data = load_data(part.protocol, folder, limit_per_class=limit)
     if config.outliers is None:
         return data, None
-    whole = config_protocol(
-        config, int(config.splits)
-    )  # outliers of a rehearsal are not its true unknown classes either
+    # of the whole protocol: a rehearsal must not learn from its truly unknown classes either
+    whole = config_protocol(config, int(config.splits))
     return data, load_outliers(config.outliers, whole, folder, limit)
 
 

@@ -171,7 +171,8 @@ def _divide(
         members = torch.nonzero(source_labels == class_id).flatten()
         if len(members) <= len(shares):
             raise UserError(
-                f"{protocol.name}: training images of class {class_id}: {len(members)}, at least {len(shares) + 1} are needed"
+                f"{protocol.name}: training images of class {class_id}: {len(members)}, "
+                f"at least {len(shares) + 1} are needed"
             )
         order = torch.randperm(len(members), generator=make_generator(seed, "validation", protocol.source, class_id))
         start = 0
