@@ -45,15 +45,15 @@ def parse_json(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid JSON: {error}") from None
 
 
-def as_fields(value: Any, where: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """The value as an object with exactly these fields; UserError otherwise."""
+def as_fields(value: Any, where: str, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The value as an object with exactly these fields, and perhaps the optional ones; UserError otherwise."""
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected an object with {', '.join(names)}, got {show(value)}")
     for name in names:
         if name not in value:
             raise UserError(f"{where}: field {name} is missing")
     for name in value:
-        if name not in names:
+        if name not in names + optional:
             raise UserError(f"{where}: unknown field {show(name)}")
     return value
 

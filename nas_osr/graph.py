@@ -12,20 +12,10 @@ from typing import Any
 
 import networkx as nx
 
-from nas_osr.architecture import (
-    NUM_SCALES,
-    SCHEMA,
-    Architecture,
-    Branch,
-    Cell,
-    SpaceDescription,
-    cells,
-    edges,
-    mixing_cells,
-    predecessors,
-)
+from nas_osr.architecture import SCHEMA, Architecture, Branch
 from nas_osr.errors import UserError
 from nas_osr.files import parse_json, read_text
+from nas_osr.space import NUM_SCALES, STEMS, Cell, SpaceDescription, cells, edges, mixing_cells, predecessors
 
 _UNITS_PER_NAT = 1 << 40
 _COST_OF_ZERO = 1_000_000 * _UNITS_PER_NAT  # more than any path without a zero can cost
@@ -144,6 +134,8 @@ def to_graph(architecture: Architecture, weights: ArchitectureWeights | None = N
         operations=" ".join(space.operations),
         found=json.dumps(architecture.found, allow_nan=False),
     )
+    if space.stem != STEMS[0]:  # as in `architecture.json`
+        graph.graph["stem"] = space.stem
     operations = {cell: branch.operations[cell[0]] for branch in branches.values() for cell in enumerate(branch.path)}
     steps = {
         ((layer, a), (layer + 1, b))
@@ -192,6 +184,8 @@ def from_graph(graph: nx.DiGraph, where: str) -> Architecture:
         "channels": graph.graph["channels"],
         "operations": str(graph.graph["operations"]).split(" "),
     }
+    if "stem" in graph.graph:
+        space["stem"] = graph.graph["stem"]
     found = parse_json(str(graph.graph["found"]), f"{where}: graph attribute found")
     architecture = Architecture.from_dict(
         {"schema": graph.graph["schema"], "space": space, "branches": branches, "found": found}, where

@@ -16,9 +16,10 @@ from typing import Any
 
 import graphviz
 
-from nas_osr.architecture import Architecture, Cell, cells, edges
+from nas_osr.architecture import Architecture
 from nas_osr.errors import UserError
 from nas_osr.graph import ArchitectureWeights, name_cell
+from nas_osr.space import Cell, cells, edges
 
 Point = tuple[float, float]
 

@@ -17,6 +17,7 @@ from nas_osr.configuration import (
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
+from nas_osr.space import STEMS
 from retrain.networks import check_network
 from search_spaces.presets import get_preset
 
@@ -33,6 +34,7 @@ class RetrainConfig(CommonConfig):
         splits: class splits, such as 0, 0-4 or 0,2; each is a sub-folder of `out`.
         seeds: seeds, such as 0 or 0-2; each split is trained once a seed.
         channels: channels C at 1/4 resolution; 0 is the architecture's own width.
+        stem: another stem than the architecture's: strided or pooled.
         recipe: optimiser, schedule and augmentation: fast, paper, cac or adam.
         recipe_config: settings of the recipe, for example --recipe_config.learning_rate 0.1.
         pseudo_unknown: rehearse: these known labels (0 to N-1) play the unknown and training images the test, to choose
@@ -46,6 +48,7 @@ class RetrainConfig(CommonConfig):
     splits: str = "0"
     seeds: str = "0"
     channels: int | None = None
+    stem: str | None = None
     recipe: str | None = None
     recipe_config: dict[str, Any] = field(default_factory=dict)
     pseudo_unknown: list[int] | None = None
@@ -72,6 +75,10 @@ class RetrainConfig(CommonConfig):
                 raise UserError("architecture and network are both given: leave one of them out")
             if self.channels:
                 raise UserError(f"channels is the width of an architecture: network {self.network} has its own")
+            if self.stem is not None:
+                raise UserError(f"stem is a part of an architecture: network {self.network} has its own")
+        if self.stem is not None:
+            check_choice(filled, "stem", STEMS)
         parse_range("splits", self.splits)
         parse_range("seeds", self.seeds)
         return filled

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_osr.architecture import Architecture, SpaceDescription, load_architecture
+from nas_osr.architecture import Architecture, load_architecture
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import make_objective
@@ -22,22 +23,20 @@ from search_spaces.presets import get_preset
 
 
 def resolve_architecture(config: RetrainConfig) -> Architecture:
-    """The architecture that a configuration names, at the width it asks for. Raises UserError."""
+    """The architecture that a configuration names, with the width and the stem it asks for. Raises UserError."""
     if isinstance(config.architecture, dict):
         architecture = Architecture.from_dict(config.architecture, "architecture")
     elif isinstance(config.architecture, str):
         space = get_preset(config.preset).space
-        description = SpaceDescription(space.layers, space.channels, space.operations)
-        architecture = load_architecture(config.architecture, description, space.branches)
+        architecture = load_architecture(config.architecture, space.describe(), space.branches)
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {config.architecture!r}")
     for branch in architecture.branches.values():
         for operation in branch.operations:
             get_operation(operation)
-    if not config.channels:
-        return architecture
-    space_ = SpaceDescription(architecture.space.layers, config.channels, architecture.space.operations)
-    return Architecture(space_, architecture.branches, architecture.found)
+    found = architecture.space
+    changed = replace(found, channels=config.channels or found.channels, stem=config.stem or found.stem)
+    return replace(architecture, space=changed)
 
 
 def build_learner(

@@ -17,10 +17,10 @@ with warnings.catch_warnings():
     from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace
     from nni.nas.strategy import DARTS
 
-from nas_osr.architecture import cells
 from nas_osr.outputs import Features
+from nas_osr.space import cells
 from search_spaces.blocks import run_block
-from search_spaces.encoder import Normalise, Stem
+from search_spaces.encoder import Normalise, build_stem
 from search_spaces.layout import keep_layout
 from search_spaces.operations import get_operation
 from search_spaces.presets import SpaceConfig
@@ -40,7 +40,7 @@ class HierarchicalSpace(ModelSpace):
         self.config = config
         self.cells = cells(config.layers, config.branches)
         self.normalise = Normalise(mean, std)
-        self.stem = Stem(image_channels, config.channels)
+        self.stem = build_stem(config.stem, image_channels, config.channels)
         self.keep, self.halve, self.inputs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for layer, scale in self.cells:
             key = f"{layer}_{scale}"

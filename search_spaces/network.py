@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nas_osr.architecture import Architecture, Branch
 from nas_osr.outputs import Features
 from search_spaces.blocks import run_block
-from search_spaces.encoder import Normalise, Stem
+from search_spaces.encoder import Normalise, build_stem
 from search_spaces.layout import keep_layout
 from search_spaces.operations import get_operation
 
@@ -31,7 +31,7 @@ class DiscreteNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(mean, std)
-        self.stem = Stem(image_channels, architecture.space.channels)
+        self.stem = build_stem(architecture.space.stem, image_channels, architecture.space.channels)
         self.routes = {scale: cell_keys(branch) for scale, branch in sorted(architecture.branches.items())}
         self.cells = nn.ModuleDict()
         for scale, branch in sorted(architecture.branches.items()):

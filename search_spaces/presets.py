@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_osr.errors import UserError
+from nas_osr.space import STEMS, SpaceDescription
 
 
 @dataclass(frozen=True)
@@ -18,12 +19,14 @@ class SpaceConfig:
         channels: C at 1/4 resolution, a multiple of 16; the scales 1/8 and 1/16 have 2C and 4C.
         operations: the candidates of every cell; a dotted path names a user's own class.
         branches: scales whose last map leaves the encoder; 2 (1/16) always, 0 and 1 feed the decoder when enabled.
+        stem: how images come to 1/4 resolution: "strided" (NAS-OSR's) or "pooled" (3x3 convolutions, then pooling).
     """
 
     layers: int = 6
     channels: int = 256
     operations: tuple[str, ...] = ("skip", "conv", "conv2")
     branches: tuple[int, ...] = (2,)
+    stem: str = STEMS[0]
 
     def __post_init__(self) -> None:
         if not 3 <= self.layers <= 64:
@@ -34,6 +37,12 @@ class SpaceConfig:
             raise UserError(f"operations must be a list of different names, got {list(self.operations)}")
         if 2 not in self.branches or not set(self.branches) <= {0, 1, 2}:
             raise UserError(f"branches must contain 2 and otherwise only 0 and 1, got {list(self.branches)}")
+        if self.stem not in STEMS:
+            raise UserError(f"stem must be one of {', '.join(STEMS)}, got {self.stem!r}")
+
+    def describe(self) -> SpaceDescription:
+        """What an architecture file says of this space."""
+        return SpaceDescription(self.layers, self.channels, tuple(self.operations), self.stem)
 
 
 @dataclass(frozen=True)

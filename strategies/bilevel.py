@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.architecture import Architecture, SpaceDescription
+from nas_osr.architecture import Architecture
 from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
@@ -251,7 +251,7 @@ class Bilevel:
     def _judge(self, levels: Levels, rule: RuleFactory, split: SearchData, protocol: Protocol) -> dict[str, Any]:
         """Score the supernet and its decoded network; what the history says of them."""
         supernet, learner = levels.supernet, levels.learner
-        description = describe_space(supernet.config)
+        description = supernet.config.describe()
         alpha, beta = supernet.alphas(), supernet.betas()
         branches = decode(description, supernet.config.branches, alpha, beta)
         architecture = Architecture(description, branches, {})
@@ -279,7 +279,7 @@ class Bilevel:
     def _architecture(self, best: dict[str, Any], split: SearchData) -> Architecture:
         """The architecture of the winning epoch, with where it comes from."""
         config = self.config
-        description = describe_space(config.space())
+        description = config.space().describe()
         branches = config.space().branches
         weights = weights_from_record(best, description, branches)
         assert weights is not None
@@ -296,11 +296,6 @@ class Bilevel:
             "F1": best["f1"],
         }
         return Architecture(description, decode(description, branches, weights.alpha, weights.beta), found)
-
-
-def describe_space(space: SpaceConfig) -> SpaceDescription:
-    """What an architecture file says of a space."""
-    return SpaceDescription(space.layers, space.channels, tuple(space.operations))
 
 
 def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

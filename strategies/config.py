@@ -22,6 +22,7 @@ class SearchConfig(CommonConfig):
         channels: channels C at 1/4 resolution.
         operations: candidates of each cell, by name or dotted path.
         branches: scales that leave the encoder; 2 always.
+        stem: how images come to 1/4 resolution: strided (the paper's) or pooled (3x3 convolutions, then pooling).
         warmup_epochs: first epochs that update weights only.
         weight_lr: learning rate of the weights (Adam).
         weight_decay: weight decay of the weights.
@@ -43,6 +44,7 @@ class SearchConfig(CommonConfig):
     channels: int | None = None
     operations: list[str] | None = None
     branches: list[int] | None = None
+    stem: str | None = None
     warmup_epochs: int | None = None
     weight_lr: float = 5e-4
     weight_decay: float = 5e-5
@@ -66,6 +68,7 @@ class SearchConfig(CommonConfig):
             channels=preset.space.channels if self.channels is None else self.channels,
             operations=list(self.operations or preset.space.operations),
             branches=list(self.branches or preset.space.branches),
+            stem=self.stem or preset.space.stem,
             epochs=preset.epochs if self.epochs is None else self.epochs,
             warmup_epochs=preset.warmup_epochs if self.warmup_epochs is None else self.warmup_epochs,
             batch_size=preset.batch_size if self.batch_size is None else self.batch_size,
@@ -89,5 +92,6 @@ class SearchConfig(CommonConfig):
 
     def space(self) -> SpaceConfig:
         """The space of a resolved configuration."""
-        assert self.layers is not None and self.channels is not None
-        return SpaceConfig(self.layers, self.channels, tuple(self.operations or ()), tuple(self.branches or ()))
+        assert self.layers is not None and self.channels is not None and self.stem is not None
+        operations, branches = tuple(self.operations or ()), tuple(self.branches or ())
+        return SpaceConfig(self.layers, self.channels, operations, branches, self.stem)

@@ -42,6 +42,7 @@ class BenchConfig:
         channels: channels C at 1/4 resolution of the search space.
         operations: candidates of each cell, by name or dotted path.
         branches: scales that leave the encoder; 2 always.
+        stem: how images come to 1/4 resolution, of the space and of the network that is retrained: strided or pooled.
         architecture: what is retrained: run folder of a search, architecture.json, published, or random:SEED, which is
             drawn from the search space.
         network: a baseline network instead of an architecture: cac, dhrnet, resnet18, resnet34, resnet50, vgg13.
@@ -76,6 +77,7 @@ class BenchConfig:
     channels: int | None = None
     operations: list[str] | None = None
     branches: list[int] | None = None
+    stem: str | None = None
     architecture: str | None = None
     network: str | None = None
     retrain_channels: int | None = None
@@ -171,7 +173,7 @@ def bench_protocol(config: BenchConfig) -> Protocol:
 
 def measure(config: BenchConfig, protocol: Protocol, fabric: Fabric) -> dict[str, Any]:
     """The phases that are asked for, one after the other, so that one's memory is free before the next."""
-    from nas_osr.architecture import SpaceDescription, load_architecture
+    from nas_osr.architecture import load_architecture
     from retrain.benchmark import benchmark_retrain
     from retrain.benchmark import check_request as check_retrain
     from retrain.config import RetrainConfig
@@ -182,10 +184,8 @@ def measure(config: BenchConfig, protocol: Protocol, fabric: Fabric) -> dict[str
     given = shared(config, RetrainConfig)
     if config.network is None:
         space = search_config.space()
-        description = SpaceDescription(space.layers, space.channels, space.operations)
-        given["architecture"] = load_architecture(
-            config.architecture or "random:0", description, space.branches
-        ).to_dict()
+        architecture = load_architecture(config.architecture or "random:0", space.describe(), space.branches)
+        given["architecture"] = architecture.to_dict()
         # what the search space was given by hand is also the width that is retrained
         given["channels"] = config.channels if config.retrain_channels is None else config.retrain_channels
     elif config.retrain_channels is not None:

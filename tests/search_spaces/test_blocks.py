@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_osr.architecture import SpaceDescription, sample_architecture
+from nas_osr.architecture import sample_architecture
 from nas_osr.errors import UserError
 from nas_osr.freezing import frozen, unrecorded
 from retrain.config import RetrainConfig
@@ -30,7 +30,7 @@ def build(kind: str) -> nn.Module:
     if kind == "supernet":
         return build_supernet(space, 3, MEAN, STD)
     if kind == "network":
-        description = SpaceDescription(space.layers, space.channels, space.operations)
+        description = space.describe()
         return DiscreteNetwork(sample_architecture(description, space.branches, 1), 3, MEAN, STD)
     return build_network(kind, 3, MEAN, STD, (3, 32, 32))
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_osr.architecture import SpaceDescription, sample_architecture
+from nas_osr.architecture import sample_architecture
 from search_spaces.hierarchical import build_supernet
 from search_spaces.layout import Convolution, dense_convolution, keep_layout, subsample
 from search_spaces.network import DiscreteNetwork
@@ -98,7 +98,7 @@ def test_a_backward_pass_never_mixes_layouts(kind: str, head: str) -> None:
     if kind == "supernet":
         network = build_supernet(config, 3, (0.5,) * 3, (0.2,) * 3)
     else:
-        description = SpaceDescription(config.layers, config.channels, config.operations)
+        description = config.describe()
         network = DiscreteNetwork(sample_architecture(description, config.branches, 1), 3, (0.5,) * 3, (0.2,) * 3)
     network = network.to(memory_format=LAST)
     last = network(torch.rand(4, 3, 32, 32).contiguous(memory_format=LAST)).branches[2]
