@@ -81,7 +81,7 @@ def searched() -> tuple[Any, list[dict[str, Any]]]:
 
 
 def uniform_weights(architecture: Any) -> ArchitectureWeights:
-    from nas_osr.architecture import cells, mixing_cells
+    from nas_osr.space import cells, mixing_cells
 
     space, branches = architecture.space, list(architecture.branches)
     share = 1 / len(space.operations)

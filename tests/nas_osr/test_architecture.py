@@ -15,20 +15,15 @@ from hypothesis import strategies as st
 from nas_osr.architecture import (
     Architecture,
     Branch,
-    SpaceDescription,
-    all_paths,
-    cells,
     check_image_shape,
-    edges,
     load_architecture,
-    mixing_cells,
-    predecessors,
     published,
     published_names,
     sample_architecture,
 )
 from nas_osr.errors import UserError
 from nas_osr.graph import format_graphml, to_graph
+from nas_osr.space import STEMS, SpaceDescription, all_paths, cells, edges, mixing_cells, predecessors
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -98,9 +93,10 @@ def test_everything_published_loads_by_name(name):
     branches=BRANCHES,
     seed=st.integers(0, 10**6),
     found=st.dictionaries(st.text(max_size=5), st.text(max_size=5) | st.integers(-5, 5) | st.floats(-1, 1)),
+    stem=st.sampled_from(STEMS),
 )
-def test_json_round_trip(layers, branches, seed, found):
-    space = SpaceDescription(layers=layers, channels=16, operations=("conv", "my.package.Operation"))
+def test_json_round_trip(layers, branches, seed, found, stem):
+    space = SpaceDescription(layers=layers, channels=16, operations=("conv", "my.package.Operation"), stem=stem)
     sample = sample_architecture(space, branches, seed)
     architecture = Architecture(space, sample.branches, found)
     text = architecture.to_json()
@@ -122,6 +118,12 @@ def test_json_is_the_documented_format():
         "operations": ["skip", "conv", "conv2"],
     }
     assert value["branches"]["2"]["path"] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_stem_is_named_only_where_it_is_not_the_papers():
+    pooled = Architecture.from_dict(replaced("space", "stem", "pooled"), "value")
+    assert pooled.space.stem == "pooled" and pooled.to_dict()["space"]["stem"] == "pooled"
+    assert Architecture.from_dict(replaced("space", "stem", "strided"), "value") == published() != pooled
 
 
 def replaced(*keys_and_value):
@@ -156,6 +158,8 @@ def replaced(*keys_and_value):
         (replaced("space", "operations", ["conv", "conv2", "os;system.x"]), "space.operations"),
         (replaced("space", "operations", ["skip", "conv"]), "branches.2.operations"),
         (replaced("space", "kernel", 3), "kernel"),
+        (replaced("space", "stem", "dense"), "space.stem"),
+        (replaced("space", "stem", None), "space.stem"),
         (replaced("branches", []), "branches"),
         (replaced("branches", {}), "branches"),
         (replaced("branches", "02", {}), "branches"),

@@ -18,19 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from nas_osr import picture
-from nas_osr.architecture import (
-    Architecture,
-    SpaceDescription,
-    cells,
-    load_architecture,
-    mixing_cells,
-    published,
-    sample_architecture,
-)
+from nas_osr.architecture import Architecture, load_architecture, published, sample_architecture
 from nas_osr.cli.export import export
 from nas_osr.errors import UserError
 from nas_osr.export import FORMATS, export_architecture, load_with_weights, render
 from nas_osr.graph import ArchitectureWeights
+from nas_osr.space import SpaceDescription, cells, mixing_cells
 
 FOUND = {
     "strategy": "pas",

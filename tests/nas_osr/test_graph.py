@@ -11,16 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_osr.architecture import (
-    Architecture,
-    Branch,
-    SpaceDescription,
-    all_paths,
-    cells,
-    mixing_cells,
-    published,
-    sample_architecture,
-)
+from nas_osr.architecture import Architecture, Branch, published, sample_architecture
 from nas_osr.errors import UserError
 from nas_osr.graph import (
     ArchitectureWeights,
@@ -35,6 +26,7 @@ from nas_osr.graph import (
     weights_from_graph,
     weights_from_record,
 )
+from nas_osr.space import STEMS, SpaceDescription, all_paths, cells, mixing_cells
 
 BRANCHES = st.sampled_from([(2,), (1, 2), (0, 2), (0, 1, 2)])
 TEXT_OR_NUMBER = st.text(max_size=6) | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
@@ -48,7 +40,12 @@ def betas(draw, layers, branches, values):
 @st.composite
 def weighted_architectures(draw):
     layers, branches = draw(st.integers(3, 8)), draw(BRANCHES)
-    space = SpaceDescription(layers=layers, channels=draw(st.integers(1, 512)), operations=("skip", "conv", "a.b.Op"))
+    space = SpaceDescription(
+        layers=layers,
+        channels=draw(st.integers(1, 512)),
+        operations=("skip", "conv", "a.b.Op"),
+        stem=draw(st.sampled_from(STEMS)),
+    )
     found = draw(st.dictionaries(st.text(max_size=6), TEXT_OR_NUMBER | st.lists(TEXT_OR_NUMBER, max_size=2)))
     sample = sample_architecture(space, branches, draw(st.integers(0, 999)))
     alpha = {}

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.architecture import Architecture, Branch, SpaceDescription
+from nas_osr.architecture import Architecture, Branch
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 from nas_osr.freezing import frozen
@@ -23,6 +23,7 @@ from nas_osr.objectives.saliency import saliency_maps
 from nas_osr.objectives.supcon import SupCon, SupConConfig
 from nas_osr.outputs import Features, FeatureShapes
 from nas_osr.scoring.neighbours import Neighbours
+from nas_osr.space import SpaceDescription
 from nas_osr.training import Learner, make_fabric, make_optimizers, train_epoch
 from search_spaces.encoder import feature_shapes
 from search_spaces.hierarchical import Supernet, build_supernet

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_osr.architecture import SpaceDescription, sample_architecture
+from nas_osr.architecture import sample_architecture
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
 from nas_osr.determinism import deterministic_algorithms
 from nas_osr.objectives import OBJECTIVES, make_objective, objective_class, resolve_objective_config
 from nas_osr.outputs import FeatureShapes
 from nas_osr.scoring import make_rule
+from nas_osr.space import SpaceDescription
 from nas_osr.training import Learner, make_fabric
 from retrain.model import build_learner
 from retrain.recipes import make_recipe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 from pathlib import Path
@@ -12,12 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from nas_osr.architecture import published, sample_architecture
+from nas_osr.architecture import published
 from nas_osr.cli.main import main
-from nas_osr.configuration import parse_range
 from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class
@@ -27,8 +23,6 @@ from nas_osr.scoring import make_rule, rules_for
 from nas_osr.training import Learner
 from retrain.config import EvaluateConfig, RetrainConfig
 from retrain.evaluate import run_evaluate
-from retrain.model import resolve_architecture
-from retrain.recipes import RECIPES, make_recipe
 from retrain.reopen import read_retrain_config, reopen
 from retrain.run import run_retrain
 
@@ -303,6 +297,7 @@ def test_killed_retraining_resumes_with_the_same_bits(
         ({"device": "cuda:77"}, "cuda:77"),
         ({"objective_config": {"temperatur": 1.0}}, "temperatur"),
         ({"epochs": 0}, "epochs must be greater than 0"),
+        ({"stem": "dense"}, "stem must be one of strided, pooled"),
         (
             {"objective": "gmvae", "rule": None, "objective_config": {"subclusters": [1, 2]}},
             "lists 2 classes, there are 6",
@@ -322,41 +317,3 @@ def test_bad_requests_are_refused_in_one_line_and_leave_nothing(
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     plan = run_retrain(RetrainConfig(**{**TINY, "out": str(tmp_path / "run"), "dry_run": True}), ["nas-osr"])
     assert plan["would_retrain"][0]["epochs"] == 2 and not (tmp_path / "run").exists()
-
-
-def test_width_of_a_retrained_network() -> None:
-    architecture = published()
-    assert resolve_architecture(RetrainConfig(channels=0)).space.channels == 256
-    assert resolve_architecture(RetrainConfig(channels=48)).space.channels == 48
-    assert resolve_architecture(RetrainConfig(channels=48)).branches == architecture.branches
-    found = resolve_architecture(RetrainConfig(architecture="random:3", channels=0))
-    assert found.branches == sample_architecture(found.space, (2,), 3).branches
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 5)), min_size=1, max_size=4))
-def test_ranges_read_as_they_are_written(ranges: list[tuple[int, int]]) -> None:
-    text = ",".join(f"{start}-{start + length}" if length else str(start) for start, length in ranges)
-    expected = [number for start, length in ranges for number in range(start, start + length + 1)]
-    if len(set(expected)) < len(expected):
-        with pytest.raises(UserError, match="twice"):
-            parse_range("splits", text)
-    else:
-        assert parse_range("splits", text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1..3", "1,,2", "3-1"])
-def test_bad_ranges_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="splits must look like"):
-        parse_range("splits", text)
-
-
-def test_schedules() -> None:
-    paper, fast = make_recipe("paper", {}), make_recipe("fast", {})
-    assert paper.factor(300)(10.7) == pytest.approx(0.992**10)
-    factor = fast.factor(10)
-    positions = np.linspace(0, 10, 1001)[:-1]
-    values = [factor(position) for position in positions]
-    assert max(values) == pytest.approx(1.0, abs=0.01)
-    assert math.isclose(positions[int(np.argmax(values))], 2.0, abs_tol=0.02)
-    assert values[-1] < 0.01 and min(values) > 0
-    assert set(RECIPES) == {"paper", "cac", "adam", "fast"}

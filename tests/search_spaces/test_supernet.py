@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_osr.architecture import Architecture, Branch, SpaceDescription, all_paths, sample_architecture
+from nas_osr.architecture import Architecture, Branch, sample_architecture
 from nas_osr.errors import UserError
+from nas_osr.space import SpaceDescription, all_paths
 from search_spaces.encoder import feature_shapes
 from search_spaces.hierarchical import Supernet, build_supernet
 from search_spaces.network import DiscreteNetwork, inherit_weights
@@ -16,12 +17,16 @@ from search_spaces.presets import SpaceConfig
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
-@pytest.fixture(scope="module", params=[(4, (2,)), (6, (2,)), (5, (0, 1, 2))], ids=["L4", "L6", "branches"])
+@pytest.fixture(
+    scope="module",
+    params=[(4, (2,), "strided"), (6, (2,), "pooled"), (5, (0, 1, 2), "strided")],
+    ids=["L4", "L6", "branches"],
+)
 def supernet(request: pytest.FixtureRequest) -> Supernet:
     """A supernet with random alphas, betas and BatchNorm statistics."""
-    layers, branches = request.param
+    layers, branches, stem = request.param
     torch.manual_seed(0)
-    net = build_supernet(SpaceConfig(layers=layers, channels=16, branches=branches), 3, MEAN, STD)
+    net = build_supernet(SpaceConfig(layers=layers, channels=16, branches=branches, stem=stem), 3, MEAN, STD)
     for logits in net.architecture_parameters.values():
         nn.init.normal_(logits)
     net.train()(torch.rand(16, 3, 32, 32))
@@ -92,7 +97,7 @@ def choose(net: Supernet, architecture: Architecture) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_discrete_network_equals_one_hot_supernet(supernet: Supernet, seed: int) -> None:
     config = supernet.config
-    description = SpaceDescription(config.layers, config.channels, config.operations)
+    description = config.describe()
     architecture = sample_architecture(description, config.branches, seed)
     before = {label: logits.detach().clone() for label, logits in supernet.architecture_parameters.items()}
     choose(supernet, architecture)

@@ -110,6 +110,7 @@ def test_search_reads_no_test_file_and_no_true_unknown(marked_folder: Path, tmp_
         ({"operations": ["skip", "pool"]}, "unknown operation"),
         ({"channels": 20}, "multiple of 16"),
         ({"layers": 2}, "layers must be"),
+        ({"stem": "dense"}, "stem must be one of strided, pooled"),
         ({"branches": [0]}, "branches must contain 2"),
         ({"warmup_epochs": 2}, "warmup_epochs must lie"),
         ({"order": "both"}, "order must be one of"),
