@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.objectives.subpixel import is_narrow, narrow_tail
+from nas_osr.objectives.subpixel import interleave, is_narrow, narrow_tail
 
 SLOPE = 0.2  # of every LeakyReLU in the decoder
 
@@ -55,6 +55,14 @@ class Decoder(nn.Module):
 
     def logits(self, latents: Tensor, maps: dict[int, Tensor]) -> Tensor:
         """The images before the sigmoid, which keeps values near 0 and 1 apart; arguments as in `forward`."""
+        pixels, by_phase = self.pixel_logits(latents, maps)
+        return interleave(pixels) if by_phase else pixels
+
+    def pixel_logits(self, latents: Tensor, maps: dict[int, Tensor]) -> tuple[Tensor, bool]:
+        """`logits`, or its pixels by phase (`subpixel.split_phases`) where the last stage computes them so; and which.
+
+        Whoever takes pixels one by one saves the copy that puts them into their places.
+        """
         composed = self.scales[0] not in self.extra and self.composing_pays(len(latents))
         x = self.first_convolution(latents) if composed else self.expand(latents).view(-1, *self.start)
         stages = cast("list[nn.Sequential]", list(self.stages))
@@ -65,10 +73,10 @@ class Decoder(nn.Module):
             if composed and scale == self.scales[0]:
                 x = stage[2](stage[1](x))  # its convolution is done
             elif scale == self.scales[-1] and is_narrow(stage, x):
-                return narrow_tail(stage, self.to_image, x)
+                return narrow_tail(stage, self.to_image, x), True
             else:
                 x = stage(x)
-        return self.to_image(x)
+        return self.to_image(x), False
 
     def composing_pays(self, rows: int) -> bool:
         """Whether `first_convolution` takes fewer multiplications for this many latents than the two maps in turn."""

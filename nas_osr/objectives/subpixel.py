@@ -34,7 +34,7 @@ def is_narrow(stage: nn.Sequential, x: Tensor) -> bool:
 
 
 def narrow_tail(stage: nn.Sequential, to_image: nn.Sequential, x: Tensor) -> Tensor:
-    """`to_image(stage(x))`: the same values, gradients and running statistics but for rounding.
+    """`to_image(stage(x))` by phases: the same values, gradients and running statistics but for rounding.
 
     Gradients are differentiable once.
 
@@ -44,7 +44,7 @@ def narrow_tail(stage: nn.Sequential, to_image: nn.Sequential, x: Tensor) -> Ten
         x: [B, C, H, W].
 
     Returns:
-        [B, c, 2H, 2W], channels last.
+        [B, 4 c, H, W], channels last: the pixels by phase, which `interleave` puts into their places.
     """
     convolution, norm, activation = stage
     first, between, last = to_image
@@ -52,7 +52,7 @@ def narrow_tail(stage: nn.Sequential, to_image: nn.Sequential, x: Tensor) -> Ten
     y = F.conv2d(F.pad(x, (0, 1, 0, 1)), phase_weight(convolution.weight))  # type: ignore[arg-type]
     y = activation(phase_batch_norm(y, norm))  # type: ignore[arg-type]
     y = between(pointwise(y, first))  # type: ignore[arg-type]
-    return interleave(pointwise(y, last))  # type: ignore[arg-type]
+    return pointwise(y, last)  # type: ignore[arg-type]
 
 
 def phase_weight(weight: Tensor) -> Tensor:
@@ -79,6 +79,13 @@ def interleave(x: Tensor) -> Tensor:
     rows = x.permute(0, 2, 3, 1).reshape(batch, height, width, 2, channels // 2)
     image = rows.transpose(2, 3).reshape(batch, 2 * height, 2 * width, channels // PHASES)
     return image.permute(0, 3, 1, 2)
+
+
+def split_phases(images: Tensor) -> Tensor:
+    """Images [B, c, 2H, 2W] by phases, [B, 4 c, H, W], channels last: what `interleave` undoes."""
+    batch, channels, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width // 2, 2 * channels)
+    return rows.transpose(2, 3).reshape(batch, height // 2, width // 2, PHASES * channels).permute(0, 3, 1, 2)
 
 
 def phase_batch_norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:

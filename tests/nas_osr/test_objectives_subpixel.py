@@ -16,7 +16,7 @@ from nas_osr.freezing import frozen, unrecorded
 from nas_osr.objectives import decoder as decoder_module
 from nas_osr.objectives import subpixel
 from nas_osr.objectives.decoder import SLOPE, Decoder
-from nas_osr.objectives.subpixel import interleave, is_narrow, narrow_tail
+from nas_osr.objectives.subpixel import interleave, is_narrow, narrow_tail, split_phases
 
 
 class Tail(nn.Module):
@@ -41,7 +41,7 @@ class Tail(nn.Module):
         return self.to_image(self.stage(x))
 
     def fast(self, x: Tensor) -> Tensor:
-        return narrow_tail(self.stage, self.to_image, x)
+        return interleave(narrow_tail(self.stage, self.to_image, x))
 
 
 def both(
@@ -157,6 +157,7 @@ def test_interleave_is_pixel_shuffle_with_phases_in_front() -> None:
     x = torch.randn(2, 12, 3, 5)
     other = x.view(2, 4, 3, 3, 5).transpose(1, 2).reshape(2, 12, 3, 5)
     assert torch.equal(interleave(x), F.pixel_shuffle(other, 2))
+    assert torch.equal(split_phases(interleave(x)), x)
 
 
 def test_where_the_phases_are_taken() -> None:

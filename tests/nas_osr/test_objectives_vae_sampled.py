@@ -60,7 +60,7 @@ def test_each_image_is_decoded_under_its_own_and_the_drawn_classes(monkeypatch: 
     classes = torch.tensor([[2, 0, 3], [0, 3, 1], [3, 1, 0]])  # one column an image
     monkeypatch.setattr(objective, "counterfactual_classes", lambda labels: classes)
     decoded = []
-    objective.decoder.register_forward_hook(lambda module, inputs, output: decoded.append(len(output)))
+    objective.decoder.stages[1].register_forward_hook(lambda module, inputs, output: decoded.append(len(output)))
     torch.manual_seed(7)
     terms = objective.losses(encoder, (images, labels))
     assert decoded == [3 * 4]  # one batch: own reconstruction, own class and two others
