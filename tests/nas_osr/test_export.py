@@ -143,6 +143,15 @@ def test_the_picture_says_what_was_chosen_and_what_not():
     assert "head/2" in texts
 
 
+def test_the_picture_names_a_stem_that_is_not_the_papers():
+    usual = published()
+    pooled = dataclasses.replace(usual, space=dataclasses.replace(usual.space, stem="pooled"))
+    assert [[text for text, _ in svg_texts(render(found, None, "svg"))["stem"]] for found in (usual, pooled)] == [
+        ["stem"],
+        ["pooled", "stem"],
+    ]
+
+
 def test_the_picture_without_weights_shows_the_chosen_operations_only():
     texts = svg_texts(render(published(), None, "svg"))
     assert texts["2/1"] == [("conv2", "bold")]
