@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from nas_osr.architecture import SCHEMA, Architecture, Branch
 from nas_osr.errors import UserError
 from nas_osr.files import parse_json, read_text
 from nas_osr.space import NUM_SCALES, STEMS, Cell, SpaceDescription, cells, edges, mixing_cells, predecessors
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 _UNITS_PER_NAT = 1 << 40
 _COST_OF_ZERO = 1_000_000 * _UNITS_PER_NAT  # more than any path without a zero can cost
@@ -61,6 +62,8 @@ def best_path(layers: int, branch: int, beta: Mapping[Cell, tuple[float, float]]
     Raises:
         ValueError: a beta lies outside [0, 1] or is NaN.
     """
+    import networkx as nx
+
     graph = nx.DiGraph()
     graph.add_node((0, 0))
     for source, target in edges(layers, [branch]):
@@ -125,6 +128,8 @@ def to_graph(architecture: Architecture, weights: ArchitectureWeights | None = N
     `chosen`, `beta` (with weights; 1 where there is no choice). Graph attributes hold the rest; all values are strings,
     booleans and numbers.
     """
+    import networkx as nx
+
     space, branches = architecture.space, architecture.branches
     graph = nx.DiGraph(
         schema=SCHEMA,
@@ -213,6 +218,8 @@ def weights_from_graph(graph: nx.DiGraph, architecture: Architecture, where: str
 
 def format_graphml(graph: nx.DiGraph) -> str:
     """GraphML text; the same bytes for the same graph."""
+    import networkx as nx
+
     return '<?xml version="1.0" encoding="utf-8"?>\n' + "\n".join(nx.generate_graphml(graph)) + "\n"
 
 
@@ -223,6 +230,8 @@ def read_graphml(path: str | Path) -> nx.DiGraph:
 
 def parse_graphml(text: str, where: str) -> nx.DiGraph:
     """Parse GraphML; `where` names the origin in messages. Raises UserError."""
+    import networkx as nx
+
     if "<!doctype" in text.lower() or "<!entity" in text.lower():
         raise UserError(f"{where}: GraphML with a document type or entities is refused")
     try:

@@ -2,7 +2,8 @@
 
 Conventions, the same everywhere: B images, N known classes; labels are integers 0..N-1 for the known classes and N for
 unknown; `knownness` is any real score, higher = more known (only its order matters; infinities are allowed, NaN is
-not). A metric that the data cannot define (no unknown image, say) is None, never NaN.
+not). A metric that the data cannot define (no unknown image, say) is None, never NaN. scikit-learn is imported where it
+is used: half a second that a search's first step need not wait for.
 """
 
 from __future__ import annotations
@@ -11,25 +12,30 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 Array = NDArray[Any]
 
 
 def auroc(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Area under the ROC curve in [0, 1], unknown positive: P(unknown image ranks below a known one), ties one half."""
+    from sklearn.metrics import roc_auc_score
+
     ranks, unknown = _ranks_and_sides(knownness, is_unknown)
     return float(roc_auc_score(unknown, -ranks)) if _has_both(unknown) else None
 
 
 def auin(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Average precision in [0, 1] with known positive (step-wise, not trapezoidal)."""
+    from sklearn.metrics import average_precision_score
+
     ranks, unknown = _ranks_and_sides(knownness, is_unknown)
     return float(average_precision_score(~unknown, ranks)) if _has_both(unknown) else None
 
 
 def auout(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Average precision in [0, 1] with unknown positive (step-wise, not trapezoidal)."""
+    from sklearn.metrics import average_precision_score
+
     ranks, unknown = _ranks_and_sides(knownness, is_unknown)
     return float(average_precision_score(unknown, -ranks)) if _has_both(unknown) else None
 
@@ -39,6 +45,8 @@ def tnr_at_tpr(knownness: ArrayLike, is_unknown: ArrayLike, tpr: float = 0.95) -
 
     Known is positive: an image is accepted when its knownness is at least the threshold.
     """
+    from sklearn.metrics import roc_curve
+
     ranks, unknown = _ranks_and_sides(knownness, is_unknown)
     if not _has_both(unknown):
         return None
@@ -48,6 +56,8 @@ def tnr_at_tpr(knownness: ArrayLike, is_unknown: ArrayLike, tpr: float = 0.95) -
 
 def dtacc(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Detection accuracy in [.5, 1]: the maximum over all thresholds of (TPR + TNR) / 2."""
+    from sklearn.metrics import roc_curve
+
     ranks, unknown = _ranks_and_sides(knownness, is_unknown)
     if not _has_both(unknown):
         return None
