@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas_osr.cli.imports import quick_imports
 from nas_osr.cli.show import show_evaluation, show_json, show_metrics
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 def evaluate(config: EvaluateConfig, command: list[str]) -> None:
     """Evaluate as configured and print a table: with intervals for one result, a column each for several."""
-    from retrain.evaluate import run_evaluate
+    with quick_imports():
+        from retrain.evaluate import run_evaluate
 
     results = run_evaluate(config)
     if config.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nas_osr.cli.estimate import show_plan
+from nas_osr.cli.imports import quick_imports
 from nas_osr.cli.show import show_json, show_metrics
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 def retrain(config: RetrainConfig, command: list[str]) -> None:
     """Retrain as configured and print a table: a column for each split and seed, and mean ± std over several."""
-    from retrain.run import run_retrain
+    with quick_imports():
+        from retrain.run import run_retrain
 
     result = run_retrain(config, command)
     if config.json:

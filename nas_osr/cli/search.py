@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nas_osr.cli.estimate import show_plan
+from nas_osr.cli.imports import quick_imports
 from nas_osr.cli.show import show_json
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 def search(config: SearchConfig, command: list[str]) -> None:
     """Search as configured and print what was found."""
-    from strategies.search import run_search
+    with quick_imports():
+        from strategies.search import run_search
 
     result = run_search(config, command)
     if config.json:

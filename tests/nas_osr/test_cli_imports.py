@@ -1,0 +1,24 @@
+"""The garbage collector rests during imports, and afterwards it is as it was."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from nas_osr.cli.imports import quick_imports
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_as_it_was(enabled: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with quick_imports():
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+        with pytest.raises(ImportError), quick_imports():
+            raise ImportError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
