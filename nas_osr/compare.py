@@ -16,6 +16,7 @@ from nas_osr.data.protocols import REHEARSAL
 from nas_osr.errors import UserError
 from nas_osr.run_files import is_run_folder
 from nas_osr.runs import RunFolder
+from nas_osr.space import STEMS
 
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 
@@ -170,7 +171,10 @@ def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
         and {"splits", "seeds", "architecture"} <= config.keys()
         and (
             not isinstance(architecture, Mapping)
-            or ("branches" in architecture and isinstance(architecture.get("found", {}), Mapping))
+            or (
+                "branches" in architecture
+                and all(isinstance(architecture.get(name, {}), Mapping) for name in ("found", "space"))
+            )
         )
     )
     if not sound:
@@ -214,17 +218,19 @@ def describe_protocol(protocol: Mapping[str, Any], foreign: bool) -> str:
 
 
 def describe_network(config: Mapping[str, Any]) -> str:
-    """The network of a retraining: a baseline's name, "published", or how its architecture was found."""
+    """The network of a retraining: a baseline's name, "published", or how its architecture was found; and its stem."""
     if config.get("network"):
         return str(config["network"])
     architecture = config["architecture"]
     if not isinstance(architecture, Mapping):
         return str(architecture)
-    if architecture["branches"] == published().to_dict()["branches"]:
-        return "published"
     found = architecture.get("found", {})
     seed = found.get("seed")
-    return f"{found.get('strategy', 'architecture')}{'' if seed is None else f' seed {seed}'}"
+    name = f"{found.get('strategy', 'architecture')}{'' if seed is None else f' seed {seed}'}"
+    if architecture["branches"] == published().to_dict()["branches"]:
+        name = "published"
+    stem = config.get("stem") or architecture.get("space", {}).get("stem")
+    return name if stem in (None, STEMS[0]) else f"{name}, {stem} stem"
 
 
 @lru_cache(maxsize=1)
