@@ -1,6 +1,6 @@
 """Readers of the official archives as torchvision lays them out: CIFAR pickles, MNIST idx, SVHN mat, Tiny ImageNet.
 
-Every reader returns all images of its part, uint8 [n, C, H, W], with their class ids, int64 [n], in file order.
+Every reader returns the images of its part, uint8 [n, C, H, W], with their class ids, int64 [n], in file order.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import gzip
 import math
 import struct
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,8 @@ CIFAR_FILES = {
 }
 
 
-def read_cifar(folder: Path, source: str, part: str) -> Arrays:
-    """`cifar-10-batches-py` or `cifar-100-python` (fine labels)."""
+def read_cifar(folder: Path, source: str, part: str, wanted: Collection[int]) -> Arrays:
+    """`cifar-10-batches-py` or `cifar-100-python` (fine labels), the images of these classes only."""
     key, classes = ("labels", 10) if source == "cifar10" else ("fine_labels", 100)
     images, labels = [], []
     for name in CIFAR_FILES[source, part]:
@@ -40,8 +41,10 @@ def read_cifar(folder: Path, source: str, part: str) -> Arrays:
         data, lists = read_pickled_batch(path)
         if key not in lists or len(lists[key]) != len(data) or data.shape[1] != 3 * 32 * 32:
             raise UserError(f"{path} is not a {source} file: it needs 'data' [n, 3072] and as many '{key}'")
-        images.append(data.reshape(-1, 3, 32, 32))
-        labels.append(_check_labels(np.array(lists[key], dtype=np.int64), classes, path))
+        ids = _check_labels(np.array(lists[key], dtype=np.int64), classes, path)
+        kept = np.isin(ids, list(wanted))
+        images.append(data[kept].reshape(-1, 3, 32, 32))
+        labels.append(ids[kept])
     return np.concatenate(images), np.concatenate(labels)
 
 

@@ -112,8 +112,10 @@ def load_source(
             raise UserError(
                 f"{source} has no {part} image of class {class_id}: check the files, or choose other classes"
             )
-    tensor = torch.from_numpy(np.ascontiguousarray(images[kept]))
-    return fit_shape(tensor, image_shape), torch.from_numpy(labels[kept])
+    if len(kept) < len(labels):
+        images, labels = images[kept], labels[kept]
+    tensor, ids = (torch.from_numpy(np.require(array, requirements=("C", "W"))) for array in (images, labels))
+    return fit_shape(tensor, image_shape), ids
 
 
 def folder_classes(folder: Path) -> tuple[tuple[str, ...], frozenset[str]]:
@@ -145,7 +147,7 @@ def count_images(source: str, part: str, location: Location) -> int:
     if source == "tinyimagenet":
         wnids = dict(enumerate(SOURCES[source].class_names))
         return sum(map(len, official.list_tiny_imagenet(location.path, part, wnids).values()))
-    return len(_read_archive(source, part, location.path)[1])
+    return len(_read_archive(source, part, range(len(SOURCES[source].class_names)), location.path)[1])
 
 
 def _locate(source: str, part: str, data_dir: Path | None) -> Location:
@@ -160,14 +162,15 @@ def _locate(source: str, part: str, data_dir: Path | None) -> Location:
     return location
 
 
-def _read_archive(source: str, part: str, path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_archive(source: str, part: str, wanted: Collection[int], path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """All its images; of CIFAR, the largest, those of the wanted classes."""
     from nas_osr.data import official
 
     if source in ("mnist", "fashion-mnist"):
         return official.read_mnist(path, part)
     if source == "svhn":
         return official.read_svhn(path)
-    return official.read_cifar(path, source, part)
+    return official.read_cifar(path, source, part, wanted)
 
 
 def _read_named(
@@ -178,7 +181,7 @@ def _read_named(
 
     names = SOURCES[source].class_names
     if location.official and source != "tinyimagenet":
-        return _read_archive(source, part, location.path)
+        return _read_archive(source, part, wanted, location.path)
     if location.official:
         wnids = {class_id: names[class_id] for class_id in wanted}
         paths = list_tiny_imagenet(location.path, part, wnids)
