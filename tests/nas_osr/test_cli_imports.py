@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import types
 
 import pytest
 
@@ -22,3 +24,14 @@ def test_the_collector_is_as_it_was(enabled: bool) -> None:
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_only_new_modules_are_left_out_of_later_collections(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(len(sys.modules)))
+    with quick_imports():
+        pass
+    assert not frozen
+    with quick_imports():
+        monkeypatch.setitem(sys.modules, "a_module_for_this_test", types.ModuleType("a_module_for_this_test"))
+    assert len(frozen) == 1
