@@ -22,24 +22,23 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # what `nas-osr search` does, until the first call of the optimisers in the training loop has ended
 FIRST_STEP = """
-import os, sys
-from nas_osr.cli import main
+import contextlib, os, sys
+from nas_osr.cli import main, search
 
 def stop(*arguments, **settings):
     result = step(*arguments, **settings)
     os._exit(0)
 
-load = main.load
-def with_stop(reference):
+quick_imports = search.quick_imports
+@contextlib.contextmanager
+def with_stop():
     global step
-    found = load(reference)
-    if reference.endswith(":search"):
-        import nas_osr.training as training
-        import strategies.search  # the check of memory, which takes steps of its own, keeps the real function
-        step, training.weight_step = training.weight_step, stop
-    return found
+    with quick_imports():
+        yield
+    import nas_osr.training as training  # the check of memory, which takes steps of its own, has the real function
+    step, training.weight_step = training.weight_step, stop
 
-main.load = with_stop
+search.quick_imports = with_stop
 sys.exit(main.main(sys.argv[1:]))
 """
 
