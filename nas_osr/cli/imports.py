@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import sys
@@ -22,5 +23,8 @@ def quick_imports() -> Iterator[None]:
     finally:
         if len(sys.modules) > modules:
             gc.freeze()
+            atexit.register(
+                gc.unfreeze
+            )  # some packages complain of leaks when their objects are not collected at the end
         if enabled:
             gc.enable()
