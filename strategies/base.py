@@ -29,8 +29,8 @@ class SearchResult:
 class Strategy(Protocol):
     """A search strategy."""
 
-    def check(self, space: SpaceConfig, objective: ObjectiveFactory, data: OpenSetData) -> None:
-        """UserError when this cannot be searched; called before anything is written."""
+    def check(self, data: OpenSetData) -> None:
+        """UserError when this cannot be searched on these data; called before anything is written."""
 
     def search(
         self, space: SpaceConfig, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder

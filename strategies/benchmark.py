@@ -26,6 +26,7 @@ from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.training import weight_step
 from search_spaces.encoder import check_image_shape, feature_shapes
 from search_spaces.hierarchical import Supernet, build_supernet
+from strategies.base import ObjectiveFactory
 from strategies.bilevel import Levels
 from strategies.config import SearchConfig
 from strategies.pseudo_unknown import choose_pseudo_unknown
@@ -74,8 +75,13 @@ def benchmark_search(
     }
 
 
-def build_levels(config: SearchConfig, protocol: Protocol, fabric: Fabric) -> Levels:
-    """A supernet with its heads for the classes that PAS keeps, and its optimisers, as a search makes them."""
+def build_levels(
+    config: SearchConfig, protocol: Protocol, fabric: Fabric, make_heads: ObjectiveFactory | None = None
+) -> Levels:
+    """A supernet with its heads for the classes that PAS keeps, and its optimisers, as a search makes them.
+
+    `make_heads` is the search's own; without it the configured objective's, with random images where it needs outliers.
+    """
     check_image_shape(protocol.image_shape)
     objective = objective_class(config.objective)
     settings = resolve_objective_config(config.objective, config.objective_config, protocol, "search")
@@ -84,9 +90,12 @@ def build_levels(config: SearchConfig, protocol: Protocol, fabric: Fabric) -> Le
     kept_settings = objective.select_classes(settings, kept, protocol.num_known)
     supernet = build_supernet(config.space(), protocol.image_shape[0], protocol.mean, protocol.std)
     shapes = feature_shapes(supernet, protocol.image_shape)
-    heads = objective(shapes, protocol.image_shape, len(kept), kept_settings)
-    if objective.needs_outliers(kept_settings):
-        heads.set_outliers(random_images(OUTLIERS, protocol.image_shape, torch.device("cpu")))
+    if make_heads is not None:
+        heads = make_heads(shapes, len(kept))
+    else:
+        heads = objective(shapes, protocol.image_shape, len(kept), kept_settings)
+        if objective.needs_outliers(kept_settings):
+            heads.set_outliers(random_images(OUTLIERS, protocol.image_shape, torch.device("cpu")))
     levels = Levels(supernet, heads, config, fabric)
     levels.learner.train()
     return levels

@@ -123,8 +123,8 @@ class Bilevel:
         self.fabric = fabric
         self.pseudo_unknown = pseudo_unknown
 
-    def check(self, space: SpaceConfig, objective: ObjectiveFactory, data: OpenSetData) -> None:
-        """UserError when there are too few images for a batch of each half, or the objective cannot have its heads."""
+    def check(self, data: OpenSetData) -> None:
+        """UserError when there are too few images for a batch of each half."""
         split = self._split(data)
         smallest = min(len(split.weight), len(split.architecture))
         if smallest < (self.config.batch_size or 0):
@@ -132,8 +132,6 @@ class Bilevel:
                 f"batch_size {self.config.batch_size} is larger than half of the kept training images ({smallest}): "
                 "choose a smaller one"
             )
-        with torch.random.fork_rng():
-            self._build(space, objective, data.protocol, split.num_kept)
 
     def _split(self, data: OpenSetData) -> SearchData:
         config = self.config

@@ -25,6 +25,7 @@ from nas_osr.data.dataset import VALIDATION_SHARE
 from nas_osr.data.protocols import Protocol
 from nas_osr.memory import available_memory, check_memory
 from nas_osr.training import describe_fabric, make_fabric
+from strategies.base import ObjectiveFactory
 from strategies.benchmark import build_levels, make_steps
 from strategies.bilevel import Levels
 from strategies.config import SearchConfig
@@ -68,25 +69,29 @@ def estimate_search(config: SearchConfig, protocol: Protocol) -> dict[str, Any]:
     )
 
 
-def check_search_memory(config: SearchConfig, protocol: Protocol, fabric: Fabric) -> None:
-    """UserError when a search clearly does not fit onto its device; a warning when it may not.
+def check_search_memory(config: SearchConfig, protocol: Protocol, fabric: Fabric, make_heads: ObjectiveFactory) -> None:
+    """UserError when its heads cannot be made or it clearly does not fit onto its device; a warning when it may not.
 
     The images have been read already: on a CPU only the copies of the two halves are still to come.
     """
     assert config.batch_size is not None
     own = replace(config, batch_size=config.batch_size // fabric.world_size)  # of a rank
     with leave_no_trace():
-        _, _, memory = count_search(own, protocol, fabric, flops=False)
+        _, _, memory = count_search(own, protocol, fabric, flops=False, make_heads=make_heads)
     device = fabric.device
     check_memory(memory.total, available_memory(device), str(device), MEND)
 
 
 def count_search(
-    config: SearchConfig, protocol: Protocol, fabric: Fabric, flops: bool = True
+    config: SearchConfig,
+    protocol: Protocol,
+    fabric: Fabric,
+    flops: bool = True,
+    make_heads: ObjectiveFactory | None = None,
 ) -> tuple[Levels, dict[str, StepCost], Memory]:
     """The levels of a search, what a step of each kind costs (without seconds), and the memory. Steps have run."""
     assert config.batch_size is not None
-    levels = build_levels(config, protocol, fabric)
+    levels = build_levels(config, protocol, fabric, make_heads)
     costs = {
         name: count_step(kind(levels, config, protocol, index), levels.learner, config.batch_size, flops)
         for index, name in enumerate(("weights", "architecture"))

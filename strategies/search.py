@@ -93,7 +93,7 @@ def run_search(config: SearchConfig, command: list[str], estimate: bool = True) 
         return make_rule(config.rule or "", config.rule_config)
 
     strategy = make_strategy(config, fabric)
-    strategy.check(config.space(), make_objective, data)
+    strategy.check(data)
     resume = config.resume == "auto"
     check_same_config(fabric, config.recorded())
     digest = fingerprint(data, outliers)
@@ -107,7 +107,7 @@ def run_search(config: SearchConfig, command: list[str], estimate: bool = True) 
         done = folder.call(lambda run: read_result(run) if run.finished else None)
         if done is not None:
             return done
-        check_search_memory(config, protocol, fabric)
+        check_search_memory(config, protocol, fabric, make_objective)
         about = describe_fabric(fabric)
         folder.call(lambda run: run.provenance(command, config.recorded(), config.seed, digest, **about))
         assert config.epochs is not None

@@ -139,6 +139,19 @@ def test_bad_requests_are_refused_in_one_line_and_leave_nothing(
     assert not (tmp_path / "run").exists()
 
 
+def test_heads_that_cannot_be_made_are_refused_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise UserError("the network has no such map")
+
+    monkeypatch.setattr(GMVAE, "__init__", refuse)
+    settings = {**TINY, "objective": "gmvae", "rule": None, "out": str(tmp_path / "run")}
+    with pytest.raises(UserError, match="no such map"):
+        run_search(SearchConfig(**settings), ["nas-osr"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_settings_by_class_follow_the_kept_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     build = GMVAE.__init__
