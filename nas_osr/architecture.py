@@ -22,7 +22,7 @@ from nas_osr.files import (
     read_text,
     show,
 )
-from nas_osr.space import NUM_SCALES, STEMS, Cell, SpaceDescription, all_paths, cells
+from nas_osr.space import NUM_SCALES, PAPER_STEM, Cell, SpaceDescription, all_paths, cells
 from nas_osr.storage import read_config, replace_file
 
 SCHEMA = 1
@@ -77,7 +77,7 @@ class Architecture:
             "channels": self.space.channels,
             "operations": list(self.space.operations),
         }
-        if self.space.stem != STEMS[0]:  # files of the usual space are as they always were
+        if self.space.stem != PAPER_STEM:  # files of the usual space are as they always were
             space["stem"] = self.space.stem
         branches = {
             str(scale): {"path": list(branch.path), "operations": list(branch.operations)}
@@ -214,7 +214,7 @@ def _architecture_from(value: Any) -> Architecture:
         layers=as_integer(description["layers"], "space.layers"),
         channels=as_integer(description["channels"], "space.channels"),
         operations=as_items(description["operations"], "space.operations", as_string),
-        stem=as_string(description.get("stem", STEMS[0]), "space.stem"),
+        stem=as_string(description.get("stem", PAPER_STEM), "space.stem"),
     )
     if not isinstance(top["branches"], dict):
         raise UserError(f"branches: expected an object, got {show(top['branches'])}")

@@ -16,7 +16,7 @@ from nas_osr.data.protocols import REHEARSAL
 from nas_osr.errors import UserError
 from nas_osr.run_files import is_run_folder
 from nas_osr.runs import RunFolder
-from nas_osr.space import STEMS
+from nas_osr.space import PAPER_STEM
 
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 
@@ -229,8 +229,8 @@ def describe_network(config: Mapping[str, Any]) -> str:
     name = f"{found.get('strategy', 'architecture')}{'' if seed is None else f' seed {seed}'}"
     if architecture["branches"] == published().to_dict()["branches"]:
         name = "published"
-    stem = config.get("stem") or architecture.get("space", {}).get("stem")
-    return name if stem in (None, STEMS[0]) else f"{name}, {stem} stem"
+    stem = architecture.get("space", {}).get("stem", PAPER_STEM)
+    return name if stem == PAPER_STEM else f"{name}, {stem} stem"
 
 
 @lru_cache(maxsize=1)

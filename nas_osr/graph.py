@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nas_osr.architecture import SCHEMA, Architecture, Branch
 from nas_osr.errors import UserError
 from nas_osr.files import parse_json, read_text
-from nas_osr.space import NUM_SCALES, STEMS, Cell, SpaceDescription, cells, edges, mixing_cells, predecessors
+from nas_osr.space import NUM_SCALES, PAPER_STEM, Cell, SpaceDescription, cells, edges, mixing_cells, predecessors
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -139,7 +139,7 @@ def to_graph(architecture: Architecture, weights: ArchitectureWeights | None = N
         operations=" ".join(space.operations),
         found=json.dumps(architecture.found, allow_nan=False),
     )
-    if space.stem != STEMS[0]:  # as in `architecture.json`
+    if space.stem != PAPER_STEM:  # as in `architecture.json`
         graph.graph["stem"] = space.stem
     operations = {cell: branch.operations[cell[0]] for branch in branches.values() for cell in enumerate(branch.path)}
     steps = {

@@ -19,7 +19,7 @@ import graphviz
 from nas_osr.architecture import Architecture
 from nas_osr.errors import UserError
 from nas_osr.graph import ArchitectureWeights, name_cell
-from nas_osr.space import STEMS, Cell, cells, edges
+from nas_osr.space import PAPER_STEM, Cell, cells, edges
 
 Point = tuple[float, float]
 
@@ -67,7 +67,7 @@ def format_dot(architecture: Architecture, weights: ArchitectureWeights | None =
     dot.attr("edge", fontname=_FONT, fontsize="10", arrowsize="0.7")
 
     _add_captions(dot, architecture, layout, weights is not None)
-    _add_end(dot, "stem", "stem" if space.stem == STEMS[0] else f"{space.stem}\nstem", layout.stem)
+    _add_end(dot, "stem", "stem" if space.stem == PAPER_STEM else f"{space.stem}\nstem", layout.stem)
     found = architecture.branches.values()
     chosen = {cell: branch.operations[cell[0]] for branch in found for cell in enumerate(branch.path)}
     for cell in cells(space.layers, branches):

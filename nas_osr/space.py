@@ -20,7 +20,8 @@ Cell = tuple[int, int]
 
 SPACE_NAME = "hierarchical"
 BUILT_IN_OPERATIONS = ("skip", "conv", "conv2")
-STEMS = ("strided", "pooled")
+PAPER_STEM = "strided"
+STEMS = (PAPER_STEM, "pooled")
 NUM_SCALES = 3
 MAX_LAYERS = 64
 MAX_CHANNELS = 8192
@@ -80,7 +81,7 @@ class SpaceDescription:
     layers: int
     channels: int
     operations: tuple[str, ...] = BUILT_IN_OPERATIONS
-    stem: str = STEMS[0]
+    stem: str = PAPER_STEM
     name: str = SPACE_NAME
 
     def __post_init__(self) -> None:

@@ -76,7 +76,7 @@ def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True
     config = replace(config, recipe_config=asdict(recipe))
     architecture = config.network or resolve_architecture(config)
     value = architecture.to_dict() if isinstance(architecture, Architecture) else None
-    config = replace(config, architecture=value, channels=0)
+    config = replace(config, architecture=value, channels=0, stem=None)
     parts = list_parts(config)
     if config.dry_run:
         protocols = [part.protocol for part in parts]

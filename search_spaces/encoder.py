@@ -69,12 +69,12 @@ class PooledStem(nn.Module):
         return half, self.to_quarter(half)
 
 
-STEMS: dict[str, type[nn.Module]] = {"strided": StridedStem, "pooled": PooledStem}
+STEM_CLASSES: dict[str, type[nn.Module]] = {"strided": StridedStem, "pooled": PooledStem}
 
 
 def build_stem(name: str, image_channels: int, channels: int) -> nn.Module:
-    """Images [B, c, H, W] -> C/2 channels at half and C channels at 1/4 resolution; `name` is one of `STEMS`."""
-    return STEMS[name](image_channels, channels)
+    """Images [B, c, H, W] -> C/2 channels at half and C channels at 1/4 resolution; `name` is one of `STEM_CLASSES`."""
+    return STEM_CLASSES[name](image_channels, channels)
 
 
 def check_image_shape(image_shape: tuple[int, int, int]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_osr.errors import UserError
-from nas_osr.space import STEMS, SpaceDescription
+from nas_osr.space import PAPER_STEM, STEMS, SpaceDescription
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SpaceConfig:
     channels: int = 256
     operations: tuple[str, ...] = ("skip", "conv", "conv2")
     branches: tuple[int, ...] = (2,)
-    stem: str = STEMS[0]
+    stem: str = PAPER_STEM
 
     def __post_init__(self) -> None:
         if not 3 <= self.layers <= 64:

@@ -8,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_osr.space import STEMS
-from search_spaces.encoder import STEMS as BUILDERS
-from search_spaces.encoder import build_stem
+from search_spaces.encoder import STEM_CLASSES, build_stem
 
 SLOPE = 0.2
 
 
 def test_the_stems_that_a_file_may_name_are_those_that_can_be_built() -> None:
-    assert tuple(BUILDERS) == STEMS
+    assert tuple(STEM_CLASSES) == STEMS
 
 
 @pytest.mark.parametrize("name", STEMS)
