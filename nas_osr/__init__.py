@@ -11,26 +11,26 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "Architecture": "nas_osr.architecture",
-    "Branch": "nas_osr.architecture",
+    "Architecture": "nas_osr.search_spaces.architectures.architecture",
+    "Branch": "nas_osr.search_spaces.architectures.architecture",
     "Objective": "nas_osr.objectives.base",
     "Outputs": "nas_osr.outputs",
     "Protocol": "nas_osr.data.protocols",
-    "RetrainConfig": "retrain.config",
-    "RunFolder": "nas_osr.runs",
+    "RetrainRequest": "nas_osr.retrain.retrain_request",
+    "RunFolder": "nas_osr.runs.folder",
     "ScoringRule": "nas_osr.scoring.base",
-    "SearchConfig": "strategies.config",
+    "SearchRequest": "nas_osr.strategies.search_request",
     "UserError": "nas_osr.errors",
     "evaluate": "nas_osr.api",
-    "export_architecture": "nas_osr.export",
-    "load_architecture": "nas_osr.architecture",
+    "export_architecture": "nas_osr.search_spaces.architectures.export",
+    "load_architecture": "nas_osr.search_spaces.architectures.references",
     "load_data": "nas_osr.data.dataset",
     "make_objective": "nas_osr.objectives",
     "make_protocol": "nas_osr.data.protocols",
     "make_rule": "nas_osr.scoring",
-    "retrain": "nas_osr.api",
-    "score_arrays": "nas_osr.score_file",
+    "score_arrays": "nas_osr.evaluation.score_file",
     "search": "nas_osr.api",
+    "train": "nas_osr.api",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -11,36 +11,36 @@ T = TypeVar("T")
 
 
 def search(**options: Any) -> dict[str, Any]:
-    """Search an architecture; the options are those of `strategies.config.SearchConfig`, the result of `run_search`.
+    """Search an architecture; options of `SearchRequest`, result of `run_search`.
 
     Raises UserError when an option is wrong or data are missing.
     """
-    from strategies.config import SearchConfig
-    from strategies.search import run_search
+    from nas_osr.strategies.run import run_search
+    from nas_osr.strategies.search_request import SearchRequest
 
-    return run_search(make_options("search", SearchConfig, options), ["nas_osr.search"])
+    return run_search(make_options("search", SearchRequest, options), ["nas_osr.search"])
 
 
-def retrain(**options: Any) -> dict[str, Any]:
-    """Train and evaluate an architecture; options of `retrain.config.RetrainConfig`, result of `run_retrain`.
+def train(**options: Any) -> dict[str, Any]:
+    """Train and evaluate an architecture; options of `RetrainRequest`, result of `run_retrain`.
 
     Raises UserError when an option is wrong or data are missing.
     """
-    from retrain.config import RetrainConfig
-    from retrain.run import run_retrain
+    from nas_osr.retrain.retrain_request import RetrainRequest
+    from nas_osr.retrain.run import run_retrain
 
-    return run_retrain(make_options("retrain", RetrainConfig, options), ["nas_osr.retrain"])
+    return run_retrain(make_options("retrain", RetrainRequest, options), ["nas_osr.train"])
 
 
 def evaluate(**options: Any) -> list[dict[str, Any]]:
-    """Evaluate a retrained network again; options of `retrain.config.EvaluateConfig`, result of `run_evaluate`.
+    """Evaluate a retrained network again; options of `EvaluateRequest`, result of `run_evaluate`.
 
     Raises UserError when an option is wrong or data are missing.
     """
-    from retrain.config import EvaluateConfig
-    from retrain.evaluate import run_evaluate
+    from nas_osr.retrain.evaluate import run_evaluate
+    from nas_osr.retrain.retrain_request import EvaluateRequest
 
-    return run_evaluate(make_options("evaluate", EvaluateConfig, options))
+    return run_evaluate(make_options("evaluate", EvaluateRequest, options))
 
 
 def make_options(command: str, config_class: type[T], options: dict[str, Any]) -> T:

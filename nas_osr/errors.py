@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 LONGEST = 1500  # characters of a message; the excess is taken out of its middle
 
 
@@ -19,3 +21,14 @@ class UserError(Exception):
             half = LONGEST // 2 - 3
             line = f"{line[:half]} ... {line[-half:]}"
         super().__init__(line)
+
+
+def show(value: Any) -> str:
+    """A short one-line rendering for messages."""
+    if isinstance(value, list | tuple | dict):
+        return {list: "a list", tuple: "a tuple", dict: "an object"}.get(type(value), type(value).__name__)
+    if isinstance(value, str):
+        return ascii(value if len(value) <= 40 else value[:37] + "...")
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 64:
+        return "a huge number"
+    return repr(value)[:60]

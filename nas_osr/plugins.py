@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from nas_osr.errors import UserError
-from nas_osr.files import show
+from nas_osr.errors import UserError, show
 
 T = TypeVar("T")
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # nothing relative, no paths

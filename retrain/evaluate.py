@@ -13,18 +13,18 @@ from torch import Tensor
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.evaluation import average_mirrored, collect_outputs, evaluate_rule
+from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
+from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.objectives import objective_class
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
 from nas_osr.plugins import import_plugin
-from nas_osr.predictions import Predictions, write_predictions
-from nas_osr.runs import RunFolder
+from nas_osr.retrain.model import count_macs
+from nas_osr.retrain.reopen import only_split, open_parts, read_retrain_config, reopen
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
-from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.model import count_macs
-from retrain.reopen import only_split, open_parts, read_retrain_config, reopen
 
 
 def forward_of(learner: Any, mirrored: bool) -> Callable[[Tensor], Outputs]:
@@ -124,7 +124,7 @@ def describe(
     }
 
 
-def run_evaluate(request: EvaluateConfig) -> list[dict[str, Any]]:
+def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder or every part of a retraining from the saved models.
 
     Returns:
@@ -139,7 +139,7 @@ def run_evaluate(request: EvaluateConfig) -> list[dict[str, Any]]:
     return [result for run in open_parts(Path(request.run)) for result in evaluate_run(run, request)]
 
 
-def evaluate_run(run: RunFolder, request: EvaluateConfig) -> list[dict[str, Any]]:
+def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
     config = read_retrain_config(run)
     if request.unknown is not None and request.unknown == config.outliers:
@@ -178,7 +178,7 @@ def check_mirrors(protocol: Protocol) -> None:
 
 
 def choose_rules(
-    config: RetrainConfig, request: EvaluateConfig, objective: type[Objective]
+    config: RetrainRequest, request: EvaluateRequest, objective: type[Objective]
 ) -> list[tuple[ScoringRule, bool]]:
     """The rules that a request asks for, or else the run's own; with each, whether it differs from that.
 
@@ -198,7 +198,7 @@ def choose_rules(
 
 
 def choose_rule(
-    name: str, config: RetrainConfig, request: EvaluateConfig, objective: type[Objective]
+    name: str, config: RetrainRequest, request: EvaluateRequest, objective: type[Objective]
 ) -> tuple[ScoringRule, bool]:
     """The rule of this name, and whether it or its settings differ from the run's own. Raises UserError."""
     check_rule(rule_class(name), objective)

@@ -9,20 +9,21 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_osr.architecture import Architecture, load_architecture
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import make_objective
-from nas_osr.training import Learner
-from retrain.config import RetrainConfig
-from retrain.networks import build_network
-from search_spaces.encoder import check_image_shape, feature_shapes
-from search_spaces.network import DiscreteNetwork
-from search_spaces.operations import get_operation
-from search_spaces.presets import get_preset
+from nas_osr.retrain.networks import build_network
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.references import load_architecture
+from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
+from nas_osr.search_spaces.network import DiscreteNetwork
+from nas_osr.search_spaces.operations import get_operation
+from nas_osr.search_spaces.presets import get_preset
+from nas_osr.training.learner import Learner
 
 
-def resolve_architecture(config: RetrainConfig) -> Architecture:
+def resolve_architecture(config: RetrainRequest) -> Architecture:
     """The architecture that a configuration names, with the width and the stem it asks for. Raises UserError."""
     if isinstance(config.architecture, dict):
         architecture = Architecture.from_dict(config.architecture, "architecture")

@@ -8,17 +8,18 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from nas_osr.architecture import Architecture
-from nas_osr.configuration import check_types, config_data_dir, parse_range
+from nas_osr.configuration import check_types, parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
-from nas_osr.runs import RunFolder
-from nas_osr.training import Learner, make_fabric
-from retrain.config import RetrainConfig
-from retrain.model import build_learner
-from retrain.networks import check_network
+from nas_osr.retrain.model import build_learner
+from nas_osr.retrain.networks import check_network
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.runs.folder import RunFolder
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.training.fabric import make_fabric
+from nas_osr.training.learner import Learner
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Reopened:
     """
 
     run: RunFolder
-    config: RetrainConfig
+    config: RetrainRequest
     protocol: Protocol
     learner: Any
     data: OpenSetData
@@ -57,7 +58,7 @@ def reopen(
         run: the folder of one retraining.
         data_dir: folder of the images, where it is not the run's.
         unknown: a source whose test images all play the unknown, instead of the protocol's.
-        device, precision, threads: as for `nas_osr.training.make_fabric`.
+        device, precision, threads: as for `nas_osr.training.fabric.make_fabric`.
 
     Raises:
         UserError: the folder is not a retraining that has a trained network, data or device are not there, or the known
@@ -79,7 +80,7 @@ def reopen(
     wrapped: Any = fabric.setup_module(learner)
     wrapped.mark_forward_method("infer")
     wrapped.eval()
-    data = load_data(protocol, config_data_dir(config), limit_per_class=config.limit_per_class)
+    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class)
     check_same_images(run, data)
     return Reopened(run, config, protocol, wrapped, data, fabric)
 
@@ -103,21 +104,21 @@ def open_parts(folder: Path) -> list[RunFolder]:
     return [RunFolder.open(part) for part in (parts or [folder])]
 
 
-def read_retrain_config(run: RunFolder) -> RetrainConfig:
+def read_retrain_config(run: RunFolder) -> RetrainRequest:
     """The configuration that a retraining left in its folder. Raises UserError when it is not one."""
     values = run.read_config()
-    names = {item.name for item in fields(RetrainConfig)}
+    names = {item.name for item in fields(RetrainRequest)}
     unknown = sorted(set(values) - names)
     if unknown or "architecture" not in values:
         raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: evaluate needs one")
-    config = RetrainConfig(**values)
+    config = RetrainRequest(**values)
     check_types(config, str(run.path / "config.yaml"))
     if config.rule is None:
         raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: it names no rule")
     return config
 
 
-def only_split(run: RunFolder, config: RetrainConfig) -> int:
+def only_split(run: RunFolder, config: RetrainRequest) -> int:
     """The split that a part of a retraining is of. Raises UserError when the folder is of several."""
     splits = parse_range("splits", config.splits)
     if len(splits) > 1:
@@ -126,7 +127,7 @@ def only_split(run: RunFolder, config: RetrainConfig) -> int:
 
 
 def load_learner(
-    run: RunFolder, architecture: Architecture | str, protocol: Protocol, config: RetrainConfig, objective_config: Any
+    run: RunFolder, architecture: Architecture | str, protocol: Protocol, config: RetrainRequest, objective_config: Any
 ) -> Learner:
     """The trained network of a run folder, on the CPU. Raises UserError when there is none or it does not fit."""
     learner = build_learner(architecture, protocol, config.objective, objective_config)

@@ -10,33 +10,34 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.architecture import Architecture
-from nas_osr.compare import check_result
-from nas_osr.configuration import config_data_dir, config_protocol, parse_range
+from nas_osr.configuration import parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
-from nas_osr.determinism import deterministic_algorithms
-from nas_osr.distributed import FirstRank, check_same, check_same_config, open_recorder, opened_by_first
 from nas_osr.errors import UserError
+from nas_osr.metrics.resampling import summarise
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
-from nas_osr.progress import ProgressReporter
-from nas_osr.ranks import check_divided
-from nas_osr.resampling import summarise
-from nas_osr.runs import RunFolder
+from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
+from nas_osr.ranks.place import check_divided
+from nas_osr.retrain.comparison import check_result
+from nas_osr.retrain.evaluate import describe, evaluate_test, fit_rules, write_evaluation
+from nas_osr.retrain.model import build_learner, resolve_architecture
+from nas_osr.retrain.networks import check_network
+from nas_osr.retrain.recipes import make_recipe
+from nas_osr.retrain.retrain_cost import check_retrain_memory, estimate_retrain
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.train import train
+from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.shared import check_equal_options, open_recorder
 from nas_osr.scoring import check_rule, make_rule, rule_class
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.encoder import check_image_shape
+from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.seeds import derive_seed
-from nas_osr.training import describe_fabric, make_fabric
-from retrain.config import RetrainConfig
-from retrain.cost import check_retrain_memory, estimate_retrain
-from retrain.evaluate import describe, evaluate_test, fit_rules, write_evaluation
-from retrain.model import build_learner, resolve_architecture
-from retrain.networks import check_network
-from retrain.recipes import make_recipe
-from retrain.train import train
-from search_spaces.encoder import check_image_shape
-from search_spaces.prepare import check_compiler, prepare_encoder
+from nas_osr.training.determinism import deterministic_algorithms
+from nas_osr.training.fabric import describe_fabric, make_fabric
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ class Part:
     seed: int
     protocol: Protocol
     objective_config: Any
-    config: RetrainConfig  # of this part alone: what its config.yaml holds
+    config: RetrainRequest  # of this part alone: what its config.yaml holds
 
 
-def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True) -> dict[str, Any]:
+def run_retrain(config: RetrainRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
     """Retrain as configured and leave complete run folders and summary.json in `config.out`.
 
     Args:
@@ -90,7 +91,7 @@ def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True
     with torch.random.fork_rng():
         build_learner(architecture, parts[0].protocol, config.objective, parts[0].objective_config)
     opened = {parts[0].folder: load_part_data(parts[0])}
-    check_same_config(fabric, config.recorded())
+    check_equal_options(fabric, config.recorded())
     with (
         deterministic_algorithms(config.deterministic),
         opened_by_first(
@@ -111,7 +112,7 @@ def run_retrain(config: RetrainConfig, command: list[str], estimate: bool = True
     return summary
 
 
-def begin(outer: RunFolder, config: RetrainConfig, command: list[str]) -> None:
+def begin(outer: RunFolder, config: RetrainRequest, command: list[str]) -> None:
     """Begin the retraining in its folder, or go on with a finished one that is asked for more splits. UserError."""
     if not (outer.finished and config.resume == "auto"):
         outer.provenance(command, config.recorded(), None, None)
@@ -140,7 +141,7 @@ def end(outer: RunFolder, summary: dict[str, Any]) -> None:
         outer.finish()
 
 
-def list_parts(config: RetrainConfig) -> list[Part]:
+def list_parts(config: RetrainRequest) -> list[Part]:
     """Every split and seed of a resolved configuration. Raises UserError."""
     splits, seeds = parse_range("splits", config.splits), parse_range("seeds", config.seeds)
     parts = []
@@ -154,7 +155,7 @@ def list_parts(config: RetrainConfig) -> list[Part]:
         assert config.batch_size is not None
         check_divided(config.objective, objective_class(config.objective).divisible, config.batch_size)
         if config.outliers is not None:
-            outlier_classes(config.outliers, config_protocol(config, split), config_data_dir(config))
+            outlier_classes(config.outliers, config.published_protocol(split), config.data_folder)
         for seed in seeds:
             folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
             own = replace(config, splits=str(split), seeds=str(seed), objective_config=asdict(objective_config))
@@ -165,12 +166,12 @@ def list_parts(config: RetrainConfig) -> list[Part]:
 def load_part_data(part: Part) -> tuple[OpenSetData, Tensor | None]:
     """The known images of a part, and the outliers [n, C, H, W] where it names a source. Raises UserError."""
     config = part.config
-    folder, limit = config_data_dir(config), config.limit_per_class
+    folder, limit = config.data_folder, config.limit_per_class
     data = load_data(part.protocol, folder, limit_per_class=limit)
     if config.outliers is None:
         return data, None
     # of the whole protocol: a rehearsal must not learn from its truly unknown classes either
-    whole = config_protocol(config, int(config.splits))
+    whole = config.published_protocol(int(config.splits))
     return data, load_outliers(config.outliers, whole, folder, limit)
 
 

@@ -13,14 +13,16 @@ from lightning_fabric import Fabric
 from nas_osr.data.augmentation import augment, default_augmentation
 from nas_osr.data.batches import iterate_batches
 from nas_osr.data.dataset import LabelledImages, OpenSetData
-from nas_osr.distributed import FirstRank, assert_equal, average_statistics, start_equal
-from nas_osr.evaluation import collect_outputs
-from nas_osr.monitors import monitor_retraining, split_norms
-from nas_osr.recorder import Recorder
+from nas_osr.evaluation.judging import collect_outputs
+from nas_osr.ranks.first import FirstRank
+from nas_osr.ranks.replicas import assert_equal, average_statistics, start_equal
+from nas_osr.retrain.recipes import Recipe
+from nas_osr.runs.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
-from nas_osr.step_checkpoints import StepCheckpoints
-from nas_osr.training import Learner, make_optimizers, train_epoch
-from retrain.recipes import Recipe
+from nas_osr.training.learner import Learner, make_optimizers
+from nas_osr.training.loop import train_epoch
+from nas_osr.training.monitors import monitor_retraining, split_norms
+from nas_osr.training.step_checkpoints import StepCheckpoints
 
 
 def train(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Features, FeatureShapes
-from search_spaces.operations import SLOPE, ResidualConv2, conv_bn
+from nas_osr.search_spaces.operations import SLOPE, ResidualConv2, conv_bn
 
 
 class Normalise(nn.Module):

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from nas_osr.architecture import Architecture, Branch
 from nas_osr.outputs import Features
-from search_spaces.blocks import run_block
-from search_spaces.encoder import Normalise, build_stem
-from search_spaces.layout import keep_layout
-from search_spaces.operations import get_operation
+from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
+from nas_osr.search_spaces.blocks import run_block
+from nas_osr.search_spaces.encoder import Normalise, build_stem
+from nas_osr.search_spaces.layout import keep_layout
+from nas_osr.search_spaces.operations import get_operation
 
 if TYPE_CHECKING:
-    from search_spaces.hierarchical import Supernet
+    from nas_osr.search_spaces.supernet import Supernet
 
 
 class DiscreteNetwork(nn.Module):
     """Stem and the cells on the chosen paths; branches share every cell up to where their paths part."""
 
-    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
+    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
     def __init__(
         self,

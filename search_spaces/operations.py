@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_osr.plugins import load_class
-from search_spaces.layout import Convolution, subsample
+from nas_osr.search_spaces.layout import Convolution, subsample
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -88,9 +88,9 @@ class Conv(nn.Sequential):
 
 
 OPERATIONS: dict[str, str] = {
-    "skip": "search_spaces.operations:Skip",
-    "conv": "search_spaces.operations:Conv",
-    "conv2": "search_spaces.operations:ResidualConv2",
+    "skip": "nas_osr.search_spaces.operations:Skip",
+    "conv": "nas_osr.search_spaces.operations:Conv",
+    "conv2": "nas_osr.search_spaces.operations:ResidualConv2",
 }
 
 

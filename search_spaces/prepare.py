@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from nas_osr.errors import UserError
-from search_spaces.blocks import checkpoint_blocks
+from nas_osr.search_spaces.blocks import checkpoint_blocks
 
 
 def prepare_encoder(encoder: nn.Module, *, checkpointing: bool, compiled: bool) -> None:
     """Set an encoder's switches. Names and values of its state stay as they are, so checkpoints fit either way.
 
     Args:
-        checkpointing: see `search_spaces.blocks.run_block`.
+        checkpointing: see `nas_osr.search_spaces.blocks.run_block`.
         compiled: call the encoder through torch.compile from now on, but for inference (`Learner.infer`).
     """
     if checkpointing:

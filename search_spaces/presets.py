@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_osr.errors import UserError
-from nas_osr.space import PAPER_STEM, STEMS, SpaceDescription
+from nas_osr.search_spaces.space import PAPER_STEM, STEMS, SpaceDescription
 
 
 @dataclass(frozen=True)

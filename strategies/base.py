@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nas_osr.architecture import Architecture
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
-from nas_osr.recorder import Recorder
+from nas_osr.runs.recorder import Recorder
 from nas_osr.scoring.base import ScoringRule
-from search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.presets import SpaceConfig
 
 ObjectiveFactory = Callable[[FeatureShapes, int], Objective]  # shapes of the encoder's maps, number of classes
 RuleFactory = Callable[[], ScoringRule]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas_osr.cli.main import main
-from nas_osr.data.sources import find_source
+from nas_osr.data.sources.reading import find_source
 
 pytestmark = pytest.mark.slow
 SMALL = [

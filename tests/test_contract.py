@@ -10,8 +10,8 @@ import pytest
 
 import nas_osr
 from nas_osr.cli.main import main
+from nas_osr.evaluation.predictions import read_predictions, rescore
 from nas_osr.objectives import OBJECTIVES, objective_class
-from nas_osr.predictions import read_predictions, rescore
 from nas_osr.scoring import rules_for
 
 COMMON = {"protocol": "digits", "preset": "tiny", "limit_per_class": 40, "device": "cpu", "threads": 1, "quiet": True}
@@ -24,7 +24,7 @@ def test_objective_with_every_rule_that_it_feeds(objective: str, tmp_path: Path)
     found = nas_osr.search(**COMMON, **sizes, layers=3, warmup_epochs=1, out=search)
     assert 0.0 <= found["f1"] <= 1.0
     assert main(["export", search, "--format", "json,graphml", "--out", str(tmp_path / "export")]) == 0
-    nas_osr.retrain(**COMMON, **sizes, architecture=str(tmp_path / "export" / "architecture.graphml"), out=retrain)
+    nas_osr.train(**COMMON, **sizes, architecture=str(tmp_path / "export" / "architecture.graphml"), out=retrain)
 
     part = tmp_path / "retrain" / "split-0"
     default = objective_class(objective).default_rule

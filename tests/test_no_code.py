@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from nas_osr.architecture import load_architecture, published
-from nas_osr.checkpoint_check import check_checkpoint
 from nas_osr.cli.main import main
 from nas_osr.errors import UserError
-from nas_osr.graph import format_graphml, read_graphml, to_graph
-from nas_osr.storage import read_checkpoint, read_config
-from nas_osr.user_arrays import read_arrays
+from nas_osr.evaluation.user_arrays import read_arrays
+from nas_osr.files.checkpoints import check_checkpoint
+from nas_osr.files.storage import read_checkpoint, read_config
+from nas_osr.search_spaces.architectures.graph import format_graphml, read_graphml, to_graph
+from nas_osr.search_spaces.architectures.references import load_architecture, published
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [
@@ -52,7 +52,7 @@ IMPORTERS = {
     "nas_osr/plugins.py", "nas_osr/__init__.py", "nas_osr/data/__init__.py", "nas_osr/cli/main.py",
     "retrain/networks/__init__.py", "retrain/analysis/common.py",
 }  # fmt: skip
-UNPICKLER = "nas_osr/data/pickles.py"  # names become inert nodes there; see tests/nas_osr/test_data_pickles.py
+UNPICKLER = "nas_osr/data/sources/pickles.py"  # names become inert nodes there; see its tests
 
 
 def dangers(text: str, name: str) -> Iterator[str]:

@@ -18,11 +18,12 @@ from nas_osr.data.batches import to_float
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.views import random_views
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.training import LossMeter, make_fabric
-from retrain.benchmark import make_step
-from retrain.config import RetrainConfig
-from strategies.benchmark import build_levels, make_steps
-from strategies.config import SearchConfig
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.retrain_steps import make_step
+from nas_osr.strategies.bilevel.bilevel_steps import build_levels, make_steps
+from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.fabric import make_fabric
+from nas_osr.training.losses import LossMeter
 
 READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim")
 
@@ -103,7 +104,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> Fabric:
 @pytest.fixture(autouse=True)
 def without_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark's augmentation, which makes the steps' input, has a generator on their device; meta has none."""
-    for module in ("strategies.benchmark", "retrain.benchmark"):
+    for module in ("nas_osr.strategies.bilevel.bilevel_steps", "nas_osr.retrain.retrain_steps"):
         monkeypatch.setattr(f"{module}.augmenter", lambda images, config: lambda: to_float(images))
 
 
@@ -114,7 +115,7 @@ def run(step: Any) -> None:
 
 @pytest.mark.parametrize(("objective", "settings"), CASES, ids=IDS)
 def test_no_step_of_a_search_waits(objective: str, settings: dict[str, Any], meta: Fabric) -> None:
-    config = SearchConfig(
+    config = SearchRequest(
         protocol="digits", preset="tiny", layers=3, batch_size=8, objective=objective, objective_config=settings,
         pseudo_unknown=[0, 1],
     ).resolved()  # fmt: skip
@@ -127,7 +128,7 @@ def test_no_step_of_a_search_waits(objective: str, settings: dict[str, Any], met
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_step_of_a_retraining_waits(objective: str, meta: Fabric) -> None:
-    config = RetrainConfig(
+    config = RetrainRequest(
         protocol="digits", preset="tiny", architecture="random:0", batch_size=8, objective=objective
     ).resolved()
     with torch.device("meta"):
@@ -137,7 +138,7 @@ def test_no_step_of_a_retraining_waits(objective: str, meta: Fabric) -> None:
 
 @pytest.mark.parametrize("network", ["cac", "dhrnet", "resnet18", "vgg13"])
 def test_no_step_of_a_baseline_waits(network: str, meta: Fabric) -> None:
-    config = RetrainConfig(
+    config = RetrainRequest(
         protocol="digits", preset="tiny", network=network, batch_size=8, objective="cross_entropy"
     ).resolved()
     with torch.device("meta"):

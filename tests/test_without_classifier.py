@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nas_osr
-from nas_osr.predictions import read_predictions, rescore
+from nas_osr.evaluation.predictions import read_predictions, rescore
 
 OBJECTIVE = """
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nas_osr.objectives.base import Objective
-from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import Outputs
 
 
@@ -63,7 +63,7 @@ def test_search_retrain_and_evaluate(objective: str, rule: str, tmp_path: Path) 
     sizes = {"epochs": 2, "batch_size": 16, "objective": objective}
     found = nas_osr.search(**COMMON, **sizes, rule=rule, layers=3, warmup_epochs=1, out=search)
     assert 0.0 < found["f1"] <= 1.0
-    nas_osr.retrain(**COMMON, **sizes, rule=rule, architecture=search, bootstrap=0, out=retrain)
+    nas_osr.train(**COMMON, **sizes, rule=rule, architecture=search, bootstrap=0, out=retrain)
     for again, suffix in ((None, ""), ("nc_uncertainty", "-nc_uncertainty")):
         (result,) = nas_osr.evaluate(run=retrain, rule=again, device="cpu", threads=1, bootstrap=0)
         path = tmp_path / "retrain" / "split-0" / f"predictions{suffix}.csv"
@@ -76,4 +76,4 @@ def test_search_retrain_and_evaluate(objective: str, rule: str, tmp_path: Path) 
 
 def test_a_rule_that_needs_logits_is_refused(objective: str, tmp_path: Path) -> None:
     with pytest.raises(nas_osr.UserError, match="'msp' needs logits.*'prototypes'.* it feeds: .*neighbours"):
-        nas_osr.retrain(**COMMON, objective=objective, rule="msp", out=str(tmp_path / "run"))
+        nas_osr.train(**COMMON, objective=objective, rule="msp", out=str(tmp_path / "run"))

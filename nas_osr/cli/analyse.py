@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nas_osr.cli.show import format_metric, show_json, show_metrics, show_table
 
 if TYPE_CHECKING:
-    from retrain.analysis.config import (
+    from nas_osr.retrain.analysis.config import (
         ConfusionConfig,
         CorruptionConfig,
         DimensionConfig,
@@ -23,7 +23,7 @@ Figures = Mapping[str, Any]
 
 def confusion(config: ConfusionConfig, command: list[str]) -> None:
     """Print for each unknown class the share of its images that each known class gets: a table for each run."""
-    from retrain.analysis.confusion import run_confusion
+    from nas_osr.retrain.analysis.confusion import run_confusion
 
     results = run_confusion(config)
     if config.json:
@@ -42,8 +42,8 @@ def confusion(config: ConfusionConfig, command: list[str]) -> None:
 
 def unknowns(config: UnknownsConfig, command: list[str]) -> None:
     """Print macro-F1 for every number of unknown classes: mean and spread over their subsets, a column for each run."""
-    from nas_osr.resampling import summarise
-    from retrain.analysis.unknowns import run_unknowns
+    from nas_osr.metrics.resampling import summarise
+    from nas_osr.retrain.analysis.unknowns import run_unknowns
 
     curves = run_unknowns(config)
     if config.json:
@@ -66,7 +66,7 @@ def unknowns(config: UnknownsConfig, command: list[str]) -> None:
 
 def corruption(config: CorruptionConfig, command: list[str]) -> None:
     """Print accuracy on corrupted images by kind: a column for each severity, or of several runs one for each run."""
-    from retrain.analysis.corruption import run_corruption
+    from nas_osr.retrain.analysis.corruption import run_corruption
 
     def report(line: str) -> None:
         if not config.quiet:
@@ -93,7 +93,7 @@ def corruption(config: CorruptionConfig, command: list[str]) -> None:
 
 def probe(config: ProbeConfig, command: list[str]) -> None:
     """Print the accuracy of the linear classifier beside that of the network itself: a column for each run."""
-    from retrain.analysis.probe import run_probe
+    from nas_osr.retrain.analysis.probe import run_probe
 
     results = run_probe(config)
     if config.json:
@@ -108,7 +108,7 @@ def probe(config: ProbeConfig, command: list[str]) -> None:
 
 def dimension(config: DimensionConfig, command: list[str]) -> None:
     """Print the intrinsic dimensions: of one run for each class too, of several a column for each run."""
-    from retrain.analysis.dimension import run_dimension
+    from nas_osr.retrain.analysis.dimension import run_dimension
 
     results = run_dimension(config)
     if config.json:
@@ -132,7 +132,7 @@ def dimension(config: DimensionConfig, command: list[str]) -> None:
 
 def saliency(config: SaliencyConfig, command: list[str]) -> None:
     """Print the activated area at each threshold: a column for each run."""
-    from retrain.analysis.saliency import run_saliency
+    from nas_osr.retrain.analysis.saliency import run_saliency
 
     results = run_saliency(config)
     if config.json:
@@ -150,7 +150,7 @@ def saliency(config: SaliencyConfig, command: list[str]) -> None:
 
 
 def flat(spaces: Figures) -> list[tuple[str, Any]]:
-    """The estimates of `retrain.analysis.dimension.measure` by "SPACE ESTIMATOR"."""
+    """The estimates of `nas_osr.retrain.analysis.dimension.measure` by "SPACE ESTIMATOR"."""
     return [
         (f"{space} {estimator}", found) for space, estimates in spaces.items() for estimator, found in estimates.items()
     ]
@@ -165,6 +165,6 @@ def mean_by_kind(figures: Figures, measure: str) -> dict[str, float | None]:
 
 def show_columns(columns: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a column for each run, and their mean where there are several."""
-    from nas_osr.resampling import summarise
+    from nas_osr.metrics.resampling import summarise
 
     show_metrics({**columns, "mean": summarise(list(columns.values()))} if len(columns) > 1 else columns)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_choice, check_positive, config_protocol
+from nas_osr.configuration import check_choice, check_positive
 from nas_osr.errors import UserError
+from nas_osr.requests import DataOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -19,18 +20,13 @@ GIB = 2**30
 
 
 @dataclass
-class BenchConfig:
+class BenchConfig(DataOptions):
     """Measure what a training step costs: seconds, images/s, memory, FLOPs and the share of this machine's peak.
 
     Random images of the protocol's shape are used; no data set is needed. docs/performance.md explains the columns.
 
     Args:
-        protocol: whose image shape and number of known classes to take; `nas-osr data list` shows them.
         split: the class split.
-        family: family of the published splits: arpl, neal or nas_osr.
-        known: explicit known classes (ids, or lists of ids to merge) instead of a published split.
-        class_seed: draw the known classes from this seed instead.
-        data_dir: folder of the images; only the protocol folder looks into it, for its class names.
         classes: number of known classes instead of the protocol's.
         image_size: side of the images in pixels instead of the protocol's; a multiple of 16.
         phase: which steps: both, search or retrain.
@@ -60,12 +56,7 @@ class BenchConfig:
         json: print the result as one JSON object.
     """
 
-    protocol: str = "cifar10"
     split: int = 0
-    family: str = "arpl"
-    known: list[Any] | None = None
-    class_seed: int | None = None
-    data_dir: str | None = None
     classes: int | None = None
     image_size: int | None = None
     phase: str = "both"
@@ -110,18 +101,18 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
 
     Returns:
         steps and warmup; device, device_name, precision and cpu_threads; protocol, image_shape, objective, preset;
-        search and retrain, as far as asked for: what `strategies.benchmark.benchmark_search` and
-        `retrain.benchmark.benchmark_retrain` return.
+        search and retrain, as far as asked for: what `nas_osr.strategies.bilevel.bilevel_steps.benchmark_search` and
+        `nas_osr.retrain.retrain_steps.benchmark_retrain` return.
 
     Raises:
         UserError: anything in the request is wrong, or it does not fit into the GPU's memory.
     """
     import torch
 
-    from nas_osr.benchmark import leave_no_trace
+    from nas_osr.cost.steps import leave_no_trace
     from nas_osr.plugins import import_plugin
-    from nas_osr.training import describe_fabric, make_fabric
-    from search_spaces.prepare import check_compiler
+    from nas_osr.search_spaces.prepare import check_compiler
+    from nas_osr.training.fabric import describe_fabric, make_fabric
 
     for module in config.plugin:
         import_plugin(module)
@@ -162,7 +153,7 @@ def check_request(config: BenchConfig) -> None:
 
 def bench_protocol(config: BenchConfig) -> Protocol:
     """The protocol that is asked for, with the number of classes and the image size that are. Raises UserError."""
-    protocol = config_protocol(config, config.split)
+    protocol = config.published_protocol(config.split)
     if config.classes is not None:
         known = tuple((label,) for label in range(config.classes))
         protocol = replace(protocol, known=known, known_names=(), pseudo_unknown=None)
@@ -173,15 +164,15 @@ def bench_protocol(config: BenchConfig) -> Protocol:
 
 def measure(config: BenchConfig, protocol: Protocol, fabric: Fabric) -> dict[str, Any]:
     """The phases that are asked for, one after the other, so that one's memory is free before the next."""
-    from nas_osr.architecture import load_architecture
-    from retrain.benchmark import benchmark_retrain
-    from retrain.benchmark import check_request as check_retrain
-    from retrain.config import RetrainConfig
-    from strategies.benchmark import benchmark_search
-    from strategies.config import SearchConfig
+    from nas_osr.retrain.retrain_request import RetrainRequest
+    from nas_osr.retrain.retrain_steps import benchmark_retrain
+    from nas_osr.retrain.retrain_steps import check_request as check_retrain
+    from nas_osr.search_spaces.architectures.references import load_architecture
+    from nas_osr.strategies.bilevel.bilevel_steps import benchmark_search
+    from nas_osr.strategies.search_request import SearchRequest
 
-    search_config = SearchConfig(**shared(config, SearchConfig)).resolved()
-    given = shared(config, RetrainConfig)
+    search_config = SearchRequest(**shared(config, SearchRequest)).resolved()
+    given = shared(config, RetrainRequest)
     if config.network is None:
         space = search_config.space()
         architecture = load_architecture(config.architecture or "random:0", space.describe(), space.branches)
@@ -192,7 +183,7 @@ def measure(config: BenchConfig, protocol: Protocol, fabric: Fabric) -> dict[str
         raise UserError(f"retrain_channels is the width of an architecture: network {config.network} has its own")
     else:
         given |= {"architecture": None, "channels": None}
-    retrain_config = check_retrain(RetrainConfig(**given), protocol)  # before a search is measured, which takes long
+    retrain_config = check_retrain(RetrainRequest(**given), protocol)  # before a search is measured, which takes long
     measured: dict[str, Any] = {}
     if config.phase != "retrain":
         measured["search"] = benchmark_search(search_config, protocol, fabric, config.steps, config.warmup)

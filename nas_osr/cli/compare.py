@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.compare import METRICS, Row, find_rows, orientation_only, row_record, with_published
 from nas_osr.errors import UserError
+from nas_osr.retrain.comparison import METRICS, Row, find_rows, orientation_only, row_record, with_published
 
 FORMATS = ("table", "csv", "markdown")
 HEADINGS = {

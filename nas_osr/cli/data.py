@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas_osr.data.catalogue import SOURCES
 from nas_osr.data.protocols import PROTOCOLS, Protocol, count_splits, make_protocol
+from nas_osr.data.sources.catalogue import SOURCES
 from nas_osr.errors import UserError
 
 _PARTS = ("train", "test")
@@ -39,8 +39,8 @@ def prepare(name: str, data_dir: Path | None = None, download: bool = False) -> 
         data_dir: where images live; without it, the environment variable NAS_OSR_DATA.
         download: fetch what is missing from its official address; otherwise a terminal is asked, and a script refused.
     """
-    from nas_osr.data.download import download_source
-    from nas_osr.data.sources import find_source, folder_classes, resolve_data_dir
+    from nas_osr.data.sources.download import download_source
+    from nas_osr.data.sources.reading import find_source, folder_classes, resolve_data_dir
 
     if name == "folder":
         names, trainable = folder_classes(resolve_data_dir(data_dir))
@@ -72,7 +72,7 @@ def check(data_dir: Path | None = None) -> None:
     Args:
         data_dir: where images live; without it, the environment variable NAS_OSR_DATA.
     """
-    from nas_osr.data.sources import resolve_data_dir
+    from nas_osr.data.sources.reading import resolve_data_dir
 
     folder = resolve_data_dir(data_dir)
     described: dict[tuple[str, str], tuple[str, str]] = {}
@@ -112,7 +112,7 @@ def _families(name: str) -> str:
 
 def _describe(source: str, part: str, folder: Path) -> tuple[str, str]:
     """The number of images, "missing" or "broken"; and where they are or what is wrong."""
-    from nas_osr.data.sources import count_images, find_source
+    from nas_osr.data.sources.reading import count_images, find_source
 
     expected = SOURCES[source].counts[part]
     if source == "digits":

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import nas_osr
-from nas_osr import provenance
 from nas_osr.cli.show import show_json, show_yaml
+from nas_osr.runs import provenance
 
 
 def doctor(data_dir: Path | None = None, json: bool = False) -> None:
@@ -58,8 +58,8 @@ def describe_torch() -> dict[str, Any]:
 
 def describe_images(data_dir: Path | None) -> dict[str, Any]:
     """Where images are looked for, and the sources that are found there."""
-    from nas_osr.data.catalogue import SOURCES
-    from nas_osr.data.sources import find_source
+    from nas_osr.data.sources.catalogue import SOURCES
+    from nas_osr.data.sources.reading import find_source
 
     setting = data_dir or os.environ.get("NAS_OSR_DATA")
     if setting is None:

@@ -10,13 +10,13 @@ from nas_osr.cli.imports import quick_imports
 from nas_osr.cli.show import show_evaluation, show_json, show_metrics
 
 if TYPE_CHECKING:
-    from retrain.config import EvaluateConfig
+    from nas_osr.retrain.retrain_request import EvaluateRequest
 
 
-def evaluate(config: EvaluateConfig, command: list[str]) -> None:
+def evaluate(config: EvaluateRequest, command: list[str]) -> None:
     """Evaluate as configured and print a table: with intervals for one result, a column each for several."""
     with quick_imports():
-        from retrain.evaluate import run_evaluate
+        from nas_osr.retrain.evaluate import run_evaluate
 
     results = run_evaluate(config)
     if config.json:
@@ -29,7 +29,7 @@ def evaluate(config: EvaluateConfig, command: list[str]) -> None:
     show_evaluation(result["metrics"], result["intervals"])
 
 
-def headings(config: EvaluateConfig, results: Sequence[Mapping[str, Any]]) -> list[str]:
+def headings(config: EvaluateRequest, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """A column heading for each of several results: the part, the rule, or both, where there are several."""
     parts = sorted(part.name for part in Path(config.run).glob("split-*") if part.is_dir()) or [""]
     rules = len(results) // len(parts)

@@ -29,7 +29,7 @@ def export(
     Raises:
         UserError: there is no such architecture or format, or a file cannot be read or written.
     """
-    from nas_osr.export import export_architecture, load_with_weights
+    from nas_osr.search_spaces.architectures.export import export_architecture, load_with_weights
 
     items = [format] if isinstance(format, str) else format
     formats = [name.strip() for item in items for name in item.split(",")]

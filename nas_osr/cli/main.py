@@ -14,8 +14,8 @@ from typing import Any
 
 import nas_osr
 from nas_osr.errors import UserError
-from nas_osr.ranks import one_voice, refuse_ranks
-from nas_osr.stopping import Terminated, terminable
+from nas_osr.ranks.place import one_voice, refuse_ranks
+from nas_osr.runs.stopping import Terminated, terminable
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -50,7 +50,7 @@ COMMANDS: dict[str, Command] = {
     "search": Command(
         "nas_osr.cli.search:search",
         "search an architecture on a protocol",
-        config="strategies.config:SearchConfig",
+        config="nas_osr.strategies.search_request:SearchRequest",
         ranks=True,
     ),
     "export": Command(
@@ -60,14 +60,14 @@ COMMANDS: dict[str, Command] = {
         "nas_osr.cli.retrain:retrain",
         "train an architecture from scratch and evaluate it",
         ("architecture",),
-        config="retrain.config:RetrainConfig",
+        config="nas_osr.retrain.retrain_request:RetrainRequest",
         ranks=True,
     ),
     "evaluate": Command(
         "nas_osr.cli.evaluate:evaluate",
         "evaluate retrained runs again, also with another rule or unknown",
         ("run",),
-        config="retrain.config:EvaluateConfig",
+        config="nas_osr.retrain.retrain_request:EvaluateRequest",
     ),
     "score": Command(
         "nas_osr.cli.score:score",
@@ -79,37 +79,37 @@ COMMANDS: dict[str, Command] = {
         "nas_osr.cli.analyse:confusion",
         "show which known class each unknown one is mistaken for",
         ("run",),
-        config="retrain.analysis.config:ConfusionConfig",
+        config="nas_osr.retrain.analysis.config:ConfusionConfig",
     ),
     "analyse unknowns": Command(
         "nas_osr.cli.analyse:unknowns",
         "show macro-F1 against the number of unknown classes",
         ("run",),
-        config="retrain.analysis.config:UnknownsConfig",
+        config="nas_osr.retrain.analysis.config:UnknownsConfig",
     ),
     "analyse corruption": Command(
         "nas_osr.cli.analyse:corruption",
         "measure accuracy on corrupted test images",
         ("run",),
-        config="retrain.analysis.config:CorruptionConfig",
+        config="nas_osr.retrain.analysis.config:CorruptionConfig",
     ),
     "analyse probe": Command(
         "nas_osr.cli.analyse:probe",
         "train a linear classifier on the frozen features",
         ("run",),
-        config="retrain.analysis.config:ProbeConfig",
+        config="nas_osr.retrain.analysis.config:ProbeConfig",
     ),
     "analyse dimension": Command(
         "nas_osr.cli.analyse:dimension",
         "estimate the intrinsic dimension of the features",
         ("run",),
-        config="retrain.analysis.config:DimensionConfig",
+        config="nas_osr.retrain.analysis.config:DimensionConfig",
     ),
     "analyse saliency": Command(
         "nas_osr.cli.analyse:saliency",
         "measure how much of the images the loss looks at",
         ("run",),
-        config="retrain.analysis.config:SaliencyConfig",
+        config="nas_osr.retrain.analysis.config:SaliencyConfig",
     ),
     "compare": Command(
         "nas_osr.cli.compare:compare", "show retrained runs side by side, and beside the published figures", ("runs",)
@@ -124,7 +124,7 @@ COMMANDS: dict[str, Command] = {
         "nas_osr.cli.subclusters:subclusters",
         "recommend how many subclusters each class of a GMVAE should have",
         ("architecture",),
-        config="retrain.subclusters_config:SubclustersConfig",
+        config="nas_osr.retrain.subclusters.subclusters_request:SubclustersRequest",
     ),
     "bench": Command(
         "nas_osr.cli.bench:bench",

@@ -25,7 +25,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionYesNo, ArgumentParser, set_parsing_settings
 
 from nas_osr.errors import UserError
-from nas_osr.storage import read_config
+from nas_osr.files.storage import read_config
 
 OWN_OPTIONS = {"config": True, "help": False, "print_config": False}  # and whether a value follows
 

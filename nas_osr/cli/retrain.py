@@ -9,13 +9,13 @@ from nas_osr.cli.imports import quick_imports
 from nas_osr.cli.show import show_json, show_metrics
 
 if TYPE_CHECKING:
-    from retrain.config import RetrainConfig
+    from nas_osr.retrain.retrain_request import RetrainRequest
 
 
-def retrain(config: RetrainConfig, command: list[str]) -> None:
+def retrain(config: RetrainRequest, command: list[str]) -> None:
     """Retrain as configured and print a table: a column for each split and seed, and mean ± std over several."""
     with quick_imports():
-        from retrain.run import run_retrain
+        from nas_osr.retrain.run import run_retrain
 
     result = run_retrain(config, command)
     if config.json:

@@ -40,9 +40,9 @@ class ScoreConfig:
 
 def score(config: ScoreConfig, command: list[str]) -> None:
     """Score as configured and print the metrics; without test_labels, how many images got each label."""
-    from nas_osr.predictions import Predictions, write_predictions
-    from nas_osr.score_file import score_arrays
-    from nas_osr.user_arrays import read_arrays
+    from nas_osr.evaluation.predictions import Predictions, write_predictions
+    from nas_osr.evaluation.score_file import score_arrays
+    from nas_osr.evaluation.user_arrays import read_arrays
 
     if config.bootstrap < 0:
         raise UserError(f"bootstrap must not be negative, got {config.bootstrap}")

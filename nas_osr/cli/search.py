@@ -9,13 +9,13 @@ from nas_osr.cli.imports import quick_imports
 from nas_osr.cli.show import show_json
 
 if TYPE_CHECKING:
-    from strategies.config import SearchConfig
+    from nas_osr.strategies.search_request import SearchRequest
 
 
-def search(config: SearchConfig, command: list[str]) -> None:
+def search(config: SearchRequest, command: list[str]) -> None:
     """Search as configured and print what was found."""
     with quick_imports():
-        from strategies.search import run_search
+        from nas_osr.strategies.run import run_search
 
     result = run_search(config, command)
     if config.json:

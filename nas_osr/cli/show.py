@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nas_osr.storage import plain
+from nas_osr.files.storage import plain
 
 
 def show_json(result: Any) -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from nas_osr.cli.show import show_json, show_table
 
 if TYPE_CHECKING:
-    from retrain.subclusters_config import SubclustersConfig
+    from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 
 
-def subclusters(config: SubclustersConfig, command: list[str]) -> None:
+def subclusters(config: SubclustersRequest, command: list[str]) -> None:
     """Train every known class alone with each count, print both losses, and the recommended counts as an option."""
-    from retrain.subclusters import run_subclusters
+    from nas_osr.retrain.subclusters.choice import run_subclusters
 
     result = run_subclusters(config, command)
     if config.json:

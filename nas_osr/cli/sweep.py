@@ -21,7 +21,7 @@ from nas_osr.sweeps.runner import Outcome, SweepFolder, run_sweep
 
 EXIT_FAILED = 1
 # What a command does with a configuration; with `dry_run` it checks all of it.
-CHECKS = {"search": "strategies.search:run_search", "retrain": "retrain.run:run_retrain"}
+CHECKS = {"search": "nas_osr.strategies.run:run_search", "retrain": "nas_osr.retrain.run:run_retrain"}
 UNKNOWN_YET = "random:0"  # stands for an architecture that an earlier run of the sweep is to find
 
 
@@ -190,7 +190,7 @@ def show_plan(plan: Sweep, folder: SweepFolder, as_json: bool) -> None:
 def show_outcomes(plan: Sweep, folder: SweepFolder, outcomes: Mapping[str, Outcome], as_json: bool) -> None:
     """Print what the retrainings measured, what failed and why, and how many runs ended how."""
     from nas_osr.cli.compare import show_rows
-    from nas_osr.compare import find_rows, row_record
+    from nas_osr.retrain.comparison import find_rows, row_record
 
     trained = [folder.path / run.name for run in plan.runs if run.command == "retrain" and folder.finished(run)]
     rows = find_rows(trained) if trained else []

@@ -10,7 +10,7 @@ _HOMES = {
     "PROTOCOLS": "protocols",
     "make_protocol": "protocols",
     "with_unknown": "protocols",
-    "load_source": "sources",
+    "load_source": "sources.reading",
     "load_data": "dataset",
     "OpenSetData": "dataset",
     "LabelledImages": "dataset",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.data.protocols import REHEARSAL, Protocol
-from nas_osr.data.sources import folder_classes, load_source, resolve_data_dir
+from nas_osr.data.sources.reading import folder_classes, load_source, resolve_data_dir
 from nas_osr.errors import UserError
 from nas_osr.seeds import make_generator
 

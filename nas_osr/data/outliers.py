@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_osr.data.catalogue import SOURCES
 from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.catalogue import SOURCES
 from nas_osr.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tup
     Raises:
         UserError: there is no such source, or no class is left.
     """
-    from nas_osr.data.sources import folder_classes, resolve_data_dir
+    from nas_osr.data.sources.reading import folder_classes, resolve_data_dir
 
     if name != "folder" and name not in SOURCES:
         raise UserError(f"outliers: unknown source {name!r}: choose one of {', '.join(SOURCES)} or folder")
@@ -73,7 +73,7 @@ def load_outliers(
     Raises:
         UserError: there is no such source, no class is left, or images are missing, corrupt or of a wrong shape.
     """
-    from nas_osr.data.sources import load_source
+    from nas_osr.data.sources.reading import load_source
 
     kept, left_out = outlier_classes(name, protocol, data_dir)
     if left_out:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nas_osr.data.catalogue import DIGIT_SOURCES, FOLDER_MEAN, FOLDER_STD, SOURCES, Shape, published_splits
 from nas_osr.data.known_classes import parse_known
+from nas_osr.data.sources.catalogue import DIGIT_SOURCES, FOLDER_MEAN, FOLDER_STD, SOURCES, Shape, published_splits
 from nas_osr.errors import UserError
 
 FAMILIES = ("arpl", "neal", "nas_osr")
@@ -115,7 +115,7 @@ class _Spec:
 
 
 def _published(name: str, families: tuple[str, ...] = FAMILIES) -> dict[str, str]:
-    return {family: name for family in families}
+    return dict.fromkeys(families, name)
 
 
 _SPECS: dict[str, _Spec] = {
@@ -289,7 +289,7 @@ def _make_folder_protocol(
     split: int, family: str, known: Sequence[Any] | None, seed: int | None, data_dir: Path | None, size: int | None
 ) -> Protocol:
     """Known classes need training images; a class with test images alone can only be unknown."""
-    from nas_osr.data.sources import folder_classes, resolve_data_dir
+    from nas_osr.data.sources.reading import folder_classes, resolve_data_dir
 
     size = 32 if size is None else size
     if type(size) is not int or size < 16 or size % 16:

@@ -1,7 +1,7 @@
 """Rehearsals: some known classes play the unknown, and training images the test, so that settings can be chosen.
 
-What Pseudo Auxiliary Searching does for architectures, for a whole retraining: whoever compares recipes by the AUROC of the
-test has looked at the true unknown classes. A rehearsal opens no test image and no image of an unknown class.
+What Pseudo Auxiliary Searching does for architectures, for a whole retraining: whoever compares recipes by the AUROC of
+the test has looked at the true unknown classes. A rehearsal opens no test image and no image of an unknown class.
 """
 
 from __future__ import annotations

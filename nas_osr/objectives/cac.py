@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
-from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import FeatureShapes, Outputs
 
 LARGE = 1e15  # differences above this are scaled before they are squared

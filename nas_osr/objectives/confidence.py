@@ -28,10 +28,17 @@ from torch import Tensor, nn
 
 from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
-from nas_osr.freezing import frozen, unrecorded
 from nas_osr.objectives.base import Objective
-from nas_osr.objectives.gan import Discriminator, Generator, adversarial_term, discriminator_terms, make_adam, train_gan
-from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.objectives.parts.freezing import frozen, unrecorded
+from nas_osr.objectives.parts.gan import (
+    Discriminator,
+    Generator,
+    adversarial_term,
+    discriminator_terms,
+    make_adam,
+    train_gan,
+)
+from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
-from nas_osr.objectives.decoder import Decoder
-from nas_osr.objectives.densities import (
+from nas_osr.objectives.parts.decoder import Decoder
+from nas_osr.objectives.parts.densities import (
     bernoulli_loss,
     gaussian_log_density,
     log_responsibilities,

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
-from nas_osr.objectives.contrastive import info_nce_loss, unit_vectors
-from nas_osr.objectives.pooling import pool, pooled_width
+from nas_osr.objectives.parts.contrastive import info_nce_loss, unit_vectors
+from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.supcon import ProjectionHead
 from nas_osr.outputs import FeatureShapes, Outputs
 

@@ -1,7 +1,7 @@
 """SupCon with SimCLR and GradMix (the paper GradMix, informed mixing): contrastive learning of known classes.
 
 With two views of every image, f(v) the unit vector that a head makes of a view's features, and s the share of the
-mixed images that comes from a batch mate (gamma^2, see `nas_osr.objectives.gradmix`),
+mixed images that comes from a batch mate (gamma^2, see `nas_osr.objectives.parts.gradmix`),
 
     L = theta L_supcon + lambda (L_simclr + s L_mix)
 
@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
-from nas_osr.objectives.contrastive import mixed_nt_xent_loss, nt_xent_loss, supcon_loss, unit_vectors
-from nas_osr.objectives.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
-from nas_osr.objectives.pooling import pool, pooled_width
-from nas_osr.objectives.saliency import WEIGHTS, saliency_maps
+from nas_osr.objectives.parts.contrastive import mixed_nt_xent_loss, nt_xent_loss, supcon_loss, unit_vectors
+from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
+from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.objectives.parts.saliency import WEIGHTS, saliency_maps
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 if TYPE_CHECKING:

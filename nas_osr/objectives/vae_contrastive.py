@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
-from nas_osr.objectives.decoder import Decoder
-from nas_osr.objectives.subpixel import split_phases
+from nas_osr.objectives.parts.decoder import Decoder
+from nas_osr.objectives.parts.subpixel import split_phases
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 if TYPE_CHECKING:

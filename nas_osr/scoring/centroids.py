@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
-from nas_osr.metrics import f1_of_counts
+from nas_osr.metrics.open_set import f1_of_counts
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import Scores, ScoringRule, bounded
 

@@ -33,8 +33,8 @@ from typing import Any
 import yaml
 
 from nas_osr.errors import UserError
-from nas_osr.files import check_json_value, read_text
-from nas_osr.yaml_text import MAX_BYTES, compose_yaml, construct_yaml
+from nas_osr.files.text import check_json_value, read_text
+from nas_osr.files.yaml_text import MAX_BYTES, compose_yaml, construct_yaml
 
 OUT = "out"
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)?)\}")

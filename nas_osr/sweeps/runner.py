@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_osr import provenance
 from nas_osr.errors import UserError
-from nas_osr.files import parse_json, read_text
-from nas_osr.resumption import MAY_CHANGE
-from nas_osr.run_files import PROGRAM
-from nas_osr.runs import RunFolder
-from nas_osr.storage import file_errors, lock_folder, plain, replace_file
+from nas_osr.files.storage import file_errors, lock_folder, plain, replace_file
+from nas_osr.files.text import parse_json, read_text
+from nas_osr.runs import provenance
+from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.names import PROGRAM
+from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.sweeps.file import OUT, Run, Sweep
 
 STATE = "sweep.json"

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
-from nas_osr.evaluation import collect_outputs
-from nas_osr.objectives.pooling import pool
+from nas_osr.evaluation.judging import collect_outputs
+from nas_osr.files.storage import replace_file
+from nas_osr.objectives.parts.pooling import pool
 from nas_osr.outputs import Outputs
 from nas_osr.plugins import import_plugin
-from nas_osr.runs import RunFolder
+from nas_osr.retrain.analysis.config import AnalysisConfig, NetworkConfig
+from nas_osr.retrain.reopen import Reopened, open_parts, reopen
+from nas_osr.runs.folder import RunFolder
 from nas_osr.seeds import make_generator
-from nas_osr.storage import replace_file
-from retrain.analysis.config import AnalysisConfig, NetworkConfig
-from retrain.reopen import Reopened, open_parts, reopen
 
 PLOT_FORMATS = ("png", "svg", "pdf")
 Curve = tuple[Sequence[float], Sequence[float], Sequence[float] | None]  # x, y and the spread of y

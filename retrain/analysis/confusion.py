@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from nas_osr.errors import UserError
-from nas_osr.predictions import Predictions, read_predictions
-from retrain.analysis.common import open_runs, write_figures
-from retrain.analysis.config import ConfusionConfig
+from nas_osr.evaluation.predictions import Predictions, read_predictions
+from nas_osr.retrain.analysis.common import open_runs, write_figures
+from nas_osr.retrain.analysis.config import ConfusionConfig
 
 
 def run_confusion(config: ConfusionConfig) -> dict[str, dict[str, Any]]:

@@ -17,10 +17,8 @@ from torch import Tensor
 from nas_osr.configuration import parse_range
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
-from nas_osr.evaluation import collect_outputs, evaluate_rule
-from nas_osr.scoring import make_rule
-from nas_osr.seeds import derive_seed
-from retrain.analysis.common import (
+from nas_osr.evaluation.judging import collect_outputs, evaluate_rule
+from nas_osr.retrain.analysis.common import (
     Curve,
     check_picture,
     draw_sample,
@@ -30,9 +28,11 @@ from retrain.analysis.common import (
     require,
     write_figures,
 )
-from retrain.analysis.config import CORRUPTIONS, CorruptionConfig
-from retrain.evaluate import fit_rules
-from retrain.reopen import Reopened
+from nas_osr.retrain.analysis.config import CORRUPTIONS, CorruptionConfig
+from nas_osr.retrain.evaluate import fit_rules
+from nas_osr.retrain.reopen import Reopened
+from nas_osr.scoring import make_rule
+from nas_osr.seeds import derive_seed
 
 OWN_RANDOMNESS = ("impulse_noise", "glass_blur")  # take a seed; the others draw from numpy's global state
 MIN_SIDE = 32

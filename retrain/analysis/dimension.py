@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
-from nas_osr.evaluation import collect_outputs
-from nas_osr.metrics import Array
-from retrain.analysis.common import (
+from nas_osr.evaluation.judging import collect_outputs
+from nas_osr.metrics.open_set import Array
+from nas_osr.retrain.analysis.common import (
     check_finite,
     draw_sample,
     open_runs,
@@ -26,8 +26,8 @@ from retrain.analysis.common import (
     require,
     write_figures,
 )
-from retrain.analysis.config import DimensionConfig
-from retrain.reopen import Reopened
+from nas_osr.retrain.analysis.config import DimensionConfig
+from nas_osr.retrain.reopen import Reopened
 
 ESTIMATORS = ("TwoNN", "MLE", "lPCA")
 MIN_POINTS = 10  # an estimate from fewer says nothing

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from nas_osr.errors import UserError
-from nas_osr.metrics import Array
-from retrain.analysis.common import known_test_images, open_runs, pooled_features, reopen_run, write_figures
-from retrain.analysis.config import ProbeConfig
+from nas_osr.metrics.open_set import Array
+from nas_osr.retrain.analysis.common import known_test_images, open_runs, pooled_features, reopen_run, write_figures
+from nas_osr.retrain.analysis.config import ProbeConfig
 
 
 def run_probe(config: ProbeConfig) -> dict[str, dict[str, Any]]:

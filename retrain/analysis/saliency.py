@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nas_osr.configuration import check_choice, check_positive, config_data_dir
+from nas_osr.configuration import check_choice, check_positive
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.outliers import load_outliers
 from nas_osr.errors import UserError
-from nas_osr.objectives.saliency import WEIGHTS, activated_area, saliency_maps
+from nas_osr.files.storage import replace_file
+from nas_osr.objectives.parts.saliency import WEIGHTS, activated_area, saliency_maps
 from nas_osr.outputs import Features
-from nas_osr.seeds import derive_seed, make_generator
-from nas_osr.storage import replace_file
-from retrain.analysis.common import (
+from nas_osr.retrain.analysis.common import (
     Curve,
     check_picture,
     draw_sample,
@@ -27,8 +26,9 @@ from retrain.analysis.common import (
     reopen_run,
     write_figures,
 )
-from retrain.analysis.config import SaliencyConfig
-from retrain.reopen import Reopened
+from nas_osr.retrain.analysis.config import SaliencyConfig
+from nas_osr.retrain.reopen import Reopened
+from nas_osr.seeds import derive_seed, make_generator
 
 SHOWN = 16  # images in a picture grid, in rows of 4
 
@@ -73,7 +73,7 @@ def give_outliers(opened: Reopened) -> None:
     """Give the objective the unknown images that it learned from, where the run had any. Raises UserError."""
     config = opened.config
     if config.outliers is not None:
-        folder = config_data_dir(config)
+        folder = config.data_folder
         images = load_outliers(config.outliers, opened.protocol, folder, config.limit_per_class)
         opened.learner.objective.set_outliers(images.to(opened.fabric.device))
 

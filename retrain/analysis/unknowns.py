@@ -1,6 +1,7 @@
 """Macro-F1 against the number of unknown classes (GMVAE) and against openness (NAS-OSR, fig. 3).
 
-The curve itself is `nas_osr.resampling.openness_f1_curve`, which every evaluation computes and leaves in metrics.json.
+The curve itself is `nas_osr.metrics.resampling.openness_f1_curve`, which every evaluation computes
+and leaves in metrics.json.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from nas_osr.errors import UserError
-from retrain.analysis.common import Curve, check_picture, open_runs, plot_curves
-from retrain.analysis.config import UnknownsConfig
+from nas_osr.retrain.analysis.common import Curve, check_picture, open_runs, plot_curves
+from nas_osr.retrain.analysis.config import UnknownsConfig
 
 
 def run_unknowns(config: UnknownsConfig) -> dict[str, list[dict[str, Any]]]:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 NETWORKS: Mapping[str, str] = {
-    "cac": "retrain.networks.cac:CACNetwork",
-    "dhrnet": "retrain.networks.vgg:DHRNet",
-    "resnet18": "retrain.networks.resnet:ResNet18",
-    "resnet34": "retrain.networks.resnet:ResNet34",
-    "resnet50": "retrain.networks.resnet:ResNet50",
-    "vgg13": "retrain.networks.vgg:VGG13",
+    "cac": "nas_osr.retrain.networks.cac:CACNetwork",
+    "dhrnet": "nas_osr.retrain.networks.vgg:DHRNet",
+    "resnet18": "nas_osr.retrain.networks.resnet:ResNet18",
+    "resnet34": "nas_osr.retrain.networks.resnet:ResNet34",
+    "resnet50": "nas_osr.retrain.networks.resnet:ResNet50",
+    "vgg13": "nas_osr.retrain.networks.vgg:VGG13",
 }
 SMALLEST_SIDE: Mapping[str, int] = {"vgg13": 32}  # of images, where a network needs more than every encoder does
 

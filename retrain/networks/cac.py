@@ -8,8 +8,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
-from search_spaces.blocks import run_block
-from search_spaces.encoder import Normalise
+from nas_osr.search_spaces.blocks import run_block
+from nas_osr.search_spaces.encoder import Normalise
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -22,7 +22,7 @@ class CACNetwork(nn.Module):
     that pooling changes nothing and a linear head is the paper's.
     """
 
-    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
+    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]

@@ -9,8 +9,8 @@ import torchvision.models as models
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
-from search_spaces.blocks import run_block
-from search_spaces.encoder import Normalise
+from nas_osr.search_spaces.blocks import run_block
+from nas_osr.search_spaces.encoder import Normalise
 
 
 class ResNet(nn.Module):
@@ -20,7 +20,7 @@ class ResNet(nn.Module):
     """
 
     make: ClassVar[Callable[..., models.ResNet]]
-    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
+    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]

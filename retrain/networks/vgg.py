@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from nas_osr.outputs import Features
-from search_spaces.blocks import run_block
-from search_spaces.encoder import Normalise
+from nas_osr.search_spaces.blocks import run_block
+from nas_osr.search_spaces.encoder import Normalise
 
 
 class VGG13(nn.Module):
@@ -19,7 +19,7 @@ class VGG13(nn.Module):
     The last map has 512 features at 1/32 of the image's resolution: a single position for 32 pixels.
     """
 
-    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
+    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
@@ -53,7 +53,7 @@ class DHRNet(nn.Module):
     them. The objective `crosr` adds the lateral latents and the reconstruction: its maps are those after each pooling.
     """
 
-    checkpointing: bool = False  # see `search_spaces.blocks.run_block`
+    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from nas_osr.benchmark import count_flops, leave_no_trace
-from nas_osr.cost import time_once
+from nas_osr.cost.estimate import time_once
+from nas_osr.cost.steps import count_flops, leave_no_trace
 from nas_osr.data.protocols import Protocol, make_protocol
-from nas_osr.training import make_fabric
-from strategies.benchmark import build_levels, make_steps
-from strategies.config import SearchConfig
+from nas_osr.strategies.bilevel.bilevel_steps import build_levels, make_steps
+from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.fabric import make_fabric
 
 BASE: dict[str, Any] = {"layers": 4, "channels": 32, "classes": 4, "batch": 16, "size": 32, "operations": 3}
 VARIED: dict[str, Sequence[int]] = {
@@ -47,7 +47,7 @@ def make_pair(layers: int, channels: int, classes: int, batch: int, size: int, o
         pseudo_unknown=None,
         image_shape=(3, size, size),
     )
-    config = SearchConfig(
+    config = SearchRequest(
         preset="tiny", layers=layers, channels=channels, operations=list(OPERATIONS[:operations]), batch_size=batch,
         pseudo_unknown=[],
     ).resolved()  # fmt: skip

@@ -20,14 +20,14 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from nas_osr.benchmark import leave_no_trace
+from nas_osr.cost.steps import leave_no_trace
 from nas_osr.data.protocols import make_protocol
-from nas_osr.objectives import decoder as decoder_module
-from nas_osr.objectives.decoder import Decoder
+from nas_osr.objectives.parts import decoder as decoder_module
+from nas_osr.objectives.parts.decoder import Decoder
 from nas_osr.objectives.vae_contrastive import VAEContrastiveConfig
-from nas_osr.training import make_fabric
-from retrain.benchmark import make_step
-from retrain.config import RetrainConfig
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.retrain_steps import make_step
+from nas_osr.training.fabric import make_fabric
 
 #: Whether the first convolution is composed, and whether the last stage is computed by phases.
 WAYS = {"plain": (False, False), "composed": (True, False), "phases": (False, True), "fast": (True, True)}
@@ -67,7 +67,7 @@ def main() -> None:
     with leave_no_trace():
         fabric = make_fabric("cpu", "32-true", 1)
         protocol = make_protocol("cifar10")
-        config = RetrainConfig(preset="small", architecture="random:0", batch_size=options.batch_size).resolved()
+        config = RetrainRequest(preset="small", architecture="random:0", batch_size=options.batch_size).resolved()
         channels = config.objective_config["decoder_channels"]
         calls = {
             "decoder": make_decoder_pass(channels, options.batch_size * (protocol.num_known + 1)),

@@ -18,14 +18,15 @@ from unittest import mock
 import torch
 from torch import nn
 
-from nas_osr.benchmark import Step, leave_no_trace
+from nas_osr.cost.steps import Step, leave_no_trace
 from nas_osr.data.protocols import make_protocol
-from nas_osr.training import make_fabric
-from retrain.benchmark import make_step
-from retrain.config import RetrainConfig
-from search_spaces import hierarchical, layout, network, operations
-from strategies.benchmark import build_levels, make_steps
-from strategies.config import SearchConfig
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.retrain_steps import make_step
+from nas_osr.search_spaces import layout, network, operations
+from nas_osr.search_spaces import supernet as hierarchical
+from nas_osr.strategies.bilevel.bilevel_steps import build_levels, make_steps
+from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.fabric import make_fabric
 
 PATHS = ("products", "layout", "fused")
 VARIANTS = {"all off": (), **{f"only {path}": (path,) for path in PATHS}, "all on": PATHS}
@@ -56,8 +57,8 @@ def only(paths: tuple[str, ...]) -> Iterator[None]:
 def build(preset: str, threads: int) -> dict[str, Step]:
     """The three kinds of step on CIFAR-10's shape."""
     protocol, fabric = make_protocol("cifar10"), make_fabric("cpu", "32-true", threads)
-    search = SearchConfig(protocol="cifar10", preset=preset).resolved()
-    retrain = RetrainConfig(protocol="cifar10", preset=preset, architecture="random:0").resolved()
+    search = SearchRequest(protocol="cifar10", preset=preset).resolved()
+    retrain = RetrainRequest(protocol="cifar10", preset=preset, architecture="random:0").resolved()
     steps = [
         *make_steps(build_levels(search, protocol, fabric), search, protocol),
         make_step(retrain, protocol, fabric),

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_osr.evaluation import judge
+from nas_osr.evaluation.judging import judge
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import RULES, make_rule
 

@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # what `nas-osr search` does, until the first call of the optimisers in the training loop has ended
 FIRST_STEP = """
 import contextlib, os, sys
-from nas_osr.cli import main, search
+from nas_osr.cli import main
+from nas_osr.cli import search
 
 def stop(*arguments, **settings):
     result = step(*arguments, **settings)
@@ -35,7 +36,7 @@ def with_stop():
     global step
     with quick_imports():
         yield
-    import nas_osr.training as training  # the check of memory, which takes steps of its own, has the real function
+    import nas_osr.training.loop as training  # the check of memory, which takes steps of its own, has the real function
     step, training.weight_step = training.weight_step, stop
 
 search.quick_imports = with_stop

@@ -20,29 +20,28 @@ from changes import change_bytes, change_json, change_lines, change_yaml, change
 from PIL import Image
 from scipy.io import savemat
 
-from nas_osr.architecture import load_architecture, published, sample_architecture
 from nas_osr.cli.compare import compare
 from nas_osr.cli.options import parse_options
 from nas_osr.cli.sweep import check_sweep, option_names
-from nas_osr.configuration import config_protocol
-from nas_osr.data.image_files import read_images
-from nas_osr.data.official import read_idx, read_mnist, read_svhn
-from nas_osr.data.pickles import read_pickled_batch
 from nas_osr.data.protocols import make_protocol
+from nas_osr.data.sources.image_files import read_images
+from nas_osr.data.sources.official import read_idx, read_mnist, read_svhn
+from nas_osr.data.sources.pickles import read_pickled_batch
 from nas_osr.errors import UserError
-from nas_osr.export import load_with_weights, render
-from nas_osr.graph import ArchitectureWeights, format_graphml, to_graph
+from nas_osr.evaluation.predictions import read_predictions
+from nas_osr.evaluation.score_file import score_arrays
+from nas_osr.evaluation.user_arrays import read_arrays
+from nas_osr.files.storage import read_checkpoint
 from nas_osr.objectives import objective_class, resolve_objective_config
-from nas_osr.predictions import read_predictions
-from nas_osr.runs import RunFolder
-from nas_osr.score_file import score_arrays
-from nas_osr.storage import read_checkpoint
+from nas_osr.retrain.reopen import only_split, read_retrain_config
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.runs.folder import RunFolder
+from nas_osr.search_spaces.architectures.export import load_with_weights, render
+from nas_osr.search_spaces.architectures.graph import ArchitectureWeights, format_graphml, to_graph
+from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
+from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.sweeps.file import read_sweep
 from nas_osr.sweeps.runner import PROGRAM, SweepFolder
-from nas_osr.user_arrays import read_arrays
-from retrain.config import RetrainConfig
-from retrain.reopen import only_split, read_retrain_config
-from strategies.config import SearchConfig
 
 CORPUS = Path(__file__).parent / "corpus"
 SWEEP = CORPUS / "small-sweep.yaml"
@@ -81,7 +80,7 @@ def searched() -> tuple[Any, list[dict[str, Any]]]:
 
 
 def uniform_weights(architecture: Any) -> ArchitectureWeights:
-    from nas_osr.space import cells, mixing_cells
+    from nas_osr.search_spaces.space import cells, mixing_cells
 
     space, branches = architecture.space, list(architecture.branches)
     share = 1 / len(space.operations)
@@ -125,7 +124,7 @@ def read_own_checkpoint(folder: Path) -> None:
 
 
 def seeds_config() -> list[bytes]:
-    given = SearchConfig(
+    given = SearchRequest(
         protocol="digits",
         preset="tiny",
         known=[0, [1, 2], 3],
@@ -136,14 +135,14 @@ def seeds_config() -> list[bytes]:
 
 
 def read_request(folder: Path) -> None:
-    values = parse_options(SearchConfig, ["--config", str(folder / "config.yaml")], "search")
+    values = parse_options(SearchRequest, ["--config", str(folder / "config.yaml")], "search")
     if values is not None and not values["plugin"]:
-        config = SearchConfig(**values).resolved()
-        config_protocol(config, config.split)
+        config = SearchRequest(**values).resolved()
+        config.published_protocol(config.split)
 
 
 def retrained() -> dict[str, Any]:
-    given = RetrainConfig(
+    given = RetrainRequest(
         protocol="digits", preset="tiny", architecture=published().to_dict(), objective="cross_entropy", rule="mls"
     )
     return {**given.recorded(), "splits": "0", "seeds": "0"}
@@ -157,7 +156,7 @@ def read_run_config(folder: Path) -> None:
     run = RunFolder.open(folder)
     config = read_retrain_config(run)
     objective_class(config.objective, import_plugins=False)
-    protocol = config_protocol(config, only_split(run, config))
+    protocol = config.published_protocol(only_split(run, config))
     resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
 
 

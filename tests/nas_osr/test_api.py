@@ -14,7 +14,7 @@ def test_search_retrain_evaluate_in_a_script(tmp_path: Path) -> None:
     found = nas_osr.search(
         **common, preset="tiny", layers=3, epochs=2, warmup_epochs=1, batch_size=16, out=str(tmp_path / "search")
     )
-    result = nas_osr.retrain(
+    result = nas_osr.train(
         **common,
         architecture=found["out"],
         preset="tiny",

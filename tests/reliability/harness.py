@@ -57,7 +57,7 @@ SCENARIOS: dict[str, list[str]] = {
     "retrain-cac": [*RETRAIN, "--objective=cac", "--recipe=cac"],
     "retrain-openmax": [*RETRAIN, "--objective=cross_entropy", "--rule=openmax", "--rule_config.tail=5"],
 }  # fmt: skip
-SLOW_MODULES = ("retrain.run", "strategies.search", "torch.utils.tensorboard")  # to import, once for all
+SLOW_MODULES = ("nas_osr.retrain.run", "nas_osr.strategies.run", "torch.utils.tensorboard")  # to import, once for all
 COMPARED = ("history.jsonl", "architecture.json", "config.yaml", "metrics.json", "predictions.csv", "summary.json")
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_osr.compare import find_rows
 from nas_osr.errors import UserError
-from nas_osr.runs import RunFolder
-from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.evaluate import run_evaluate
-from retrain.run import run_retrain
+from nas_osr.retrain.comparison import find_rows
+from nas_osr.retrain.evaluate import run_evaluate
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.run import run_retrain
+from nas_osr.runs.folder import RunFolder
 
 SETTINGS: dict[str, Any] = {
     "architecture": "random:0", "protocol": "folder", "known": ["ant", "bee"], "preset": "tiny", "channels": 16,
@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("retrain") / "run"
-    run_retrain(RetrainConfig(**SETTINGS, data_dir=str(images), out=str(out)), ["nas-osr", "retrain"])
+    run_retrain(RetrainRequest(**SETTINGS, data_dir=str(images), out=str(out)), ["nas-osr", "retrain"])
     return out
 
 
@@ -57,11 +57,11 @@ def test_a_changed_training_image_stops_evaluation(images: Path, finished: Path,
     before = (finished / "split-0" / "metrics.json").read_bytes()
     same = shutil.copytree(images, tmp_path / "same")
     request = {"run": str(finished), "device": "cpu", "threads": 1, "bootstrap": 0}
-    run_evaluate(EvaluateConfig(**request, data_dir=str(same)))
+    run_evaluate(EvaluateRequest(**request, data_dir=str(same)))
     assert (finished / "split-0" / "metrics.json").read_bytes() == before
     changed = change(images, tmp_path / "changed", "train/ant/0.png")
     with pytest.raises(UserError, match="known images have changed since it was trained"):
-        run_evaluate(EvaluateConfig(**request, data_dir=changed))
+        run_evaluate(EvaluateRequest(**request, data_dir=changed))
     assert (finished / "split-0" / "metrics.json").read_bytes() == before
 
 
@@ -73,14 +73,14 @@ def test_a_changed_training_image_stops_resumption(images: Path, finished: Path,
     changed = change(images, tmp_path / "changed", "train/bee/3.png")
     settings = {**SETTINGS, "out": str(out), "resume": "auto"}
     with pytest.raises(UserError, match="the training images have changed since the run began"):
-        run_retrain(RetrainConfig(**settings, data_dir=changed), ["nas-osr", "retrain"])
-    run_retrain(RetrainConfig(**settings, data_dir=str(images)), ["nas-osr", "retrain"])
+        run_retrain(RetrainRequest(**settings, data_dir=changed), ["nas-osr", "retrain"])
+    run_retrain(RetrainRequest(**settings, data_dir=str(images)), ["nas-osr", "retrain"])
 
 
 def test_a_changed_test_image_stops_comparison(images: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     changed = change(images, tmp_path / "changed", "test/cat/2.png")
-    run_retrain(RetrainConfig(**SETTINGS, data_dir=changed, out=str(out)), ["nas-osr", "retrain"])
+    run_retrain(RetrainRequest(**SETTINGS, data_dir=changed, out=str(out)), ["nas-osr", "retrain"])
     assert len(find_rows([out])) == len(find_rows([finished])) == 1
     with pytest.raises(UserError, match="test images differ"):
         find_rows([finished, out])

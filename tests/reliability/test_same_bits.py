@@ -10,20 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from nas_osr.architecture import sample_architecture
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
-from nas_osr.determinism import deterministic_algorithms
 from nas_osr.objectives import OBJECTIVES, make_objective, objective_class, resolve_objective_config
 from nas_osr.outputs import FeatureShapes
+from nas_osr.retrain.model import build_learner
+from nas_osr.retrain.recipes import make_recipe
+from nas_osr.retrain.train import train
 from nas_osr.scoring import make_rule
-from nas_osr.space import SpaceDescription
-from nas_osr.training import Learner, make_fabric
-from retrain.model import build_learner
-from retrain.recipes import make_recipe
-from retrain.train import train
-from strategies.bilevel import Bilevel
-from strategies.config import SearchConfig
+from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.space import SpaceDescription
+from nas_osr.strategies.bilevel.search import Bilevel
+from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.determinism import deterministic_algorithms
+from nas_osr.training.fabric import make_fabric
+from nas_osr.training.learner import Learner
 
 GAN = {"gan_width": 4, "gan_latent": 8, "gan_epochs": 1, "gan_batch_size": 16}
 # every objective, with everything in it that learns, remembers or draws
@@ -129,7 +130,7 @@ def search(data: OpenSetData, variant: str, strategy: str, recorder: Interruptin
     """Two epochs, the first of warm-up."""
     name, settings = VARIANTS[variant]
     chosen, protocol = objective_class(name), data.protocol
-    config = SearchConfig(
+    config = SearchRequest(
         protocol="digits", preset="tiny", layers=3, channels=16, epochs=2, warmup_epochs=1, batch_size=3,
         rule=chosen.default_rule, strategy=strategy, rule_sample=20,
     ).resolved()  # fmt: skip

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from nas_osr.objectives.gan import make_adam
-from nas_osr.training import make_fabric
-from retrain.recipes import RECIPES, make_recipe
+from nas_osr.objectives.parts.gan import make_adam
+from nas_osr.retrain.recipes import RECIPES, make_recipe
+from nas_osr.training.fabric import make_fabric
 
 MAKE: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     **{name: make_recipe(name, {"learning_rate": 0.01}).make_optimizer for name in RECIPES},

@@ -12,17 +12,17 @@ import pytest
 import torch
 from PIL import Image
 
-import retrain.evaluate
-import retrain.run
+import nas_osr.retrain.evaluate
+import nas_osr.retrain.run
 from nas_osr.errors import UserError
+from nas_osr.files.storage import read_checkpoint
 from nas_osr.outputs import Outputs
-from nas_osr.runs import RunFolder
+from nas_osr.retrain.evaluate import fit_rules, run_evaluate
+from nas_osr.retrain.reopen import reopen
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.run import run_retrain
+from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import make_rule
-from nas_osr.storage import read_checkpoint
-from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.evaluate import fit_rules, run_evaluate
-from retrain.reopen import reopen
-from retrain.run import run_retrain
 
 ROOT = Path(__file__).parents[2]
 KNOWN = ("ant", "bee", "cat")
@@ -72,7 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A retraining whose test images are images."""
     root = tmp_path_factory.mktemp("honest")
     images = write_images(root / "images", marked=False)
-    run_retrain(RetrainConfig(**TINY, data_dir=str(images), out=str(root / "run")), ["nas-osr", "retrain"])
+    run_retrain(RetrainRequest(**TINY, data_dir=str(images), out=str(root / "run")), ["nas-osr", "retrain"])
     return root
 
 
@@ -85,13 +85,13 @@ def test_retraining_and_threshold_read_no_test_file_and_no_unknown(
     if rule == "cap":
         config |= {"objective": "vae_contrastive"}
     with monkeypatch.context() as patched:
-        thresholds = stop_at_the_test(patched, retrain.run)
+        thresholds = stop_at_the_test(patched, nas_osr.retrain.run)
         with pytest.raises(OpenedTest):
-            run_retrain(RetrainConfig(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
+            run_retrain(RetrainRequest(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
     assert len(thresholds) == 1 and np.isfinite(thresholds[0])
     # the marker is noticed where it may be opened
     with pytest.raises(UserError, match=r"test/.*\.png cannot be read"):
-        run_retrain(RetrainConfig(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
+        run_retrain(RetrainRequest(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
     if rule == "mls":  # and has changed no bit of the weights, nor the threshold
         result = json.loads((whole / "run" / "split-0" / "metrics.json").read_text())
         assert result["rule"] == rule and result["threshold"] == thresholds[0]
@@ -124,9 +124,9 @@ def test_evaluating_again_sets_the_threshold_without_the_test(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marked = write_images(tmp_path / "images", marked=True)
-    request = EvaluateConfig(run=str(whole / "run"), data_dir=str(marked), device="cpu", threads=1, bootstrap=0)
+    request = EvaluateRequest(run=str(whole / "run"), data_dir=str(marked), device="cpu", threads=1, bootstrap=0)
     with monkeypatch.context() as patched:
-        thresholds = stop_at_the_test(patched, retrain.evaluate)
+        thresholds = stop_at_the_test(patched, nas_osr.retrain.evaluate)
         with pytest.raises(OpenedTest):
             run_evaluate(request)
     result = json.loads((whole / "run" / "split-0" / "metrics.json").read_text())
@@ -139,19 +139,19 @@ def test_a_rehearsal_opens_nothing_but_training_images_of_known_classes(tmp_path
     """It ends, with figures, where every other file would stop it; and again from its folder."""
     marked = write_images(tmp_path / "images", marked=True)
     config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": [1]}
-    summary = run_retrain(RetrainConfig(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
+    summary = run_retrain(RetrainRequest(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
     part = tmp_path / "run" / "split-0"
     result = json.loads((part / "metrics.json").read_text())
     assert result["protocol"]["family"] == "rehearsal" and result["protocol"]["unknown_names"] == ["bee"]
     assert result["test_images"] == {"known": 8, "unknown": 4}
-    request = EvaluateConfig(run=str(part), device="cpu", threads=1, bootstrap=0)
+    request = EvaluateRequest(run=str(part), device="cpu", threads=1, bootstrap=0)
     assert run_evaluate(request)[0]["metrics"] == pytest.approx(summary["parts"]["split-0"])
     with pytest.raises(UserError, match="a rehearsal opens no test images"):
-        run_evaluate(EvaluateConfig(run=str(part), unknown="digits"))
+        run_evaluate(EvaluateRequest(run=str(part), unknown="digits"))
     # what is unknown in truth cannot be learned from either
     config |= {"objective": "confidence", "objective_config": {"source": "outliers"}, "outliers": "folder"}
     with pytest.raises(UserError, match="every class of folder is known or unknown"):
-        run_retrain(RetrainConfig(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
+        run_retrain(RetrainRequest(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
     assert not (tmp_path / "other").exists()
 
 

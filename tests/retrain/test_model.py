@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nas_osr.architecture import Architecture, published, sample_architecture
-from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.evaluate import run_evaluate
-from retrain.model import resolve_architecture
-from retrain.run import run_retrain
+from nas_osr.retrain.evaluate import run_evaluate
+from nas_osr.retrain.model import resolve_architecture
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.run import run_retrain
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.references import published, sample_architecture
 
 TINY: dict[str, Any] = {
     "architecture": "random:0", "protocol": "digits", "preset": "tiny", "limit_per_class": 40,
@@ -20,23 +21,23 @@ TINY: dict[str, Any] = {
 
 def test_width_of_a_retrained_network() -> None:
     architecture = published()
-    assert resolve_architecture(RetrainConfig(channels=0)).space.channels == 256
-    assert resolve_architecture(RetrainConfig(channels=48)).space.channels == 48
-    assert resolve_architecture(RetrainConfig(channels=48)).branches == architecture.branches
-    found = resolve_architecture(RetrainConfig(architecture="random:3", channels=0))
+    assert resolve_architecture(RetrainRequest(channels=0)).space.channels == 256
+    assert resolve_architecture(RetrainRequest(channels=48)).space.channels == 48
+    assert resolve_architecture(RetrainRequest(channels=48)).branches == architecture.branches
+    found = resolve_architecture(RetrainRequest(architecture="random:3", channels=0))
     assert found.branches == sample_architecture(found.space, (2,), 3).branches
 
 
 def test_stem_of_a_retrained_network(tmp_path: Path) -> None:
-    assert resolve_architecture(RetrainConfig()).space.stem == "strided"
+    assert resolve_architecture(RetrainRequest()).space.stem == "strided"
     out = tmp_path / "pooled"
-    run_retrain(RetrainConfig(**TINY, out=str(out), stem="pooled"), ["nas-osr"])
+    run_retrain(RetrainRequest(**TINY, out=str(out), stem="pooled"), ["nas-osr"])
     saved = Architecture.load(out / "split-0" / "architecture.json")
     assert saved.space.stem == "pooled"
     # the run's own file is an architecture like any other, which another retraining may give the usual stem again
-    again = RetrainConfig(architecture=str(out / "split-0"), channels=0, stem="strided")
+    again = RetrainRequest(architecture=str(out / "split-0"), channels=0, stem="strided")
     assert resolve_architecture(again) == replace(saved, space=replace(saved.space, stem="strided"))
     # reopened, it is the network that was trained
     before = (out / "split-0" / "predictions.csv").read_bytes()
-    run_evaluate(EvaluateConfig(run=str(out / "split-0"), device="cpu", threads=1, bootstrap=0))
+    run_evaluate(EvaluateRequest(run=str(out / "split-0"), device="cpu", threads=1, bootstrap=0))
     assert (out / "split-0" / "predictions.csv").read_bytes() == before

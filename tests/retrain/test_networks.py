@@ -12,19 +12,19 @@ import torchvision.models
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from nas_osr.architecture import published
 from nas_osr.cli.main import main
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES, objective_class, resolve_objective_config
-from nas_osr.runs import RunFolder
-from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.evaluate import run_evaluate
-from retrain.model import build_learner, count_macs
-from retrain.networks import NETWORKS, build_network, check_network
-from retrain.run import run_retrain
-from search_spaces.encoder import feature_shapes
-from search_spaces.network import DiscreteNetwork
+from nas_osr.retrain.evaluate import run_evaluate
+from nas_osr.retrain.model import build_learner, count_macs
+from nas_osr.retrain.networks import NETWORKS, build_network, check_network
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.run import run_retrain
+from nas_osr.runs.folder import RunFolder
+from nas_osr.search_spaces.architectures.references import published
+from nas_osr.search_spaces.encoder import feature_shapes
+from nas_osr.search_spaces.network import DiscreteNetwork
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TINY: dict[str, Any] = {
@@ -199,16 +199,16 @@ CAC_PAPER, VGG = ("cac", "cac", "cac"), ("vgg13", "cross_entropy", "fast")  # ne
 
 
 @pytest.fixture(scope="module", params=[CAC_PAPER, VGG])
-def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RetrainConfig]:
+def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RetrainRequest]:
     """One split, retrained."""
     network, objective, recipe = request.param
     out = tmp_path_factory.mktemp(network) / "run"
-    config = RetrainConfig(**TINY, network=network, objective=objective, recipe=recipe, out=str(out))
+    config = RetrainRequest(**TINY, network=network, objective=objective, recipe=recipe, out=str(out))
     run_retrain(config, COMMAND)
     return out, config
 
 
-def test_evaluate_reopens_a_network_from_its_name(finished: tuple[Path, RetrainConfig]) -> None:
+def test_evaluate_reopens_a_network_from_its_name(finished: tuple[Path, RetrainRequest]) -> None:
     out, config = finished
     part = out / "split-0"
     assert not (part / "architecture.json").exists()
@@ -216,7 +216,7 @@ def test_evaluate_reopens_a_network_from_its_name(finished: tuple[Path, RetrainC
     assert values["network"] == config.network and values["architecture"] is None and values["channels"] == 0
     files = [part / name for name in ("metrics.json", "predictions.csv")]
     before = [file.read_bytes() for file in files]
-    (result,) = run_evaluate(EvaluateConfig(str(out), device="cpu", threads=1, bootstrap=0))
+    (result,) = run_evaluate(EvaluateRequest(str(out), device="cpu", threads=1, bootstrap=0))
     assert [file.read_bytes() for file in files] == before
     assert result["network"] == config.network
     state = torch.load(part / "checkpoint.pt", weights_only=True)["learner"]
@@ -227,17 +227,17 @@ def test_evaluate_reopens_a_network_from_its_name(finished: tuple[Path, RetrainC
 
 
 @pytest.mark.parametrize("finished", [CAC_PAPER], indirect=True)
-def test_config_alone_repeats_a_network_run(finished: tuple[Path, RetrainConfig], tmp_path: Path) -> None:
+def test_config_alone_repeats_a_network_run(finished: tuple[Path, RetrainRequest], tmp_path: Path) -> None:
     out, _ = finished
     config = RunFolder.open(out / "split-0").read_config()
-    run_retrain(RetrainConfig(**config, out=str(tmp_path / "again"), quiet=True), COMMAND)
+    run_retrain(RetrainRequest(**config, out=str(tmp_path / "again"), quiet=True), COMMAND)
     for name in ("history.jsonl", "metrics.json", "predictions.csv", "config.yaml"):
         assert (tmp_path / "again" / "split-0" / name).read_bytes() == (out / "split-0" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("finished", [CAC_PAPER], indirect=True)
 def test_a_network_run_has_nothing_to_export(
-    finished: tuple[Path, RetrainConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: tuple[Path, RetrainRequest], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, config = finished
     for folder in (out, out / "split-0"):
@@ -248,7 +248,7 @@ def test_a_network_run_has_nothing_to_export(
 
 
 def test_an_architecture_run_says_that_it_has_no_network(tmp_path: Path) -> None:
-    config = RetrainConfig(**TINY, architecture="random:0", channels=16, objective="cross_entropy", out=str(tmp_path))
+    config = RetrainRequest(**TINY, architecture="random:0", channels=16, objective="cross_entropy", out=str(tmp_path))
     run_retrain(config, COMMAND)
     result = json.loads((tmp_path / "split-0" / "metrics.json").read_text())
     assert result["network"] is None and result["macs"] > 0

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from nas_osr.errors import UserError
-from nas_osr.runs import RunFolder
-from retrain.config import RetrainConfig
-from retrain.reopen import open_parts, reopen
-from retrain.run import run_retrain
+from nas_osr.retrain.reopen import open_parts, reopen
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.run import run_retrain
+from nas_osr.runs.folder import RunFolder
 
 TINY: dict[str, Any] = {
     "architecture": "random:0", "protocol": "digits", "preset": "tiny", "channels": 16, "limit_per_class": 10,
@@ -27,7 +27,7 @@ TINY: dict[str, Any] = {
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds of one split."""
     out = tmp_path_factory.mktemp("reopen") / "run"
-    run_retrain(RetrainConfig(**TINY, out=str(out), seeds="0-1"), ["nas-osr", "retrain"])
+    run_retrain(RetrainRequest(**TINY, out=str(out), seeds="0-1"), ["nas-osr", "retrain"])
     return out
 
 

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from nas_osr.architecture import published
 from nas_osr.cli.main import main
 from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
+from nas_osr.evaluation.predictions import rescore
 from nas_osr.objectives import objective_class
-from nas_osr.predictions import rescore
-from nas_osr.runs import RunFolder
+from nas_osr.retrain.evaluate import run_evaluate
+from nas_osr.retrain.reopen import read_retrain_config, reopen
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.run import run_retrain
+from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import make_rule, rules_for
-from nas_osr.training import Learner
-from retrain.config import EvaluateConfig, RetrainConfig
-from retrain.evaluate import run_evaluate
-from retrain.reopen import read_retrain_config, reopen
-from retrain.run import run_retrain
+from nas_osr.search_spaces.architectures.references import published
+from nas_osr.training.learner import Learner
 
 TINY: dict[str, Any] = {
     "architecture": "random:0", "protocol": "digits", "preset": "tiny", "channels": 16, "limit_per_class": 40,
@@ -36,7 +36,7 @@ TINY: dict[str, Any] = {
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Two splits, retrained."""
     out = tmp_path_factory.mktemp("retrain") / "run"
-    summary = run_retrain(RetrainConfig(**TINY, out=str(out), splits="0-1"), ["nas-osr", "retrain"])
+    summary = run_retrain(RetrainRequest(**TINY, out=str(out), splits="0-1"), ["nas-osr", "retrain"])
     return out, summary
 
 
@@ -72,7 +72,7 @@ def test_evaluate_recomputes_everything_from_the_saved_model(finished: tuple[Pat
     out, _ = finished
     files = [part / name for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
     before = [file.read_bytes() for file in files]
-    results = run_evaluate(EvaluateConfig(str(out), device="cpu", threads=1, bootstrap=20))
+    results = run_evaluate(EvaluateRequest(str(out), device="cpu", threads=1, bootstrap=20))
     after = [file.read_bytes() for file in files]
     assert len(results) == 2 and before == after
 
@@ -81,7 +81,7 @@ def test_evaluate_with_another_rule_leaves_the_first_result(finished: tuple[Path
     out, _ = finished
     part = out / "split-1"
     before = (part / "metrics.json").read_bytes()
-    (result,) = run_evaluate(EvaluateConfig(str(part), rule="mls", device="cpu", threads=1, bootstrap=0))
+    (result,) = run_evaluate(EvaluateRequest(str(part), rule="mls", device="cpu", threads=1, bootstrap=0))
     assert result["rule"] == "mls" and (part / "metrics.json").read_bytes() == before
     assert json.loads((part / "metrics-mls.json").read_text())["metrics"] == result["metrics"]
 
@@ -97,18 +97,18 @@ def test_evaluate_with_every_rule_opens_the_images_once(
     passes: list[int] = []
     infer = Learner.infer
     monkeypatch.setattr(Learner, "infer", lambda self, images: passes.append(len(images)) or infer(self, images))
-    together = {result["rule"]: result for result in run_evaluate(EvaluateConfig(str(part), rule="all", **common))}
+    together = {result["rule"]: result for result in run_evaluate(EvaluateRequest(str(part), rule="all", **common))}
     images = sum(count for count in passes if count > 1)  # one image counts multiplications
     assert list(together) == rules_for(objective_class(read_retrain_config(RunFolder.open(part)).objective))
     own = json.loads((part / "metrics.json").read_text())["rule"]
     training_images = len(reopen(RunFolder.open(part), device="cpu", threads=1).data.train)
     for name, result in together.items():
         passes.clear()
-        (alone,) = run_evaluate(EvaluateConfig(str(other), rule=name, **common))
+        (alone,) = run_evaluate(EvaluateRequest(str(other), rule=name, **common))
         needed = images if make_rule(name, {}).learns else images - training_images
         assert alone == result and sum(count for count in passes if count > 1) == needed, name
         assert result["label"] == ("" if name == own else name)
-    pair = run_evaluate(EvaluateConfig(str(part), rule="energy, mls,energy", **common))
+    pair = run_evaluate(EvaluateRequest(str(part), rule="energy, mls,energy", **common))
     assert pair == [together["energy"], together["mls"]]
 
 
@@ -123,9 +123,9 @@ def test_evaluate_with_every_rule_opens_the_images_once(
 def test_wrong_lists_of_rules_are_refused_before_images_are_opened(
     finished: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("retrain.evaluate.reopen", None)
+    monkeypatch.setattr("nas_osr.retrain.evaluate.reopen", None)
     with pytest.raises(UserError, match=message):
-        run_evaluate(EvaluateConfig(str(finished[0] / "split-0"), **settings))
+        run_evaluate(EvaluateRequest(str(finished[0] / "split-0"), **settings))
 
 
 def test_several_rules_are_printed_side_by_side(
@@ -151,11 +151,11 @@ def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) 
     """All other classes of the run's own source are its unknown classes anyway: the same figures."""
     out, summary = finished
     part = out / "split-1"
-    (result,) = run_evaluate(EvaluateConfig(str(part), unknown="digits", device="cpu", threads=1, bootstrap=0))
+    (result,) = run_evaluate(EvaluateRequest(str(part), unknown="digits", device="cpu", threads=1, bootstrap=0))
     assert result["metrics"] == summary["parts"]["split-1"]
     assert (part / "predictions-digits.csv").exists()
     with pytest.raises(UserError, match="cifar11"):
-        run_evaluate(EvaluateConfig(str(part), unknown="cifar11"))
+        run_evaluate(EvaluateRequest(str(part), unknown="cifar11"))
 
 
 def test_outputs_can_be_averaged_over_mirror_images(
@@ -164,9 +164,9 @@ def test_outputs_can_be_averaged_over_mirror_images(
     part = tmp_path / "split-0"
     shutil.copytree(finished[0] / "split-0", part)
     before = (part / "metrics.json").read_bytes()
-    request = EvaluateConfig(str(part), rule="mls", mirrored=True, device="cpu", threads=1, bootstrap=0)
+    request = EvaluateRequest(str(part), rule="mls", mirrored=True, device="cpu", threads=1, bootstrap=0)
     with monkeypatch.context() as patched:
-        patched.setattr("retrain.evaluate.reopen", None)  # which reads the images
+        patched.setattr("nas_osr.retrain.evaluate.reopen", None)  # which reads the images
         with pytest.raises(UserError, match="mirror image is no digit"):
             run_evaluate(request)
     monkeypatch.setattr("nas_osr.data.protocols.DIGIT_SOURCES", frozenset())
@@ -191,7 +191,7 @@ def test_outliers_of_the_training_cannot_play_the_unknown(
     run = RunFolder.open(part)
     run.write_yaml("config.yaml", {**run.read_config(), "outliers": "mnist"})
     with pytest.raises(UserError, match="learned from images of mnist as outliers"):
-        run_evaluate(EvaluateConfig(run=str(part), unknown="mnist"))
+        run_evaluate(EvaluateRequest(run=str(part), unknown="mnist"))
 
 
 @pytest.mark.parametrize(("field", "value"), [("objective", "sitecustom.Loss"), ("rule", "sitecustom.Rule")])
@@ -204,7 +204,7 @@ def test_nothing_in_a_run_folder_causes_an_import(
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(re.sub(rf"^{field}: .*$", f"{field}: {value}", text, flags=re.MULTILINE))
     with pytest.raises(UserError, match="--plugin sitecustom"):
-        run_evaluate(EvaluateConfig(str(folder), device="cpu"))
+        run_evaluate(EvaluateRequest(str(folder), device="cpu"))
 
 
 def test_operations_of_an_architecture_file_are_not_imported(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_operations_of_an_architecture_file_are_not_imported(tmp_path: Path) -> 
     for name, message in (("not_loaded.Cell", "--plugin not_loaded"), ("os.system", "no class system derived from")):
         value["space"]["operations"] = [name]
         value["branches"]["2"]["operations"] = [name] * 6
-        config = RetrainConfig(**{**TINY, "architecture": value, "out": str(tmp_path / "run")})
+        config = RetrainRequest(**{**TINY, "architecture": value, "out": str(tmp_path / "run")})
         with pytest.raises(UserError, match=message):
             run_retrain(config, ["nas-osr"])
         assert not (tmp_path / "run").exists()
@@ -223,14 +223,14 @@ def test_config_alone_repeats_the_run(finished: tuple[Path, dict[str, Any]], tmp
     """A part's config.yaml holds everything, the architecture included."""
     out, _ = finished
     config = RunFolder.open(out / "split-1").read_config()
-    run_retrain(RetrainConfig(**config, out=str(tmp_path / "again"), quiet=True), ["nas-osr"])
+    run_retrain(RetrainRequest(**config, out=str(tmp_path / "again"), quiet=True), ["nas-osr"])
     for name in ("history.jsonl", "metrics.json", "predictions.csv", "architecture.json", "config.yaml"):
         assert (tmp_path / "again" / "split-1" / name).read_bytes() == (out / "split-1" / name).read_bytes(), name
 
 
 def test_finished_run_is_refused_or_read(finished: tuple[Path, dict[str, Any]]) -> None:
     out, summary = finished
-    config = RetrainConfig(**TINY, out=str(out), splits="0-1")
+    config = RetrainRequest(**TINY, out=str(out), splits="0-1")
     with pytest.raises(UserError, match="finished run"):
         run_retrain(config, ["nas-osr"])
     config.resume = "auto"
@@ -244,10 +244,10 @@ def test_finished_run_takes_more_splits_and_nothing_else(finished: tuple[Path, d
     shutil.copytree(finished[0], out)
     for change, message in (({"epochs": 1}, "epochs was"), ({"splits": "1-2"}, "holds split 0 as well")):
         with pytest.raises(UserError, match=message):
-            run_retrain(RetrainConfig(**{**TINY, "out": str(out), "splits": "0-2", "resume": "auto", **change}), ["x"])
+            run_retrain(RetrainRequest(**{**TINY, "out": str(out), "splits": "0-2", "resume": "auto", **change}), ["x"])
     assert not (out / "split-2").exists()
     kept = (out / "split-1" / "checkpoint.pt").stat().st_mtime_ns
-    more = run_retrain(RetrainConfig(**TINY, out=str(out), splits="0-2", resume="auto"), ["nas-osr"])
+    more = run_retrain(RetrainRequest(**TINY, out=str(out), splits="0-2", resume="auto"), ["nas-osr"])
     assert {name: figures for name, figures in more["parts"].items() if name != "split-2"} == finished[1]["parts"]
     assert (out / "split-1" / "checkpoint.pt").stat().st_mtime_ns == kept
     run = RunFolder.open(out)
@@ -258,7 +258,7 @@ def test_killed_retraining_resumes_with_the_same_bits(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, _ = finished
-    config = RetrainConfig(**TINY, out=str(tmp_path / "run"), splits="0-1")
+    config = RetrainRequest(**TINY, out=str(tmp_path / "run"), splits="0-1")
     original = RunFolder.save_checkpoint
 
     class Killed(BaseException):
@@ -309,11 +309,11 @@ def test_bad_requests_are_refused_in_one_line_and_leave_nothing(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as refused:
-        run_retrain(RetrainConfig(**{**TINY, "out": str(tmp_path / "run"), **changes}), ["nas-osr"])
+        run_retrain(RetrainRequest(**{**TINY, "out": str(tmp_path / "run"), **changes}), ["nas-osr"])
     assert message in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "run").exists()
 
 
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
-    plan = run_retrain(RetrainConfig(**{**TINY, "out": str(tmp_path / "run"), "dry_run": True}), ["nas-osr"])
+    plan = run_retrain(RetrainRequest(**{**TINY, "out": str(tmp_path / "run"), "dry_run": True}), ["nas-osr"])
     assert plan["would_retrain"][0]["epochs"] == 2 and not (tmp_path / "run").exists()

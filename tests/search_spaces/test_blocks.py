@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_osr.architecture import sample_architecture
 from nas_osr.errors import UserError
-from nas_osr.freezing import frozen, unrecorded
-from retrain.config import RetrainConfig
-from retrain.networks import build_network
-from search_spaces.blocks import checkpoint_blocks
-from search_spaces.hierarchical import Supernet, build_supernet
-from search_spaces.network import DiscreteNetwork
-from search_spaces.presets import SpaceConfig
-from strategies.config import SearchConfig
+from nas_osr.objectives.parts.freezing import frozen, unrecorded
+from nas_osr.retrain.networks import build_network
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.blocks import checkpoint_blocks
+from nas_osr.search_spaces.network import DiscreteNetwork
+from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.supernet import Supernet, build_supernet
+from nas_osr.strategies.search_request import SearchRequest
 
 MEAN, STD = (0.5,) * 3, (0.2,) * 3
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -113,11 +113,11 @@ def test_inference_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.inference_mode():
         expected = network(IMAGES).branches[2]
         checkpoint_blocks(network)
-        monkeypatch.setattr("search_spaces.blocks.checkpoint", None)
+        monkeypatch.setattr("nas_osr.search_spaces.blocks.checkpoint", None)
         assert torch.equal(network(IMAGES).branches[2], expected)
 
 
-@pytest.mark.parametrize("config", [SearchConfig, RetrainConfig])
+@pytest.mark.parametrize("config", [SearchRequest, RetrainRequest])
 def test_both_switches_at_once_are_refused(config: Any) -> None:
     with pytest.raises(UserError, match="checkpointing and compile exclude each other"):
         config(checkpointing=True, compile=True).resolved()

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.space import STEMS
-from search_spaces.encoder import STEM_CLASSES, build_stem
+from nas_osr.search_spaces.encoder import STEM_CLASSES, build_stem
+from nas_osr.search_spaces.space import STEMS
 
 SLOPE = 0.2
 

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_osr.architecture import sample_architecture
-from search_spaces.hierarchical import build_supernet
-from search_spaces.layout import Convolution, dense_convolution, keep_layout, subsample
-from search_spaces.network import DiscreteNetwork
-from search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.layout import Convolution, dense_convolution, keep_layout, subsample
+from nas_osr.search_spaces.network import DiscreteNetwork
+from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.supernet import build_supernet
 
 LAST = torch.channels_last
 

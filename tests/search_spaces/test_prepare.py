@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
-from nas_osr.freezing import frozen
 from nas_osr.objectives import make_objective
 from nas_osr.objectives.cross_entropy import CrossEntropyConfig
-from nas_osr.training import Learner
-from search_spaces.encoder import feature_shapes
-from search_spaces.hierarchical import Supernet, build_supernet
-from search_spaces.prepare import check_compiler, prepare_encoder
-from search_spaces.presets import SpaceConfig
+from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.search_spaces.encoder import feature_shapes
+from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
+from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.supernet import Supernet, build_supernet
+from nas_osr.training.learner import Learner
 
 SHAPE = (1, 32, 32)
 IMAGES = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_osr.architecture import Architecture, Branch, sample_architecture
 from nas_osr.errors import UserError
-from nas_osr.space import SpaceDescription, all_paths
-from search_spaces.encoder import feature_shapes
-from search_spaces.hierarchical import Supernet, build_supernet
-from search_spaces.network import DiscreteNetwork, inherit_weights
-from search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
+from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.encoder import feature_shapes
+from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
+from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import SpaceDescription, all_paths
+from nas_osr.search_spaces.supernet import Supernet, build_supernet
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -156,8 +157,8 @@ def test_published_network_has_the_papers_size() -> None:
     """57.46M parameters and 0.531 GMAC in the paper's code; ours adds the stem's 1x1 shortcuts and two small 1x1s."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from nas_osr.architecture import published
     from nas_osr.objectives.vae_contrastive import VAEContrastive, VAEContrastiveConfig
+    from nas_osr.search_spaces.architectures.references import published
 
     for features, parameters, macs in ((False, 57.46e6, 0.531e9), (True, 63.73e6, 0.609e9)):
         network = DiscreteNetwork(published(), 3, MEAN, STD).eval()

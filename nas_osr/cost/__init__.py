@@ -1,0 +1,1 @@
+"""What steps cost, what a run will cost, and what a device has left."""

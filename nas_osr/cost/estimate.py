@@ -1,0 +1,292 @@
+"""What a run will cost, told from steps on a few images: FLOPs, seconds, and the memory that training takes.
+
+FLOPs and activations are counted on two small batches and timed steps on somewhat larger ones. What lies between two
+batch sizes is continued as a straight line: convolutions, decoders and losses of single images grow with the batch.
+Losses between pairs of images grow faster, but their products are small beside the encoder's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas_osr.cost.memory import available_memory
+from nas_osr.cost.steps import Step, count_flops, now, random_images
+from nas_osr.data.batches import to_float
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.catalogue import SOURCES
+from nas_osr.data.sources.image_files import list_images
+from nas_osr.data.sources.reading import folder_classes, resolve_data_dir
+from nas_osr.evaluation.judging import INFERENCE_BATCH
+
+PROBES = (2, 4)  # images of the batches on which FLOPs and activations are counted
+GROWTH = 4  # timed batches grow by this factor, once at least ...
+LONG_ENOUGH = 0.1  # ... until a step takes so many seconds, or the batch is whole
+TIMED = 3  # steps of a timed batch; the quickest counts, which other processes disturbed least
+ENOUGH = 1.0  # seconds of steps of one batch after which no more are timed
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """One step: its images, floating-point operations, bytes saved for the backward pass at once, and seconds."""
+
+    images: int
+    flops: int
+    activations: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device of training. `total` is their sum.
+
+    Attributes:
+        parameters: of the network and its heads, with their buffers.
+        gradients: one for each parameter that learns.
+        optimizers: what the optimisers remember.
+        activations: the most that a step saves for its backward pass at once.
+        images: the data set.
+    """
+
+    parameters: int
+    gradients: int
+    optimizers: int
+    activations: int
+    images: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+
+class SavedBytes:
+    """Counts the bytes of tensors that autograd keeps at once, each storage once; parameters are not counted.
+
+    with saved.hooks():
+        step()
+    saved.peak
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.peak = 0
+        self._bytes = 0
+        self._uses: Counter[int] = Counter()
+        self._own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
+
+    def hooks(self) -> Any:
+        """The context in which is counted."""
+        return torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Saved(self, tensor), lambda kept: kept.tensor)
+
+    def add(self, storage: int, size: int) -> None:
+        """A tensor in this storage is kept once more."""
+        self._uses[storage] += 1
+        if self._uses[storage] == 1 and storage not in self._own:
+            self._bytes += size
+            self.peak = max(self.peak, self._bytes)
+
+    def drop(self, storage: int, size: int) -> None:
+        """A tensor in this storage is kept once less."""
+        self._uses[storage] -= 1
+        if not self._uses[storage] and storage not in self._own:
+            self._bytes -= size
+
+
+class _Saved:
+    """A saved tensor; it is counted for as long as the graph holds this."""
+
+    def __init__(self, counter: SavedBytes, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.tensor, self.counter = tensor, counter
+        self.key = (storage.data_ptr(), storage.nbytes())
+        counter.add(*self.key)
+
+    def __del__(self) -> None:
+        self.counter.drop(*self.key)
+
+
+def probe(step: Step, module: nn.Module, flops: bool = True) -> StepCost:
+    """Activations of a step of `module`, from running it once; FLOPs, whose counter is slow, where they are asked for.
+
+    Without them they are 0.
+    """
+    saved = SavedBytes(module)
+    counted = 0
+    with saved.hooks():
+        if flops:
+            counted = count_flops(step.run)
+        else:
+            step.run()
+    return StepCost(step.images, counted, saved.peak)
+
+
+def line(small: tuple[int, float], large: tuple[int, float], images: int) -> float:
+    """The value at `images` of the straight line through two points (images, value) that does not fall."""
+    slope = max(0.0, (large[1] - small[1]) / (large[0] - small[0])) if large[0] > small[0] else 0.0
+    return large[1] + slope * (images - large[0])
+
+
+def count_step(make: Callable[[int], Step], module: nn.Module, images: int, flops: bool = True) -> StepCost:
+    """FLOPs and activations of a step on `images` images, without running one so large.
+
+    Args:
+        make: a batch size -> its step.
+        module: what is trained.
+        flops: whether FLOPs are counted; see `probe`.
+    """
+    first, second = (probe(make(min(count, images)), module, flops) for count in PROBES)
+    operations, activations = (
+        round(line((first.images, getattr(first, name)), (second.images, getattr(second, name)), images))
+        for name in ("flops", "activations")
+    )
+    return StepCost(images, operations, activations)
+
+
+def time_call(make: Callable[[int], Callable[[], object]], images: int, device: torch.device) -> float:
+    """Seconds of a call on `images` images, from calls on fewer.
+
+    Args:
+        make: a number of images -> the call on them.
+    """
+    points: list[tuple[int, float]] = []
+    count = min(PROBES[-1], images)
+    while True:
+        call = make(count)
+        call()  # what the first use of a shape costs is no step's
+        seconds: list[float] = []
+        while len(seconds) < TIMED and sum(seconds) < ENOUGH:
+            seconds.append(time_once(call, device))
+        points.append((count, min(seconds)))
+        if count == images or (len(points) > 1 and points[-1][1] >= LONG_ENOUGH):
+            break
+        count = min(GROWTH * count, images)
+    if len(points) == 1:
+        return points[0][1]
+    return line(points[-2], points[-1], images)
+
+
+def time_once(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call as if the machine were its own.
+
+    On a CPU: no more than the processor seconds of this process, which do not count those of other processes.
+    """
+    started, worked = now(device), time.process_time()
+    call()
+    elapsed, worked = now(device) - started, time.process_time() - worked
+    return min(elapsed, worked) if device.type == "cpu" else elapsed
+
+
+def time_step(make: Callable[[int], Step], images: int, device: torch.device) -> float:
+    """Seconds of a step on `images` images with its augmentation, from steps on fewer."""
+
+    def both(count: int) -> Callable[[], object]:
+        step = make(count)
+        return lambda: (step.augment(), step.run())
+
+    return time_call(both, images, device)
+
+
+def time_judging(learner: Any, protocol: Protocol, device: torch.device) -> float:
+    """Seconds for an image of a learner's forward pass without gradients, as a scoring runs it."""
+
+    def make(count: int) -> Callable[[], object]:
+        images = to_float(random_images(count, protocol.image_shape, device))
+
+        def run() -> None:
+            with torch.inference_mode():
+                learner.infer(images)
+
+        return run
+
+    learner.eval()
+    seconds = time_call(make, INFERENCE_BATCH, device)
+    learner.train()
+    return seconds / INFERENCE_BATCH
+
+
+def count_memory(learner: nn.Module, optimizers: Iterable[Any], costs: Iterable[StepCost], images: int) -> Memory:
+    """The memory of a training whose steps have run at least once.
+
+    Args:
+        learner, optimizers: after a step of each kind, so that gradients and states are there.
+        costs: of its kinds of step.
+        images: bytes of the data set on the device.
+    """
+    parameters = list(learner.parameters())
+    states = [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
+    return Memory(
+        parameters=sum(tensor.nbytes for tensor in [*parameters, *learner.buffers()]),
+        gradients=sum(item.grad.nbytes for item in parameters if item.grad is not None),
+        optimizers=sum(value.nbytes for value in states if isinstance(value, Tensor)),
+        activations=max(cost.activations for cost in costs),
+        images=images,
+    )
+
+
+def count_training_images(protocol: Protocol, data_dir: Path | None, limit_per_class: int | None) -> list[int]:
+    """Images of each known label before validation images are set aside; no image is opened.
+
+    Of a named source: its official number divided equally among its classes. Of the protocol `folder`: the files.
+    """
+    if protocol.source == "folder":
+        folder = resolve_data_dir(data_dir)
+        names, _ = folder_classes(folder)
+        of_class = {class_id: len(list_images(folder / "train" / names[class_id])) for class_id in protocol.label_map}
+    else:
+        source = SOURCES[protocol.source]
+        of_class = dict.fromkeys(protocol.label_map, source.counts["train"] // len(source.class_names))
+    limit = limit_per_class or max(of_class.values())
+    return [sum(min(of_class[class_id], limit) for class_id in group) for group in protocol.known]
+
+
+def image_bytes(protocol: Protocol, images: int) -> int:
+    """Bytes of so many uint8 images."""
+    channels, height, width = protocol.image_shape
+    return images * channels * height * width
+
+
+def describe_estimate(
+    about: Mapping[str, Any],
+    device: torch.device,
+    parameters: int,
+    costs: Mapping[str, StepCost],
+    counts: Mapping[str, int],
+    scoring_seconds: float,
+    memory: Memory,
+) -> dict[str, Any]:
+    """An estimate as plain values, for `--json` and `show_estimate`.
+
+    Args:
+        about: more entries.
+        device: where it will run.
+        parameters: how many numbers are learned.
+        costs, counts: a step of each kind, and how many of them the run takes.
+        scoring_seconds: of all epochs' scoring.
+        memory: what is needed.
+    """
+    return {
+        **about,
+        "parameters": parameters,
+        "steps": {
+            name: {
+                "images": cost.images,
+                "flops": cost.flops,
+                "seconds": cost.seconds,
+                "activation_bytes": cost.activations,
+                "count": counts[name],
+            }
+            for name, cost in costs.items()
+        },
+        "flops": sum(cost.flops * counts[name] for name, cost in costs.items()),
+        "scoring_seconds": scoring_seconds,
+        "seconds": sum(cost.seconds * counts[name] for name, cost in costs.items()) + scoring_seconds,
+        "memory_bytes": {**asdict(memory), "total": memory.total},
+        "available_bytes": available_memory(device),
+    }

@@ -1,0 +1,1 @@
+"""From a trained network, or arrays that a user brings, to metrics."""

@@ -1,0 +1,113 @@
+"""From a network and images to outputs, and from outputs and a fitted rule to metrics and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas_osr.data.batches import iterate_batches, to_float
+from nas_osr.errors import UserError
+from nas_osr.evaluation.predictions import Judgements, Predictions
+from nas_osr.outputs import Outputs
+from nas_osr.scoring.base import ScoringRule
+
+if TYPE_CHECKING:
+    from nas_osr.data.dataset import LabelledImages
+
+
+INFERENCE_BATCH = 250  # images in a forward pass without gradients
+
+
+def collect_outputs(
+    module_forward: Callable[[Tensor], Outputs],
+    data: LabelledImages,
+    batch_size: int = INFERENCE_BATCH,
+    device: torch.device | str = "cpu",
+) -> Outputs:
+    """The outputs for all images, in order, on the CPU; without gradients.
+
+    Args:
+        module_forward: images [b, C, H, W] float32 in [0, 1] on `device` -> Outputs. The modules behind it must be in
+            eval mode already, or these images would enter their BatchNorm statistics.
+        data: at least one image.
+        batch_size: images in a forward pass; the last may be smaller.
+        device: where the forward pass runs.
+    """
+    parts = []
+    with torch.inference_mode():
+        for images, _ in iterate_batches(data, batch_size, generator=None):
+            outputs = module_forward(to_float(images.to(device)))
+            parts.append(outputs.map(lambda tensor: tensor.cpu()))
+    if not parts:
+        raise UserError("there are no images to evaluate")
+    return Outputs.concatenate(parts)
+
+
+def average_mirrored(module_forward: Callable[[Tensor], Outputs]) -> Callable[[Tensor], Outputs]:
+    """`module_forward` whose outputs are the means of those for an image and for its mirror image (left to right)."""
+
+    def forward(images: Tensor) -> Outputs:
+        seen, mirrored = module_forward(images), module_forward(images.flip(-1))
+        return Outputs(**{name: (getattr(seen, name) + getattr(mirrored, name)) / 2 for name in seen.available()})
+
+    return forward
+
+
+def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:
+    """What a fitted rule with a threshold says of some images.
+
+    Raises:
+        UserError: the rule's scores are not numbers (the network has diverged).
+    """
+    scores = rule.scores(outputs)
+    knownness = scores.knownness.double().cpu().numpy()
+    if np.isnan(knownness).any():
+        raise UserError(
+            f"scoring rule '{rule.name}': {int(np.isnan(knownness).sum())} of {len(knownness)} scores are not numbers; "
+            "the network has diverged, try a lower learning rate"
+        )
+    logits = outputs.logits
+    return Judgements(
+        index=np.arange(len(knownness)),
+        predicted_label=rule.decide(scores).cpu().numpy(),
+        closed_set_label=scores.labels.cpu().numpy(),
+        knownness=knownness,
+        class_scores=(scores.class_scores if logits is None else logits.double()).cpu().numpy(),
+        column="score" if logits is None else "logit",
+    )
+
+
+def evaluate_rule(
+    rule: ScoringRule,
+    outputs: Outputs,
+    labels: Tensor,
+    source_labels: Tensor,
+    *,
+    known_names: Mapping[int, str] | None = None,
+    unknown_names: Mapping[int, str] | None = None,
+) -> tuple[dict[str, float | None], Predictions]:
+    """The metrics of a fitted rule with a threshold on test outputs, and the table behind them.
+
+    Args:
+        outputs: of B images; what the rule needs is there.
+        labels: [B] in 0..N, N = unknown.
+        source_labels: [B] class ids in the source that each image comes from.
+        known_names, unknown_names: names by source class id for the table; an id without a name is written as a number.
+            Two maps, because known and unknown images may come from different sources with the same ids.
+
+    Raises:
+        UserError: the rule's scores are not numbers (the network has diverged).
+    """
+    judgements = judge(rule, outputs)
+    known, unknown = known_names or {}, unknown_names or {}
+    true_label = labels.cpu().numpy()
+    true_class = [
+        (unknown if label == judgements.num_known else known).get(source, str(source))
+        for label, source in zip(true_label.tolist(), source_labels.tolist(), strict=True)
+    ]
+    predictions = Predictions(**vars(judgements), true_label=true_label, true_class=np.array(true_class, dtype=str))
+    return predictions.metrics(), predictions

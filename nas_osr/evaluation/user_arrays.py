@@ -1,0 +1,253 @@
+"""Outputs of any network that a user brings as arrays: read from a .npz file with care, and checked. Free of torch.
+
+The arrays are called PART_FIELD: PART is train, validation or test, FIELD one of `FIELDS`, `labels` or (test only)
+`classes`. Labels are 0..N-1 for the known classes; N, unknown, occurs in test_labels alone.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nas_osr.errors import UserError, show
+from nas_osr.files.storage import file_errors
+from nas_osr.metrics.open_set import Array
+from nas_osr.seeds import derive_seed
+
+PARTS = ("train", "validation", "test")
+#: Those of `nas_osr.outputs.Outputs`, each [B, columns].
+FIELDS = (
+    "logits",
+    "embedding",
+    "latent_mean",
+    "latent_variance",
+    "instance_mean",
+    "class_reconstruction_error",
+    "distances",
+)
+PER_CLASS = ("logits", "class_reconstruction_error", "distances")  # these have N columns
+NAMES = (*(f"{part}_{field}" for part in PARTS for field in (*FIELDS, "labels")), "test_classes")
+#: Share of the training images of each class that is held out where there are no validation arrays.
+HELD_OUT = 0.1
+#: All arrays of a file together.
+MAX_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Part:
+    """The arrays of B images.
+
+    Attributes:
+        fields: [B, columns] float16, float32 or float64, finite, by name.
+        labels: [B] int64; None only for test images without labels.
+    """
+
+    fields: dict[str, Array]
+    labels: Array | None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+    def select(self, mask: Array) -> Part:
+        """The images where mask [B] is true."""
+        assert self.labels is not None
+        return Part({name: values[mask] for name, values in self.fields.items()}, self.labels[mask])
+
+
+def read_arrays(path: str | Path) -> dict[str, Array]:
+    """All arrays of a .npz file. Nothing in the file is run, and no more memory taken than its arrays really fill.
+
+    Raises:
+        UserError: the file cannot be read or is none, an array has a name that means nothing or no numbers or text in
+            it, or all together are larger than 4 GiB.
+    """
+    with file_errors(Path(path), "read"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.infolist()
+                check_names(member.filename.removesuffix(".npy") for member in members)
+                if sum(member.file_size for member in members) > MAX_BYTES:
+                    raise UserError(f"{path}: the arrays are larger than {MAX_BYTES >> 30} GiB")
+                return {member.filename.removesuffix(".npy"): read_member(archive, member) for member in members}
+        except (OSError, UserError):
+            raise
+        except Exception as error:  # the many ways in which a broken archive shows itself
+            reason = str(error).partition("\n")[0][:100]
+            raise UserError(f"{path}: not a .npz file of numpy.savez, or damaged ({reason})") from error
+
+
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
+    """One array; its size is checked against what its header says before any memory is taken."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if header is None:
+            raise ValueError(f"{member.filename} has version {version}")
+        shape, _, dtype = header(file)
+        if dtype.kind not in "fiuU":
+            raise UserError(f"array {member.filename}: expected numbers or text, found values of type {dtype}")
+        if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
+            raise ValueError(f"{member.filename} is not as long as it says")
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise UserError unless all are known names of arrays, each there once."""
+    found: set[str] = set()
+    for name in names:
+        if name not in NAMES:
+            raise UserError(
+                f"array {show(name)} means nothing: names are train_, validation_ or test_ before labels, "
+                f"{', '.join(FIELDS)}; and test_classes"
+            )
+        if name in found:
+            raise UserError(f"array {name} is there twice")
+        found.add(name)
+
+
+def read_parts(
+    arrays: Mapping[str, Any], parts: Sequence[str], needs: frozenset[str], reader: str
+) -> tuple[dict[str, Part], int]:
+    """The arrays of some parts, checked, and the number N of known classes.
+
+    N is the number of columns of a field in `PER_CLASS`, or else what the labels of the first part say.
+
+    Args:
+        arrays: by name.
+        parts: which ones are needed, in the order of `PARTS`, test among them.
+        needs: the fields that are needed. Logits are used besides where every part has them.
+        reader: what needs them, for messages.
+
+    Raises:
+        UserError: an array is missing, has another shape than its fellows, or values out of range.
+    """
+    names = sorted(needs | {"logits"} if all(f"{part}_logits" in arrays for part in parts) else needs)
+    fields = {part: {name: read_field(arrays, f"{part}_{name}", reader) for name in names} for part in parts}
+    first = parts[0]
+    for name in names:
+        for part in parts[1:]:
+            check_equal(f"{part}_{name}", fields[part][name], f"{first}_{name}", fields[first][name], 1, "columns")
+    for part in parts:
+        for name in names[1:]:
+            check_equal(f"{part}_{name}", fields[part][name], f"{part}_{names[0]}", fields[part][names[0]], 0, "rows")
+    per_class = [name for name in PER_CLASS if name in names]
+    for name in per_class[1:]:
+        check_equal(
+            f"{first}_{name}", fields[first][name], f"{first}_{per_class[0]}", fields[first][per_class[0]], 1, "columns"
+        )
+    labels = {part: read_labels(arrays, part, f"{part}_{names[0]}", len(fields[part][names[0]])) for part in parts}
+    known = labels[first]
+    assert known is not None
+    num_known = fields[first][per_class[0]].shape[1] if per_class else int(known.max()) + 1
+    for part, values in labels.items():
+        check_range(part, values, num_known)
+    if first == "train" or not per_class:
+        check_every_class(first, known, num_known)
+    return {
+        part: Part(fields[part], None if values is None else values.astype(np.int64)) for part, values in labels.items()
+    }, num_known
+
+
+def read_field(arrays: Mapping[str, Any], name: str, reader: str) -> Array:
+    """A field [B, columns] of finite numbers: float16, float32 or float64 as they came, anything else as float64."""
+    if name not in arrays:
+        raise UserError(f"array {name} is missing: {reader} needs it")
+    values = as_array(arrays[name], name)
+    if values.dtype.kind not in "fiu" or values.ndim != 2 or values.size == 0:
+        raise UserError(f"array {name}: expected a row of numbers for each image, got {values.dtype} {values.shape}")
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise UserError(f"array {name}: row {int(bad.argmax())} holds a value that is not a finite number")
+    native = values.dtype.newbyteorder("=")
+    return values.astype(native if native in (np.float16, np.float32, np.float64) else np.float64, copy=False)
+
+
+def read_labels(arrays: Mapping[str, Any], part: str, beside: str, count: int) -> Array | None:
+    """The labels of a part, `count` whole numbers; None for test images without any."""
+    name = f"{part}_labels"
+    if name not in arrays:
+        if part == "test":
+            return None
+        raise UserError(f"array {name} is missing: the class of each known image, 0 to N-1")
+    values = as_array(arrays[name], name)
+    if values.dtype.kind not in "iu" or values.shape != (count,):
+        raise UserError(
+            f"array {name}: expected {count} whole numbers, one for each row of {beside}, "
+            f"got {values.dtype} {values.shape}"
+        )
+    return values
+
+
+def read_classes(arrays: Mapping[str, Any], count: int) -> Array | None:
+    """test_classes as `count` texts, None where there are none."""
+    name = "test_classes"
+    if name not in arrays:
+        return None
+    values = as_array(arrays[name], name)
+    if values.dtype.kind not in "iuU" or values.shape != (count,):
+        raise UserError(
+            f"array {name}: expected {count} names or whole numbers, one for each test image, "
+            f"got {values.dtype} {values.shape}"
+        )
+    return values.astype(str)
+
+
+def as_array(values: Any, name: str) -> Array:
+    """Anything that numpy makes an array of; UserError where it makes none."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"array {name}: {error}") from None
+
+
+def check_equal(name: str, values: Array, other: str, reference: Array, axis: int, what: str) -> None:
+    """Raise UserError unless two arrays have as many rows or columns."""
+    if values.shape[axis] != reference.shape[axis]:
+        raise UserError(
+            f"array {name} has {values.shape[axis]} {what}, but {other} {reference.shape[axis]}; both must have as many"
+        )
+
+
+def check_range(part: str, labels: Array | None, num_known: int) -> None:
+    """Raise UserError unless labels lie in 0..N-1, or 0..N for test images."""
+    if labels is None:
+        return
+    upper = num_known if part == "test" else num_known - 1
+    for value in (int(labels.min()), int(labels.max())):
+        if not 0 <= value <= upper:
+            raise UserError(
+                f"array {part}_labels: {value} lies outside 0..{upper}; "
+                f"there are {num_known} known classes, and {num_known} is unknown, which only test images may be"
+            )
+
+
+def check_every_class(part: str, labels: Array, num_known: int) -> None:
+    """Raise UserError unless every known class is among labels [B] in 0..N-1."""
+    present = np.unique(labels)  # sorted
+    if len(present) < num_known:
+        absent = next((label for label, found in enumerate(present.tolist()) if label != found), len(present))
+        raise UserError(f"array {part}_labels: class {absent} of 0..{num_known - 1} has no image")
+
+
+def hold_out(train: Part, seed: int) -> tuple[Part, Part]:
+    """The training images without `HELD_OUT` of every class, and these; a class with one image keeps it.
+
+    Raises:
+        UserError: every class has a single image.
+    """
+    assert train.labels is not None
+    order = np.random.default_rng(derive_seed(seed, "held out")).permutation(len(train))
+    mask = np.zeros(len(train), dtype=bool)
+    for label in np.unique(train.labels):
+        members = order[train.labels[order] == label]
+        mask[members[: max(round(HELD_OUT * len(members)), 1) if len(members) > 1 else 0]] = True
+    if not mask.any():
+        raise UserError("array train_labels: no class has an image to spare for the threshold; add validation arrays")
+    return train.select(~mask), train.select(mask)

@@ -1,0 +1,1 @@
+"""Whole files: text, JSON, YAML, safe writing and reading."""

@@ -1,0 +1,197 @@
+"""Files of long runs: written whole or not at all, locked, and read without running anything from them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from nas_osr.errors import UserError
+from nas_osr.files.checkpoints import check_checkpoint
+from nas_osr.files.text import parse_json, read_text
+from nas_osr.files.yaml_text import MAX_BYTES, parse_yaml
+
+LOCK = ".lock"
+MAX_RECORDS_BYTES = 1 << 30
+
+
+@contextlib.contextmanager
+def replace_file(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write under a temporary name, renamed to `path` once it is whole and on the disk.
+
+    Args:
+        path: where it goes.
+        keep_as: where the file that was there before goes, if that is wanted.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # threads and containers share numbers
+    with file_errors(path, "write"):
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if keep_as is not None and path.exists():
+                os.replace(path, keep_as)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append to a file, on the disk when this returns; a file that cannot take all of it is left as it was.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    data = line.encode()
+    with file_errors(path, "write"), open(path, "ab", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            while data:
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def file_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn what the operating system refuses into a UserError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot {doing}: {explain(error)}") from error
+    except RuntimeError as error:  # torch wraps what its file object raised
+        if isinstance(error.__context__, OSError):
+            raise UserError(f"{path}: cannot {doing}: {explain(error.__context__)}") from error
+        raise
+
+
+def explain(error: OSError) -> str:
+    """What the operating system says, and how to mend it where that is the same for everyone."""
+    hints = {
+        errno.ENOSPC: "; free some space and go on with --resume auto",
+        errno.EDQUOT: "; free some space and go on with --resume auto",
+        errno.EROFS: "; make it writable or choose another folder",
+        errno.EACCES: "; make it writable or choose another folder",
+    }
+    return f"{error.strerror or error}{hints.get(error.errno or 0, '')}"
+
+
+def lock_folder(path: Path) -> int:
+    """Lock a folder; returns the descriptor that holds the lock, which ends with the process. UserError if in use."""
+    while True:
+        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path / LOCK) and os.path.samestat(os.fstat(descriptor), os.stat(path / LOCK)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(f"{path}: in use by another nas-osr process; wait for it or choose another --out") from None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the last owner took the file away in between: lock the new one
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """A configuration file in YAML, safely loaded. Raises UserError when it is missing, broken or no mapping."""
+    value = parse_yaml(read_text(path, MAX_BYTES), str(path))
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{path}: expected `name: value` lines")
+    return value
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a .jsonl file; [] when there is none; a last line cut short by a crash is left out.
+
+    Raises:
+        UserError: a whole line is not a JSON object.
+    """
+    if not Path(path).exists():
+        return []
+    lines = read_text(path, MAX_RECORDS_BYTES).split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):
+        record = parse_json(line, f"{path} line {number}")
+        if not isinstance(record, dict):
+            raise UserError(f"{path} line {number}: expected a JSON object")
+        records.append(record)
+    return records
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """One line of a .jsonl file."""
+    return json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint file, its checksums verified, without running any code from it (`weights_only`).
+
+    Raises:
+        UserError: missing, damaged, or not a checkpoint.
+    """
+    import torch
+
+    with file_errors(path, "read"):
+        try:
+            check_checkpoint(path)
+            state = torch.load(path, map_location=map_location, weights_only=True)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise UserError(f"{path}: damaged checkpoint") from error
+        except Exception as error:  # the many ways in which a broken archive or pickle shows itself
+            reason = str(error).partition("\n")[0][:100] or type(error).__name__
+            raise UserError(f"{path}: damaged checkpoint ({reason})") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a checkpoint of nas-osr")
+    return state
+
+
+def plain(value: Any, where: str) -> Any:
+    """`value` as JSON and YAML have it: dataclasses and mappings become dicts with string keys, sequences and arrays
+    lists, paths strings, array scalars numbers.
+
+    Raises:
+        ValueError: a number is not finite; `where` and the keys to it are named.
+        TypeError: something has no plain form.
+    """
+    if value is None or isinstance(value, (str, bool, int)):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{where} is {value}")
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{where}: {key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value) if isinstance(value, (set, frozenset)) else value
+        return [plain(item, f"{where}[{index}]") for index, item in enumerate(items)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value), where)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # NumPy and torch, scalars included
+        return plain(value.tolist(), where)
+    raise TypeError(f"{where}: {type(value).__name__} has no plain form")

@@ -1,0 +1,88 @@
+"""YAML from users, read with care: plain values only, and small even when every alias is written out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from nas_osr.errors import UserError, show
+
+MAX_BYTES = 1 << 20  # of a file: the parser is slow
+MAX_CHARACTERS = 4 << 20  # with aliases written out
+MAX_DEPTH = 64
+MAX_BRACKETS = 4 * MAX_DEPTH  # open at once, those in comments and quotes included; the parser takes seconds for more
+MAX_NUMBER = 100  # characters; 1:59:59:... and 0xfff... give numbers without end
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The plain value of a YAML text; `where` names the origin.
+
+    Raises:
+        UserError: the text is not YAML of plain values, names a key twice, or would be larger than 4 MiB or deeper
+            than 64 when its aliases are written out.
+    """
+    return construct_yaml(compose_yaml(text, where), where)
+
+
+def compose_yaml(text: str, where: str) -> yaml.Node | None:
+    """The nodes of a YAML text, checked as for `parse_yaml`; None for an empty one. Raises UserError."""
+    _check_brackets(text, where)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise UserError(f"{where}: not valid YAML: {_one_line(error)}") from None
+    if root is not None:
+        size, _ = _measure(root, where, 0, {})
+        if size > MAX_CHARACTERS:
+            raise UserError(f"{where}: larger than {MAX_CHARACTERS >> 20} MiB with its aliases written out")
+    return root
+
+
+def construct_yaml(root: yaml.Node | None, where: str) -> Any:
+    """The plain value of checked nodes. Raises UserError on a tag or a scalar that stands for none."""
+    if root is None:
+        return None
+    try:
+        return yaml.constructor.SafeConstructor().construct_document(root)
+    except Exception as error:  # `!!int ""` is an IndexError, `!!bool x` a KeyError, and so on
+        raise UserError(f"{where}: not valid YAML: {_one_line(error)}") from None
+
+
+def _check_brackets(text: str, where: str) -> None:
+    """UserError where so many brackets are open that the text cannot be sound."""
+    depth = 0
+    for bracket in re.finditer(r"[][{}]", text):
+        depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
+        if depth > MAX_BRACKETS:
+            raise UserError(f"{where}:{text.count(chr(10), 0, bracket.start()) + 1}: nested too deeply")
+
+
+def _measure(node: yaml.Node, where: str, depth: int, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """(characters, height) of a node with its aliases written out; each node is looked at once."""
+    line = node.start_mark.line + 1
+    if depth + known.get(id(node), (0, 0))[1] > MAX_DEPTH:  # so ends a list that contains itself, too
+        raise UserError(f"{where}:{line}: nested too deeply")
+    if id(node) in known:
+        return known[id(node)]
+    if isinstance(node, yaml.ScalarNode):
+        if node.tag in _NUMBERS and len(node.value) > MAX_NUMBER:
+            raise UserError(f"{where}:{line}: a number of more than {MAX_NUMBER} characters")
+        return 1 + len(node.value), 0
+    inside = node.value
+    if isinstance(node, yaml.MappingNode):
+        inside = [part for pair in node.value for part in pair]
+        names = set()
+        for key in inside[::2]:
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
+                raise UserError(f"{where}:{key.start_mark.line + 1}: {show(key.value)[1:-1]} is given twice")
+            names.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+    sizes = [_measure(part, where, depth + 1, known) for part in inside]
+    known[id(node)] = 1 + sum(size for size, _ in sizes), 1 + max((height for _, height in sizes), default=0)
+    return known[id(node)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,1 @@
+"""Open-set metrics on plain arrays, and their resampling."""

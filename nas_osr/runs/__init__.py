@@ -1,0 +1,1 @@
+"""The run folder: names, writing, checkpoints, provenance, resumption, progress, stopping."""

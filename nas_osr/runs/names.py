@@ -1,0 +1,78 @@
+"""Which files are a run's: what may be written into a run folder, and what `--overwrite` removes from one."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from typing import Any
+
+from nas_osr.errors import UserError
+from nas_osr.files.storage import LOCK, file_errors
+from nas_osr.files.text import parse_json, read_text
+
+PROGRAM = "nas-osr"
+SCHEMA = 1
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
+
+# Names that a run may write: `--overwrite` removes these and nothing else.
+RUN_FILES = (
+    LOCK,
+    ".*.tmp",
+    "config.yaml",
+    "provenance.json",
+    "history.jsonl",
+    "timing.jsonl",
+    "architecture.*",
+    CHECKPOINT,
+    PREVIOUS_CHECKPOINT,
+    "model.*",
+    "metrics.json",
+    "metrics-*.json",
+    "analysis-*.json",
+    "predictions.csv",
+    "predictions-*.csv",
+    "summary.*",
+    "report.html",
+    "events.out.tfevents.*",
+)
+RUN_FOLDERS = ("split-*", "seed-*")  # runs inside a run
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a folder is a run of ours, or one that was killed before it began.
+
+    Raises UserError when its provenance is broken.
+    """
+    if (path / "provenance.json").is_file():
+        return read_object(path / "provenance.json").get("program") == PROGRAM
+    names = [entry.name for entry in path.iterdir()]
+    return LOCK in names and all(matches(name, (LOCK, ".*.tmp", "config.yaml")) for name in names)
+
+
+def clear_run_folder(path: Path) -> None:
+    """Remove the files of a run and the runs inside it, and nothing else; the lock and provenance.json stay."""
+    with file_errors(path, "clear"):
+        for entry in path.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                if matches(entry.name, RUN_FOLDERS) and is_run_folder(entry):
+                    clear_run_folder(entry)
+                    for name in (LOCK, "provenance.json"):
+                        (entry / name).unlink(missing_ok=True)
+                    if not any(entry.iterdir()):
+                        entry.rmdir()
+            elif entry.name not in (LOCK, "provenance.json") and matches(entry.name, RUN_FILES):
+                entry.unlink()
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """An object from a JSON file. Raises UserError when it is missing or broken."""
+    value = parse_json(read_text(path), str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return value
+
+
+def matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a file name fits one of the patterns."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,1 @@
+"""The weight update: the epoch loop, the learner, optimisers, monitors."""

@@ -1,0 +1,69 @@
+"""Device, precision and processes of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from nas_osr.errors import UserError
+from nas_osr.ranks.place import current_rank, refuse_ranks
+from nas_osr.ranks.replicas import join_ranks, rank_device
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called auto, cpu, cuda or cuda:INDEX; UserError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:INDEX") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r} is not there: {torch.cuda.device_count()} CUDA devices are visible")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:INDEX")
+    return device
+
+
+def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool = False) -> Fabric:
+    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits.
+
+    Args:
+        device_name: see `choose_device`; among several ranks, see `nas_osr.ranks.replicas.rank_device`.
+        precision: auto, 32-true or bf16-mixed.
+        threads: CPU threads of this process; 0 leaves torch's choice.
+        ranks: whether the caller can work in the several processes of torchrun, which then are joined.
+
+    Raises:
+        UserError: a value is wrong, or there are several processes and the caller works in one.
+    """
+    rank = current_rank()
+    if not ranks:
+        refuse_ranks("this")
+    device = choose_device(device_name if rank.count == 1 else rank_device(device_name, rank))
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if precision == "auto":
+        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    if precision not in ("32-true", "bf16-mixed"):
+        raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
+    if rank.count > 1:
+        return join_ranks(device, precision, rank)
+    if device.type == "cpu":
+        return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
+    return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)  # type: ignore[arg-type]
+
+
+def describe_fabric(fabric: Fabric) -> dict[str, Any]:
+    """What a result depends on besides its configuration: the device, its name, the precision, the CPU threads
+    of a process, and the number of processes."""
+    device = fabric.device
+    return {
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "precision": str(fabric.strategy.precision.precision),
+        "cpu_threads": torch.get_num_threads(),
+        "ranks": fabric.world_size,
+    }

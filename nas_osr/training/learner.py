@@ -1,0 +1,50 @@
+"""An encoder and its objective as one module, and an optimiser for each of its players."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from nas_osr.objectives.base import Objective
+from nas_osr.outputs import Outputs
+
+
+class Learner(nn.Module):
+    """An encoder and its objective as one module, whose forward is the loss (what Fabric wraps)."""
+
+    def __init__(self, encoder: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+        objective.attach(encoder)
+
+    def forward(self, images: Tensor, labels: Tensor, player: str = "main", progress: float = 1.0) -> dict[str, Tensor]:
+        """The weighted loss terms; see `Objective.losses`."""
+        return self.objective.losses(self.encoder, (images, labels), player, progress)
+
+    def infer(self, images: Tensor) -> Outputs:
+        """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
+        if self.encoder._compiled_call_impl is None:  # the next line loads the compiler
+            return self.objective(self.encoder, images)
+        with torch.compiler.set_stance("force_eager"):
+            return self.objective(self.encoder, images)
+
+    def player_parameters(self, player: str, encoder_weights: list[nn.Parameter]) -> list[nn.Parameter]:
+        """What `player` updates; the encoder's weights belong to `main`."""
+        own = self.objective.player_parameters(player)
+        return encoder_weights + own if player == "main" else own
+
+
+def make_optimizers(
+    learner: Learner,
+    encoder_weights: list[nn.Parameter],
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+) -> dict[str, torch.optim.Optimizer]:
+    """An optimiser for each player, in order: the objective's own choice where it has one, else what `make` returns."""
+    optimizers = {}
+    for player in learner.objective.players:
+        parameters = learner.player_parameters(player, encoder_weights)
+        optimizers[player] = learner.objective.make_optimizer(player, parameters) or make(parameters)
+    return optimizers

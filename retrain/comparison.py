@@ -1,0 +1,282 @@
+"""Retrained runs side by side, and the published figures of their protocols."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nas_osr.configuration import parse_range
+from nas_osr.data.protocols import REHEARSAL
+from nas_osr.errors import UserError
+from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.names import is_run_folder
+from nas_osr.search_spaces.architectures.references import published
+from nas_osr.search_spaces.space import PAPER_STEM
+
+METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison: a retraining under one scoring rule and unknown source, or a published figure.
+
+    Attributes:
+        method: objective, rule and network; of a published one its name.
+        protocol: its name; "NAME against SOURCE" where another source plays the unknown.
+        family: family of the class splits; None where it is not known.
+        source: the run's folder, or the paper.
+        metrics: by name, {"mean", "std", "n"} as `nas_osr.metrics.resampling.summarise` gives them; shares in [0, 1].
+        parts: how many splits and seeds, e.g. "5 x 1"; "" of a published one.
+        parameters, macs: of the network; None where they are not known.
+        published: whether the figures are from a paper.
+        incomplete: whether splits or seeds that were asked for are missing.
+    """
+
+    method: str
+    protocol: str
+    family: str | None
+    source: str
+    metrics: Mapping[str, Mapping[str, Any]]
+    parts: str = ""
+    parameters: int | None = None
+    macs: int | None = None
+    published: bool = False
+    incomplete: bool = False
+
+
+@dataclass
+class Part:
+    """One split and seed: its configuration, and what each of its metrics files holds, by label."""
+
+    config: dict[str, Any]
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def find_rows(paths: Sequence[str | Path]) -> list[Row]:
+    """The rows of retrainings, in the order in which they are named; a folder of several is searched.
+
+    Raises:
+        UserError: a folder does not exist or holds no evaluated retraining, or the images of a protocol are not the
+            same in all of them.
+    """
+    rows: list[Row] = []
+    seen: set[Path] = set()
+    images = SameImages()
+    for path in map(Path, paths):
+        folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
+        seen |= {folder.resolve() for folder in folders}
+        rows += [row for folder in folders for row in read_rows(folder, images)]
+    return rows
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The retrainings that a folder is, or holds at any depth. Raises UserError when there is none."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder")
+    if is_retraining(path):
+        return [path]
+    found: list[Path] = []
+    for entry in sorted(path.rglob("provenance.json")):
+        folder = entry.parent
+        if is_retraining(folder) and not any(outer in folder.parents for outer in found):
+            found.append(folder)
+    if not found:
+        raise UserError(f"{path}: no evaluated retraining in it: compare reads what nas-osr retrain leaves")
+    return found
+
+
+def is_retraining(path: Path) -> bool:
+    """Whether a folder is a retraining, or one part of one, that has results."""
+    return is_run_folder(path) and any(any(path.glob(pattern)) for pattern in ("metrics.json", "split-*/metrics.json"))
+
+
+class SameImages:
+    """Holds that results on the same classes come from the same images, by their fingerprints."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, Path]] = {}  # by classes and kind: the fingerprint and where it was met
+
+    def check(self, folder: Path, part: Part) -> None:
+        """UserError where a result's images differ from those of another. Older results do not tell and pass."""
+        for result in part.results.values():
+            protocol = {**result["protocol"], "limit_per_class": part.config.get("limit_per_class")}
+            for kind, fingerprint in result.get("data_fingerprints", {}).items():
+                key = json.dumps([kind, protocol], sort_keys=True)
+                before, where = self._first.setdefault(key, (fingerprint, folder))
+                if before != fingerprint:
+                    raise UserError(
+                        f"{folder} and {where} are of the same classes, but their {kind} images differ: the data set "
+                        "has changed between them; compare them apart, or evaluate both with the same --data_dir"
+                    )
+
+
+def read_rows(folder: Path, images: SameImages) -> list[Row]:
+    """A row for each rule and unknown source under which a retraining, or one part of one, has been evaluated.
+
+    Raises UserError when a file is broken, or its images are not those of the results that were read before.
+    """
+    files = sorted(folder.glob("split-*/metrics.json")) or [folder / "metrics.json"]
+    parts = []
+    for file in files:
+        parts.append(read_part(file.parent))
+        images.check(file.parent, parts[-1])
+    expected = 1 if (folder / "metrics.json").is_file() else count_parts(RunFolder(folder).read_config())
+    labels = dict.fromkeys(label for part in parts for label in part.results)
+    rows = []
+    for label in sorted(labels):
+        having = [part for part in parts if label in part.results]
+        rows.append(make_row(folder, having, label, incomplete=len(having) < expected))
+    return rows
+
+
+def read_part(folder: Path) -> Part:
+    """One split and seed from its folder. Raises UserError when a file is broken."""
+    run = RunFolder(folder)
+    part = Part(check_config(run.read_config(), folder / "config.yaml"))
+    for file in sorted(folder.glob("metrics*.json")):
+        result = check_result(run.read_json(file.name), file)
+        part.results[file.stem.removeprefix("metrics").removeprefix("-")] = result
+    return part
+
+
+def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:
+    """What a metrics file holds, if it is what `nas-osr retrain` and `evaluate` write; UserError otherwise."""
+    metrics, protocol = result.get("metrics"), result.get("protocol")
+    sizes = [result.get("parameters", ""), result.get("macs")]
+    sound = (
+        isinstance(result.get("rule"), str)
+        and isinstance(metrics, dict)
+        and all(value is None or (type(value) in (int, float) and 0 <= value <= 1) for value in metrics.values())
+        and isinstance(protocol, dict)
+        and all(isinstance(protocol.get(name), str) for name in ("name", "family", "unknown_source"))
+        and isinstance(protocol.get("unknown"), list)
+        and all(size is None or (type(size) is int and 0 <= size < 1 << 63) for size in sizes)
+        and isinstance(result.get("data_fingerprints", {}), dict)
+    )
+    if not sound:
+        raise UserError(f"{file}: not the metrics of a retraining")
+    return result
+
+
+def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A configuration, if it is that of a retraining as far as a row needs it; UserError otherwise."""
+    architecture = config.get("architecture")
+    sound = (
+        isinstance(config.get("objective"), str)
+        and {"splits", "seeds", "architecture"} <= config.keys()
+        and (
+            not isinstance(architecture, Mapping)
+            or (
+                "branches" in architecture
+                and all(isinstance(architecture.get(name, {}), Mapping) for name in ("found", "space"))
+            )
+        )
+    )
+    if not sound:
+        raise UserError(f"{file}: not the configuration of a retraining")
+    return config
+
+
+def count_parts(config: Mapping[str, Any]) -> int:
+    """How many splits and seeds a retraining's configuration asks for. Raises UserError."""
+    splits, seeds = (parse_range("splits or seeds", config.get(name)) for name in ("splits", "seeds"))
+    return len(splits) * len(seeds)
+
+
+def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) -> Row:
+    """The row of the parts that were evaluated under one label."""
+    from nas_osr.metrics.resampling import summarise  # NumPy
+
+    results = [part.results[label] for part in parts]
+    first, config = results[0], parts[0].config
+    protocol, own = first["protocol"], parts[0].results.get("", first)["protocol"]
+    splits, seeds = ({str(part.config[name]) for part in parts} for name in ("splits", "seeds"))
+    foreign = (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"])
+    return Row(
+        method=f"{config['objective']}, {first['rule']}, {describe_network(config)}",
+        protocol=describe_protocol(protocol, foreign),
+        family=protocol["family"],
+        source=str(folder),
+        metrics=summarise([result["metrics"] for result in results]),
+        parts=f"{len(splits)} x {len(seeds)}",
+        parameters=first["parameters"],
+        macs=first.get("macs"),
+        incomplete=incomplete,
+    )
+
+
+def describe_protocol(protocol: Mapping[str, Any], foreign: bool) -> str:
+    """Its name, as published figures have it; with the unknown source where that is not its own, or as a rehearsal."""
+    if protocol["family"] == REHEARSAL:
+        return f"{protocol['name']} rehearsed"
+    return f"{protocol['name']} against {protocol['unknown_source']}" if foreign else str(protocol["name"])
+
+
+def describe_network(config: Mapping[str, Any]) -> str:
+    """The network of a retraining: a baseline's name, "published", or how its architecture was found; and its stem."""
+    if config.get("network"):
+        return str(config["network"])
+    architecture = config["architecture"]
+    if not isinstance(architecture, Mapping):
+        return str(architecture)
+    found = architecture.get("found", {})
+    seed = found.get("seed")
+    name = f"{found.get('strategy', 'architecture')}{'' if seed is None else f' seed {seed}'}"
+    if architecture["branches"] == published().to_dict()["branches"]:
+        name = "published"
+    stem = architecture.get("space", {}).get("stem", PAPER_STEM)
+    return name if stem == PAPER_STEM else f"{name}, {stem} stem"
+
+
+@lru_cache(maxsize=1)
+def published_rows() -> tuple[Row, ...]:
+    """Every published figure, one row for each method, paper and protocol."""
+    content = json.loads((resources.files("nas_osr.retrain") / "published_results.json").read_text(encoding="utf-8"))
+    metrics: dict[tuple[str, str, str, str | None], dict[str, Any]] = {}
+    for table in content["tables"]:
+        for item in table["methods"]:
+            for protocols, percent in zip(table["protocols"], item["percent"], strict=True):
+                for protocol in protocols if percent is not None else ():
+                    figures = metrics.setdefault((item["method"], protocol, item["source"], item["family"]), {})
+                    figures[table["metric"]] = {"mean": percent / 100.0, "std": None, "n": None}
+    return tuple(
+        Row(method, protocol, family, source, figures, published=True)
+        for (method, protocol, source, family), figures in metrics.items()
+    )
+
+
+def with_published(rows: Sequence[Row], metrics: Iterable[str]) -> list[Row]:
+    """The rows by protocol, each protocol followed by what is published on it for at least one of the metrics."""
+    wanted = set(metrics)
+    together = []
+    for protocol in dict.fromkeys(row.protocol for row in rows):
+        together += [row for row in rows if row.protocol == protocol]
+        together += [row for row in published_rows() if row.protocol == protocol and wanted & row.metrics.keys()]
+    return together
+
+
+def orientation_only(row: Row, rows: Sequence[Row]) -> bool:
+    """Whether a published row's class splits are of another family, or an unknown one, than a run's beside it."""
+    families = {other.family for other in rows if other.protocol == row.protocol and not other.published}
+    return row.published and families != {row.family}
+
+
+def row_record(row: Row) -> dict[str, Any]:
+    """A row as plain values."""
+    return {
+        "method": row.method,
+        "protocol": row.protocol,
+        "family": row.family,
+        "published": row.published,
+        "source": row.source,
+        "parts": row.parts or None,
+        "incomplete": row.incomplete,
+        "parameters": row.parameters,
+        "macs": row.macs,
+        "metrics": {name: dict(value) for name, value in row.metrics.items()},
+    }

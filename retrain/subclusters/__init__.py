@@ -1,0 +1,1 @@
+"""The choice of subclusters K_c for the objective gmvae."""

@@ -1,0 +1,291 @@
+"""The picture of an architecture in its space: scales as rows, layers as columns; DOT, SVG and PNG.
+
+Every position, arrow and label is computed here and written into the DOT text, so that the picture does not depend on a
+layout engine: `graphviz-pure`, which installs with the package, draws it, or else the system's Graphviz.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+import subprocess
+import sysconfig
+from itertools import pairwise
+from typing import Any
+
+import graphviz
+
+from nas_osr.errors import UserError
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.graph import ArchitectureWeights, name_cell
+from nas_osr.search_spaces.space import PAPER_STEM, Cell, cells, edges
+
+Point = tuple[float, float]
+
+# Lengths are points, y grows upwards.
+_GAP_X, _GAP_Y = 62.0, 40.0
+_LINE, _TITLE_LINE = 16.0, 22.0
+_NUMBER_WIDTH = 22.0
+_END_WIDTH, _END_HEIGHT = 52.0, 34.0
+_ARROW = 7.0
+_FONT = "Helvetica"
+_SEPARATOR = "\u00a0\u00a0\u00b7\u00a0\u00a0"
+_INK, _QUIET, _FAINT = "#1b2733", "#5f6b76", "#c3cad1"
+_ACCENT, _ACCENT_FILL, _PLAIN_FILL, _END_FILL = "#1257a8", "#deebfa", "#fafbfc", "#eef1f4"
+
+
+def draw(dot: str, format: str) -> bytes:
+    """Draw DOT text whose positions are all fixed, as "svg" or "png" (192 dots per inch). Raises UserError."""
+    program = find_program()
+    arguments = [program, "-Kneato", "-n2", f"-T{format}"] + (["-Gdpi=192"] if format == "png" else [])
+    done = subprocess.run(arguments, input=dot.encode(), capture_output=True, check=False)
+    if done.returncode != 0 or not done.stdout:
+        reason = (done.stderr.decode(errors="replace").splitlines() or ["no output"])[0]
+        raise UserError(f"{program} could not draw the picture: {reason}")
+    return done.stdout
+
+
+def find_program() -> str:
+    """The drawing program: `graphviz-pure` of this Python or of PATH, else the system's `neato`. Raises UserError."""
+    search_path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+    for name in ("graphviz-pure", "neato", "dot"):
+        program = shutil.which(name, path=search_path)
+        if program is not None:
+            return program
+    raise UserError("no program to draw pictures with: pip install graphviz-pure, or install Graphviz")
+
+
+def format_dot(architecture: Architecture, weights: ArchitectureWeights | None = None) -> str:
+    """DOT text: chosen path and operations bold and blue, the rest faint, with alphas and betas where there are any."""
+    space, branches = architecture.space, list(architecture.branches)
+    layout = _Layout(space.layers, max(branches), space.operations)
+    dot = graphviz.Digraph("architecture", comment="draw with: neato -n2 -Tsvg")
+    dot.attr("graph", layout="neato", inputscale="72", splines="true", outputorder="edgesfirst")
+    dot.attr("graph", bgcolor="white", pad="0.2", fontname=_FONT)
+    dot.attr("node", fontname=_FONT, fontsize="11", fontcolor=_INK, fixedsize="true", margin="0")
+    dot.attr("edge", fontname=_FONT, fontsize="10", arrowsize="0.7")
+
+    _add_captions(dot, architecture, layout, weights is not None)
+    _add_end(dot, "stem", "stem" if space.stem == PAPER_STEM else f"{space.stem}\nstem", layout.stem)
+    found = architecture.branches.values()
+    chosen = {cell: branch.operations[cell[0]] for branch in found for cell in enumerate(branch.path)}
+    for cell in cells(space.layers, branches):
+        _add_cell(dot, cell, layout, space.operations, chosen.get(cell), weights)
+    for branch in branches:
+        _add_end(dot, f"head/{branch}", "heads" if len(branches) == 1 else f"1/{4 << branch}", layout.head(branch))
+
+    used = {pair for branch in found for pair in pairwise(enumerate(branch.path))}
+    for source, target in sorted(edges(space.layers, branches), key=used.__contains__):  # the bold ones come last
+        beta = None
+        if weights is not None and target in weights.beta:
+            beta = weights.beta[target][0 if target[1] > source[1] else 1]
+        start, end = layout.ports(source, target)
+        _add_edge(dot, name_cell(source), name_cell(target), start, end, (source, target) in used, beta)
+    _add_edge(dot, "stem", "0/0", layout.right_of_end(layout.stem), layout.left((0, 0)), True)
+    for branch in branches:
+        last, head = (space.layers - 1, branch), layout.left_of_end(layout.head(branch))
+        _add_edge(dot, name_cell(last), f"head/{branch}", layout.right(last), head, True)
+    return dot.source
+
+
+class _Layout:
+    """Where things stand, as points (x, y); the centre of the cell of layer 0 at scale 0 is the origin."""
+
+    def __init__(self, layers: int, coarsest: int, operations: tuple[str, ...]) -> None:
+        self.name_width = max(52.0, *(_width(_short(name)) for name in operations))
+        self.cell_width = self.name_width + _NUMBER_WIDTH + 16
+        self.cell_height = _LINE * max(len(operations), 2) + 8
+        self.step_x, self.step_y = self.cell_width + _GAP_X, self.cell_height + _GAP_Y
+        to_end = self.cell_width / 2 + 38 + _END_WIDTH / 2
+        self.stem = (-to_end, 0.0)
+        self.heads_x = (layers - 1) * self.step_x + to_end
+        self.left_x = self.stem[0] - _END_WIDTH / 2 - 104
+        self.top = self.cell_height / 2
+        self.bottom = -coarsest * self.step_y - self.cell_height / 2
+
+    def centre(self, cell: Cell) -> Point:
+        return cell[0] * self.step_x, -cell[1] * self.step_y
+
+    def head(self, branch: int) -> Point:
+        return self.heads_x, -branch * self.step_y
+
+    def left(self, cell: Cell, lift: float = 0.0) -> Point:
+        x, y = self.centre(cell)
+        return x - self.cell_width / 2, y + lift
+
+    def right(self, cell: Cell, lift: float = 0.0) -> Point:
+        x, y = self.centre(cell)
+        return x + self.cell_width / 2, y + lift
+
+    def ports(self, source: Cell, target: Cell) -> tuple[Point, Point]:
+        """Where an edge leaves and arrives; halving ones keep clear of the horizontal ones."""
+        lift = self.cell_height / 4 if target[1] > source[1] else 0.0
+        return self.right(source, -lift), self.left(target, lift)
+
+    def left_of_end(self, centre: Point) -> Point:
+        return centre[0] - _END_WIDTH / 2, centre[1]
+
+    def right_of_end(self, centre: Point) -> Point:
+        return centre[0] + _END_WIDTH / 2, centre[1]
+
+
+def _add_cell(
+    dot: graphviz.Digraph,
+    cell: Cell,
+    layout: _Layout,
+    operations: tuple[str, ...],
+    chosen: str | None,
+    weights: ArchitectureWeights | None,
+) -> None:
+    """A cell with its operations' alphas, the chosen one bold; without weights only the chosen operation."""
+    style = {"style": "rounded,filled,dashed", "color": _FAINT, "fillcolor": _PLAIN_FILL, "penwidth": "1"}
+    if chosen is not None:
+        style = {"style": "rounded,filled", "color": _ACCENT, "fillcolor": _ACCENT_FILL, "penwidth": "2.2"}
+    if weights is not None:
+        rows = "".join(
+            _alpha_row(name, layout.name_width, alpha, name == chosen)
+            for name, alpha in zip(operations, weights.alpha[cell], strict=True)
+        )
+        label = _table(rows)
+    elif chosen is not None:
+        label = f"<{_bold(_short(chosen), _ACCENT, 13)}>"
+    else:
+        label = ""
+    size = {"width": _inches(layout.cell_width), "height": _inches(layout.cell_height)}
+    dot.node(name_cell(cell), label, shape="box", pos=_fixed(layout.centre(cell)), **size, **style)
+
+
+def _alpha_row(name: str, name_width: float, alpha: float, bold: bool) -> str:
+    text, color = (_bold, _ACCENT) if bold else (_plain, _QUIET)
+    row = (
+        (name_width, "LEFT", text(_short(name), color, 11)),
+        (_NUMBER_WIDTH, "LEFT", text(f"{alpha:.2f}", color, 10)),
+    )
+    return "<TR>" + "".join(_table_cell(width, _LINE, align, markup) for width, align, markup in row) + "</TR>"
+
+
+def _add_end(dot: graphviz.Digraph, name: str, label: str, centre: Point) -> None:
+    """The stem, or where an output leaves."""
+    style = {"style": "filled", "color": _QUIET, "fillcolor": _END_FILL, "penwidth": "1.2"}
+    size = {"width": _inches(_END_WIDTH), "height": _inches(_END_HEIGHT)}
+    dot.node(name, label, shape="box", pos=_fixed(centre), **size, **style)
+
+
+def _add_edge(
+    dot: graphviz.Digraph, source: str, target: str, start: Point, end: Point, bold: bool, beta: float | None = None
+) -> None:
+    """An arrow from point to point, level at both ends, with its beta beside the middle."""
+    (x0, y0), (x1, y1) = start, end
+    tip, x1 = x1, x1 - _ARROW
+    bend = (x1 - x0) * 0.55
+    points = [(x0, y0), (x0 + bend, y0), (x1 - bend, y1), (x1, y1)]
+    position = f"e,{_pair((tip, y1))} " + " ".join(map(_pair, points))
+    style = {"color": _ACCENT, "penwidth": "2.6"} if bold else {"color": _FAINT, "penwidth": "1"}
+    if beta is not None:
+        beside = (16.0, 0.0) if y0 != y1 else (0.0, 8.0)
+        place = ((x0 + x1) / 2 + beside[0], (y0 + y1) / 2 + beside[1])
+        text = _bold(f"{beta:.2f}", _ACCENT, 10) if bold else _plain(f"{beta:.2f}", _QUIET, 10)
+        style |= {"label": f"<{text}>", "lp": _pair(place)}
+    dot.edge(source, target, pos=position, **style)
+
+
+def _add_captions(dot: graphviz.Digraph, architecture: Architecture, layout: _Layout, weighted: bool) -> None:
+    """Title, layer numbers above, scales on the left, the legend below."""
+    space = architecture.space
+    right_x = layout.heads_x + _END_WIDTH / 2
+    title, subtitle = (_clip(text, int((right_x - layout.left_x) / 6)) for text in _describe(architecture.found))
+    width = right_x - layout.left_x
+    _add_text(dot, "title", _bold(title, _INK, 16), layout.left_x, layout.top + 60, width, _TITLE_LINE)
+    if subtitle:
+        _add_text(dot, "subtitle", _plain(subtitle, _QUIET, 11), layout.left_x, layout.top + 40, width)
+    for layer in range(space.layers):
+        name, (x, _) = f"layer {layer}", layout.left((layer, 0))
+        _add_text(dot, name, _plain(name, _QUIET, 11), x, layout.top + 14, layout.cell_width, align="CENTER")
+    for scale in range(max(architecture.branches) + 1):
+        _, y = layout.centre((0, scale))
+        _add_text(dot, f"scale {scale}", _bold(f"scale 1/{4 << scale}", _INK, 12), layout.left_x, y + 8, 100)
+        channels = f"{space.channels << scale} channels"
+        _add_text(dot, f"channels {scale}", _plain(channels, _QUIET, 11), layout.left_x, y - 8, 100)
+    legend = ["dashed: not chosen"] + weighted * ["in a cell: alpha of each operation", "on an arrow: beta"]
+    below, indent = layout.bottom - 28, 88.0
+    _add_text(dot, "legend chosen", _bold("blue: chosen", _ACCENT, 11), layout.left_x, below, indent)
+    others = _plain(_SEPARATOR.join(legend), _QUIET, 11)
+    _add_text(dot, "legend", others, layout.left_x + indent, below, width - indent)
+
+
+def _describe(found: dict[str, Any]) -> tuple[str, str]:
+    """Title and subtitle from what is known of the search."""
+    title = "Architecture"
+    score = found.get("F1")
+    if isinstance(score, float):
+        title += f"{_SEPARATOR}F1 {score:.3f}"
+    names = [found[key] for key in ("strategy", "objective", "rule", "protocol") if isinstance(found.get(key), str)]
+    names += [f"{key} {found[key]}" for key in ("split", "seed") if isinstance(found.get(key), int)]
+    if isinstance(found.get("epoch"), int):
+        names.append(f"epoch {found['epoch'] + 1}")  # files count from 0, people from 1
+    return title, _SEPARATOR.join(_clip(name, 32) for name in names)
+
+
+def _add_text(
+    dot: graphviz.Digraph,
+    name: str,
+    markup: str,
+    left: float,
+    y: float,
+    width: float,
+    height: float = _LINE,
+    align: str = "LEFT",
+) -> None:
+    """A line of text in a box of this width that starts at `left`, centred on y."""
+    label = _table(f"<TR>{_table_cell(width, height, align, markup)}</TR>")
+    size = {"width": _inches(width), "height": _inches(height)}
+    dot.node(name, label, shape="plaintext", pos=_fixed((left + width / 2, y)), **size)
+
+
+def _table(rows: str) -> str:
+    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">{rows}</TABLE>>'
+
+
+def _table_cell(width: float, height: float, align: str, markup: str) -> str:
+    return f'<TD WIDTH="{width:.0f}" HEIGHT="{height:.0f}" FIXEDSIZE="TRUE" ALIGN="{align}">{markup}</TD>'
+
+
+def _plain(text: str, color: str, size: int) -> str:
+    return f'<FONT COLOR="{color}" POINT-SIZE="{size}">{_escape(text)}</FONT>'
+
+
+def _bold(text: str, color: str, size: int) -> str:
+    return f'<FONT FACE="Helvetica-Bold" COLOR="{color}" POINT-SIZE="{size}">{_escape(text)}</FONT>'
+
+
+def _escape(text: str) -> str:
+    """Markup for text that may hold anything; unprintable characters, and Graphviz's own \\, become question marks."""
+    kept = (c if (c.isprintable() or c == "\u00a0") and c != "\\" else "?" for c in text)
+    return html.escape("".join(kept))
+
+
+def _short(operation: str) -> str:
+    """A plug-in's class name without its module."""
+    return _clip(operation.rpartition(".")[2], 14)
+
+
+def _width(text: str) -> float:
+    """About the width in points of bold text of size 11, rather too much than too little."""
+    return 1.0 * sum(10.5 if character in "mwMW" else 8.0 if character.isupper() else 6.8 for character in text)
+
+
+def _clip(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "\u2026"
+
+
+def _pair(point: Point) -> str:
+    return f"{point[0]:.2f},{point[1]:.2f}"
+
+
+def _fixed(point: Point) -> str:
+    return _pair(point) + "!"
+
+
+def _inches(points: float) -> str:
+    return f"{points / 72:.4f}"

@@ -1,0 +1,90 @@
+"""Architectures by reference: a published name, a run folder, a file, or drawn from a seed."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from nas_osr.errors import UserError, show
+from nas_osr.files.storage import read_config
+from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, _inconsistent_cell
+from nas_osr.search_spaces.space import SpaceDescription, all_paths, cells
+
+
+def sample_architecture(space: SpaceDescription, branches: Sequence[int] = (2,), seed: int = 0) -> Architecture:
+    """A random architecture: paths uniform over all (jointly consistent) paths, then each cell's operation uniform.
+
+    The same arguments give the same architecture.
+    """
+    generator = random.Random(seed)
+    choices = {branch: all_paths(space.layers, branch) for branch in sorted(branches)}
+    while True:
+        paths = {branch: generator.choice(paths) for branch, paths in choices.items()}
+        chosen = {cell: generator.choice(space.operations) for cell in cells(space.layers, branches)}
+        found = {
+            branch: Branch(path, tuple(chosen[cell] for cell in enumerate(path))) for branch, path in paths.items()
+        }
+        if _inconsistent_cell(found) is None:
+            return Architecture(space, found, {"strategy": "random", "seed": seed})
+
+
+def published_names() -> list[str]:
+    """The names of the architectures that ship with the package."""
+    files = resources.files("nas_osr.search_spaces.architectures").iterdir()
+    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+
+
+def published(name: str = "published") -> Architecture:
+    """An architecture that ships with the package; "published" is the network of the NAS-OSR paper."""
+    if name not in published_names():
+        raise UserError(f"no published architecture {show(name)}: choose from {', '.join(published_names())}")
+    file = resources.files("nas_osr.search_spaces.architectures") / f"{name}.json"
+    return Architecture.from_json(file.read_text(encoding="utf-8"), file.name)
+
+
+def load_architecture(
+    reference: str | Path, space: SpaceDescription | None = None, branches: Sequence[int] = (2,)
+) -> Architecture:
+    """The architecture that a user names.
+
+    Args:
+        reference: a published name, a run folder, a `.json` or `.graphml` file, or "random:SEED".
+        space, branches: what "random:SEED" samples from; unused otherwise.
+
+    Raises:
+        UserError: there is no such thing, or it is not an architecture.
+    """
+    text = str(reference)
+    if text in published_names():
+        return published(text)
+    if text.startswith("random:"):
+        if space is None:
+            raise UserError(f"{text}: a random architecture needs a search space to sample from (choose a preset)")
+        if not re.fullmatch(r"[0-9]{1,18}", text.removeprefix("random:"), re.ASCII):
+            raise UserError(f"{show(text)}: expected random:SEED with a whole number, such as random:0")
+        return sample_architecture(space, branches, int(text.removeprefix("random:")))
+    path = Path(reference)
+    if path.is_dir():
+        refuse_network(path)
+        path = path / "architecture.json"
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such architecture; give a run folder, a .json or .graphml file, random:SEED, "
+            f"or one of {', '.join(published_names())}"
+        )
+    if path.suffix == ".graphml":
+        from nas_osr.search_spaces.architectures.graph import from_graph, read_graphml
+
+        return from_graph(read_graphml(path), str(path))
+    return Architecture.load(path)
+
+
+def refuse_network(folder: Path) -> None:
+    """UserError for the run folder of a baseline network: there is no architecture in it."""
+    if (folder / "config.yaml").is_file() and not (folder / "architecture.json").exists():
+        network = read_config(folder / "config.yaml").get("network")
+        if network is not None:
+            raise UserError(f"{folder}: a retraining of network {show(network)}, which has no architecture")

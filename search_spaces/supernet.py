@@ -1,0 +1,148 @@
+"""The hierarchical space (NAS-OSR): cells on three scales, mixed operations (alpha) and mixed paths (beta), in nni.
+
+Layer l has a cell at each scale that the stem can reach and that can reach an enabled branch. A cell mixes its inputs
+first and evaluates each of its forms once (paper, eq. 2). nni turns the space into the supernet of DARTS.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # nni warns of torch names that are newer than it
+    from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace
+    from nni.nas.strategy import DARTS
+
+from nas_osr.outputs import Features
+from nas_osr.search_spaces.blocks import run_block
+from nas_osr.search_spaces.encoder import Normalise, build_stem
+from nas_osr.search_spaces.layout import keep_layout
+from nas_osr.search_spaces.operations import get_operation
+from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import cells
+
+INITIAL_LOGIT = 1e-3  # of every alpha and beta: all choices start equal
+
+Cell = tuple[int, int]  # (layer, scale)
+
+
+class HierarchicalSpace(ModelSpace):
+    """All cells in all forms, with nni's choices `alpha_L_S` (operation) and `beta_L_S` (0 finer, 1 same scale)."""
+
+    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
+
+    def __init__(self, config: SpaceConfig, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]):
+        super().__init__()
+        self.config = config
+        self.cells = cells(config.layers, config.branches)
+        self.normalise = Normalise(mean, std)
+        self.stem = build_stem(config.stem, image_channels, config.channels)
+        self.keep, self.halve, self.inputs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        for layer, scale in self.cells:
+            key = f"{layer}_{scale}"
+            if self.keeps(layer, scale):
+                self.keep[key] = self._choice(layer, scale, 1)
+            if (layer + 1, scale + 1) in self.cells:
+                self.halve[key] = self._choice(layer, scale, 2)
+            if (layer - 1, scale) in self.cells and (layer - 1, scale - 1) in self.cells:
+                self.inputs[key] = InputChoice(2, 1, label=f"beta_{key}")
+
+    def keeps(self, layer: int, scale: int) -> bool:
+        """Whether the keeping form of this cell is of use: another cell or an enabled branch takes it."""
+        return (layer + 1, scale) in self.cells or (layer == self.config.layers - 1 and scale in self.config.branches)
+
+    def _choice(self, layer: int, scale: int, stride: int) -> LayerChoice:
+        channels = self.config.channels * 2**scale
+        forms = {
+            name: get_operation(name, import_plugins=True)(channels, channels * stride, stride)
+            for name in self.config.operations
+        }
+        return LayerChoice(forms, label=f"alpha_{layer}_{scale}")
+
+    def forward(self, images: Tensor) -> Features:
+        """[B, C, H, W] in [0, 1] -> the maps of the enabled branches, and the last map at each scale."""
+        half, quarter = run_block(self.stem, self.normalise(images), self.checkpointing)
+        inputs = {(0, 0): quarter}
+        last = {-1: half, 0: quarter}
+        branches: dict[int, Tensor] = {}
+        for layer in range(self.config.layers):
+            arriving: dict[int, list[Tensor]] = {}
+            for scale in (s for l, s in self.cells if l == layer):
+                x, key = inputs[layer, scale], f"{layer}_{scale}"
+                if key in self.keep:
+                    # the finer scale comes first in `cells`, so its halved map is already in the list
+                    arriving.setdefault(scale, []).append(run_block(self.keep[key], x, self.checkpointing))
+                if key in self.halve:
+                    arriving.setdefault(scale + 1, []).append(run_block(self.halve[key], x, self.checkpointing))
+            for scale, maps in arriving.items():
+                key = f"{layer + 1}_{scale}"
+                map_ = self.inputs[key](maps) if len(maps) == 2 else maps[0]
+                last[scale] = map_
+                if layer == self.config.layers - 1:
+                    branches[scale] = keep_layout(map_)
+                else:
+                    inputs[layer + 1, scale] = map_
+        return Features(branches, last)
+
+
+class Supernet(nn.Module):
+    """The mixed network over a space: an encoder whose alphas and betas are parameters of their own.
+
+    Attributes:
+        network: the space after nni's mutation.
+        architecture_parameters: label -> logits, in a fixed order; shared by the two forms of a cell.
+    """
+
+    def __init__(self, space: HierarchicalSpace) -> None:
+        super().__init__()
+        self.config = space.config
+        self.cells = space.cells
+        strategy = DARTS()
+        self.network = strategy.mutate_model(space)
+        named = {str(label): logits for label, logits in strategy._arch_parameters.items()}
+        self.architecture_parameters: dict[str, nn.Parameter] = {label: named[label] for label in sorted(named)}
+        for logits in self.architecture_parameters.values():
+            nn.init.constant_(logits, INITIAL_LOGIT)
+
+    def forward(self, images: Tensor) -> Features:
+        """[B, C, H, W] in [0, 1] -> feature maps."""
+        return self.network(images)
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """Every parameter that is not an alpha or a beta."""
+        architecture = {id(logits) for logits in self.architecture_parameters.values()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in architecture]
+
+    def alphas(self) -> dict[Cell, tuple[float, ...]]:
+        """Probability of each operation, for every cell."""
+        return {cell: self._probabilities("alpha", cell) for cell in self.cells}
+
+    def betas(self) -> dict[Cell, tuple[float, float]]:
+        """Probability of the finer and of the same scale as a cell's source; (1, 0) or (0, 1) where it has one only."""
+        result = {}
+        for layer, scale in self.cells:
+            if f"beta_{layer}_{scale}" in self.architecture_parameters:
+                finer, same = self._probabilities("beta", (layer, scale))
+                result[layer, scale] = (finer, same)
+            else:
+                result[layer, scale] = (1.0, 0.0) if (layer - 1, scale) not in self.cells and layer else (0.0, 1.0)
+        return result
+
+    def _probabilities(self, kind: str, cell: Cell) -> tuple[float, ...]:
+        logits = self.architecture_parameters[f"{kind}_{cell[0]}_{cell[1]}"].detach().double()
+        return tuple(torch.softmax(logits, dim=0).tolist())
+
+
+def build_supernet(
+    config: SpaceConfig, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Supernet:
+    """A supernet with fresh weights (from torch's global generator) and equal alphas and betas."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        supernet = Supernet(HierarchicalSpace(config, image_channels, mean, std))
+    logging.getLogger("nni").handlers.clear()  # nni writes its log to stdout, where results go
+    return supernet

@@ -1,0 +1,1 @@
+"""Bilevel search of a supernet: Pseudo Auxiliary Searching and DARTS."""

@@ -1,0 +1,147 @@
+"""`nas-osr data`: the three functions behind it, and downloading through local addresses."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pickle
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nas_osr.cli import data as commands
+from nas_osr.data import PROTOCOLS
+from nas_osr.data.sources import download
+from nas_osr.data.sources.catalogue import SOURCES
+from nas_osr.data.sources.reading import load_source
+from nas_osr.errors import UserError
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a server, on this machine only, of the files in tmp_path / "served"."""
+    (tmp_path / "served").mkdir()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = functools.partial(QuietHandler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def write_cifar_archive(folder: Path, address: str) -> download.Archive:
+    """A small archive in the official layout, and where the server has it."""
+    inside = folder / "made" / "cifar-10-batches-py"
+    inside.mkdir(parents=True)
+    for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        content = {"data": np.zeros((10, 3072), np.uint8), "labels": list(range(10))}
+        (inside / name).write_bytes(pickle.dumps(content))
+    path = folder / "served" / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(inside, "cifar-10-batches-py")
+    return download.Archive((f"{address}/{path.name}",), hashlib.md5(path.read_bytes()).hexdigest())
+
+
+def test_list_names_every_protocol(capsys: pytest.CaptureFixture[str]) -> None:
+    commands.list_protocols()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["protocol", *PROTOCOLS]
+    cells = {line.split()[0]: line.split() for line in lines}
+    assert cells["cifar+50"][1:4] == ["4", "50", "3x32x32"]
+    assert "arpl 0-4, neal 0-4, nas_osr 0-4" in lines[1]
+
+
+def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in SOURCES["cifar10"].class_names:
+        for part in ("train", "test"):
+            (tmp_path / "cifar10" / part / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "cifar10" / part / name / "0.png")
+    commands.check(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line for line in lines if not line.startswith(" ")}
+    assert rows["digits"].split() == ["digits", "yes", "digits", "train", "1438", "bundled"]
+    assert "10 of 50000" in rows["cifar10"] and rows["cifar10"].split()[1] == "yes"
+    assert rows["cifar+10"].split()[1] == "no" and rows["svhn"].split()[1] == "no"
+    (tmp_path / "cifar10" / "train" / "cat" / "odd.tiff").touch()
+    with pytest.raises(UserError, match=r"odd\.tiff"):
+        commands.check(tmp_path)
+    assert "broken" in capsys.readouterr().out
+
+
+def test_prepare_downloads_only_when_asked(
+    tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = write_cifar_archive(tmp_path, served)
+    monkeypatch.setattr(download, "list_archives", lambda source: (".", [archive]))
+    target = tmp_path / "data"
+    target.mkdir()
+    with pytest.raises(UserError, match="run again with --download"):
+        commands.prepare("cifar10", target)
+    assert not list(target.iterdir())
+    commands.prepare("cifar10", target, download=True)
+    assert "cifar10 train: 50 of 50000" in capsys.readouterr().out
+    assert [path.name for path in target.iterdir()] == ["cifar-10-batches-py"]
+    assert len(load_source("cifar10", "test", [3], target, (3, 32, 32))[0]) == 1
+    commands.prepare("cifar10", target)
+    with pytest.raises(UserError, match="is already there"):
+        download.download_source("cifar10", target)
+
+
+@pytest.mark.parametrize("mistake", ["checksum", "address"])
+def test_a_failed_download_leaves_nothing(
+    tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, mistake: str
+) -> None:
+    archive = write_cifar_archive(tmp_path, served)
+    urls = archive.urls if mistake == "checksum" else (f"{served}/nowhere.tar.gz",)
+    bad = download.Archive(urls, "0" * 32)
+    monkeypatch.setattr(download, "list_archives", lambda source: (".", [bad]))
+    target = tmp_path / "data"
+    target.mkdir()
+    with pytest.raises(UserError, match="cannot be downloaded") as caught:
+        commands.prepare("cifar10", target, download=True)
+    assert "\n" not in str(caught.value)
+    assert not list(target.iterdir())
+
+
+def test_a_second_address_is_tried(tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_cifar_archive(tmp_path, served)
+    both = download.Archive((f"{served}/gone/cifar-10-python.tar.gz", *archive.urls), archive.md5)
+    monkeypatch.setattr(download, "list_archives", lambda source: (".", [both]))
+    download.download_source("cifar10", tmp_path / "data")
+    assert (tmp_path / "data" / "cifar-10-batches-py" / "test_batch").is_file()
+
+
+def test_archives_are_torchvisions() -> None:
+    assert download.list_archives("mnist")[0] == "MNIST/raw"
+    assert len(download.list_archives("fashion-mnist")[1]) == 4
+    names = [archive.urls[0].rsplit("/", 1)[-1] for archive in download.list_archives("svhn")[1]]
+    assert names == ["train_32x32.mat", "test_32x32.mat"]  # never extra
+    for source in SOURCES:
+        if source != "digits":
+            assert all(len(archive.md5) == 32 for archive in download.list_archives(source)[1])
+    with pytest.raises(UserError, match="nothing to download"):
+        download.list_archives("digits")
+
+
+def test_prepare_what_needs_no_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands.prepare("digits")
+    assert "nothing to prepare" in capsys.readouterr().out
+    with pytest.raises(UserError, match="unknown protocol"):
+        commands.prepare("cifar11", tmp_path)
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+    commands.prepare("folder", tmp_path)
+    assert "1 classes, 1 of them with training images" in capsys.readouterr().out

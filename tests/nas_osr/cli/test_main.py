@@ -1,0 +1,184 @@
+"""The command line as a user meets it: help, commands, errors, exit codes."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+import nas_osr
+from nas_osr.cli import main as cli
+from nas_osr.errors import UserError
+from nas_osr.runs.stopping import Terminated
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_help_lists_every_command(capsys):
+    for arguments in ((), ("--help",), ("-h",), ("help",)):
+        code, out, err = run(capsys, *arguments)
+        assert (code, err) == (0, "")
+        for name, command in cli.COMMANDS.items():
+            assert f"  {name} " in out
+            assert command.summary in out
+
+
+def test_version(capsys):
+    assert run(capsys, "--version") == (0, f"nas-osr {nas_osr.__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help_for_every_option(capsys, name):
+    code, out, err = run(capsys, *name.split(), "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"usage: nas-osr {name}")
+    from nas_osr.cli.options import list_options
+
+    command = cli.COMMANDS[name]
+    options = list_options(cli.load(command.config or command.function))
+    assert set(command.positionals) <= {option.name for option in options}
+    for option in options:
+        assert f"--{option.name}" in out
+        assert len(option.help) > 10, f"{name} --{option.name} has no help"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_function_can_be_loaded(name):
+    assert callable(cli.load(cli.COMMANDS[name].function))
+
+
+def test_help_of_a_family_lists_its_members(capsys):
+    code, out, _ = run(capsys, "data", "--help")
+    assert code == 0
+    assert "data prepare" in out
+    assert "doctor" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("serach",), "unknown command 'serach': did you mean search?"),
+        (("frobnicate",), "unknown command 'frobnicate': choose one of search, "),
+        (("data",), "nas-osr data needs one of list, prepare, check after it"),
+        (("data", "lst"), "nas-osr data needs one of list, prepare, check after it"),
+        (("search", "--epoch", "3"), "search: unknown option --epoch; did you mean --epochs?"),
+        (("search", "--epochs", "many"), "search: --epochs must be a whole number or null, got 'many'"),
+        (("search", "stray"), "search: unexpected argument 'stray'"),
+        (("search", "--config", "missing.yaml"), "missing.yaml: cannot be read"),
+        (("export",), "export: architecture is missing"),
+        (("export", "missing.json"), "missing.json"),
+        (("search", "--protocol", "cifar11"), "cifar11"),
+        (("search", "--protocol", "digits", "--split", "99"), "split"),
+        (("search", "--protocol", "digits", "--known", "[1, 2, 77]"), "77"),
+        (("search", "--protocol", "digits", "--preset", "huge"), "huge"),
+        (("search", "--protocol", "digits", "--strategy", "guess"), "guess"),
+        (("search", "--protocol", "digits", "--objective", "nothing"), "nothing"),
+        (("search", "--protocol", "digits", "--objective_config.colour", "1"), "colour"),
+        (("search", "--protocol", "digits", "--rule", "nothing"), "nothing"),
+        (("search", "--protocol", "digits", "--epochs", "2", "--warmup_epochs", "2"), "warmup_epochs"),
+        (("search", "--protocol", "digits", "--device", "tpu"), "tpu"),
+        (("retrain", "missing", "--protocol", "digits"), "missing"),
+        (("retrain", "published", "--protocol", "digits", "--splits", "4-2"), "splits"),
+        (("evaluate", "missing"), "missing"),
+        (("evaluate",), "evaluate: run is missing"),
+        (("data", "prepare", "cifar11"), "cifar11"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2_and_writes_nothing(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("nas-osr: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "word"), [(KeyboardInterrupt, 130, "interrupted"), (Terminated, 143, "terminated")]
+)
+def test_an_interruption_has_its_exit_code_and_keeps_its_message(capsys, monkeypatch, kind, code, word):
+    def interrupt(json: bool = False):
+        raise kind("resume with: x")
+
+    monkeypatch.setattr("nas_osr.cli.rules.rules", interrupt)
+    assert run(capsys, "rules") == (code, "", f"nas-osr: {word}; resume with: x\n")
+
+
+def test_a_message_of_several_lines_becomes_one(capsys, monkeypatch):
+    def fail(json: bool = False):
+        raise UserError("one\n  two")
+
+    monkeypatch.setattr("nas_osr.cli.rules.rules", fail)
+    assert run(capsys, "rules") == (2, "", "nas-osr: error: one two\n")
+
+
+def test_a_defect_is_not_hidden(monkeypatch):
+    def fail(json: bool = False):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("nas_osr.cli.rules.rules", fail)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["rules"])
+
+
+def test_the_module_runs_and_a_reader_that_goes_is_no_error():
+    command = [sys.executable, "-m", "nas_osr", "data", "list"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "policy", "spins"),
+    [
+        ({}, "PASSIVE", cli.SPINS),
+        ({"GOMP_SPINCOUNT": "5"}, "PASSIVE", "5"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None),
+    ],
+)
+def test_threads_wait_as_the_user_says_else_a_little_while(monkeypatch, given, policy, spins):
+    monkeypatch.setattr(os, "environ", dict(given))
+    cli.set_waiting()
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == (policy, spins)
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from nas_osr.cli import main as cli
+if sys.argv[1:] == ["kept"]:
+    cli.keep_memory()
+def step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for side in (3000, 2500, 2000):
+        np.ones((side, side)) + 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+step()
+print(min(step() for _ in range(3)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives large blocks back at once")
+def test_the_memory_of_large_arrays_is_kept_for_the_next_ones_unless_the_user_says_otherwise():
+    clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES" and "MALLOC_" not in name}
+
+    def faults(way: str, **environment: str) -> int:
+        command = [sys.executable, "-c", FAULTS, way]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**clean, **environment})
+        return int(done.stdout)
+
+    plain = faults("plain")
+    assert faults("kept") < plain / 5
+    assert faults("kept", GLIBC_TUNABLES="glibc.malloc.tcache_count=7") > plain / 2  # which changes nothing itself
+    assert faults("kept", MALLOC_ARENA_MAX="8") > plain / 2

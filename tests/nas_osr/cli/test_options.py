@@ -1,0 +1,192 @@
+"""Options from dataclasses and functions: values from the command line and from YAML files."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from nas_osr.cli.main import COMMANDS, load
+from nas_osr.cli.options import list_options, parse_options
+from nas_osr.errors import UserError
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.strategies.search_request import SearchRequest
+
+
+@dataclass
+class Config:
+    """Do a thing.
+
+    Args:
+        name: what it is called, at 100 %.
+        count: how many.
+        rate: how fast.
+        settings: more
+            of it.
+        known: which.
+        loud: whether to shout.
+        quiet: whether not to.
+    """
+
+    name: str = "thing"
+    count: int | None = None
+    rate: float = 0.5
+    settings: dict[str, Any] = field(default_factory=dict)
+    known: list[Any] | None = None
+    loud: bool = False
+    quiet: bool = True
+
+
+def convert(source: str, out: Path = Path("."), formats: str | list[str] = "svg", size: int = 3) -> None:
+    """Convert.
+
+    Args:
+        source: what to convert.
+        out: where to.
+        formats: as what.
+        size: how large.
+
+    Returns:
+        Nothing.
+    """
+
+
+def parse(*arguments: str) -> Config:
+    values = parse_options(Config, list(arguments), "thing", ("name",))
+    assert values is not None
+    return Config(**values)
+
+
+def test_options_come_from_signature_and_docstring():
+    options = {option.name: option for option in list_options(Config)}
+    assert list(options) == ["name", "count", "rate", "settings", "known", "loud", "quiet"]
+    assert options["settings"].help == "more of it."
+    assert options["settings"].default == {}
+    assert [option.name for option in list_options(convert)] == ["source", "out", "formats", "size"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Config()),
+        (["--count", "3", "--rate=1e-3"], Config(count=3, rate=0.001)),
+        (["--rate", "1"], Config(rate=1.0)),
+        (["--count", "-2"], Config(count=-2)),
+        (["--name", "007"], Config(name="007")),
+        (["other"], Config(name="other")),
+        (["--loud", "other", "--no_quiet"], Config(name="other", loud=True, quiet=False)),
+        (["--loud=True", "--quiet=false"], Config(loud=True, quiet=False)),
+        (["--no-quiet"], Config(quiet=False)),
+        (["--settings.a", "6", "--settings.b_c=x"], Config(settings={"a": 6, "b_c": "x"})),
+        (["--settings.d-e", "[1, 2]"], Config(settings={"d-e": [1, 2]})),
+        (["--settings", '{"a": 1e-3, "b": true}'], Config(settings={"a": 0.001, "b": True})),
+        (["--known", "[[0, 1], 2]"], Config(known=[[0, 1], 2])),
+        (["--known", "cat,dog"], Config(known=["cat", "dog"])),
+        (["--known", "7"], Config(known=[7])),
+        (["--known=null"], Config()),
+    ],
+)
+def test_values_from_the_command_line(arguments, expected):
+    assert parse(*arguments) == expected
+
+
+def test_values_from_a_file_and_the_command_line_wins(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("name: filed\ncount: 3\nloud: true\nsettings: {a: 1, b: 2}\n")
+    assert parse("--config", str(file)) == Config(name="filed", count=3, loud=True, settings={"a": 1, "b": 2})
+    expected = Config(name="typed", count=4, loud=False, settings={"a": 1, "b": 5})
+    assert parse("typed", "--config", str(file), "--count", "4", "--no_loud", "--settings.b", "5") == expected
+
+
+def test_print_config_is_a_config(tmp_path, capsys):
+    assert parse_options(Config, ["--count", "3", "--print_config"], "thing") is None
+    text = capsys.readouterr().out
+    (tmp_path / "c.yaml").write_text(text)
+    assert parse("--config", str(tmp_path / "c.yaml")) == Config(count=3)
+
+
+def test_functions_take_positionals_and_paths():
+    values = parse_options(convert, ["a.json", "--out", "x/y", "--formats", "svg,png"], "convert", ("source",))
+    assert values == {"source": "a.json", "out": Path("x/y"), "formats": "svg,png", "size": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--count", "1.5"], "thing: --count must be a whole number or null, got '1.5'"),
+        (["--rate", "nan"], "thing: --rate must be a finite number, got 'nan'"),
+        (["--known", "a]"], "thing: --known must be a list [...] or null"),
+        (["--settings", "3"], "thing: --settings must be a mapping"),
+        (["--count"], "thing: --count needs a value"),
+        (["--loud=maybe"], "thing: --loud must be true or false, got 'maybe'"),
+        (["--cuont", "3"], "thing: unknown option --cuont; did you mean --count?"),
+        (["--coun", "3"], "thing: unknown option --coun; did you mean --count?"),
+        (["a", "b"], "thing: unexpected argument 'b'"),
+        (["-x"], "thing: unexpected argument"),
+    ],
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(UserError) as caught:
+        parse(*(["name"] if arguments == ["-x"] else []), *arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "count: [",
+        "- 1",
+        "count: x",
+        "cuont: 3",
+        "__path__: x",
+        "count: !!python/object/apply:os.mkdir [trap]",
+        "name: {class_path: os.mkdir, init_args: {path: trap}}",
+        "\x00",
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    Path("c.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        parse("--config", "c.yaml")
+    assert "\n" not in str(caught.value)
+    assert not Path("trap").exists()
+
+
+@pytest.mark.parametrize("option", ["known", "settings"])
+@pytest.mark.parametrize("path", ["os.mkdir", "trap_module.Trap"])
+def test_a_class_in_a_file_or_on_the_command_line_stays_plain_data(tmp_path, monkeypatch, option, path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("trap_module.py").write_text("open('trap', 'w')\nclass Trap: pass\n")
+    value: Any = {"class_path": path, "init_args": {"path": "trap"}}
+    value = [value] if option == "known" else value
+    Path("c.yaml").write_text(yaml.safe_dump({option: value}))
+    for arguments in (["--config", "c.yaml"], [f"--{option}", yaml.safe_dump(value, default_flow_style=True)]):
+        assert getattr(parse(*arguments), option) == value
+    assert not Path("trap").exists()
+
+
+@pytest.mark.parametrize("config", [SearchRequest, RetrainRequest])
+def test_what_a_run_records_is_a_config_again(tmp_path, config):
+    values = parse_options(config, ["--protocol", "digits", "--preset", "tiny", "--known", "[[0, 1], 2]"], "x")
+    assert values is not None
+    resolved = config(**values).resolved()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(resolved.recorded(), sort_keys=False))
+    again = parse_options(config, ["--config", str(tmp_path / "config.yaml")], "x")
+    assert again is not None
+    assert config(**again) == resolved
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_defaults_of_every_command_pass_its_own_types(name, tmp_path, capsys):
+    command = COMMANDS[name]
+    target = load(command.config or command.function)
+    required = [f"--{option.name}=x" for option in list_options(target) if option.default is MISSING]
+    assert parse_options(target, [*required, "--print_config"], name, command.positionals) is None
+    (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
+    assert parse_options(target, ["--config", str(tmp_path / "c.yaml")], name, command.positionals) is not None

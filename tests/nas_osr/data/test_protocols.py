@@ -1,0 +1,239 @@
+"""Protocols: published lists, label maps, explicit and seeded classes, mistakes."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_osr.data.protocols import PROTOCOLS, Protocol, count_splits, make_protocol, with_unknown
+from nas_osr.data.sources.catalogue import SOURCES, published_splits
+from nas_osr.errors import UserError
+
+NAMED = [name for name in PROTOCOLS if name != "folder"]
+EVERY = [
+    (name, family, split) for name in NAMED for family, count in count_splits(name).items() for split in range(count)
+]
+
+
+def ids(protocol: Protocol) -> list[int]:
+    return [class_id for group in protocol.known for class_id in group]
+
+
+# Literal values, copied by hand from the published lists.
+@pytest.mark.parametrize(
+    ("name", "family", "split", "known"),
+    [
+        ("mnist", "arpl", 0, [2, 4, 5, 9, 8, 3]),
+        ("digits", "arpl", 4, [6, 3, 4, 9, 8, 2]),
+        ("fashion-mnist", "arpl", 1, [3, 2, 6, 9, 4, 0]),
+        ("svhn", "arpl", 2, [8, 9, 4, 7, 2, 1]),
+        ("cifar10", "arpl", 0, [0, 6, 4, 9, 1, 7]),
+        ("cifar10", "arpl", 1, [7, 6, 4, 9, 0, 1]),
+        ("cifar+10", "arpl", 4, [1, 0, 9, 8]),
+        ("cifar10", "neal", 3, [3, 4, 5, 7, 8, 9]),
+        ("cifar+50", "neal", 2, [0, 1, 8, 9]),
+        ("svhn", "nas_osr", 0, [3, 7, 8, 2, 6, 4]),
+        ("digits", "nas_osr", 4, [2, 8, 7, 3, 9, 1]),
+        (
+            "tinyimagenet",
+            "neal",
+            0,
+            [10, 28, 54, 72, 77, 91, 104, 107, 112, 124, 125, 144, 145, 157, 166, 169, 180, 186, 192, 193],
+        ),
+        (
+            "tinyimagenet",
+            "arpl",
+            0,
+            [108, 147, 17, 58, 193, 123, 72, 144, 75, 167, 134, 14, 81, 171, 44, 197, 152, 66, 1, 133],
+        ),
+    ],
+)
+def test_published_lists(name: str, family: str, split: int, known: list[int]) -> None:
+    assert ids(make_protocol(name, split, family=family)) == known
+
+
+def test_cifar_plus_unknowns_are_the_published_cifar100_classes() -> None:
+    protocol = make_protocol("cifar+10", 0)
+    assert protocol.unknown == (30, 25, 1, 9, 8, 0, 46, 52, 49, 71)
+    assert protocol.unknown_source == "cifar100"
+    assert protocol.unknown_names[0] == "dolphin"
+    assert make_protocol("cifar+10", 2, family="neal").unknown == (11, 24, 15, 95, 93, 34, 32, 88, 63, 2)
+    fifty = make_protocol("cifar+50", 0, family="neal")
+    assert len(set(fifty.unknown)) == 50
+    assert {"man", "woman", "baby", "whale", "worm"} <= set(fifty.unknown_names)  # people are animals there
+
+
+@pytest.mark.parametrize(("name", "family", "split"), EVERY)
+def test_labels_and_classes_of_every_split(name: str, family: str, split: int) -> None:
+    protocol = make_protocol(name, split, family=family)
+    numbers = ids(protocol)
+    assert protocol.label_map == dict(zip(numbers, range(protocol.num_known), strict=True))
+    assert sorted(protocol.label_map.values()) == list(range(protocol.num_known))
+    source = SOURCES[protocol.source]
+    assert protocol.class_names == tuple(source.class_names[class_id] for class_id in numbers)
+    if protocol.unknown_source == protocol.source and not name.endswith("-closed"):
+        assert sorted((*numbers, *protocol.unknown)) == list(range(len(source.class_names)))
+    if family == "neal":
+        assert numbers == sorted(numbers)
+    assert protocol.image_shape[1] % 16 == protocol.image_shape[2] % 16 == 0
+    assert len(protocol.mean) == len(protocol.std) == protocol.image_shape[0]
+    assert Protocol.from_dict(json.loads(json.dumps(protocol.to_dict()))) == protocol
+
+
+def test_the_shipped_lists_are_well_formed() -> None:
+    for family, lists in published_splits().items():
+        if family == "note":
+            continue
+        for name, entry in lists.items():
+            classes = 200 if name == "tinyimagenet" else 10
+            for known in entry["known"]:
+                assert len(set(known)) == len(known) and set(known) <= set(range(classes))
+            for unknown in entry.get("unknown_cifar100", []):
+                assert len(set(unknown)) == len(unknown) == int(name[-2:]) and set(unknown) <= set(range(100))
+
+
+def test_nas_osr_sets_are_draws_of_random_sample_and_name_their_pseudo_unknowns() -> None:
+    for split, seed in enumerate([777, 1234, 2731, 3925, 5432]):
+        published = make_protocol("cifar10", split, family="nas_osr")
+        assert published.pseudo_unknown == (4, 5)
+        assert ids(published)[:4] == random.Random(seed).sample(range(10), 4)
+    assert make_protocol("cifar10").pseudo_unknown is None
+
+
+def test_class_names_have_the_official_numbers() -> None:
+    assert SOURCES["cifar10"].class_names[3] == "cat"
+    assert SOURCES["cifar100"].class_names[52] == "oak_tree"
+    assert SOURCES["fashion-mnist"].class_names[9] == "Ankle boot"
+    wnids = SOURCES["tinyimagenet"].class_names
+    assert list(wnids) == sorted(set(wnids)) and len(wnids) == 200
+    assert {name: len(source.class_names) for name, source in SOURCES.items()} == {
+        "digits": 10,
+        "mnist": 10,
+        "fashion-mnist": 10,
+        "svhn": 10,
+        "cifar10": 10,
+        "cifar100": 100,
+        "tinyimagenet": 200,
+    }
+
+
+# The figures printed by CAC (first) and GradMix (second), in per cent.
+@pytest.mark.parametrize(
+    ("name", "cac", "gradmix"),
+    [("cifar10", 13.4, 22.5), ("cifar+10", 33.3, 46.5), ("cifar+50", 62.9, 72.8), ("tinyimagenet", 57.4, 68.4)],
+)
+def test_openness_as_printed(name: str, cac: float, gradmix: float) -> None:
+    protocol = make_protocol(name)
+    assert 100 * protocol.openness("cac") == pytest.approx(cac, abs=0.06)
+    assert 100 * protocol.openness("gradmix") == pytest.approx(gradmix, abs=0.06)
+    assert make_protocol("cifar10-closed").openness("cac") == 0
+
+
+def test_merged_classes_share_a_label() -> None:
+    protocol = make_protocol("mnist", known=[[0, 2], [1, 3]])
+    assert protocol.label_map == {0: 0, 2: 0, 1: 1, 3: 1}
+    assert protocol.class_names == ("0+2", "1+3")
+    assert protocol.unknown == (4, 5, 6, 7, 8, 9)
+    assert protocol.family == "explicit"
+    named = make_protocol("cifar10", known=[["cat", "dog"], ["automobile", "truck"]])
+    assert named.known == ((3, 5), (1, 9))
+
+
+@given(st.permutations(range(10)), st.integers(2, 10), st.data())
+def test_explicit_classes_round_trip(order: list[int], count: int, data: st.DataObject) -> None:
+    chosen = order[:count]
+    cuts = sorted(data.draw(st.sets(st.integers(1, count - 1), min_size=1, max_size=count - 1)))
+    groups = [chosen[start:stop] for start, stop in zip([0, *cuts], [*cuts, count], strict=True)]
+    protocol = make_protocol("cifar10", known=groups)
+    assert [list(group) for group in protocol.known] == groups
+    assert {class_id: label for label, group in enumerate(groups) for class_id in group} == protocol.label_map
+    assert set(protocol.unknown) == set(range(10)) - set(chosen)
+
+
+def test_explicit_cifar_plus_takes_the_unknown_list_of_the_split() -> None:
+    protocol = make_protocol("cifar+10", 3, known=[0, 1, 8, 9])
+    assert protocol.unknown == make_protocol("cifar+10", 3).unknown
+    neal = make_protocol("cifar+10", 3, family="neal", known=["ship", "truck"])
+    assert neal.unknown == make_protocol("cifar+10", 3, family="neal").unknown
+
+
+@given(st.integers(0, 10**6), st.integers(0, 5), st.sampled_from(["svhn", "cifar10", "cifar+10", "tinyimagenet"]))
+def test_seeded_draws(seed: int, split: int, name: str) -> None:
+    protocol = make_protocol(name, split, seed=seed)
+    assert protocol == make_protocol(name, split, seed=seed)
+    assert protocol.num_known == make_protocol(name).num_known
+    assert len(protocol.unknown) == len(make_protocol(name).unknown)
+    if name == "cifar+10":
+        animals = make_protocol("cifar+50", family="neal").unknown
+        assert sorted(protocol.label_map) == [0, 1, 8, 9] and set(protocol.unknown) <= set(animals)
+    else:
+        assert not set(protocol.label_map) & set(protocol.unknown)
+
+
+def test_seeded_draws_differ_by_seed_and_split() -> None:
+    draws = {make_protocol("tinyimagenet", split, seed=seed).known for split in range(3) for seed in range(3)}
+    assert len(draws) == 9
+
+
+def test_unknowns_of_another_source() -> None:
+    protocol = with_unknown(make_protocol("cifar10"), "svhn")
+    assert protocol.unknown_source == "svhn" and protocol.unknown == tuple(range(10))
+    assert with_unknown(make_protocol("cifar10"), "cifar10").unknown == make_protocol("cifar10").unknown
+    with pytest.raises(UserError, match="choose one of"):
+        with_unknown(protocol, "nothing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "cifar11"}, "unknown protocol 'cifar11': choose one of digits"),
+        ({"name": "cifar10", "split": 5}, "splits 0 to 4, not 5"),
+        ({"name": "cifar10", "split": -1}, "whole number from 0"),
+        ({"name": "cifar10", "split": True}, "whole number from 0"),
+        ({"name": "cifar10", "family": "mine"}, "no splits of family 'mine'"),
+        ({"name": "cifar+10", "family": "nas_osr"}, "choose arpl or neal"),
+        ({"name": "cifar10", "family": "explicit"}, "comes with known"),
+        ({"name": "cifar10", "known": [0, 10]}, "no class 10"),
+        ({"name": "cifar10", "known": [0, -1]}, "no class -1"),
+        ({"name": "cifar10", "known": [0, True]}, "no class True"),
+        ({"name": "cifar10", "known": ["cat", "unicorn"]}, "no class 'unicorn'"),
+        ({"name": "cifar10", "known": [0, [1, 0]]}, "class 0 .airplane. is given twice"),
+        ({"name": "cifar10", "known": [0]}, "at least two labels"),
+        ({"name": "cifar10", "known": [0, []]}, "none may be empty"),
+        ({"name": "cifar10", "known": "cat"}, "must be a list"),
+        ({"name": "cifar10", "known": [0, 1], "split": 1}, "split 0 only"),
+        ({"name": "cifar10", "known": [0, 1], "seed": 1}, "not both"),
+        ({"name": "cifar10-closed", "split": 1}, "is closed"),
+        ({"name": "cifar10", "image_size": 64}, "image_size is for the protocol folder"),
+    ],
+)
+def test_mistakes(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        make_protocol(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"known": [[0], [0]]}, {"known": [["a"], [1]]}, {"unknown": [-1]}],
+)
+def test_descriptions_that_contradict_themselves_are_refused(change: dict) -> None:
+    with pytest.raises(UserError, match="protocol description"):
+        Protocol.from_dict({**make_protocol("cifar10").to_dict(), **change})
+    with pytest.raises(UserError, match="exactly the fields"):
+        Protocol.from_dict({"name": "cifar10"})
+
+
+def test_making_a_protocol_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; from nas_osr.data import make_protocol, AugmentationConfig, default_augmentation;"
+        "import nas_osr.cli.data; default_augmentation(make_protocol('cifar+10'));"
+        "sys.exit(bool({'torch', 'numpy', 'PIL', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,0 +1,216 @@
+"""The VAE contrastive objective against torch.distributions and hand-written loops."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+
+from nas_osr.data.protocols import make_protocol
+from nas_osr.errors import UserError
+from nas_osr.objectives import resolve_objective_config
+from nas_osr.objectives.parts import decoder as decoder_module
+from nas_osr.objectives.vae_contrastive import VAEContrastive, VAEContrastiveConfig
+from nas_osr.outputs import Features, FeatureShapes
+
+SHAPES = FeatureShapes({2: (16, 2, 2)}, {-1: (2, 16, 16), 0: (4, 8, 8), 1: (8, 4, 4), 2: (16, 2, 2)})
+STD = (0.2, 0.3, 0.4)
+CONFIG = VAEContrastiveConfig(temperature=6.0, pixel_std=STD)
+
+
+class FixedEncoder(nn.Module):
+    """Maps that depend on the images in a simple way."""
+
+    def forward(self, images: Tensor) -> Features:
+        def map_(shape: tuple[int, int, int]) -> Tensor:
+            pooled = F.adaptive_avg_pool2d(images, shape[1:]).mean(1, keepdim=True)
+            return pooled * torch.linspace(-2, 2, shape[0]).view(1, -1, 1, 1)
+
+        return Features(*({scale: map_(shape) for scale, shape in shapes.items()} for shapes in SHAPES))
+
+
+def make(config: VAEContrastiveConfig = CONFIG, classes: int = 3) -> VAEContrastive:
+    torch.manual_seed(0)
+    return VAEContrastive(SHAPES, (3, 32, 32), classes, config)
+
+
+def batch(classes: int = 3, count: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(count, 3, 32, 32, generator=generator)
+    return images, torch.randint(0, classes, (count,), generator=generator)
+
+
+def test_losses_equal_their_definitions() -> None:
+    """Each term against torch.distributions, one image and one class at a time."""
+    objective = make().eval()
+    encoder = FixedEncoder()
+    images, labels = batch()
+    torch.manual_seed(7)
+    terms = objective.losses(encoder, (images, labels), progress=0.25)  # half of the warm-up is done: beta = .5
+
+    mean, variance = objective.encode(encoder(images))
+    torch.manual_seed(7)
+    sample = mean + variance.sqrt() * torch.randn_like(mean)
+    posterior = Normal(mean, variance.sqrt())
+    kl_class = kl_instance = ce = reconstruction = contrastive = 0.0
+    for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        h = objective.class_mean.weight[label]
+        single = Normal(posterior.mean[i], posterior.stddev[i])
+        divergence = kl_divergence(single, Normal(torch.cat([h, torch.zeros(10)]), 1.0))
+        kl_class += divergence[:32].sum() / len(images)
+        kl_instance += divergence[32:].sum() / len(images)
+        ce += -objective.classifier(sample[i, :32]).log_softmax(0)[label] / len(images)
+
+        def error(u: Tensor, i: int = i, image: Tensor = image) -> Tensor:
+            decoded = objective.decode(u[None], sample[i : i + 1, 32:], encoder(images[i : i + 1]))[0]
+            return (((decoded - image) / torch.tensor(STD).view(3, 1, 1)) ** 2).mean()
+
+        reconstruction += error(sample[i, :32]) / len(images)
+        errors = torch.stack([error(objective.class_mean.weight[j]) for j in range(3)])
+        contrastive += -(-6.0 * errors).log_softmax(0)[label] / len(images)
+    expected = {
+        "ce": 30 * ce,
+        "kl_class": 0.5 * kl_class,
+        "kl_instance": 0.5 * kl_instance,
+        "reconstruction": reconstruction,
+        "contrastive": contrastive,
+    }
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], torch.as_tensor(value), rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_class_attribute_changes_the_reconstruction_and_counterfactuals_differ() -> None:
+    objective = make().eval()
+    images, _ = batch()
+    features = FixedEncoder()(images)
+    z = torch.randn(len(images), 10)
+    u = torch.randn(len(images), 32)
+    one, other = objective.decode(u, z, features), objective.decode(u + 1.0, z, features)
+    assert (one - other).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+    assert (one - objective.decode(u, z + 1.0, features)).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+
+    means = objective.class_mean.weight
+    decoded = [objective.decode(means[j].expand(len(images), -1), z, features) for j in range(3)]
+    for j in range(3):
+        for k in range(j):
+            assert (decoded[j] - decoded[k]).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+    errors = objective.counterfactual_errors(z, images, features)
+    assert errors.shape == (len(images), 3)
+    for j in range(3):
+        torch.testing.assert_close(errors[:, j], objective.pixel_error(decoded[j], images)[0])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("std", [STD, None])
+def test_errors_of_pixels_are_means_of_squares_in_units_of_the_standard_deviation(layout, std) -> None:
+    """Values and gradients, against float64 and one channel after another."""
+    objective = make(dataclasses.replace(CONFIG, pixel_std=std))
+    images = batch(count=4)[0].to(memory_format=layout)
+    decoded = torch.rand(3 * 4, 3, 32, 32).to(memory_format=layout).requires_grad_()
+    weight = torch.rand(3, 4)
+    errors = objective.pixel_error(decoded, images)
+    (gradient,) = torch.autograd.grad((errors * weight).sum(), decoded)
+
+    exact = decoded.detach().double().requires_grad_()
+    expected = torch.zeros(3, 4, dtype=torch.float64)
+    for channel, scale in enumerate(std or (1.0, 1.0, 1.0)):
+        difference = exact[:, channel].reshape(3, 4, 32 * 32) - images[:, channel].double().reshape(4, 32 * 32)
+        expected = expected + (difference / scale).square().mean(2) / 3
+    (expected_gradient,) = torch.autograd.grad((expected * weight).sum(), exact)
+    torch.testing.assert_close(errors.double(), expected, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(objective.pixel_error(decoded, images), errors)
+
+
+@pytest.mark.parametrize("by_phase", [False, True])
+def test_errors_of_reconstructions_by_phase_and_in_place(by_phase: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients are those of `decode` and `pixel_error`, with a last stage by phases, too."""
+    monkeypatch.setattr(decoder_module, "is_narrow", lambda stage, x: by_phase)
+    objective = make()
+    images = batch(count=4)[0]
+    features = FixedEncoder()(images)
+    weight = torch.rand(2, 4)
+    u, z = (torch.randn(8, size, requires_grad=True) for size in (32, 10))
+    found = []
+    for errors in (
+        objective.pixel_error(objective.decode(u, z, features), images),
+        objective.reconstruction_error(u, z, images, features),
+    ):
+        inputs = [u, z, *objective.decoder.parameters()]
+        found.append([errors, *torch.autograd.grad((errors * weight).sum(), inputs)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_reconstruction_ignores_the_image_unless_decoder_features_are_on() -> None:
+    """Without them only the latents carry information to the decoder."""
+    images, _ = batch()
+    u, z = torch.randn(5, 32), torch.randn(5, 10)
+    for bypass in (False, True):
+        objective = make(dataclasses.replace(CONFIG, decoder_features=bypass)).eval()
+        one = objective.decode(u, z, FixedEncoder()(images))
+        other = objective.decode(u, z, FixedEncoder()(images.flip(0)))
+        assert torch.equal(one, other) != bypass
+
+
+def test_forward_fills_what_it_promises() -> None:
+    objective = make().eval()
+    outputs = objective(FixedEncoder(), batch()[0])
+    assert outputs.available() == VAEContrastive.provides
+    assert outputs.latent_variance is not None and outputs.latent_variance.min() > 0
+    assert outputs.logits is not None and outputs.logits.shape == (5, 3)
+
+
+def test_no_counterfactual_is_decoded_without_its_weight() -> None:
+    objective = make(dataclasses.replace(CONFIG, contrastive_weight=0.0))
+    seen = []
+    objective.decoder.stages[1].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    terms = objective.losses(FixedEncoder(), batch())
+    assert "contrastive" not in terms and seen == [5]
+
+
+@settings(max_examples=15, deadline=None)
+@given(magnitude=st.floats(1e-3, 1e6), count=st.integers(1, 4), label=st.integers(0, 2))
+def test_losses_are_finite_for_finite_features(magnitude: float, count: int, label: int) -> None:
+    """One class in the batch and huge features included."""
+    objective = make().eval()
+
+    def encoder(images: Tensor) -> Features:
+        return Features(*({k: v * magnitude for k, v in maps.items()} for maps in FixedEncoder()(images)))
+
+    images = batch(count=count)[0]
+    terms = objective.losses(encoder, (images, torch.full((count,), label)))  # type: ignore[arg-type]
+    assert all(torch.isfinite(value) for value in terms.values()), terms
+
+
+def test_paper_coefficients() -> None:
+    cifar, svhn = make_protocol("cifar10"), make_protocol("svhn")
+    search = resolve_objective_config("vae_contrastive", {}, cifar, "search")
+    assert (search.temperature, search.ce_weight, search.contrastive_weight, search.kl_weight) == (6.0, 30.0, 1.0, 1.0)
+    retrain = resolve_objective_config("vae_contrastive", {"temperature": 3}, cifar, "retrain")
+    assert (retrain.temperature, retrain.kl_weight, retrain.instance_kl_weight) == (3.0, 0.5, 3.0)
+    assert resolve_objective_config("vae_contrastive", {}, svhn, "retrain").ce_weight == 60.0
+    assert make_protocol("mnist").source == "mnist"
+    assert resolve_objective_config("vae_contrastive", {}, make_protocol("mnist"), "search").temperature == 10.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ce_wieght": 1.0}, "no setting 'ce_wieght'"),
+        ({"ce_weight": "high"}, "ce_weight must be like 30.0"),
+        ({"ce_weight": -1.0}, "ce_weight must not be negative"),
+        ({"class_dim": 0}, "class_dim must be at least 1"),
+        ({"decoder_features": 1}, "decoder_features must be like False"),
+    ],
+)
+def test_wrong_settings_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve_objective_config("vae_contrastive", settings, make_protocol("cifar10"), "search")

@@ -1,0 +1,278 @@
+"""Rules by name: construction, plug-ins, and which objective can feed which rule."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nas_osr.errors import UserError
+from nas_osr.evaluation.judging import judge
+from nas_osr.objectives.base import Objective
+from nas_osr.outputs import Outputs
+from nas_osr.scoring import RULES, check_rule, make_rule, rule_class, rules_for
+from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.cap import CAP
+
+PLUGIN = """
+from nas_osr.scoring.base import ScoringRule
+
+class Mine(ScoringRule):
+    name = "mine"
+    needs = frozenset({"logits"})
+
+    def __init__(self, acceptance=0.95, power=2.0):
+        super().__init__(acceptance)
+        self.power = power
+
+value = 3
+"""
+
+
+class OnlyLogits(Objective):
+    name = "only_logits"
+    provides = frozenset({"logits"})
+
+
+class Everything(Objective):
+    name = "everything"
+    provides = frozenset(Outputs.names())
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    (tmp_path / "rule_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "rule_plugin.Mine"
+    sys.modules.pop("rule_plugin", None)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_follows_the_interface(name):
+    rule = make_rule(name, {"acceptance": 0.9})
+    assert isinstance(rule, ScoringRule)
+    assert rule.name == name
+    assert rule.needs <= set(Outputs.names())
+    assert rule.acceptance == 0.9
+    assert rule.threshold is None
+    assert rule.learns == (name not in ("msp", "mls", "energy"))
+
+
+def everything(size, seed, num_known=4):
+    """Random outputs with every field, and targets."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(size) % num_known
+    points = 4 * torch.eye(num_known)[targets]
+    fields = {name: points + torch.randn(size, num_known, generator=generator) for name in Outputs.names()}
+    return Outputs(**{**fields, "latent_variance": fields["latent_variance"].exp()}), targets
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_reads_what_it_needs_and_nothing_else(name):
+    """With those fields alone everything is as with all; a class score of the label is the largest."""
+    rule, bare = make_rule(name), make_rule(name)
+    validation, targets = everything(80, seed=1)
+    test, _ = everything(50, seed=2)
+
+    def only_needed(outputs):
+        return Outputs(**{field: getattr(outputs, field) for field in rule.needs})
+
+    rule.fit(*everything(160, seed=0))
+    rule.set_threshold(validation, targets)
+    bare.fit(only_needed(everything(160, seed=0)[0]), everything(160, seed=0)[1])
+    bare.set_threshold(only_needed(validation), targets)
+    assert bare.threshold == rule.threshold
+    scores = rule.class_scores(test)
+    assert scores.shape == (50, 4)
+    assert scores.dtype == torch.float64
+    assert torch.equal(rule.labels(test), scores.argmax(dim=1))
+    for method in ("class_scores", "labels", "knownness", "predict"):
+        assert torch.equal(getattr(bare, method)(only_needed(test)), getattr(rule, method)(test)), method
+    assert bare.count_known(only_needed(test)) == 4
+
+
+def fitted(name, **kinds):
+    rule = make_rule(name, kinds)
+    rule.fit(*everything(160, seed=0))
+    rule.set_threshold(*everything(80, seed=1))
+    return rule
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_state_survives_a_checkpoint(name, tmp_path):
+    rule, (test, _) = fitted(name), everything(50, seed=4)
+    torch.save(rule.state_dict(), tmp_path / "rule.pt")
+    other = make_rule(name)
+    other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
+    assert torch.equal(other.knownness(test), rule.knownness(test))
+    assert torch.equal(other.predict(test), rule.predict(test))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_scores_and_decide_equal_their_parts(name):
+    rule, (test, _) = fitted(name), everything(200, seed=2)
+    scores = rule.scores(test)
+    assert torch.equal(scores.knownness, rule.knownness(test))
+    assert torch.equal(scores.class_scores, rule.class_scores(test))
+    assert torch.equal(scores.labels, rule.labels(test))
+    expected = torch.where(rule.knownness(test) < rule.threshold, 4, rule.labels(test))
+    assert 0 < (expected == 4).sum() < 200
+    assert torch.equal(rule.decide(scores), expected)
+    assert torch.equal(rule.predict(test), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "work"),
+    [("cap", "gaussian_scores"), ("cac", "rejection"), ("openmax", "revised"), ("crosr", "log_hazard"),
+     ("neighbours", "class_scores"), ("nc_distance", "distances"), ("nc_uncertainty", "distances"),
+     *((name, "score") for name in ("msp", "mls", "energy"))],
+)  # fmt: skip
+def test_judging_does_the_work_once(name, work, monkeypatch):
+    rule, calls = fitted(name), []
+    original = getattr(rule, work)
+    monkeypatch.setattr(rule, work, lambda *given: calls.append(work) or original(*given))
+    bare = Outputs(**{field: getattr(everything(50, seed=2)[0], field) for field in rule.needs})
+    judge(rule, bare)
+    assert calls == [work]
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for part in result if isinstance(result, (list, tuple)) else [result]:
+            if isinstance(part, torch.Tensor):
+                self.elements = max(self.elements, part.numel())
+        return result
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_memory_grows_with_the_images_not_with_their_product(name):
+    """1,000 training images and 500 queries of 4 dimensions: no table of 500 x 1,000, nor of 500 x 4 x 4."""
+    rule = make_rule(name, {"block_size": 50} if name == "neighbours" else {})
+    with LargestTensor() as fit:
+        rule.fit(*everything(1000, seed=0))
+    with LargestTensor() as rest:
+        rule.set_threshold(*everything(500, seed=1))
+        judge(rule, everything(500, seed=2)[0])
+    assert fit.elements <= 1000 * 8
+    assert 500 * 4 <= rest.elements <= 1000 * 4 + 500 * 8
+
+
+def test_a_rule_with_knownness_alone_is_asked_once():
+    class Margin(ScoringRule):
+        name = "margin"
+        needs = frozenset({"logits"})
+        asked = 0
+
+        def knownness(self, outputs):
+            self.asked += 1
+            best, second = outputs.logits.topk(2, dim=1).values.unbind(dim=1)
+            return best - second
+
+    rule, (test, _) = Margin(), everything(50, seed=2)
+    rule.set_threshold(*everything(80, seed=1))
+    rule.asked = 0
+    judgements = judge(rule, test)
+    assert rule.asked == 1
+    best = test.logits.sort(dim=1).values
+    assert judgements.knownness.tolist() == (best[:, -1] - best[:, -2]).tolist()
+    assert judgements.closed_set_label.tolist() == test.logits.argmax(1).tolist()
+    assert judgements.predicted_label.tolist() == rule.predict(test).tolist()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_part_that_a_subclass_brings_counts_in_scores(name):
+    class Constant:
+        def knownness(self, outputs):
+            return torch.full((len(outputs),), 7.0).double()
+
+    class Reversed(rule_class(name)):
+        def class_scores(self, outputs):
+            return -super().class_scores(outputs)
+
+    mixed = type("Mixed", (Constant, rule_class(name)), {})()
+    mixed.fit(*everything(160, seed=0))
+    reversed_ = Reversed()
+    reversed_.fit(*everything(160, seed=0))
+    if name == "cap":
+        reversed_.error_threshold = 1.0
+    test, _ = everything(50, seed=2)
+    assert (mixed.scores(test).knownness == 7).all()
+    assert torch.equal(mixed.scores(test).class_scores, mixed.class_scores(test))
+    plain = fitted(name)
+    assert torch.equal(reversed_.scores(test).class_scores, -plain.class_scores(test))
+    assert torch.equal(reversed_.scores(test).knownness, reversed_.knownness(test))
+
+
+@pytest.mark.parametrize("method", ["labels", "predict"])
+def test_what_follows_from_the_scores_cannot_be_overridden(method):
+    with pytest.raises(UserError, match=f"scoring rule class Mine: {method} cannot be overridden"):
+        type("Mine", (CAP,), {method: lambda self, outputs: None})
+
+
+def test_without_logits_a_rule_has_its_own_class_scores():
+    rule = make_rule("mls")
+    with pytest.raises(RuntimeError, match="'mls' needs logits, or class_scores of its own"):
+        rule.labels(Outputs(embedding=torch.zeros(2, 3)))
+    with pytest.raises(RuntimeError, match="'mls': without logits, fit comes first and sets num_known"):
+        rule.count_known(Outputs(embedding=torch.zeros(2, 3)))
+
+
+def test_importing_the_names_imports_no_torch():
+    code = "import sys, nas_osr.scoring; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_unknown_name_lists_the_valid_ones():
+    with pytest.raises(UserError, match=f"'nearest'.*{', '.join(RULES)} or"):
+        make_rule("nearest")
+
+
+def test_unknown_setting_lists_the_valid_ones():
+    with pytest.raises(UserError, match="'msp' has no setting temperature; it has acceptance"):
+        make_rule("msp", {"temperature": 2.0})
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1, float("nan"), "high", None, True])
+def test_impossible_acceptance_is_refused(value):
+    with pytest.raises(UserError, match="'cap': acceptance"):
+        make_rule("cap", {"acceptance": value})
+
+
+def test_plugin_by_dotted_path(plugin):
+    rule = make_rule(plugin, {"power": 3.0})
+    assert rule.name == "mine"
+    assert rule.power == 3.0
+
+
+def test_names_from_files_import_nothing(plugin):
+    with pytest.raises(UserError, match="--plugin rule_plugin"):
+        rule_class(plugin, import_plugins=False)
+    assert "rule_plugin" not in sys.modules
+    rule_class(plugin)
+    assert rule_class(plugin, import_plugins=False).name == "mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["rule_plugin.value", "rule_plugin.absent", "no_such_package.Rule", "rule_plugin.deep.Rule"]
+)
+def test_what_is_no_rule_is_refused(plugin, name):
+    with pytest.raises(UserError):
+        rule_class(name)
+
+
+def test_an_objective_must_provide_what_the_rule_needs():
+    check_rule(CAP, Everything)
+    check_rule(rule_class("energy"), OnlyLogits)
+    fed = rules_for(OnlyLogits)
+    message = f"'cap' needs class_reconstruction_error, latent_mean, .*'only_logits'.* it feeds: {', '.join(fed)}$"
+    with pytest.raises(UserError, match=message):
+        check_rule(CAP, OnlyLogits)
+    assert {"cac", "msp", "mls", "energy"} <= set(fed)
+    assert fed == [name for name in RULES if rule_class(name).needs == {"logits"}]
+    assert rules_for(Everything) == list(RULES)
