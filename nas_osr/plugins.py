@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -13,6 +13,14 @@ from nas_osr.errors import UserError, show
 
 T = TypeVar("T")
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # nothing relative, no paths
+MAX_NAME = 200  # characters of a dotted path
+
+
+def check_name(kind: str, name: str, built_in: Collection[str], where: str = "") -> None:
+    """UserError, beginning with `where`, unless `name` is built in or could be a dotted path. Nothing is imported."""
+    if name not in built_in and not (len(name) <= MAX_NAME and DOTTED.fullmatch(name)):
+        known = ", ".join(built_in)
+        raise UserError(f"{where}unknown {kind} {show(name)}: choose from {known} or give package.module.Class")
 
 
 def load_class(
@@ -34,9 +42,8 @@ def load_class(
     if name in built_in:
         module_name, _, attribute = built_in[name].partition(":")
         return getattr(importlib.import_module(module_name), attribute)
+    check_name(kind, name, built_in)
     module_name, _, attribute = name.rpartition(".")
-    if not DOTTED.fullmatch(name):
-        raise UserError(f"unknown {kind} {name!r}: choose from {', '.join(built_in)} or give package.module.Class")
     if module_name not in sys.modules:
         if not import_plugins:
             raise UserError(f"{kind} {name!r} is a plug-in that is not loaded: add --plugin {module_name}")

@@ -15,8 +15,8 @@ from nas_osr.data.protocols import REHEARSAL
 from nas_osr.errors import UserError
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import is_run_folder
+from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.references import published
-from nas_osr.search_spaces.space import PAPER_STEM
 
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 
@@ -229,8 +229,8 @@ def describe_network(config: Mapping[str, Any]) -> str:
     name = f"{found.get('strategy', 'architecture')}{'' if seed is None else f' seed {seed}'}"
     if architecture["branches"] == published().to_dict()["branches"]:
         name = "published"
-    stem = architecture.get("space", {}).get("stem", PAPER_STEM)
-    return name if stem == PAPER_STEM else f"{name}, {stem} stem"
+    stem = architecture.get("space", {}).get("stem", paper.STEM)
+    return name if stem == paper.STEM else f"{name}, {stem} stem"
 
 
 @lru_cache(maxsize=1)

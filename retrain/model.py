@@ -16,10 +16,12 @@ from nas_osr.retrain.networks import build_network
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.references import load_architecture
-from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
+from nas_osr.search_spaces.checks import check_architecture
+from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork
-from nas_osr.search_spaces.operations import get_operation
+from nas_osr.search_spaces.operations import operation_class
 from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.stems import stem_class
 from nas_osr.training.learner import Learner
 
 
@@ -28,14 +30,14 @@ def resolve_architecture(config: RetrainRequest) -> Architecture:
     if isinstance(config.architecture, dict):
         architecture = Architecture.from_dict(config.architecture, "architecture")
     elif isinstance(config.architecture, str):
-        space = get_preset(config.preset).space
-        architecture = load_architecture(config.architecture, space.describe(), space.branches)
+        architecture = load_architecture(config.architecture, get_preset(config.preset).space)
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {config.architecture!r}")
     for branch in architecture.branches.values():
         for operation in branch.operations:
-            get_operation(operation)
+            operation_class(operation)
     found = architecture.space
+    stem_class(config.stem or found.stem, import_plugins=config.stem is not None)
     changed = replace(found, channels=config.channels or found.channels, stem=config.stem or found.stem)
     return replace(architecture, space=changed)
 
@@ -51,14 +53,15 @@ def build_learner(
         objective, objective_config: name and full config of the objective.
 
     Raises:
-        UserError: the network does not fit the image size, or the objective the network.
+        UserError: the network does not fit the image size, or the objective the network; or a user's own class is not
+            loaded, or does not do what it should.
     """
-    check_image_shape(protocol.image_shape)
     channels = protocol.image_shape[0]
     network: nn.Module
     if isinstance(architecture, str):
         network = build_network(architecture, channels, protocol.mean, protocol.std, protocol.image_shape)
     else:
+        check_architecture(architecture, protocol.image_shape)
         network = DiscreteNetwork(architecture, channels, protocol.mean, protocol.std)
     shapes = feature_shapes(network, protocol.image_shape)
     heads = make_objective(objective, shapes, protocol.image_shape, protocol.num_known, objective_config)

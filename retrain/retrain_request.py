@@ -9,10 +9,11 @@ from nas_osr.configuration import check_choice, check_not_negative, check_positi
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
+from nas_osr.plugins import check_name
 from nas_osr.requests import RunRequest
 from nas_osr.retrain.networks import check_network
 from nas_osr.search_spaces.presets import get_preset
-from nas_osr.search_spaces.space import STEMS
+from nas_osr.search_spaces.stems import STEMS
 
 DEFAULT_ARCHITECTURE = "published"
 
@@ -27,7 +28,7 @@ class RetrainRequest(RunRequest):
         splits: class splits, such as 0, 0-4 or 0,2; each is a sub-folder of `out`.
         seeds: seeds, such as 0 or 0-2; each split is trained once a seed.
         channels: channels C at 1/4 resolution; 0 is the architecture's own width.
-        stem: another stem than the architecture's: strided or pooled.
+        stem: another stem than the architecture's: strided, pooled or a dotted path.
         recipe: optimiser, schedule and augmentation: fast, paper, cac or adam.
         recipe_config: settings of the recipe, for example --recipe_config.learning_rate 0.1.
         pseudo_unknown: rehearse: these known labels (0 to N-1) play the unknown and training images the test, to choose
@@ -71,7 +72,7 @@ class RetrainRequest(RunRequest):
             if self.stem is not None:
                 raise UserError(f"stem is a part of an architecture: network {self.network} has its own")
         if self.stem is not None:
-            check_choice(filled, "stem", STEMS)
+            check_name("stem", self.stem, STEMS, "stem: ")
         parse_range("splits", self.splits)
         parse_range("seeds", self.seeds)
         return filled

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Features, FeatureShapes
-from nas_osr.search_spaces.operations import SLOPE, ResidualConv2, conv_bn
 
 
 class Normalise(nn.Module):
@@ -25,56 +24,6 @@ class Normalise(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
         return (images - self.mean) / self.std
-
-
-class StridedStem(nn.Module):
-    """NAS-OSR's: a 1x1 convolution and two residual blocks that halve the resolution."""
-
-    def __init__(self, image_channels: int, channels: int) -> None:
-        super().__init__()
-        quarter, half = channels // 4, channels // 2
-        self.pointwise = nn.Sequential(conv_bn(image_channels, quarter, 1, 1), nn.LeakyReLU(SLOPE, inplace=True))
-        self.to_half = ResidualConv2(quarter, half, 2)
-        self.to_quarter = ResidualConv2(half, channels, 2)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, c, H, W] -> [B, C/2, H/2, W/2] and [B, C, H/4, W/4]."""
-        half = self.to_half(self.pointwise(images))
-        return half, self.to_quarter(half)
-
-
-class PooledStem(nn.Module):
-    """3x3 convolutions at full and at half resolution, maximum pooling after them, a residual block at half resolution.
-
-    Where `StridedStem` leaves full resolution without having looked beyond single pixels.
-    """
-
-    def __init__(self, image_channels: int, channels: int) -> None:
-        super().__init__()
-        quarter, half = channels // 4, channels // 2
-        self.full = nn.Sequential(conv_bn(image_channels, quarter, 3, 1), nn.LeakyReLU(SLOPE, inplace=True))
-        self.to_half = nn.Sequential(
-            conv_bn(quarter, half, 3, 1),
-            nn.MaxPool2d(2),
-            nn.LeakyReLU(SLOPE, inplace=True),  # after pooling: the same values on a quarter of the pixels
-            ResidualConv2(half, half, 1),
-        )
-        self.to_quarter = nn.Sequential(
-            conv_bn(half, channels, 3, 1), nn.MaxPool2d(2), nn.LeakyReLU(SLOPE, inplace=True)
-        )
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, c, H, W] -> [B, C/2, H/2, W/2] and [B, C, H/4, W/4]."""
-        half = self.to_half(self.full(images))
-        return half, self.to_quarter(half)
-
-
-STEM_CLASSES: dict[str, type[nn.Module]] = {"strided": StridedStem, "pooled": PooledStem}
-
-
-def build_stem(name: str, image_channels: int, channels: int) -> nn.Module:
-    """Images [B, c, H, W] -> C/2 channels at half and C channels at 1/4 resolution; `name` is one of `STEM_CLASSES`."""
-    return STEM_CLASSES[name](image_channels, channels)
 
 
 def check_image_shape(image_shape: tuple[int, int, int]) -> None:

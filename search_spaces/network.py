@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
 from nas_osr.search_spaces.blocks import run_block
-from nas_osr.search_spaces.encoder import Normalise, build_stem
+from nas_osr.search_spaces.encoder import Normalise
 from nas_osr.search_spaces.layout import keep_layout
-from nas_osr.search_spaces.operations import get_operation
+from nas_osr.search_spaces.operations import operation_class
+from nas_osr.search_spaces.stems import stem_class
 
 if TYPE_CHECKING:
     from nas_osr.search_spaces.supernet import Supernet
@@ -31,7 +32,7 @@ class DiscreteNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(mean, std)
-        self.stem = build_stem(architecture.space.stem, image_channels, architecture.space.channels)
+        self.stem = stem_class(architecture.space.stem)(image_channels, architecture.space.channels)
         self.routes = {scale: cell_keys(branch) for scale, branch in sorted(architecture.branches.items())}
         self.cells = nn.ModuleDict()
         for scale, branch in sorted(architecture.branches.items()):
@@ -39,7 +40,7 @@ class DiscreteNetwork(nn.Module):
                 if key not in self.cells:
                     channels = architecture.space.channels * 2 ** branch.path[layer]
                     stride = 2 if key.endswith("halve") else 1
-                    make = get_operation(branch.operations[layer])
+                    make = operation_class(branch.operations[layer])
                     self.cells[key] = make(channels, channels * stride, stride)
 
     def forward(self, images: Tensor) -> Features:
@@ -75,9 +76,11 @@ def arrival_scale(key: str) -> int:
 
 def inherit_weights(network: DiscreteNetwork, supernet: Supernet, architecture: Architecture) -> None:
     """Copy the stem and the chosen operations of a supernet over the same architecture's space."""
+    operations = supernet.space.operations
     network.stem.load_state_dict(supernet.network.stem.state_dict())
     for scale, branch in architecture.branches.items():
         for layer, key in enumerate(network.routes[scale]):
             forms = supernet.network.halve if key.endswith("halve") else supernet.network.keep
-            source = forms[f"{layer}_{branch.path[layer]}"][branch.operations[layer]]
+            candidates = dict(zip(operations, forms[f"{layer}_{branch.path[layer]}"], strict=True))
+            source = candidates[branch.operations[layer]]
             network.cells[key].load_state_dict(source.state_dict())

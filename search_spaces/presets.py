@@ -7,42 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_osr.errors import UserError
-from nas_osr.search_spaces.space import PAPER_STEM, STEMS, SpaceDescription
-
-
-@dataclass(frozen=True)
-class SpaceConfig:
-    """The hierarchical space.
-
-    Attributes:
-        layers: number of cell layers L, at least 3 so that the 1/16 scale can be reached.
-        channels: C at 1/4 resolution, a multiple of 16; the scales 1/8 and 1/16 have 2C and 4C.
-        operations: the candidates of every cell; a dotted path names a user's own class.
-        branches: scales whose last map leaves the encoder; 2 (1/16) always, 0 and 1 feed the decoder when enabled.
-        stem: how images come to 1/4 resolution: "strided" (NAS-OSR's) or "pooled" (3x3 convolutions, then pooling).
-    """
-
-    layers: int = 6
-    channels: int = 256
-    operations: tuple[str, ...] = ("skip", "conv", "conv2")
-    branches: tuple[int, ...] = (2,)
-    stem: str = PAPER_STEM
-
-    def __post_init__(self) -> None:
-        if not 3 <= self.layers <= 64:
-            raise UserError(f"layers must be from 3 to 64, got {self.layers}")
-        if self.channels < 16 or self.channels % 16:
-            raise UserError(f"channels must be a positive multiple of 16, got {self.channels}")
-        if not self.operations or len(set(self.operations)) < len(self.operations):
-            raise UserError(f"operations must be a list of different names, got {list(self.operations)}")
-        if 2 not in self.branches or not set(self.branches) <= {0, 1, 2}:
-            raise UserError(f"branches must contain 2 and otherwise only 0 and 1, got {list(self.branches)}")
-        if self.stem not in STEMS:
-            raise UserError(f"stem must be one of {', '.join(STEMS)}, got {self.stem!r}")
-
-    def describe(self) -> SpaceDescription:
-        """What an architecture file says of this space."""
-        return SpaceDescription(self.layers, self.channels, tuple(self.operations), self.stem)
+from nas_osr.search_spaces.space import Space
 
 
 @dataclass(frozen=True)
@@ -59,7 +24,7 @@ class Preset:
         objective_settings: coefficients by objective that keep the cost in proportion.
     """
 
-    space: SpaceConfig
+    space: Space
     epochs: int
     warmup_epochs: int
     batch_size: int
@@ -81,7 +46,7 @@ TINY_OBJECTIVES = {"confidence": {"gan_width": 16}}
 
 PRESETS: dict[str, Preset] = {
     "paper": Preset(
-        space=SpaceConfig(channels=256),
+        space=Space(),
         epochs=60,
         warmup_epochs=30,
         batch_size=64,
@@ -93,7 +58,7 @@ PRESETS: dict[str, Preset] = {
     ),
     # two CPU cores and an hour for a search and a retraining on CIFAR-10
     "small": Preset(
-        space=SpaceConfig(channels=32),
+        space=Space(channels=32),
         epochs=20,
         warmup_epochs=10,
         batch_size=128,
@@ -106,7 +71,7 @@ PRESETS: dict[str, Preset] = {
     ),
     # seconds to a minute: tests and first steps
     "tiny": Preset(
-        space=SpaceConfig(layers=4, channels=16),
+        space=Space(layers=4, channels=16),
         epochs=20,
         warmup_epochs=8,
         batch_size=32,

@@ -2,30 +2,29 @@
 
 The space (NAS-OSR, section 3.1): L layers over the scales 0, 1, 2 (1/4, 1/8, 1/16 of the image side). Layer l has a
 cell at scale s iff the stem, which ends at scale 0, reaches it and an enabled branch can still be reached from it. A
-cell feeds the next layer at its own scale (keep) and at the next coarser one (halve).
+cell feeds the next layer at its own scale (keep) and at the next coarser one (halve). Free of torch.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from nas_osr.errors import UserError, show
+from nas_osr.plugins import check_name
+from nas_osr.search_spaces import paper
+from nas_osr.search_spaces.operations import OPERATIONS
+from nas_osr.search_spaces.stems import STEMS
 
 Cell = tuple[int, int]
 """(layer, scale), both counted from 0."""
 
-SPACE_NAME = "hierarchical"
-BUILT_IN_OPERATIONS = ("skip", "conv", "conv2")
-PAPER_STEM = "strided"
-STEMS = (PAPER_STEM, "pooled")
 NUM_SCALES = 3
 MAX_LAYERS = 64
+MIN_CHANNELS = 4  # a stem begins with a quarter of them
 MAX_CHANNELS = 8192
 MAX_OPERATIONS = 16
-_DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 
 
 def cells(layers: int, branches: Sequence[int]) -> list[Cell]:
@@ -64,41 +63,41 @@ def all_paths(layers: int, branch: int) -> list[tuple[int, ...]]:
 
 
 @dataclass(frozen=True)
-class SpaceDescription:
-    """What an architecture is chosen from.
+class Space:
+    """What an architecture is chosen from: the one description, of a request, a supernet and an architecture file.
 
     Attributes:
-        layers: L, 3 to 64.
-        channels: C, the channels at scale 0; scale s has C * 2**s.
-        operations: the candidates of every cell: built-in names, or dotted paths of plug-ins (never imported here).
-        stem: how images come to 1/4 resolution: "strided" (NAS-OSR's) or "pooled" (3x3 convolutions, then pooling).
+        layers: number of cell layers L, 3 to 64.
+        channels: C at 1/4 resolution, 4 to 8192; the scales 1/8 and 1/16 have 2C and 4C.
+        operations: the candidates of every cell, 1 to 16: names of `nas_osr.search_spaces.operations.OPERATIONS`, or
+            dotted paths of a user's own classes (never imported here).
+        branches: scales whose last map leaves the encoder, sorted; 2 (1/16) always, 0 and 1 feed the decoder.
+        stem: how images come to 1/4 resolution: a name of `nas_osr.search_spaces.stems.STEMS`, or a dotted path.
 
     Raises:
-        UserError: a field is out of range.
+        UserError: names the field that is out of range.
     """
 
-    layers: int
-    channels: int
-    operations: tuple[str, ...] = BUILT_IN_OPERATIONS
-    stem: str = PAPER_STEM
-    name: str = SPACE_NAME
+    layers: int = paper.LAYERS
+    channels: int = paper.CHANNELS
+    operations: tuple[str, ...] = paper.OPERATIONS
+    branches: tuple[int, ...] = paper.BRANCHES
+    stem: str = paper.STEM
 
     def __post_init__(self) -> None:
-        if self.name != SPACE_NAME:
-            raise UserError(f"space.name: expected {SPACE_NAME!r}, got {show(self.name)}")
-        if self.stem not in STEMS:
-            raise UserError(f"space.stem: expected one of {', '.join(STEMS)}, got {show(self.stem)}")
+        object.__setattr__(self, "operations", tuple(self.operations))
+        object.__setattr__(self, "branches", tuple(sorted(self.branches)))
         if not NUM_SCALES <= self.layers <= MAX_LAYERS:
-            raise UserError(f"space.layers: expected {NUM_SCALES} to {MAX_LAYERS}, got {show(self.layers)}")
-        if not 1 <= self.channels <= MAX_CHANNELS:
-            raise UserError(f"space.channels: expected 1 to {MAX_CHANNELS}, got {show(self.channels)}")
+            raise UserError(f"layers must be from {NUM_SCALES} to {MAX_LAYERS}, got {show(self.layers)}")
+        if not MIN_CHANNELS <= self.channels <= MAX_CHANNELS:
+            raise UserError(f"channels must be from {MIN_CHANNELS} to {MAX_CHANNELS}, got {show(self.channels)}")
         if not 1 <= len(self.operations) <= MAX_OPERATIONS:
-            raise UserError(f"space.operations: expected 1 to {MAX_OPERATIONS} names, got {len(self.operations)}")
+            raise UserError(f"operations must be 1 to {MAX_OPERATIONS} names, got {len(self.operations)}")
         if len(set(self.operations)) < len(self.operations):
-            raise UserError("space.operations: a name occurs twice")
+            raise UserError(f"operations must be different names, got {', '.join(map(show, self.operations))}")
         for operation in self.operations:
-            if operation not in BUILT_IN_OPERATIONS and not (
-                len(operation) <= 200 and _DOTTED_PATH.fullmatch(operation)
-            ):
-                known = ", ".join(BUILT_IN_OPERATIONS)
-                raise UserError(f"space.operations: {show(operation)} is neither of {known} nor a dotted path")
+            check_name("operation", operation, OPERATIONS, "operations: ")
+        check_name("stem", self.stem, STEMS, "stem: ")
+        scales = set(self.branches)
+        if NUM_SCALES - 1 not in scales or not scales <= set(range(NUM_SCALES)) or len(scales) < len(self.branches):
+            raise UserError(f"branches must contain 2 and otherwise only 0 and 1, got {list(self.branches)}")

@@ -19,15 +19,12 @@ with warnings.catch_warnings():
 
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.blocks import run_block
-from nas_osr.search_spaces.encoder import Normalise, build_stem
+from nas_osr.search_spaces.encoder import Normalise
 from nas_osr.search_spaces.layout import keep_layout
-from nas_osr.search_spaces.operations import get_operation
-from nas_osr.search_spaces.presets import SpaceConfig
-from nas_osr.search_spaces.space import cells
-
-INITIAL_LOGIT = 1e-3  # of every alpha and beta: all choices start equal
-
-Cell = tuple[int, int]  # (layer, scale)
+from nas_osr.search_spaces.operations import operation_class
+from nas_osr.search_spaces.paper import INITIAL_LOGIT
+from nas_osr.search_spaces.space import Cell, Space, cells
+from nas_osr.search_spaces.stems import stem_class
 
 
 class HierarchicalSpace(ModelSpace):
@@ -35,12 +32,12 @@ class HierarchicalSpace(ModelSpace):
 
     checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
-    def __init__(self, config: SpaceConfig, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(self, space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        self.config = config
-        self.cells = cells(config.layers, config.branches)
+        self.space = space
+        self.cells = cells(space.layers, space.branches)
         self.normalise = Normalise(mean, std)
-        self.stem = build_stem(config.stem, image_channels, config.channels)
+        self.stem = stem_class(space.stem)(image_channels, space.channels)
         self.keep, self.halve, self.inputs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for layer, scale in self.cells:
             key = f"{layer}_{scale}"
@@ -53,13 +50,13 @@ class HierarchicalSpace(ModelSpace):
 
     def keeps(self, layer: int, scale: int) -> bool:
         """Whether the keeping form of this cell is of use: another cell or an enabled branch takes it."""
-        return (layer + 1, scale) in self.cells or (layer == self.config.layers - 1 and scale in self.config.branches)
+        return (layer + 1, scale) in self.cells or (layer == self.space.layers - 1 and scale in self.space.branches)
 
     def _choice(self, layer: int, scale: int, stride: int) -> LayerChoice:
-        channels = self.config.channels * 2**scale
-        forms = {
-            name: get_operation(name, import_plugins=True)(channels, channels * stride, stride)
-            for name in self.config.operations
+        channels = self.space.channels * 2**scale
+        forms = {  # a module's name may hold no dot
+            name.replace(".", ":"): operation_class(name)(channels, channels * stride, stride)
+            for name in self.space.operations
         }
         return LayerChoice(forms, label=f"alpha_{layer}_{scale}")
 
@@ -69,7 +66,7 @@ class HierarchicalSpace(ModelSpace):
         inputs = {(0, 0): quarter}
         last = {-1: half, 0: quarter}
         branches: dict[int, Tensor] = {}
-        for layer in range(self.config.layers):
+        for layer in range(self.space.layers):
             arriving: dict[int, list[Tensor]] = {}
             for scale in (s for l, s in self.cells if l == layer):
                 x, key = inputs[layer, scale], f"{layer}_{scale}"
@@ -82,7 +79,7 @@ class HierarchicalSpace(ModelSpace):
                 key = f"{layer + 1}_{scale}"
                 map_ = self.inputs[key](maps) if len(maps) == 2 else maps[0]
                 last[scale] = map_
-                if layer == self.config.layers - 1:
+                if layer == self.space.layers - 1:
                     branches[scale] = keep_layout(map_)
                 else:
                     inputs[layer + 1, scale] = map_
@@ -97,12 +94,12 @@ class Supernet(nn.Module):
         architecture_parameters: label -> logits, in a fixed order; shared by the two forms of a cell.
     """
 
-    def __init__(self, space: HierarchicalSpace) -> None:
+    def __init__(self, mixed: HierarchicalSpace) -> None:
         super().__init__()
-        self.config = space.config
-        self.cells = space.cells
+        self.space = mixed.space
+        self.cells = mixed.cells
         strategy = DARTS()
-        self.network = strategy.mutate_model(space)
+        self.network = strategy.mutate_model(mixed)
         named = {str(label): logits for label, logits in strategy._arch_parameters.items()}
         self.architecture_parameters: dict[str, nn.Parameter] = {label: named[label] for label in sorted(named)}
         for logits in self.architecture_parameters.values():
@@ -137,12 +134,13 @@ class Supernet(nn.Module):
         return tuple(torch.softmax(logits, dim=0).tolist())
 
 
-def build_supernet(
-    config: SpaceConfig, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> Supernet:
-    """A supernet with fresh weights (from torch's global generator) and equal alphas and betas."""
+def build_supernet(space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Supernet:
+    """A supernet with fresh weights (from torch's global generator) and equal alphas and betas.
+
+    A user's own classes must have been imported (see `nas_osr.search_spaces.checks.check_space`).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        supernet = Supernet(HierarchicalSpace(config, image_channels, mean, std))
+        supernet = Supernet(HierarchicalSpace(space, image_channels, mean, std))
     logging.getLogger("nni").handlers.clear()  # nni writes its log to stdout, where results go
     return supernet

@@ -12,7 +12,7 @@ from nas_osr.outputs import FeatureShapes
 from nas_osr.runs.recorder import Recorder
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 
 ObjectiveFactory = Callable[[FeatureShapes, int], Objective]  # shapes of the encoder's maps, number of classes
 RuleFactory = Callable[[], ScoringRule]
@@ -33,6 +33,6 @@ class Strategy(Protocol):
         """UserError when this cannot be searched on these data; called before anything is written."""
 
     def search(
-        self, space: SpaceConfig, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder
+        self, space: Space, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder
     ) -> SearchResult:
         """Find an architecture, seeing known classes only."""

@@ -20,9 +20,9 @@ from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.shared import check_equal_options, open_recorder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.decoding import weights_from_record
 from nas_osr.search_spaces.architectures.export import export_architecture
-from nas_osr.search_spaces.architectures.graph import weights_from_record
-from nas_osr.search_spaces.encoder import check_image_shape
+from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.prepare import check_compiler
 from nas_osr.strategies.base import SearchResult, Strategy
 from nas_osr.strategies.bilevel.pseudo_unknown import choose_pseudo_unknown
@@ -55,7 +55,7 @@ def run_search(config: SearchRequest, command: list[str], estimate: bool = True)
         import_plugin(module)
     config = check_request(config)
     protocol = config.published_protocol(config.split)
-    check_image_shape(protocol.image_shape)
+    check_space(config.space(), protocol.image_shape)
     chosen = objective_class(config.objective)
     objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "search")
     check_outliers(config.objective, objective_config, config.outliers)
@@ -120,7 +120,7 @@ def write_result(run: RunFolder, result: SearchResult, config: SearchRequest) ->
     architecture = result.architecture
     architecture.save(run.path / "architecture.json")
     best = next(record for record in result.history if record["epoch"] == architecture.found["epoch"])
-    weights = weights_from_record(best, architecture.space, config.space().branches)
+    weights = weights_from_record(best, architecture.space)
     export_architecture(architecture, weights, PICTURES, run.path)
     run.finish()
     return read_result(run)

@@ -8,7 +8,8 @@ from nas_osr.configuration import check_choice, check_not_negative, check_positi
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class
 from nas_osr.requests import RunRequest
-from nas_osr.search_spaces.presets import SpaceConfig, get_preset
+from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.space import Space
 
 STRATEGIES = ("pas", "darts")
 STOP_RULES = ("skips", "entropy")  # the warnings of `nas_osr.strategies.bilevel.search_monitors` that may end a search
@@ -25,7 +26,8 @@ class SearchRequest(RunRequest):
         channels: channels C at 1/4 resolution.
         operations: candidates of each cell, by name or dotted path.
         branches: scales that leave the encoder; 2 always.
-        stem: how images come to 1/4 resolution: strided (the paper's) or pooled (3x3 convolutions, then pooling).
+        stem: how images come to 1/4 resolution: strided (the paper's), pooled (3x3 convolutions, then pooling) or a
+            dotted path.
         warmup_epochs: first epochs that update weights only.
         weight_lr: learning rate of the weights (Adam).
         weight_decay: weight decay of the weights.
@@ -93,11 +95,11 @@ class SearchRequest(RunRequest):
             )
         return filled
 
-    def space(self) -> SpaceConfig:
+    def space(self) -> Space:
         """The space of a resolved configuration."""
         assert self.layers is not None and self.channels is not None and self.stem is not None
         operations, branches = tuple(self.operations or ()), tuple(self.branches or ())
-        return SpaceConfig(self.layers, self.channels, operations, branches, self.stem)
+        return Space(self.layers, self.channels, operations, branches, self.stem)
 
 
 def check_request(config: SearchRequest) -> SearchRequest:
@@ -105,8 +107,4 @@ def check_request(config: SearchRequest) -> SearchRequest:
     config = config.resolved()
     if config.strategy not in STRATEGIES:
         raise UserError(f"unknown strategy {config.strategy!r}: choose one of {', '.join(STRATEGIES)}")
-    from nas_osr.search_spaces.operations import get_operation  # imports torch
-
-    for operation in config.space().operations:
-        get_operation(operation, import_plugins=True)
     return replace(config, rule=config.rule or objective_class(config.objective).default_rule)

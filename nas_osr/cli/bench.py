@@ -174,8 +174,7 @@ def measure(config: BenchConfig, protocol: Protocol, fabric: Fabric) -> dict[str
     search_config = SearchRequest(**shared(config, SearchRequest)).resolved()
     given = shared(config, RetrainRequest)
     if config.network is None:
-        space = search_config.space()
-        architecture = load_architecture(config.architecture or "random:0", space.describe(), space.branches)
+        architecture = load_architecture(config.architecture or "random:0", search_config.space())
         given["architecture"] = architecture.to_dict()
         # what the search space was given by hand is also the width that is retrained
         given["channels"] = config.channels if config.retrain_channels is None else config.retrain_channels

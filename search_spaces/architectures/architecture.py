@@ -10,9 +10,11 @@ from typing import Any
 from nas_osr.errors import UserError, show
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check_json_value, parse_json, read_text
-from nas_osr.search_spaces.space import NUM_SCALES, PAPER_STEM, Cell, SpaceDescription
+from nas_osr.search_spaces import paper
+from nas_osr.search_spaces.space import NUM_SCALES, Cell, Space
 
 SCHEMA = 1
+SPACE_NAME = "hierarchical"
 _MAX_FOUND_DEPTH = 8
 
 
@@ -36,20 +38,21 @@ class Architecture:
     Branches that share a cell agree on the operation and on the way to it, so that every cell has one input.
 
     Attributes:
-        branches: by scale, sorted; scale 2 is always among them.
+        branches: by scale, sorted: the space's.
         found: where it comes from (strategy, objective, rule, protocol, split, seed, F1, epoch, ...): plain JSON.
 
     Raises:
         UserError: names the field that is wrong.
     """
 
-    space: SpaceDescription
+    space: Space
     branches: dict[int, Branch]
     found: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if NUM_SCALES - 1 not in self.branches:
-            raise UserError(f"branches: branch {NUM_SCALES - 1} (1/16) is missing")
+        if tuple(sorted(self.branches)) != self.space.branches:
+            expected = ", ".join(map(str, self.space.branches))
+            raise UserError(f"branches: expected those of the space, {expected}, got {sorted(self.branches)}")
         for scale, branch in self.branches.items():
             _check_branch(self.space, scale, branch)
         _check_shared_cells(self.branches)
@@ -59,12 +62,12 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """The plain value that `architecture.json` holds."""
         space = {
-            "name": self.space.name,
+            "name": SPACE_NAME,
             "layers": self.space.layers,
             "channels": self.space.channels,
             "operations": list(self.space.operations),
         }
-        if self.space.stem != PAPER_STEM:  # files of the usual space are as they always were
+        if self.space.stem != paper.STEM:  # files of the usual space are as they always were
             space["stem"] = self.space.stem
         branches = {
             str(scale): {"path": list(branch.path), "operations": list(branch.operations)}
@@ -100,17 +103,6 @@ class Architecture:
         return cls.from_json(read_text(path), str(path))
 
 
-def check_image_shape(architecture: Architecture, image_shape: tuple[int, int, int]) -> None:
-    """Raise UserError unless both sides of (C, H, W) are multiples of the coarsest branch's stride, 16 pixels."""
-    stride = 4 << max(architecture.branches)
-    _, height, width = image_shape
-    if height <= 0 or width <= 0 or height % stride or width % stride:
-        raise UserError(
-            f"image size {height}x{width} does not fit the architecture: both sides must be multiples of {stride} "
-            "(pad or resize the images)"
-        )
-
-
 # Checking
 
 
@@ -120,13 +112,8 @@ def _architecture_from(value: Any) -> Architecture:
     if as_integer(top["schema"], "schema") != SCHEMA:
         raise UserError(f"schema: expected {SCHEMA}, got {show(top['schema'])}")
     description = as_fields(top["space"], "space", ("name", "layers", "channels", "operations"), ("stem",))
-    space = SpaceDescription(
-        name=as_string(description["name"], "space.name"),
-        layers=as_integer(description["layers"], "space.layers"),
-        channels=as_integer(description["channels"], "space.channels"),
-        operations=as_items(description["operations"], "space.operations", as_string),
-        stem=as_string(description.get("stem", PAPER_STEM), "space.stem"),
-    )
+    if description["name"] != SPACE_NAME:
+        raise UserError(f"space.name: expected {SPACE_NAME!r}, got {show(description['name'])}")
     if not isinstance(top["branches"], dict):
         raise UserError(f"branches: expected an object, got {show(top['branches'])}")
     branches = {}
@@ -139,15 +126,23 @@ def _architecture_from(value: Any) -> Architecture:
             path=as_items(branch["path"], f"{where}.path", as_integer),
             operations=as_items(branch["operations"], f"{where}.operations", as_string),
         )
+    if NUM_SCALES - 1 not in branches:
+        raise UserError(f"branches: branch {NUM_SCALES - 1} (1/16) is missing")
+    layers = as_integer(description["layers"], "space.layers")
+    channels = as_integer(description["channels"], "space.channels")
+    operations = as_items(description["operations"], "space.operations", as_string)
+    stem = as_string(description.get("stem", paper.STEM), "space.stem")
+    try:
+        space = Space(layers, channels, operations, tuple(branches), stem)
+    except UserError as error:
+        raise UserError(f"space.{error}") from None
     if not isinstance(top["found"], dict):
         raise UserError(f"found: expected an object, got {show(top['found'])}")
     return Architecture(space, branches, top["found"])
 
 
-def _check_branch(space: SpaceDescription, scale: int, branch: Branch) -> None:
+def _check_branch(space: Space, scale: int, branch: Branch) -> None:
     where = f"branches.{scale}"
-    if not 0 <= scale < NUM_SCALES:
-        raise UserError(f"branches: expected scales 0 to {NUM_SCALES - 1}, got {show(scale)}")
     for name, items in (("path", branch.path), ("operations", branch.operations)):
         if len(items) != space.layers:
             raise UserError(f"{where}.{name}: expected {space.layers} entries, one per layer, got {len(items)}")
@@ -164,7 +159,7 @@ def _check_branch(space: SpaceDescription, scale: int, branch: Branch) -> None:
 
 
 def _check_shared_cells(branches: dict[int, Branch]) -> None:
-    cell = _inconsistent_cell(branches)
+    cell = inconsistent_cell(branches)
     if cell is not None:
         raise UserError(
             f"branches: two branches share the cell of layer {cell[0]} at scale {cell[1]} but differ in its operation "
@@ -172,7 +167,7 @@ def _check_shared_cells(branches: dict[int, Branch]) -> None:
         )
 
 
-def _inconsistent_cell(branches: dict[int, Branch]) -> Cell | None:
+def inconsistent_cell(branches: dict[int, Branch]) -> Cell | None:
     """The first cell that two branches share without agreeing on the operations and the path up to it."""
     ways: dict[Cell, tuple[object, object]] = {}
     for _, branch in sorted(branches.items()):

@@ -8,14 +8,8 @@ from pathlib import Path
 from nas_osr.errors import UserError
 from nas_osr.files.storage import file_errors, read_records, replace_file
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.graph import (
-    ArchitectureWeights,
-    format_graphml,
-    read_graphml,
-    to_graph,
-    weights_from_graph,
-    weights_from_record,
-)
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, weights_from_record
+from nas_osr.search_spaces.architectures.graph import format_graphml, read_graphml, to_graph, weights_from_graph
 from nas_osr.search_spaces.architectures.picture import draw, format_dot
 from nas_osr.search_spaces.architectures.references import load_architecture, published_names
 
@@ -93,6 +87,5 @@ def read_weights(history: Path, architecture: Architecture) -> ArchitectureWeigh
         return None
     for record in read_records(history):
         if record.get("epoch") == epoch:
-            where = f"{history}, epoch {epoch}"
-            return weights_from_record(record, architecture.space, list(architecture.branches), where)
+            return weights_from_record(record, architecture.space, f"{history}, epoch {epoch}")
     raise UserError(f"{history}: no record of epoch {epoch}, in which the architecture was found")

@@ -17,9 +17,10 @@ from typing import Any
 import graphviz
 
 from nas_osr.errors import UserError
+from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.graph import ArchitectureWeights, name_cell
-from nas_osr.search_spaces.space import PAPER_STEM, Cell, cells, edges
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, name_cell
+from nas_osr.search_spaces.space import Cell, cells, edges
 
 Point = tuple[float, float]
 
@@ -58,7 +59,7 @@ def find_program() -> str:
 
 def format_dot(architecture: Architecture, weights: ArchitectureWeights | None = None) -> str:
     """DOT text: chosen path and operations bold and blue, the rest faint, with alphas and betas where there are any."""
-    space, branches = architecture.space, list(architecture.branches)
+    space, branches = architecture.space, architecture.space.branches
     layout = _Layout(space.layers, max(branches), space.operations)
     dot = graphviz.Digraph("architecture", comment="draw with: neato -n2 -Tsvg")
     dot.attr("graph", layout="neato", inputscale="72", splines="true", outputorder="edgesfirst")
@@ -67,7 +68,7 @@ def format_dot(architecture: Architecture, weights: ArchitectureWeights | None =
     dot.attr("edge", fontname=_FONT, fontsize="10", arrowsize="0.7")
 
     _add_captions(dot, architecture, layout, weights is not None)
-    _add_end(dot, "stem", "stem" if space.stem == PAPER_STEM else f"{space.stem}\nstem", layout.stem)
+    _add_end(dot, "stem", "stem" if space.stem == paper.STEM else f"{space.stem}\nstem", layout.stem)
     found = architecture.branches.values()
     chosen = {cell: branch.operations[cell[0]] for branch in found for cell in enumerate(branch.path)}
     for cell in cells(space.layers, branches):

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
 from nas_osr.errors import UserError, show
 from nas_osr.files.storage import read_config
-from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, _inconsistent_cell
-from nas_osr.search_spaces.space import SpaceDescription, all_paths, cells
+from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, inconsistent_cell
+from nas_osr.search_spaces.architectures.graph import from_graph, read_graphml
+from nas_osr.search_spaces.space import Space, all_paths, cells
 
 
-def sample_architecture(space: SpaceDescription, branches: Sequence[int] = (2,), seed: int = 0) -> Architecture:
+def sample_architecture(space: Space, seed: int = 0) -> Architecture:
     """A random architecture: paths uniform over all (jointly consistent) paths, then each cell's operation uniform.
 
     The same arguments give the same architecture.
     """
     generator = random.Random(seed)
-    choices = {branch: all_paths(space.layers, branch) for branch in sorted(branches)}
+    choices = {branch: all_paths(space.layers, branch) for branch in space.branches}
     while True:
         paths = {branch: generator.choice(paths) for branch, paths in choices.items()}
-        chosen = {cell: generator.choice(space.operations) for cell in cells(space.layers, branches)}
+        chosen = {cell: generator.choice(space.operations) for cell in cells(space.layers, space.branches)}
         found = {
             branch: Branch(path, tuple(chosen[cell] for cell in enumerate(path))) for branch, path in paths.items()
         }
-        if _inconsistent_cell(found) is None:
+        if inconsistent_cell(found) is None:
             return Architecture(space, found, {"strategy": "random", "seed": seed})
 
 
@@ -45,14 +45,12 @@ def published(name: str = "published") -> Architecture:
     return Architecture.from_json(file.read_text(encoding="utf-8"), file.name)
 
 
-def load_architecture(
-    reference: str | Path, space: SpaceDescription | None = None, branches: Sequence[int] = (2,)
-) -> Architecture:
+def load_architecture(reference: str | Path, space: Space | None = None) -> Architecture:
     """The architecture that a user names.
 
     Args:
         reference: a published name, a run folder, a `.json` or `.graphml` file, or "random:SEED".
-        space, branches: what "random:SEED" samples from; unused otherwise.
+        space: what "random:SEED" samples from; unused otherwise.
 
     Raises:
         UserError: there is no such thing, or it is not an architecture.
@@ -65,7 +63,7 @@ def load_architecture(
             raise UserError(f"{text}: a random architecture needs a search space to sample from (choose a preset)")
         if not re.fullmatch(r"[0-9]{1,18}", text.removeprefix("random:"), re.ASCII):
             raise UserError(f"{show(text)}: expected random:SEED with a whole number, such as random:0")
-        return sample_architecture(space, branches, int(text.removeprefix("random:")))
+        return sample_architecture(space, int(text.removeprefix("random:")))
     path = Path(reference)
     if path.is_dir():
         refuse_network(path)
@@ -76,8 +74,6 @@ def load_architecture(
             f"or one of {', '.join(published_names())}"
         )
     if path.suffix == ".graphml":
-        from nas_osr.search_spaces.architectures.graph import from_graph, read_graphml
-
         return from_graph(read_graphml(path), str(path))
     return Architecture.load(path)
 

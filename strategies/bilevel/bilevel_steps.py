@@ -23,6 +23,7 @@ from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import ObjectiveFactory
@@ -54,6 +55,7 @@ def benchmark_search(
         UserError: anything in the request is wrong.
     """
     config = check_request(config)
+    check_space(config.space(), protocol.image_shape)
     levels = build_levels(config, protocol, fabric)
     evaluations, forms = count_cell_evaluations(levels.supernet, protocol.image_shape)
     result = measure_steps(make_steps(levels, config, protocol), fabric, rounds, warmup)

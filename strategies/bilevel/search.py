@@ -31,11 +31,11 @@ from nas_osr.ranks.replicas import assert_equal, average_gradients, average_stat
 from nas_osr.runs.recorder import Recorder
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.graph import decode, weights_from_record
+from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
 from nas_osr.search_spaces.prepare import prepare_encoder
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import ObjectiveFactory, RuleFactory, SearchResult
@@ -141,14 +141,14 @@ class Bilevel:
         return split_for_search(data, pseudo, config.seed, config.rule_sample)
 
     def _build(
-        self, space: SpaceConfig, objective: ObjectiveFactory, protocol: Protocol, num_kept: int
+        self, space: Space, objective: ObjectiveFactory, protocol: Protocol, num_kept: int
     ) -> tuple[Supernet, Objective]:
         """The supernet and its heads with fresh weights."""
         supernet = build_supernet(space, protocol.image_shape[0], protocol.mean, protocol.std)
         return supernet, objective(feature_shapes(supernet, protocol.image_shape), num_kept)
 
     def search(
-        self, space: SpaceConfig, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder
+        self, space: Space, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder
     ) -> SearchResult:
         """Search; see `nas_osr.strategies.base.Strategy`. Torch's global random state is left as it was."""
         config, protocol = self.config, data.protocol
@@ -251,10 +251,10 @@ class Bilevel:
     def _judge(self, levels: Levels, rule: RuleFactory, split: SearchData, protocol: Protocol) -> dict[str, Any]:
         """Score the supernet and its decoded network; what the history says of them."""
         supernet, learner = levels.supernet, levels.learner
-        description = supernet.config.describe()
+        space = supernet.space
         alpha, beta = supernet.alphas(), supernet.betas()
-        branches = decode(description, supernet.config.branches, alpha, beta)
-        architecture = Architecture(description, branches, {})
+        branches = decode(space, alpha, beta)
+        architecture = Architecture(space, branches, {})
         network = DiscreteNetwork(architecture, protocol.image_shape[0], protocol.mean, protocol.std).to(
             memory_format=torch.channels_last
         )
@@ -268,7 +268,7 @@ class Bilevel:
         return {
             **scores,
             **{f"discrete_{name}": value for name, value in discrete.items()},
-            "alpha": {f"{l}/{s}": dict(zip(description.operations, p, strict=True)) for (l, s), p in alpha.items()},
+            "alpha": {f"{l}/{s}": dict(zip(space.operations, p, strict=True)) for (l, s), p in alpha.items()},
             "beta": {f"{l}/{s}": {"finer": p[0], "same": p[1]} for (l, s), p in beta.items()},
             "branches": {
                 str(scale): {"path": list(branch.path), "operations": list(branch.operations)}
@@ -279,9 +279,8 @@ class Bilevel:
     def _architecture(self, best: dict[str, Any], split: SearchData) -> Architecture:
         """The architecture of the winning epoch, with where it comes from."""
         config = self.config
-        description = config.space().describe()
-        branches = config.space().branches
-        weights = weights_from_record(best, description, branches)
+        space = config.space()
+        weights = weights_from_record(best, space)
         assert weights is not None
         found = {
             "strategy": config.strategy,
@@ -295,7 +294,7 @@ class Bilevel:
             "epoch": best["epoch"],
             "F1": best["f1"],
         }
-        return Architecture(description, decode(description, branches, weights.alpha, weights.beta), found)
+        return Architecture(space, decode(space, weights.alpha, weights.beta), found)
 
 
 def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:

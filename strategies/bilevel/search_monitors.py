@@ -138,7 +138,8 @@ def all_warnings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def parameter_free(supernet: Supernet) -> set[str]:
     """The operations without a parameter where they keep the resolution (where skip halves it, it has some)."""
     forms = next(iter(supernet.network.keep.values()))
-    return {name for name in supernet.config.operations if not list(forms[name].parameters())}
+    candidates = zip(supernet.space.operations, forms, strict=True)
+    return {name for name, form in candidates if not list(form.parameters())}
 
 
 def decoded_operations(branches: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -22,8 +22,9 @@ from nas_osr.cost.steps import Step, leave_no_trace
 from nas_osr.data.protocols import make_protocol
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.retrain_steps import make_step
-from nas_osr.search_spaces import layout, network, operations
+from nas_osr.search_spaces import layout, network
 from nas_osr.search_spaces import supernet as hierarchical
+from nas_osr.search_spaces.operations import parts
 from nas_osr.strategies.bilevel.bilevel_steps import build_levels, make_steps
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -41,7 +42,7 @@ def only(paths: tuple[str, ...]) -> Iterator[None]:
         if "layout" not in paths:
             for module in (hierarchical, network):
                 stack.enter_context(mock.patch.object(module, "keep_layout", lambda maps: maps))
-            plain = mock.patch.object(operations, "subsample", lambda x, start: x[:, :, start::2, start::2])
+            plain = mock.patch.object(parts, "subsample", lambda x, start: x[:, :, start::2, start::2])
             stack.enter_context(plain)
         if "fused" not in paths:
             for kind in (torch.optim.Adam, torch.optim.SGD):

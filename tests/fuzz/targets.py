@@ -7,7 +7,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -36,8 +36,9 @@ from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.retrain.reopen import only_split, read_retrain_config
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.runs.folder import RunFolder
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import load_with_weights, render
-from nas_osr.search_spaces.architectures.graph import ArchitectureWeights, format_graphml, to_graph
+from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph
 from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.sweeps.file import read_sweep
@@ -68,7 +69,7 @@ class Target:
 
 def searched() -> tuple[Any, list[dict[str, Any]]]:
     """An architecture with the history of its search."""
-    architecture = sample_architecture(published().space, (1, 2), 3)
+    architecture = sample_architecture(replace(published().space, branches=(1, 2)), 3)
     architecture.found.update({"epoch": 1, "F1": 0.5})
     weights = uniform_weights(architecture)
     names = ("finer", "same")
@@ -82,10 +83,10 @@ def searched() -> tuple[Any, list[dict[str, Any]]]:
 def uniform_weights(architecture: Any) -> ArchitectureWeights:
     from nas_osr.search_spaces.space import cells, mixing_cells
 
-    space, branches = architecture.space, list(architecture.branches)
+    space = architecture.space
     share = 1 / len(space.operations)
-    alpha = {cell: (share,) * len(space.operations) for cell in cells(space.layers, branches)}
-    return ArchitectureWeights(alpha, dict.fromkeys(mixing_cells(space.layers, branches), (0.25, 0.75)))
+    alpha = {cell: (share,) * len(space.operations) for cell in cells(space.layers, space.branches)}
+    return ArchitectureWeights(alpha, dict.fromkeys(mixing_cells(space.layers, space.branches), (0.25, 0.75)))
 
 
 def seeds_architecture() -> list[bytes]:

@@ -19,7 +19,7 @@ from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.train import train
 from nas_osr.scoring import make_rule
 from nas_osr.search_spaces.architectures.references import sample_architecture
-from nas_osr.search_spaces.space import SpaceDescription
+from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.bilevel.search import Bilevel
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
@@ -114,7 +114,7 @@ def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str
     name, settings = VARIANTS[variant]
     protocol = data.protocol
     config = resolve_objective_config(name, settings, protocol, "retrain")
-    architecture = sample_architecture(SpaceDescription(3, 16, ("skip", "conv", "conv2")), (2,), 0)
+    architecture = sample_architecture(Space(3, 16), 0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         learner: Learner = build_learner(architecture, protocol, name, config)

@@ -25,7 +25,7 @@ def test_width_of_a_retrained_network() -> None:
     assert resolve_architecture(RetrainRequest(channels=48)).space.channels == 48
     assert resolve_architecture(RetrainRequest(channels=48)).branches == architecture.branches
     found = resolve_architecture(RetrainRequest(architecture="random:3", channels=0))
-    assert found.branches == sample_architecture(found.space, (2,), 3).branches
+    assert found.branches == sample_architecture(found.space, 3).branches
 
 
 def test_stem_of_a_retrained_network(tmp_path: Path) -> None:

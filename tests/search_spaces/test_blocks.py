@@ -15,7 +15,7 @@ from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.blocks import checkpoint_blocks
 from nas_osr.search_spaces.network import DiscreteNetwork
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.search_request import SearchRequest
 
@@ -26,12 +26,11 @@ KINDS = ("supernet", "network", "cac", "dhrnet", "resnet18", "vgg13")
 
 def build(kind: str) -> nn.Module:
     torch.manual_seed(0)
-    space = SpaceConfig(layers=4, channels=16)
+    space = Space(layers=4, channels=16)
     if kind == "supernet":
         return build_supernet(space, 3, MEAN, STD)
     if kind == "network":
-        description = space.describe()
-        return DiscreteNetwork(sample_architecture(description, space.branches, 1), 3, MEAN, STD)
+        return DiscreteNetwork(sample_architecture(space, 1), 3, MEAN, STD)
     return build_network(kind, 3, MEAN, STD, (3, 32, 32))
 
 

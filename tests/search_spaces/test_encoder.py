@@ -1,4 +1,4 @@
-"""The stems: their maps, and each as plain torch calls in the order of its definition."""
+"""What an encoder starts with: the stems, and which images fit."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.search_spaces.encoder import STEM_CLASSES, build_stem
-from nas_osr.search_spaces.space import STEMS
+from nas_osr.errors import UserError
+from nas_osr.search_spaces.encoder import check_image_shape
+from nas_osr.search_spaces.stems import STEMS, stem_class
 
 SLOPE = 0.2
-
-
-def test_the_stems_that_a_file_may_name_are_those_that_can_be_built() -> None:
-    assert tuple(STEM_CLASSES) == STEMS
 
 
 @pytest.mark.parametrize("name", STEMS)
 @pytest.mark.parametrize(("image_channels", "side"), [(1, 16), (3, 32)])
 def test_maps_at_half_and_at_a_quarter(name: str, image_channels: int, side: int) -> None:
-    stem = build_stem(name, image_channels, 32)
+    stem = stem_class(name)(image_channels, 32)
     half, quarter = stem(torch.rand(4, image_channels, side, side))
     assert half.shape == (4, 16, side // 2, side // 2)
     assert quarter.shape == (4, 32, side // 4, side // 4)
@@ -41,7 +38,7 @@ def activation(x: Tensor) -> Tensor:
 
 def test_the_pooled_stem_by_its_definition() -> None:
     torch.manual_seed(0)
-    stem = build_stem("pooled", 3, 16)
+    stem = stem_class("pooled")(3, 16)
     for module in stem.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight)  # negative ones, too: pooling comes after BatchNorm
@@ -58,3 +55,11 @@ def test_the_pooled_stem_by_its_definition() -> None:
     found = stem(images)
     torch.testing.assert_close(found[0], half, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1], quarter, rtol=1e-5, atol=1e-5)
+
+
+def test_image_sides_must_be_multiples_of_sixteen() -> None:
+    for shape in ((3, 32, 32), (1, 64, 48)):
+        check_image_shape(shape)
+    for shape in ((3, 28, 28), (3, 32, 40), (1, 0, 16)):
+        with pytest.raises(UserError, match=f"multiples of 16, got {shape[1]}x{shape[2]}"):
+            check_image_shape(shape)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.layout import Convolution, dense_convolution, keep_layout, subsample
 from nas_osr.search_spaces.network import DiscreteNetwork
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 
 LAST = torch.channels_last
@@ -93,13 +93,12 @@ class Layouts(TorchDispatchMode):
 @pytest.mark.parametrize("head", ["flat", "pooled"])
 def test_a_backward_pass_never_mixes_layouts(kind: str, head: str) -> None:
     torch.manual_seed(0)
-    config = SpaceConfig(layers=4, channels=16)
+    config = Space(layers=4, channels=16)
     network: nn.Module
     if kind == "supernet":
         network = build_supernet(config, 3, (0.5,) * 3, (0.2,) * 3)
     else:
-        description = config.describe()
-        network = DiscreteNetwork(sample_architecture(description, config.branches, 1), 3, (0.5,) * 3, (0.2,) * 3)
+        network = DiscreteNetwork(sample_architecture(config, 1), 3, (0.5,) * 3, (0.2,) * 3)
     network = network.to(memory_format=LAST)
     last = network(torch.rand(4, 3, 32, 32).contiguous(memory_format=LAST)).branches[2]
     loss = (last.flatten(1) if head == "flat" else last.mean(dim=(2, 3))).square().sum()
@@ -110,7 +109,7 @@ def test_a_backward_pass_never_mixes_layouts(kind: str, head: str) -> None:
 
 def test_a_supernet_has_the_gradients_of_plain_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    supernet = build_supernet(SpaceConfig(layers=4, channels=16), 3, (0.5,) * 3, (0.2,) * 3)
+    supernet = build_supernet(Space(layers=4, channels=16), 3, (0.5,) * 3, (0.2,) * 3)
     images = torch.rand(8, 3, 32, 32)
 
     def run() -> list[Tensor]:

@@ -14,7 +14,7 @@ from nas_osr.objectives.cross_entropy import CrossEntropyConfig
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.training.learner import Learner
 
@@ -24,7 +24,7 @@ IMAGES = torch.rand(4, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 def build() -> Learner:
     torch.manual_seed(0)
-    encoder = build_supernet(SpaceConfig(layers=3, channels=16, operations=("skip", "conv2")), 1, (0.5,), (0.2,))
+    encoder = build_supernet(Space(layers=3, channels=16, operations=("skip", "conv2")), 1, (0.5,), (0.2,))
     shapes = feature_shapes(encoder, SHAPE)
     return Learner(encoder, make_objective("cross_entropy", shapes, SHAPE, 3, CrossEntropyConfig()))
 

@@ -11,8 +11,7 @@ from nas_osr.search_spaces.architectures.architecture import Architecture, Branc
 from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
-from nas_osr.search_spaces.presets import SpaceConfig
-from nas_osr.search_spaces.space import SpaceDescription, all_paths
+from nas_osr.search_spaces.space import Space, all_paths
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -27,7 +26,7 @@ def supernet(request: pytest.FixtureRequest) -> Supernet:
     """A supernet with random alphas, betas and BatchNorm statistics."""
     layers, branches, stem = request.param
     torch.manual_seed(0)
-    net = build_supernet(SpaceConfig(layers=layers, channels=16, branches=branches, stem=stem), 3, MEAN, STD)
+    net = build_supernet(Space(layers=layers, channels=16, branches=branches, stem=stem), 3, MEAN, STD)
     for logits in net.architecture_parameters.values():
         nn.init.normal_(logits)
     net.train()(torch.rand(16, 3, 32, 32))
@@ -36,7 +35,7 @@ def supernet(request: pytest.FixtureRequest) -> Supernet:
 
 def plain_forward(net: Supernet, images: Tensor) -> dict[int, Tensor]:
     """The branches by the definition, node by node: mix the inputs, evaluate each form once (NAS-OSR, eq. 2)."""
-    parameters, config = net.architecture_parameters, net.config
+    parameters, config = net.architecture_parameters, net.space
     mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
     stem = net.network.stem((images - mean) / std)[1]
 
@@ -88,7 +87,7 @@ def choose(net: Supernet, architecture: Architecture) -> None:
             for layer, (scale, operation) in enumerate(zip(branch.path, branch.operations, strict=True)):
                 alpha = net.architecture_parameters[f"alpha_{layer}_{scale}"]
                 alpha.fill_(-100.0)
-                alpha[net.config.operations.index(operation)] = 100.0
+                alpha[net.space.operations.index(operation)] = 100.0
                 beta = net.architecture_parameters.get(f"beta_{layer}_{scale}")
                 if beta is not None:
                     finer = branch.path[layer - 1] < scale
@@ -97,9 +96,7 @@ def choose(net: Supernet, architecture: Architecture) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_discrete_network_equals_one_hot_supernet(supernet: Supernet, seed: int) -> None:
-    config = supernet.config
-    description = config.describe()
-    architecture = sample_architecture(description, config.branches, seed)
+    architecture = sample_architecture(supernet.space, seed)
     before = {label: logits.detach().clone() for label, logits in supernet.architecture_parameters.items()}
     choose(supernet, architecture)
     network = DiscreteNetwork(architecture, 3, MEAN, STD).eval()
@@ -116,7 +113,7 @@ def test_discrete_network_equals_one_hot_supernet(supernet: Supernet, seed: int)
 
 def test_only_useful_cells_are_built() -> None:
     """Every built form lies on some path to the 1/16 branch, and every such form is built."""
-    net = build_supernet(SpaceConfig(layers=6, channels=16), 3, MEAN, STD)
+    net = build_supernet(Space(layers=6, channels=16), 3, MEAN, STD)
     on_paths = set()
     for path in all_paths(6, 2):
         for layer, (here, there) in enumerate(zip(path, (*path[1:], path[-1]), strict=True)):
@@ -133,7 +130,7 @@ def test_only_useful_cells_are_built() -> None:
 
 
 def test_forms_of_a_cell_share_one_alpha_and_all_choices_start_equal() -> None:
-    net = build_supernet(SpaceConfig(layers=6, channels=16), 3, MEAN, STD)
+    net = build_supernet(Space(layers=6, channels=16), 3, MEAN, STD)
     assert net.network.keep["1_0"]._arch_alpha is net.network.halve["1_0"]._arch_alpha
     for probabilities in (*net.alphas().values(), *net.betas().values()):
         assert len(set(probabilities)) == 1 or probabilities in ((1.0, 0.0), (0.0, 1.0))
@@ -144,7 +141,7 @@ def test_forms_of_a_cell_share_one_alpha_and_all_choices_start_equal() -> None:
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 64)])
 def test_feature_shapes_for_other_images(channels: int, size: int) -> None:
-    architecture = Architecture(SpaceDescription(3, 16), {2: Branch((0, 1, 2), ("conv",) * 3)})
+    architecture = Architecture(Space(3, 16), {2: Branch((0, 1, 2), ("conv",) * 3)})
     network = DiscreteNetwork(architecture, channels, (0.5,) * channels, (0.5,) * channels)
     shapes = feature_shapes(network, (channels, size, size))
     assert shapes.branches == {2: (64, size // 16, size // 16)}

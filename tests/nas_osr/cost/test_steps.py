@@ -29,7 +29,7 @@ from nas_osr.cost.steps import (
 from nas_osr.data.protocols import make_protocol
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.retrain_steps import make_step
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 from nas_osr.strategies.bilevel.bilevel_steps import build_levels, count_cell_evaluations, make_steps
 from nas_osr.strategies.search_request import SearchRequest
@@ -226,7 +226,7 @@ def test_objectives_of_all_kinds_can_be_measured(objective: str, settings: dict[
     [(3, (2,), 3), (4, (2,), 8), (6, (2,), 18)],
 )
 def test_every_form_is_evaluated_once(layers: int, branches: tuple[int, ...], forms: int) -> None:
-    supernet = build_supernet(SpaceConfig(layers=layers, channels=16, branches=branches), 1, (0.5,), (0.5,))
+    supernet = build_supernet(Space(layers=layers, channels=16, branches=branches), 1, (0.5,), (0.5,))
     assert count_cell_evaluations(supernet, (1, 16, 16)) == (forms, forms)
 
 

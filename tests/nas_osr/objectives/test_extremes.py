@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nas_osr.objectives import OBJECTIVES, make_objective, objective_class
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.encoder import feature_shapes
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 from nas_osr.training.learner import Learner
 
@@ -127,7 +127,7 @@ def test_losses_and_gradients_are_finite(kind: str, case: Case) -> None:
 def test_a_supernet_survives_images_without_variance(objective: str, case: Case) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        supernet = build_supernet(SpaceConfig(3, 16, ("skip", "conv", "conv2"), (2,)), 3, (0.5,) * 3, (0.25,) * 3)
+        supernet = build_supernet(Space(3, 16, ("skip", "conv", "conv2"), (2,)), 3, (0.5,) * 3, (0.25,) * 3)
         check(build(objective, case, supernet), case)
 
 

@@ -19,7 +19,7 @@ from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.objectives.parts.pooling import pool
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.encoder import feature_shapes
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 from nas_osr.training.learner import Learner
 
@@ -124,9 +124,7 @@ def test_the_momentum_encoders_batch_norm_records_its_own_statistics() -> None:
 
 
 def test_an_architecture_step_and_inference_leave_everything_as_it_is() -> None:
-    supernet = build_supernet(
-        SpaceConfig(layers=3, channels=16, operations=("skip", "conv")), 3, (0.5,) * 3, (0.3,) * 3
-    )
+    supernet = build_supernet(Space(layers=3, channels=16, operations=("skip", "conv")), 3, (0.5,) * 3, (0.3,) * 3)
     learner = make(supernet).to(memory_format=torch.channels_last)
     step(learner, sgd(learner), 0)
     learner.zero_grad()

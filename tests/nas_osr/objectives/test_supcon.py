@@ -25,15 +25,14 @@ from nas_osr.scoring.neighbours import Neighbours
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork
-from nas_osr.search_spaces.presets import SpaceConfig
-from nas_osr.search_spaces.space import SpaceDescription
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.training.fabric import make_fabric
 from nas_osr.training.learner import Learner, make_optimizers
 from nas_osr.training.loop import train_epoch
 
 IMAGE = (3, 32, 32)
-SPACE = SpaceConfig(layers=3, channels=16, operations=("skip", "conv"))
+SPACE = Space(layers=3, channels=16, operations=("skip", "conv"))
 BATCH = (torch.rand(6, *IMAGE, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 0, 1, 0]))
 
 
@@ -68,7 +67,7 @@ def supernet_learner(**settings: Any) -> Learner:
 def discrete_learner(channels: int = 3, **settings: Any) -> Learner:
     torch.manual_seed(0)
     branch = Branch((0, 1, 2), ("conv", "skip", "conv2"))
-    architecture = Architecture(SpaceDescription(3, 16, ("skip", "conv", "conv2")), {2: branch}, {})
+    architecture = Architecture(Space(3, 16, ("skip", "conv", "conv2")), {2: branch}, {})
     network = DiscreteNetwork(architecture, channels, (0.3,) * channels, (0.3,) * channels)
     shape = (channels, 32, 32)
     objective = SupCon(feature_shapes(network, shape), shape, 3, SupConConfig(**settings))

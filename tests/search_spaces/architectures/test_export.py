@@ -22,10 +22,10 @@ from nas_osr.cli.export import export
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures import picture
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import FORMATS, export_architecture, load_with_weights, render
-from nas_osr.search_spaces.architectures.graph import ArchitectureWeights
 from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
-from nas_osr.search_spaces.space import SpaceDescription, cells, mixing_cells
+from nas_osr.search_spaces.space import Space, cells, mixing_cells
 
 FOUND = {
     "strategy": "pas",
@@ -44,12 +44,12 @@ def found():
 
 
 def weights_of(architecture):
-    space, branches = architecture.space, list(architecture.branches)
+    space = architecture.space
     shares = [2.0**-index for index in range(len(space.operations))]
     alpha = tuple(share / sum(shares) for share in shares)
     return ArchitectureWeights(
-        dict.fromkeys(cells(space.layers, branches), alpha),
-        dict.fromkeys(mixing_cells(space.layers, branches), (0.375, 0.625)),
+        dict.fromkeys(cells(space.layers, space.branches), alpha),
+        dict.fromkeys(mixing_cells(space.layers, space.branches), (0.375, 0.625)),
     )
 
 
@@ -182,8 +182,8 @@ def boxes(dot):
     "operations", [("conv",), ("skip", "conv", "conv2"), tuple(f"a.Operation{i}" for i in range(9))]
 )
 def test_scales_are_rows_layers_are_columns_and_nothing_overlaps(layers, branches, operations):
-    space = SpaceDescription(layers=layers, channels=8, operations=operations)
-    architecture = sample_architecture(space, branches, 1)
+    space = Space(layers=layers, channels=8, operations=operations, branches=branches)
+    architecture = sample_architecture(space, 1)
     nodes = boxes(render(architecture, weights_of(architecture), "gv").decode())
     assert len(nodes) == len(cells(layers, branches)) + 1 + len(branches) + layers + 2 * 3 + 4
     for (a, first), (b, second) in combinations(nodes.items(), 2):

@@ -1,10 +1,8 @@
-"""Best path, decoding, and the graph and GraphML forms of an architecture."""
+"""The graph and GraphML forms of an architecture."""
 
 from __future__ import annotations
 
-import math
 import re
-from fractions import Fraction
 
 import networkx as nx
 import pytest
@@ -12,117 +10,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
-from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.graph import (
-    ArchitectureWeights,
-    best_path,
-    decode,
     format_graphml,
     from_graph,
     parse_graphml,
-    path_probability,
     read_graphml,
     to_graph,
     weights_from_graph,
-    weights_from_record,
 )
 from nas_osr.search_spaces.architectures.references import published, sample_architecture
-from nas_osr.search_spaces.space import STEMS, SpaceDescription, all_paths, cells, mixing_cells
+from nas_osr.search_spaces.space import Space, cells, mixing_cells
+from nas_osr.search_spaces.stems import STEMS
 
 BRANCHES = st.sampled_from([(2,), (1, 2), (0, 2), (0, 1, 2)])
 TEXT_OR_NUMBER = st.text(max_size=6) | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
 
 
 @st.composite
-def betas(draw, layers, branches, values):
-    return {cell: (p, 1 - p) for cell in mixing_cells(layers, branches) for p in [draw(values)]}
-
-
-@st.composite
 def weighted_architectures(draw):
     layers, branches = draw(st.integers(3, 8)), draw(BRANCHES)
-    space = SpaceDescription(
+    space = Space(
         layers=layers,
-        channels=draw(st.integers(1, 512)),
-        operations=("skip", "conv", "a.b.Op"),
-        stem=draw(st.sampled_from(STEMS)),
+        channels=draw(st.integers(4, 512)),
+        operations=("skip", "conv", "a.b.Öp"),
+        branches=branches,
+        stem=draw(st.sampled_from([*STEMS, "my.Stem"])),
     )
     found = draw(st.dictionaries(st.text(max_size=6), TEXT_OR_NUMBER | st.lists(TEXT_OR_NUMBER, max_size=2)))
-    sample = sample_architecture(space, branches, draw(st.integers(0, 999)))
+    sample = sample_architecture(space, draw(st.integers(0, 999)))
     alpha = {}
     for cell in cells(layers, branches):
         shares = draw(st.tuples(*[st.floats(0.01, 1)] * 3))
         alpha[cell] = tuple(share / sum(shares) for share in shares)
-    weights = ArchitectureWeights(alpha, draw(betas(layers, branches, st.floats(0, 1))))
+    beta = {cell: (p, 1 - p) for cell in mixing_cells(layers, branches) for p in [draw(st.floats(0, 1))]}
+    weights = ArchitectureWeights(alpha, beta)
     return Architecture(space, sample.branches, found), weights
-
-
-def product_along(path, beta):
-    """The definition, cell by cell: an oracle for `path_probability`."""
-    probability = 1
-    for layer in range(1, len(path)):
-        if 1 <= path[layer] <= layer - 1:  # both sources exist
-            probability *= beta[layer, path[layer]][0 if path[layer - 1] < path[layer] else 1]
-    return probability
-
-
-@given(data=st.data(), layers=st.integers(3, 9), branches=BRANCHES)
-def test_best_path_is_the_best_of_all_paths(data, layers, branches):
-    beta = data.draw(betas(layers, branches, st.floats(0, 1)))
-    for branch in branches:
-        probabilities = {path: product_along(path, beta) for path in all_paths(layers, branch)}
-        best = best_path(layers, branch, beta)
-        assert best in probabilities
-        assert probabilities[best] >= max(probabilities.values()) * (1 - 1e-9)
-        for path, probability in probabilities.items():
-            assert path_probability(path, beta) == pytest.approx(probability, rel=1e-12)
-
-
-@given(data=st.data(), layers=st.integers(3, 7))
-def test_ties_halve_as_late_as_possible(data, layers):
-    pairs = st.sampled_from([(0.5, 0.5), (0.3, 0.7), (0.7, 0.3)])
-    beta = {cell: data.draw(pairs) for cell in mixing_cells(layers, (2,))}
-    exact = {cell: tuple(Fraction(str(p)) for p in pair) for cell, pair in beta.items()}
-    probabilities = {path: product_along(path, exact) for path in all_paths(layers, 2)}
-    winners = [path for path, p in probabilities.items() if p == max(probabilities.values())]
-    assert best_path(layers, 2, beta) == min(winners)
-
-
-def test_zeros_are_avoided_or_else_as_few_as_possible():
-    beta = dict.fromkeys(mixing_cells(4, (2,)), (0.5, 0.5))
-    beta[3, 2] = (0.0, 1.0)  # only reached from the same scale: halve twice at once
-    assert best_path(4, 2, beta) == (0, 1, 2, 2)
-    beta = dict.fromkeys(mixing_cells(4, (2,)), (0.0, 0.0))
-    # The path [0, 0, 1, 2] meets two zeros, [0, 1, 1, 2] two, [0, 1, 2, 2] one.
-    assert best_path(4, 2, beta) == (0, 1, 2, 2)
-
-
-@pytest.mark.parametrize("bad", [math.nan, -0.1, 1.1, math.inf])
-def test_a_beta_that_is_no_probability_is_an_error(bad):
-    beta = dict.fromkeys(mixing_cells(4, (2,)), (0.5, 0.5)) | {(2, 1): (bad, 0.5)}
-    with pytest.raises(ValueError, match="2/1"):
-        best_path(4, 2, beta)
-
-
-def test_decode_by_hand():
-    space = SpaceDescription(layers=4, channels=8)
-    beta = {(2, 1): (0.9, 0.1), (3, 2): (0.8, 0.2)}  # 0 -> 0 -> 1 -> 2: product 0.72
-    alpha = dict.fromkeys(cells(4, (2,)), (0.2, 0.3, 0.5))
-    alpha[1, 0] = (0.4, 0.4, 0.2)  # a tie: the first wins
-    alpha[3, 2] = (0.1, 0.8, 0.1)
-    assert decode(space, (2,), alpha, beta) == {2: Branch((0, 0, 1, 2), ("conv2", "skip", "conv2", "conv"))}
-    assert path_probability((0, 0, 1, 2), beta) == pytest.approx(0.72)
-    alpha[3, 2] = (0.1, math.nan, 0.1)
-    with pytest.raises(ValueError, match="3/2"):
-        decode(space, (2,), alpha, beta)
-
-
-@given(data=st.data(), layers=st.integers(3, 8), branches=BRANCHES)
-def test_decoded_branches_always_make_an_architecture(data, layers, branches):
-    space = SpaceDescription(layers=layers, channels=8, operations=("skip", "conv"))
-    beta = data.draw(betas(layers, branches, st.sampled_from([0.0, 0.5, 0.3, 1.0])))
-    alpha = {cell: data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))) for cell in cells(layers, branches)}
-    Architecture(space, decode(space, branches, alpha, beta))
 
 
 @settings(max_examples=60)
@@ -222,49 +146,3 @@ def test_fuzzed_graphml_is_refused_or_an_architecture(start, length, insert):
         assert "\n" not in str(error)
     else:
         assert Architecture.from_json(architecture.to_json(), "again") == architecture
-
-
-def record():
-    """A record as `history.jsonl` has it, keys in another order than the space's."""
-    space = published().space
-    return {
-        "epoch": 3,
-        "alpha": {
-            f"{layer}/{scale}": {"conv": 0.1, "conv2": 0.6, "skip": 0.3} for layer, scale in cells(space.layers, (2,))
-        },
-        "beta": {f"{layer}/{scale}": {"same": 0.3, "finer": 0.7} for layer, scale in mixing_cells(space.layers, (2,))},
-    }
-
-
-def test_weights_of_a_record():
-    space = published().space
-    weights = weights_from_record(record(), space, (2,))
-    assert weights.alpha == dict.fromkeys(cells(6, (2,)), (0.3, 0.1, 0.6))
-    assert weights.beta == dict.fromkeys(mixing_cells(6, (2,)), (0.7, 0.3))
-    with_single = record()
-    with_single["beta"]["1/1"] = {"finer": 1.0, "same": 0.0}
-    assert weights_from_record(with_single, space, (2,)) == weights
-    assert weights_from_record({"epoch": 3, "alpha": None}, space, (2,)) is None
-
-
-@pytest.mark.parametrize(
-    ("kind", "cell", "value"),
-    [
-        ("alpha", "2/1", None),
-        ("alpha", "2/1", {"conv": 1.0}),
-        ("alpha", "2/1", {"conv": 0.5, "conv2": 0.5, "pool": 0.0}),
-        ("alpha", "2/1", {"conv": 0.5, "conv2": 0.5, "skip": 0.5}),
-        ("alpha", "2/1", {"conv": True, "conv2": 0, "skip": 0}),
-        ("beta", "3/2", {"finer": math.nan, "same": 0.5}),
-        ("beta", "3/2", {"finer": "0.5", "same": 0.5}),
-        ("beta", "3/2", [0.5, 0.5]),
-    ],
-)
-def test_bad_weights_are_named(kind, cell, value):
-    bad = record()
-    bad[kind][cell] = value
-    with pytest.raises(UserError, match=f"epoch 3: {kind} of cell {cell}"):
-        weights_from_record(bad, published().space, (2,), "epoch 3")
-    del bad[kind]
-    with pytest.raises(UserError, match=f"history: {kind}"):
-        weights_from_record(bad, published().space, (2,))

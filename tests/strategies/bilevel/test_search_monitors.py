@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
 from nas_osr.runs.folder import RunFolder
-from nas_osr.search_spaces.presets import SpaceConfig
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 from nas_osr.strategies.bilevel import search as bilevel
 from nas_osr.strategies.bilevel.search_monitors import STOP_EPOCHS, entropies, measure, monitor_search, parameter_free
@@ -139,9 +139,9 @@ def test_a_rule_stops_after_its_warning_has_held() -> None:
 
 
 def test_parameter_free_operations_are_found_by_their_parameters() -> None:
-    supernet = build_supernet(SpaceConfig(3, 16, ("conv", "skip", "conv2"), (2,)), 1, (0.5,), (0.5,))
+    supernet = build_supernet(Space(3, 16, ("conv", "skip", "conv2"), (2,)), 1, (0.5,), (0.5,))
     assert parameter_free(supernet) == {"skip"}
-    supernet = build_supernet(SpaceConfig(3, 16, ("conv",), (2,)), 1, (0.5,), (0.5,))
+    supernet = build_supernet(Space(3, 16, ("conv",), (2,)), 1, (0.5,), (0.5,))
     assert parameter_free(supernet) == set()
 
 

@@ -1,0 +1,35 @@
+"""The candidate operations of a cell, by name. Free of torch until a class is asked for.
+
+An operation is a `torch.nn.Module` that is built as `Operation(channels_in, channels_out, stride)` and maps
+[B, channels_in, H, W] to [B, channels_out, H/stride, W/stride]: with stride 1 it keeps the map, with stride 2 it halves
+the resolution. It leaves its input as it is, since the other candidates of the cell read the same.
+
+A new one is a file in this folder and a line in the table; a user's own is named by its dotted path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nas_osr.plugins import load_class
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OPERATIONS: dict[str, str] = {
+    "skip": "nas_osr.search_spaces.operations.skip:Skip",
+    "conv": "nas_osr.search_spaces.operations.convolutions:Conv",
+    "conv2": "nas_osr.search_spaces.operations.convolutions:ResidualConv2",
+}
+
+
+def operation_class(name: str, *, import_plugins: bool = False) -> Callable[[int, int, int], nn.Module]:
+    """The operation of this name or dotted path: called with (channels_in, channels_out, stride), it gives a module.
+
+    `import_plugins` is for names from the user's own command line or configuration; see `nas_osr.plugins.load_class`.
+    Raises UserError when there is no such thing.
+    """
+    from torch import nn
+
+    return load_class("operation", name, OPERATIONS, nn.Module, import_plugins=import_plugins)
