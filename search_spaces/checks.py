@@ -88,7 +88,7 @@ def _try(
         expected = " and ".join(f"[{IMAGES}, {'any' if c is None else c}, {h}, {w}]" for c, h, w in wanted)
         raise UserError(f"{call} gives {made}, not {expected}: {contract.format(name)}")
     if not torch.equal(maps, before):
-        raise UserError(f"{call} changes them, and others read them, too: let its first layer not work in place")
+        raise UserError(f"{call} changes its input, which others read: its first layer must not work in place")
 
 
 def _fits(result: Any, wanted: Shape) -> bool:

@@ -1,4 +1,8 @@
-"""Faster ways to the same values: convolutions of tiny maps, and gradients in the layout of what they belong to."""
+"""Faster ways to the same values: convolutions of tiny maps, and gradients in the layout of what they belong to.
+
+The networks see three names: `Convolution`, `keep_layout` and `subsample`. Each has a plain form of one line:
+`nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, bias=False)`, the maps themselves, and a slice.
+"""
 
 from __future__ import annotations
 

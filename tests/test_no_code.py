@@ -8,6 +8,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,9 @@ def test_an_architecture_names_a_class_and_nothing_is_imported(
         "--device",
         "cpu",
     ]
-    for reference in ("architecture.json", "drawn/architecture.graphml"):
+    stem = replace(published(), space=replace(published().space, stem="trap_cell.Stem"))
+    stem.save(tmp_path / "stem.json")
+    for reference in ("architecture.json", "drawn/architecture.graphml", "stem.json"):
         assert main([line[0], reference, *line[2:]]) == 2
         assert "--plugin trap_cell" in capsys.readouterr().err
     assert not (tmp_path / "it-ran").exists()

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -28,6 +29,7 @@ Point = tuple[float, float]
 _GAP_X, _GAP_Y = 62.0, 40.0
 _LINE, _TITLE_LINE = 16.0, 22.0
 _NUMBER_WIDTH = 22.0
+_NAME = 24  # characters of an operation's name
 _END_WIDTH, _END_HEIGHT = 52.0, 34.0
 _ARROW = 7.0
 _FONT = "Helvetica"
@@ -68,7 +70,8 @@ def format_dot(architecture: Architecture, weights: ArchitectureWeights | None =
     dot.attr("edge", fontname=_FONT, fontsize="10", arrowsize="0.7")
 
     _add_captions(dot, architecture, layout, weights is not None)
-    _add_end(dot, "stem", "stem" if space.stem == paper.STEM else f"{space.stem}\nstem", layout.stem)
+    stem = "stem" if space.stem == paper.STEM else _clip(space.stem.rpartition(".")[2], 8) + "\nstem"
+    _add_end(dot, "stem", stem, layout.stem)
     found = architecture.branches.values()
     chosen = {cell: branch.operations[cell[0]] for branch in found for cell in enumerate(branch.path)}
     for cell in cells(space.layers, branches):
@@ -94,7 +97,8 @@ class _Layout:
     """Where things stand, as points (x, y); the centre of the cell of layer 0 at scale 0 is the origin."""
 
     def __init__(self, layers: int, coarsest: int, operations: tuple[str, ...]) -> None:
-        self.name_width = max(52.0, *(_width(_short(name)) for name in operations))
+        self.names = _short_names(operations)
+        self.name_width = max(52.0, *map(_width, self.names.values()))
         self.cell_width = self.name_width + _NUMBER_WIDTH + 16
         self.cell_height = _LINE * max(len(operations), 2) + 8
         self.step_x, self.step_y = self.cell_width + _GAP_X, self.cell_height + _GAP_Y
@@ -145,12 +149,12 @@ def _add_cell(
         style = {"style": "rounded,filled", "color": _ACCENT, "fillcolor": _ACCENT_FILL, "penwidth": "2.2"}
     if weights is not None:
         rows = "".join(
-            _alpha_row(name, layout.name_width, alpha, name == chosen)
+            _alpha_row(layout.names[name], layout.name_width, alpha, name == chosen)
             for name, alpha in zip(operations, weights.alpha[cell], strict=True)
         )
         label = _table(rows)
     elif chosen is not None:
-        label = f"<{_bold(_short(chosen), _ACCENT, 13)}>"
+        label = f"<{_bold(layout.names[chosen], _ACCENT, 13)}>"
     else:
         label = ""
     size = {"width": _inches(layout.cell_width), "height": _inches(layout.cell_height)}
@@ -160,7 +164,7 @@ def _add_cell(
 def _alpha_row(name: str, name_width: float, alpha: float, bold: bool) -> str:
     text, color = (_bold, _ACCENT) if bold else (_plain, _QUIET)
     row = (
-        (name_width, "LEFT", text(_short(name), color, 11)),
+        (name_width, "LEFT", text(name, color, 11)),
         (_NUMBER_WIDTH, "LEFT", text(f"{alpha:.2f}", color, 10)),
     )
     return "<TR>" + "".join(_table_cell(width, _LINE, align, markup) for width, align, markup in row) + "</TR>"
@@ -195,7 +199,7 @@ def _add_captions(dot: graphviz.Digraph, architecture: Architecture, layout: _La
     """Title, layer numbers above, scales on the left, the legend below."""
     space = architecture.space
     right_x = layout.heads_x + _END_WIDTH / 2
-    title, subtitle = (_clip(text, int((right_x - layout.left_x) / 6)) for text in _describe(architecture.found))
+    title, subtitle = (_clip(text, int((right_x - layout.left_x) / 6)) for text in _titles(architecture.found))
     width = right_x - layout.left_x
     _add_text(dot, "title", _bold(title, _INK, 16), layout.left_x, layout.top + 60, width, _TITLE_LINE)
     if subtitle:
@@ -215,7 +219,7 @@ def _add_captions(dot: graphviz.Digraph, architecture: Architecture, layout: _La
     _add_text(dot, "legend", others, layout.left_x + indent, below, width - indent)
 
 
-def _describe(found: dict[str, Any]) -> tuple[str, str]:
+def _titles(found: dict[str, Any]) -> tuple[str, str]:
     """Title and subtitle from what is known of the search."""
     title = "Architecture"
     score = found.get("F1")
@@ -266,9 +270,14 @@ def _escape(text: str) -> str:
     return html.escape("".join(kept))
 
 
-def _short(operation: str) -> str:
-    """A plug-in's class name without its module."""
-    return _clip(operation.rpartition(".")[2], 14)
+def _short_names(operations: Sequence[str]) -> dict[str, str]:
+    """Plug-ins by their class, or by their whole path where two classes share a name; long ones lose their middle."""
+    classes = [name.rpartition(".")[2] for name in operations]
+    shown = {}
+    for name, own in zip(operations, classes, strict=True):
+        text = own if classes.count(own) == 1 else name
+        shown[name] = text if len(text) <= _NAME else f"{text[: _NAME // 2 - 1]}\u2026{text[-_NAME // 2 :]}"
+    return shown
 
 
 def _width(text: str) -> float:

@@ -17,16 +17,28 @@ from nas_osr.search_spaces.supernet import Supernet, build_supernet
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
+class Separable(nn.Sequential):
+    """An operation whose name has dots in it."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        depthwise = nn.Conv2d(channels_in, channels_in, 3, stride, padding=1, groups=channels_in)
+        super().__init__(depthwise, nn.Conv2d(channels_in, channels_out, 1), nn.BatchNorm2d(channels_out))
+
+
 @pytest.fixture(
     scope="module",
-    params=[(4, (2,), "strided"), (6, (2,), "pooled"), (5, (0, 1, 2), "strided")],
-    ids=["L4", "L6", "branches"],
+    params=[
+        Space(4, 16),
+        Space(6, 16, stem="pooled"),
+        Space(5, 16, branches=(0, 1, 2)),
+        Space(4, 16, ("skip", f"{__name__}.Separable")),
+    ],
+    ids=["L4", "L6", "branches", "plug-in"],
 )
 def supernet(request: pytest.FixtureRequest) -> Supernet:
     """A supernet with random alphas, betas and BatchNorm statistics."""
-    layers, branches, stem = request.param
     torch.manual_seed(0)
-    net = build_supernet(Space(layers=layers, channels=16, branches=branches, stem=stem), 3, MEAN, STD)
+    net = build_supernet(request.param, 3, MEAN, STD)
     for logits in net.architecture_parameters.values():
         nn.init.normal_(logits)
     net.train()(torch.rand(16, 3, 32, 32))
@@ -42,7 +54,7 @@ def plain_forward(net: Supernet, images: Tensor) -> dict[int, Tensor]:
     def cell(layer: int, scale: int, form: str, x: Tensor) -> Tensor:
         alpha = parameters[f"alpha_{layer}_{scale}"].softmax(0)
         forms = (net.network.halve if form == "halve" else net.network.keep)[f"{layer}_{scale}"]
-        return sum(alpha[i] * forms[name](x) for i, name in enumerate(config.operations))  # type: ignore[return-value]
+        return sum(weight * form(x) for weight, form in zip(alpha, forms, strict=True))  # type: ignore[return-value]
 
     def node(layer: int, scale: int) -> Tensor:
         """What arrives at the cell of this layer and scale, recursively from the stem."""

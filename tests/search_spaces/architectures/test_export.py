@@ -154,6 +154,17 @@ def test_the_picture_names_a_stem_that_is_not_the_papers():
     ]
 
 
+def test_the_picture_tells_plug_ins_apart():
+    long = "SeparableConvolutionOfSize"
+    operations = ("skip", "one.Sep", "two.Sep", f"one.{long}3x3", f"one.{long}5x5", "wide.Größe")
+    space = Space(layers=3, channels=8, operations=operations, stem="mine.Patches")
+    architecture = sample_architecture(space, 0)
+    texts = svg_texts(render(architecture, weights_of(architecture), "svg"))
+    names = [text for text, _ in texts["0/0"][::2]]
+    assert names == ["skip", "one.Sep", "two.Sep", "SeparableCo…ionOfSize3x3", "SeparableCo…ionOfSize5x5", "Größe"]
+    assert [text for text, _ in texts["stem"]] == ["Patches", "stem"]
+
+
 def test_the_picture_without_weights_shows_the_chosen_operations_only():
     texts = svg_texts(render(published(), None, "svg"))
     assert texts["2/1"] == [("conv2", "bold")]
