@@ -297,7 +297,7 @@ def test_killed_retraining_resumes_with_the_same_bits(
         ({"device": "cuda:77"}, "cuda:77"),
         ({"objective_config": {"temperatur": 1.0}}, "temperatur"),
         ({"epochs": 0}, "epochs must be greater than 0"),
-        ({"stem": "dense"}, "stem must be one of strided, pooled"),
+        ({"stem": "dense"}, "unknown stem 'dense': choose from strided, pooled"),
         (
             {"objective": "gmvae", "rule": None, "objective_config": {"subclusters": [1, 2]}},
             "lists 2 classes, there are 6",

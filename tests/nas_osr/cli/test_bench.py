@@ -95,7 +95,7 @@ def test_classes_and_image_size_replace_the_protocols() -> None:
         (["--image_size", "20"], "multiples of 16"),
         (["--image_size", "0"], "multiples of 16"),
         (["--layers", "2"], "layers must be from 3"),
-        (["--operations", "skip,conv9"], "'conv9' is neither of"),
+        (["--operations", "skip,conv9"], "unknown operation 'conv9'"),
         (["--batch_size", "0"], "batch_size must be greater than 0"),
         (["--phase", "retrain", "--batch_size", "0"], "batch_size must be greater than 0"),
         (["--recipe", "slow"], "unknown recipe 'slow'"),
