@@ -1,39 +1,40 @@
 """What a user asks of a run: small groups of options, of which each command's request is made. Free of torch.
 
-A request inherits the groups that it needs, so that an option is described once. `recorded` is what config.yaml holds.
+A request inherits the groups that it needs, so that an option is described once, under its field; --help shows each
+group under the first line of its docstring. `recorded` is what config.yaml holds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from nas_osr.data.protocols import Protocol, make_protocol
+from nas_osr.data.protocols import FAMILIES, PROTOCOLS, Protocol, make_protocol
+from nas_osr.objectives import OBJECTIVES
+from nas_osr.option_docs import Choices
+from nas_osr.scoring import RULES
+from nas_osr.search_spaces.presets import PRESETS
+from nas_osr.search_spaces.space import BUILT_IN_OPERATIONS, STEMS
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
 NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "checkpoint_minutes"})
 
 
 @dataclass
-class DataOptions:
-    """Which images, and which of their classes are known.
+class ProtocolOptions:
+    """Which classes are known, and where the images are."""
 
-    Args:
-        protocol: which data set and which classes are known; `nas-osr data list` shows them.
-        family: family of the published splits: arpl, neal or nas_osr.
-        known: explicit known classes (ids, or lists of ids to merge) instead of a published split.
-        class_seed: draw the known classes from this seed instead.
-        data_dir: folder of the images; the environment variable NAS_OSR_DATA when not given.
-        limit_per_class: use only so many images of each class.
-    """
-
-    protocol: str = "cifar10"
-    family: str = "arpl"
+    protocol: Annotated[str, Choices(PROTOCOLS)] = "cifar10"
+    "which data set and which classes are known; `nas-osr data list` shows more of them."
+    family: Annotated[str, Choices(FAMILIES)] = "arpl"
+    "family of the published class splits."
     known: list[Any] | None = None
+    "explicit known classes (ids or names, or lists of them to merge) instead of a published split."
     class_seed: int | None = None
+    "draw the known classes from this seed instead."
     data_dir: str | None = None
-    limit_per_class: int | None = None
+    "folder of the images; the environment variable NAS_OSR_DATA when not given."
 
     def published_protocol(self, split: int) -> Protocol:
         """The protocol that is named, on this split. Raises UserError."""
@@ -53,83 +54,113 @@ class DataOptions:
 
 
 @dataclass
-class ObjectiveOptions:
-    """What is learned, and how it is judged.
+class DataOptions(ProtocolOptions):
+    """Which classes are known, and which images are used."""
 
-    Args:
-        objective: training loss, by name or dotted path.
-        objective_config: coefficients of the objective, for example --objective_config.temperature 6.
-        rule: scoring rule; the objective's default when not given.
-        rule_config: settings of the rule.
-        outliers: source whose training images serve objectives that learn from given unknown images.
-        plugin: modules with your own classes, for an architecture that names one of them.
-    """
+    limit_per_class: int | None = None
+    "use only so many images of each class."
 
-    objective: str = "vae_contrastive"
+
+@dataclass
+class LossOptions:
+    """What is learned."""
+
+    objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "vae_contrastive"
+    "training loss."
     objective_config: dict[str, Any] = field(default_factory=dict)
-    rule: str | None = None
-    rule_config: dict[str, Any] = field(default_factory=dict)
-    outliers: str | None = None
+    "coefficients of the objective, for example --objective_config.temperature 6."
     plugin: list[str] = field(default_factory=list)
+    "modules with your own classes, for an architecture that names one of them."
 
 
 @dataclass
-class ScheduleOptions:
-    """How long, and in which steps.
+class ObjectiveOptions(LossOptions):
+    """What is learned, and how it is judged."""
 
-    Args:
-        preset: paper, small or tiny: fixes what is left open.
-        epochs: passes over the training images (searching: over the weight half).
-        batch_size: images a step, of all processes together where torchrun starts several.
-    """
+    rule: Annotated[str | None, Choices(RULES, plugins=True)] = None
+    "scoring rule; the objective's default when not given."
+    rule_config: dict[str, Any] = field(default_factory=dict)
+    "settings of the rule, for example --rule_config.acceptance 0.9."
+    outliers: str | None = None
+    "source whose training images serve objectives that learn from given unknown images."
 
-    preset: str = "small"
-    epochs: int | None = None
+
+@dataclass
+class PresetOptions:
+    """What fixes the sizes."""
+
+    preset: Annotated[str, Choices(PRESETS)] = "small"
+    "fixes what is left open."
     batch_size: int | None = None
+    "images a step, of all processes together where torchrun starts several."
 
 
 @dataclass
-class MachineOptions:
-    """Where it is computed, and how.
+class ScheduleOptions(PresetOptions):
+    """How long, and in which steps."""
 
-    Args:
-        device: auto, cpu, cuda or cuda:INDEX.
-        precision: auto, 32-true or bf16-mixed.
-        threads: CPU threads of a process; 0 leaves torch's choice.
-        deterministic: use algorithms on the GPU that give the same bits every time, where there are slower ones.
-        checkpointing: compute the inside of cells again in the backward pass instead of keeping it: saves memory.
-        compile: compile the encoder with torch.compile; the first steps take minutes.
-    """
+    epochs: int | None = None
+    "passes over the training images (searching: over the weight half)."
+
+
+@dataclass
+class SpaceOptions:
+    """What an architecture is searched in; the preset's where not given."""
+
+    layers: int | None = None
+    "cell layers L."
+    channels: int | None = None
+    "channels C at 1/4 resolution."
+    operations: Annotated[list[str] | None, Choices(BUILT_IN_OPERATIONS, plugins=True)] = None
+    "candidates of each cell."
+    branches: list[int] | None = None
+    "scales that leave the encoder; 2 always."
+    stem: Annotated[str | None, Choices(STEMS)] = None
+    "how images come to 1/4 resolution: strided is the paper's, pooled has 3x3 convolutions, then pooling."
+
+
+@dataclass
+class DeviceOptions:
+    """Where it is computed."""
 
     device: str = "auto"
-    precision: str = "auto"
+    "auto, cpu, cuda or cuda:INDEX."
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    "of the computation; auto is bf16-mixed on a GPU that has it."
     threads: int = 0
+    "CPU threads of a process; 0 leaves torch's choice."
+
+
+@dataclass
+class MachineOptions(DeviceOptions):
+    """Where it is computed, and how."""
+
     deterministic: bool = False
+    "use algorithms on the GPU that give the same bits every time, where there are slower ones."
     checkpointing: bool = False
+    "compute the inside of cells again in the backward pass instead of keeping it: saves memory."
     compile: bool = False
+    "compile the encoder with torch.compile; the first steps take minutes."
 
 
 @dataclass
 class OutputOptions:
-    """Where a run goes, and how it talks.
-
-    Args:
-        out: folder of the run.
-        checkpoint_minutes: save so often inside an epoch, besides at its end; 0 is at the end only.
-        resume: auto continues what is in `out`; no starts afresh.
-        overwrite: replace finished runs in `out`.
-        dry_run: print what would run, with an estimate of its time and memory, and stop.
-        json: print the result as one JSON object.
-        quiet: print no progress.
-    """
+    """Where a run goes, and how it talks."""
 
     out: str = "runs/new"
+    "folder of the run."
     checkpoint_minutes: float = 10.0
-    resume: str = "no"
+    "save so often inside an epoch, besides at its end; 0 is at the end only."
+    resume: Literal["no", "auto"] = "no"
+    "auto continues what is in `out`; no starts afresh."
     overwrite: bool = False
+    "replace finished runs in `out`."
     dry_run: bool = False
+    "print what would run, with an estimate of its time and memory, and stop."
     json: bool = False
+    "print the result as one JSON object."
     quiet: bool = False
+    "print no progress."
 
 
 @dataclass

@@ -12,32 +12,21 @@ docstring; values from the command line and from one YAML file.
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import re
 from argparse import ArgumentError
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionYesNo, ArgumentParser, set_parsing_settings
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import read_config
+from nas_osr.option_docs import Option, list_options, summary
 
 OWN_OPTIONS = {"config": True, "help": False, "print_config": False}  # and whether a value follows
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option; `default` is MISSING when a value is required."""
-
-    name: str
-    type: Any
-    default: Any
-    help: str
 
 
 def parse_options(
@@ -79,26 +68,6 @@ def parse_options(
         if option.default is MISSING and values[option.name] is None:
             raise UserError(f"{command}: {option.name} is missing: {option.help}")
     return values
-
-
-def list_options(target: Callable[..., Any]) -> list[Option]:
-    """The fields of a dataclass, or the parameters of a function, as options."""
-    hints = get_type_hints(target)
-    texts: dict[str, str] = {}
-    for source in reversed(target.__mro__ if isinstance(target, type) else [target]):
-        for item in parse_docstring(doc(source)).params:
-            texts[item.arg_name] = " ".join((item.description or "").split())
-    if is_dataclass(target):
-        defaults = {
-            item.name: item.default_factory() if item.default_factory is not MISSING else item.default
-            for item in fields(target)
-        }
-    else:
-        defaults = {
-            name: MISSING if parameter.default is parameter.empty else parameter.default
-            for name, parameter in inspect.signature(target).parameters.items()
-        }
-    return [Option(name, hints[name], default, texts.get(name, "")) for name, default in defaults.items()]
 
 
 def build_parser(options: list[Option], program: str, description: str, positionals: tuple[str, ...]) -> ArgumentParser:
@@ -222,14 +191,3 @@ def suggest(name: str, names: list[str]) -> str:
     """ "; did you mean --NAME?" when there is a similar name."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean --{close[0]}?" if close else ""
-
-
-def doc(target: Callable[..., Any]) -> str:
-    """The docstring of a command."""
-    return inspect.getdoc(target) or ""
-
-
-def summary(target: Callable[..., Any]) -> str:
-    """What a command's docstring says before its arguments."""
-    parsed = parse_docstring(doc(target))
-    return "\n".join(part for part in (parsed.short_description, parsed.long_description) if part)

@@ -12,10 +12,11 @@ from functools import cache
 from typing import Any
 
 from nas_osr.cli.main import COMMANDS, load
-from nas_osr.cli.options import list_options, parse_options
+from nas_osr.cli.options import parse_options
 from nas_osr.cli.show import show_json, show_table
 from nas_osr.configuration import check_positive
 from nas_osr.errors import UserError
+from nas_osr.option_docs import list_options
 from nas_osr.sweeps.file import Run, Sweep, read_sweep, shipped, texts
 from nas_osr.sweeps.runner import Outcome, SweepFolder, run_sweep
 

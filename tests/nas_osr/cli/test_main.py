@@ -39,7 +39,7 @@ def test_every_command_has_help_for_every_option(capsys, name):
     code, out, err = run(capsys, *name.split(), "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: nas-osr {name}")
-    from nas_osr.cli.options import list_options
+    from nas_osr.option_docs import list_options
 
     command = cli.COMMANDS[name]
     options = list_options(cli.load(command.config or command.function))

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from nas_osr.cli.main import COMMANDS, load
-from nas_osr.cli.options import list_options, parse_options
+from nas_osr.cli.options import parse_options
 from nas_osr.errors import UserError
+from nas_osr.option_docs import list_options
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.strategies.search_request import SearchRequest
 
