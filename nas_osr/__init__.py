@@ -6,7 +6,29 @@ The public names below are imported when they are first used, so that `import na
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC
+    from nas_osr.api import evaluate as evaluate
+    from nas_osr.api import search as search
+    from nas_osr.api import train as train
+    from nas_osr.data.dataset import load_data as load_data
+    from nas_osr.data.protocols import Protocol as Protocol
+    from nas_osr.data.protocols import make_protocol as make_protocol
+    from nas_osr.errors import UserError as UserError
+    from nas_osr.evaluation.score_file import score_arrays as score_arrays
+    from nas_osr.objectives import make_objective as make_objective
+    from nas_osr.objectives.base import Objective as Objective
+    from nas_osr.outputs import Outputs as Outputs
+    from nas_osr.retrain.retrain_request import RetrainRequest as RetrainRequest
+    from nas_osr.runs.folder import RunFolder as RunFolder
+    from nas_osr.scoring import make_rule as make_rule
+    from nas_osr.scoring.base import ScoringRule as ScoringRule
+    from nas_osr.search_spaces.architectures.architecture import Architecture as Architecture
+    from nas_osr.search_spaces.architectures.architecture import Branch as Branch
+    from nas_osr.search_spaces.architectures.export import export_architecture as export_architecture
+    from nas_osr.search_spaces.architectures.references import load_architecture as load_architecture
+    from nas_osr.strategies.search_request import SearchRequest as SearchRequest
 
 __version__ = "0.1.0"
 

@@ -1,56 +1,68 @@
-"""What a user's script calls: each command of the command line as a function with the same options as keywords."""
+"""What a user's script calls: commands of the command line as functions with the same options.
+
+The options are the fields of the command's request: signature and help are made of them, and a type checker or an
+editor takes the signature from the request's own constructor.
+"""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
-from typing import Any, TypeVar
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
-from nas_osr.errors import UserError
+from nas_osr.configuration import make_request
+from nas_osr.option_docs import list_options
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.strategies.search_request import SearchRequest
 
-T = TypeVar("T")
+P = ParamSpec("P")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 
-def search(**options: Any) -> dict[str, Any]:
-    """Search an architecture; options of `SearchRequest`, result of `run_search`.
+def takes(kind: Callable[P, Request]) -> Callable[[Callable[[Request], Result]], Callable[P, Result]]:
+    """Let a function of a request take the request's options instead; positional ones in the order of the fields."""
 
-    Raises UserError when an option is wrong or data are missing.
-    """
+    def decorate(function: Callable[[Request], Result]) -> Callable[P, Result]:
+        hints = {**get_type_hints(kind), "return": get_type_hints(function)["return"]}
+        signature = inspect.signature(kind)
+        parameters = [item.replace(annotation=hints[name]) for name, item in signature.parameters.items()]
+        where = f"nas_osr.{function.__name__}"
+
+        def call(*values: P.args, **options: P.kwargs) -> Result:
+            named = signature.bind_partial(*values).arguments
+            return function(make_request(kind, dict(**named, **options), where))
+
+        call.__name__ = call.__qualname__ = function.__name__
+        call.__module__ = function.__module__
+        call.__signature__ = inspect.Signature(parameters, return_annotation=hints["return"])  # type: ignore[attr-defined]
+        described = [f"    {option.name}: {option.meaning}" for option in list_options(kind)]
+        raises = ["Raises:", "    UserError: an option is wrong, or data are missing."]
+        call.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *described, "", *raises])
+        return call
+
+    return decorate
+
+
+@takes(SearchRequest)
+def search(request: SearchRequest) -> dict[str, Any]:
+    """Search an architecture; the result is that of `nas_osr.strategies.run.run_search`."""
     from nas_osr.strategies.run import run_search
-    from nas_osr.strategies.search_request import SearchRequest
 
-    return run_search(make_options("search", SearchRequest, options), ["nas_osr.search"])
+    return run_search(request, ["nas_osr.search"])
 
 
-def train(**options: Any) -> dict[str, Any]:
-    """Train and evaluate an architecture; options of `RetrainRequest`, result of `run_retrain`.
-
-    Raises UserError when an option is wrong or data are missing.
-    """
-    from nas_osr.retrain.retrain_request import RetrainRequest
+@takes(RetrainRequest)
+def train(request: RetrainRequest) -> dict[str, Any]:
+    """Train and evaluate an architecture; the result is that of `nas_osr.retrain.run.run_retrain`."""
     from nas_osr.retrain.run import run_retrain
 
-    return run_retrain(make_options("retrain", RetrainRequest, options), ["nas_osr.train"])
+    return run_retrain(request, ["nas_osr.train"])
 
 
-def evaluate(**options: Any) -> list[dict[str, Any]]:
-    """Evaluate a retrained network again; options of `EvaluateRequest`, result of `run_evaluate`.
-
-    Raises UserError when an option is wrong or data are missing.
-    """
+@takes(EvaluateRequest)
+def evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
+    """Evaluate a retrained network again; the result is that of `nas_osr.retrain.evaluate.run_evaluate`."""
     from nas_osr.retrain.evaluate import run_evaluate
-    from nas_osr.retrain.retrain_request import EvaluateRequest
 
-    return run_evaluate(make_options("evaluate", EvaluateRequest, options))
-
-
-def make_options(command: str, config_class: type[T], options: dict[str, Any]) -> T:
-    """The configuration of a command; UserError on an option that it does not have, or on one that is missing."""
-    items = fields(config_class)  # type: ignore[arg-type]
-    known = [item.name for item in items]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise UserError(f"{command} has no option {unknown[0]!r}: it has {', '.join(known)}")
-    for item in items:
-        if item.default is MISSING and item.default_factory is MISSING and item.name not in options:
-            raise UserError(f"{command}: {item.name} is missing")
-    return config_class(**options)
+    return run_evaluate(request)

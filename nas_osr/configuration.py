@@ -1,15 +1,160 @@
-"""Checks that requests share: ranges of numbers, choices, types. Free of torch."""
+"""Requests from plain values, checked and converted alike whether they come from the command line, YAML or Python;
+and the ranges that requests share. Free of torch."""
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import re
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from nas_osr.errors import UserError, show
+from nas_osr.plain import plain
 
+T = TypeVar("T")
 MAX_NUMBERS = 1_000_000  # of a range: it is written out
+WORDS = {
+    int: "a whole number", float: "a finite number", str: "text", Path: "a path", bool: "true or false",
+    NoneType: "null", Any: "a plain value", list: "a list [...]", dict: "a mapping {name: value, ...}",
+}  # fmt: skip
+
+
+def parse_range(name: str, text: Any) -> list[int]:
+    """Whole numbers from text such as `0`, `0-4` or `0,2,5-7`; UserError when it is not of that form."""
+    numbers: list[int] = []
+    for part in str(text).split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise UserError(f"{name} must look like 0, 0-4 or 0,2,5-7, got {show(text)}")
+        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
+        if len(numbers) > MAX_NUMBERS:
+            raise UserError(f"{name} names more than {MAX_NUMBERS} numbers")
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"{name} names a number twice: {show(text)}")
+    return numbers
+
+
+Numbers = Annotated[str, parse_range]
+"""Text for `parse_range`; a whole number or a list of them counts as its text."""
+
+
+def make_request(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
+    """The request that values make, checked and converted by `check_options`.
+
+    Args:
+        kind: a dataclass.
+        values: of its options by name; those left out have their default.
+        where: a command or a file, for messages.
+
+    Raises:
+        UserError: an option that there is not, a value of the wrong type, or one missing.
+    """
+    checked = check_options(kind, values, where)
+    check_complete(kind, checked, where)
+    return kind(**checked)
+
+
+def check_complete(kind: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
+    """UserError unless every option of a dataclass or a function that needs a value has one."""
+    for name, parameter in inspect.signature(kind).parameters.items():
+        if parameter.default is parameter.empty and values.get(name) is None:
+            raise UserError(f"{where}: {name} is missing")
+
+
+def check_options(kind: Callable[..., Any], values: Mapping[str, Any], where: str, dashes: str = "") -> dict[str, Any]:
+    """The values as the hints of a dataclass or a function have them.
+
+    NumPy scalars and arrays, paths, ranges, tuples and subclasses of dict count as their plain values, and whole
+    numbers as floats.
+
+    Args:
+        kind: the dataclass or function.
+        values: of some of its options.
+        where: a command or a file, for messages.
+        dashes: what stands before the name of an option there.
+
+    Raises:
+        UserError: an option that there is not, or a value of the wrong type.
+    """
+    hints = option_types(kind)
+    for name in values:
+        if name not in hints:
+            raise UserError(f"{where}: there is no option {dashes}{name}{suggest(name, hints, dashes)}")
+    return {name: check_value(value, hints[name], f"{where}: {dashes}{name}") for name, value in values.items()}
+
+
+@cache
+def option_types(kind: Callable[..., Any]) -> dict[str, Any]:
+    """The hint of every option, in the order of the fields or parameters."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hints[name] for name in inspect.signature(kind).parameters}
+
+
+def check_value(value: Any, hint: Any, where: str) -> Any:
+    """The value as a hint has it. Raises UserError, which says what is expected and what was given."""
+    try:
+        return convert(plain(value, "inside"), hint)
+    except (TypeError, ValueError, OverflowError) as error:
+        inside = f" ({error})" if str(error).startswith("inside:") or str(error).startswith("inside[") else ""
+        raise UserError(f"{where} must be {describe_type(hint)}, got {show(value)}{inside}") from None
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """A plain value as a hint has it: Any, a plain type, Path, a list, a dict, Literal, `Numbers`, or a union of these.
+
+    Raises:
+        TypeError, OverflowError: it cannot be.
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Annotated:
+        if parse_range in parts and isinstance(value, (int, list)):
+            value = ",".join(map(str, value if isinstance(value, list) else [value]))
+        return convert(value, parts[0])
+    if origin in (Union, UnionType):
+        for part in parts:
+            try:
+                return convert(value, part)
+            except TypeError:
+                continue
+    elif origin is Literal and value in parts:
+        return value
+    elif origin is list and isinstance(value, list):
+        return [convert(item, parts[0]) for item in value]
+    elif origin is dict and isinstance(value, dict):
+        return {key: convert(item, parts[1]) for key, item in value.items()}
+    elif type(value) is (NoneType if hint is None else hint):
+        return value
+    elif hint is float and type(value) is int:
+        return float(value)
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"not {describe_type(hint)}")
+
+
+def describe_type(hint: Any) -> str:
+    """A hint for people, e.g. "a whole number or null"."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return "whole numbers such as 0, 0-4 or 0,2,5-7" if parse_range in parts else describe_type(parts[0])
+    if origin in (Union, UnionType):
+        return " or ".join(map(describe_type, parts))
+    if origin is Literal:
+        return f"one of {', '.join(parts)}"
+    if origin is list and parts[0] is not Any:
+        return f"a list [{describe_type(parts[0])}, ...]"
+    return WORDS[NoneType if hint is None else origin or hint]
+
+
+def suggest(name: str, names: Collection[str], dashes: str = "") -> str:
+    """ "; did you mean NAME?" when there is a similar name."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {dashes}{close[0]}?" if close else ""
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -36,40 +181,3 @@ def check_switches(config: Any) -> None:
     """UserError when checkpointing and compile are both asked for: torch cannot compile the second pass of a cell."""
     if config.checkpointing and config.compile:
         raise UserError("checkpointing and compile exclude each other: leave one of them out")
-
-
-def parse_range(name: str, text: Any) -> list[int]:
-    """Whole numbers from text such as `0`, `0-4` or `0,2,5-7`; UserError when it is not of that form."""
-    numbers: list[int] = []
-    for part in str(text).split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
-        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise UserError(f"{name} must look like 0, 0-4 or 0,2,5-7, got {show(text)}")
-        numbers += range(int(match[1]), int(match[2] or match[1]) + 1)
-        if len(numbers) > MAX_NUMBERS:
-            raise UserError(f"{name} names more than {MAX_NUMBERS} numbers")
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"{name} names a number twice: {show(text)}")
-    return numbers
-
-
-def check_types(config: Any, where: str) -> None:
-    """UserError, naming the first, unless every field of a dataclass has the type that it is annotated with."""
-    hints = get_type_hints(type(config))
-    for item in fields(config):
-        if not has_type(getattr(config, item.name), hints[item.name]):
-            raise UserError(f"{where}: {item.name} must not be {show(getattr(config, item.name))}")
-
-
-def has_type(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a type: Any, a plain type, a list, a dict with text for keys, or a union of these."""
-    arguments = get_args(hint)
-    if hint is Any:
-        return True
-    if get_origin(hint) in (Union, UnionType):
-        return any(has_type(value, part) for part in arguments)
-    if get_origin(hint) is list:
-        return isinstance(value, list) and all(has_type(item, arguments[0]) for item in value)
-    if get_origin(hint) is dict:
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    return type(value) is (NoneType if hint is None else hint)

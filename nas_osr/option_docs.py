@@ -8,9 +8,11 @@ title.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any, get_type_hints
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse_from_object
 
@@ -49,24 +51,56 @@ class Option:
     help: str
     group: str
 
+    @property
+    def choices(self) -> str:
+        """The names that it may be, for people; "" where there are none."""
+        return find_choices(self.type)
+
+    @property
+    def meaning(self) -> str:
+        """What is written of it, what it may be, and its default."""
+        about = []
+        if self.choices:
+            about.append(f"{'of' if list in named_types(self.type) else 'one of'} {self.choices}")
+        if self.default is MISSING:
+            about.append("required")
+        elif self.default not in (None, "", {}, []) and self.type is not bool:
+            shown = ",".join(map(str, self.default)) if isinstance(self.default, list) else self.default
+            about.append(f"default: {shown}")
+        return self.help + (f" [{'; '.join(about)}]" if about else "")
+
 
 def list_options(kind: Callable[..., Any]) -> list[Option]:
     """The fields of a dataclass, or the parameters of a function."""
     hints = get_type_hints(kind, include_extras=True)
-    lineage = kind.__mro__ if isinstance(kind, type) else (kind,)
+    lineage = kind.__mro__[:-1] if isinstance(kind, type) else (kind,)
     texts: dict[str, str] = {}
     for part in reversed(lineage):
-        if part is not object:
-            texts |= {item.arg_name: one_line(item.description) for item in parse_from_object(part).params}
-    groups = {name: part for part in reversed(lineage[1:]) if own_fields(part) for name in all_fields(part)}
-    titles = {name: summary(part).partition("\n")[0].rstrip(".") for name, part in groups.items()}
+        texts |= read_texts(part)
+    # the group nearest to the request has those that it inherits, too; a class without options of its own is no group
+    groups = [part for part in reversed(lineage[1:]) if is_dataclass(part) and vars(part).get("__annotations__")]
+    titles = {item.name: summary(part).partition("\n")[0].rstrip(".") for part in groups for item in fields(part)}
     return [
         Option(name, hints[name], default, texts.get(name, ""), titles.get(name, ""))
-        for name, default in defaults(kind).items()
+        for name, default in list_defaults(kind).items()
     ]
 
 
-def defaults(kind: Callable[..., Any]) -> dict[str, Any]:
+@cache
+def read_texts(kind: Callable[..., Any]) -> dict[str, str]:
+    """What a class or a function itself says of options."""
+    return {item.arg_name: " ".join((item.description or "").split()) for item in parse_from_object(kind).params}
+
+
+def find_choices(hint: Any) -> str:
+    """The names that a hint, or what `Annotated` adds to it, lists."""
+    if get_origin(hint) is Literal:
+        return ", ".join(get_args(hint))
+    parts = get_args(hint)
+    return "".join(str(part) if isinstance(part, Choices) else find_choices(part) for part in parts)
+
+
+def list_defaults(kind: Callable[..., Any]) -> dict[str, Any]:
     """The default of every option, MISSING where a value is required."""
     found = {
         name: MISSING if parameter.default is parameter.empty else parameter.default
@@ -82,16 +116,11 @@ def summary(kind: Callable[..., Any]) -> str:
     return "\n".join(part for part in (parsed.short_description, parsed.long_description) if part)
 
 
-def own_fields(kind: type) -> list[str]:
-    """The fields that a dataclass itself adds or changes."""
-    return list(vars(kind).get("__annotations__", {})) if is_dataclass(kind) else []
-
-
-def all_fields(kind: Any) -> list[str]:
-    """The fields of a dataclass, inherited ones too."""
-    return [item.name for item in fields(kind)]
-
-
-def one_line(text: str | None) -> str:
-    """A description without its line breaks."""
-    return " ".join((text or "").split())
+def named_types(hint: Any) -> Iterator[Any]:
+    """The types that a hint lets a value have: unions taken apart, lists and dicts without what is in them."""
+    origin = get_origin(hint)
+    if origin in (Annotated, Union, UnionType):
+        for part in get_args(hint)[: 1 if origin is Annotated else None]:
+            yield from named_types(part)
+    else:
+        yield NoneType if hint is None else origin or hint

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib
+import importlib.util
 import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nas_osr.errors import UserError, show
@@ -52,6 +56,31 @@ def load_class(
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{kind} {name!r}: {module_name} has no class {attribute} derived from {base.__name__}")
     return found
+
+
+def read_attribute(reference: str, name: str) -> Any:
+    """An attribute of the shipped class "module:Class", read from its source: importing it would take torch.
+
+    The class, or a base of it in the same file, says it as a constant or as a frozenset of constants; where none does,
+    the class is imported.
+    """
+    module, _, found = reference.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    tree = ast.parse(Path(spec.origin).read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    owner = found
+    while owner in classes:
+        for node in classes[owner].body:
+            assigned = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+            value = getattr(node, "value", None)
+            if getattr(assigned, "id", None) == name and value is not None:
+                with contextlib.suppress(ValueError):
+                    if isinstance(value, ast.Call) and ast.unparse(value.func) == "frozenset" and len(value.args) == 1:
+                        return frozenset(ast.literal_eval(value.args[0]))
+                    return ast.literal_eval(value)
+        owner = next((base.id for base in classes[owner].bases if isinstance(base, ast.Name)), "")
+    return getattr(getattr(importlib.import_module(module), found), name)
 
 
 def import_plugin(module_name: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
 
-from nas_osr.configuration import check_types, parse_range
+from nas_osr.configuration import make_request, parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
@@ -106,15 +106,12 @@ def open_parts(folder: Path) -> list[RunFolder]:
 
 def read_retrain_config(run: RunFolder) -> RetrainRequest:
     """The configuration that a retraining left in its folder. Raises UserError when it is not one."""
-    values = run.read_config()
-    names = {item.name for item in fields(RetrainRequest)}
-    unknown = sorted(set(values) - names)
-    if unknown or "architecture" not in values:
-        raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: evaluate needs one")
-    config = RetrainRequest(**values)
-    check_types(config, str(run.path / "config.yaml"))
+    values, file = run.read_config(), run.path / "config.yaml"
+    if "architecture" not in values:
+        raise UserError(f"{file}: not the configuration of a retraining: evaluate needs one")
+    config = make_request(RetrainRequest, values, str(file))
     if config.rule is None:
-        raise UserError(f"{run.path / 'config.yaml'}: not the configuration of a retraining: it names no rule")
+        raise UserError(f"{file}: not the configuration of a retraining: it names no rule")
     return config
 
 

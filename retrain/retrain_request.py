@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive, check_switches, parse_range
+from nas_osr.configuration import (
+    Numbers,
+    check_choice,
+    check_not_negative,
+    check_positive,
+    check_switches,
+    parse_range,
+)
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
@@ -39,8 +46,8 @@ class RetrainRequest(RunRequest):
     architecture: Any = DEFAULT_ARCHITECTURE
     network: str | None = None
     out: str = "runs/retrain"
-    splits: str = "0"
-    seeds: str = "0"
+    splits: Numbers = "0"
+    seeds: Numbers = "0"
     channels: int | None = None
     stem: str | None = None
     recipe: str | None = None

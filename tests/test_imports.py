@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import os
 import subprocess
@@ -32,7 +33,7 @@ def test_imports_point_one_way():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["search", "--help"], ["retrain", "--print_config"], ["data", "list"]]
+    "arguments", [["--help"], ["search", "--help"], ["retrain", "--print_config"], ["data", "list"], ["rules"]]
 )
 def test_the_command_line_starts_without_slow_packages(arguments):
     code = (
@@ -71,6 +72,13 @@ def test_every_public_name_is_there(name):
     value = getattr(nas_osr, name)
     assert value is not None
     assert name == "__version__" or value.__name__ == name
+
+
+def test_type_checkers_and_editors_see_the_public_names():
+    tree = ast.parse((ROOT / "nas_osr" / "__init__.py").read_text())
+    [seen] = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = [node for node in seen.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: node.module for node in imports for alias in node.names} == nas_osr._PUBLIC
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error():

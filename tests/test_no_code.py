@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from nas_osr.cli.main import main
 from nas_osr.errors import UserError
 from nas_osr.evaluation.user_arrays import read_arrays
 from nas_osr.files.checkpoints import check_checkpoint
 from nas_osr.files.storage import read_checkpoint, read_config
+from nas_osr.files.yaml_text import PlainLoader
 from nas_osr.search_spaces.architectures.graph import format_graphml, read_graphml, to_graph
 from nas_osr.search_spaces.architectures.references import load_architecture, published
 
@@ -50,7 +52,7 @@ METHODS = {
 }  # fmt: skip
 # What may import by a name: plug-ins of the command line, and tables of our own modules.
 IMPORTERS = {
-    "nas_osr/plugins.py", "nas_osr/__init__.py", "nas_osr/data/__init__.py", "nas_osr/cli/main.py",
+    "nas_osr/plugins.py", "nas_osr/__init__.py", "nas_osr/data/__init__.py", "nas_osr/cli/commands.py",
     "retrain/networks/__init__.py", "retrain/analysis/common.py",
 }  # fmt: skip
 UNPICKLER = "nas_osr/data/sources/pickles.py"  # names become inert nodes there; see its tests
@@ -84,10 +86,15 @@ def calls(node: ast.Call, name: str) -> Iterator[str]:
         yield "allows pickle"
     if given.get("shell", "False") != "False":
         yield "starts a shell"
-    if called == "yaml.load" or (called == "yaml.compose" and given.get("Loader") != "yaml.SafeLoader"):
+    if called == "yaml.load" or (called == "yaml.compose" and given.get("Loader") != "PlainLoader"):
         yield f"calls {called}"
     if called == "Image.open" and "formats" not in given:
         yield "lets Pillow choose the format"
+
+
+def test_the_loader_of_yaml_is_the_safe_one() -> None:
+    assert issubclass(PlainLoader, yaml.SafeLoader)
+    assert PlainLoader.yaml_constructors == yaml.SafeLoader.yaml_constructors
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -2,102 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_choice, check_positive
+from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.errors import UserError
-from nas_osr.requests import DataOptions
+from nas_osr.requests import LossOptions, MachineOptions, PresetOptions, ProtocolOptions, SpaceOptions
+from nas_osr.retrain.training_options import TrainingOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from nas_osr.data.protocols import Protocol
 
-PHASES = ("both", "search", "retrain")
 GIB = 2**30
 
 
 @dataclass
-class BenchConfig(DataOptions):
+class BenchRequest(MachineOptions, PresetOptions, TrainingOptions, SpaceOptions, LossOptions, ProtocolOptions):
     """Measure what a training step costs: seconds, images/s, memory, FLOPs and the share of this machine's peak.
 
-    Random images of the protocol's shape are used; no data set is needed. docs/performance.md explains the columns.
-
-    Args:
-        split: the class split.
-        classes: number of known classes instead of the protocol's.
-        image_size: side of the images in pixels instead of the protocol's; a multiple of 16.
-        phase: which steps: both, search or retrain.
-        objective: training loss, by name or dotted path.
-        objective_config: coefficients of the objective, for example --objective_config.temperature 6.
-        plugin: modules with your own classes.
-        preset: paper, small or tiny: fixes what is left open.
-        layers: cell layers L of the search space.
-        channels: channels C at 1/4 resolution of the search space.
-        operations: candidates of each cell, by name or dotted path.
-        branches: scales that leave the encoder; 2 always.
-        stem: how images come to 1/4 resolution, of the space and of the network that is retrained: strided or pooled.
-        architecture: what is retrained: run folder of a search, architecture.json, published, or random:SEED, which is
-            drawn from the search space.
-        network: a baseline network instead of an architecture: cac, dhrnet, resnet18, resnet34, resnet50, vgg13.
-        retrain_channels: channels C of a retrained architecture; 0 is the architecture's own width.
-        recipe: optimiser, schedule and augmentation of a retraining: fast, paper, cac or adam.
-        recipe_config: settings of the recipe, for example --recipe_config.augmentation none.
-        batch_size: images a step.
-        steps: measured steps of each kind; medians are shown.
-        warmup: steps of each kind before them that do not count.
-        device: auto, cpu, cuda or cuda:INDEX.
-        precision: auto, 32-true or bf16-mixed.
-        threads: CPU threads; 0 leaves torch's choice.
-        checkpointing: compute the inside of cells again for the backward pass instead of keeping it.
-        compile: compile the encoder with torch.compile.
-        json: print the result as one JSON object.
+    Random images of the protocol's shape are used; no data set is needed. Without an architecture or a network, one is
+    drawn from the search space to be retrained. docs/performance.md explains the columns.
     """
 
     split: int = 0
+    "the class split."
     classes: int | None = None
+    "number of known classes instead of the protocol's."
     image_size: int | None = None
-    phase: str = "both"
-    objective: str = "vae_contrastive"
-    objective_config: dict[str, Any] = field(default_factory=dict)
-    plugin: list[str] = field(default_factory=list)
-    preset: str = "small"
-    layers: int | None = None
-    channels: int | None = None
-    operations: list[str] | None = None
-    branches: list[int] | None = None
-    stem: str | None = None
-    architecture: str | None = None
-    network: str | None = None
+    "side of the images in pixels instead of the protocol's; a multiple of 16."
+    phase: Literal["both", "search", "retrain"] = "both"
+    "which steps."
     retrain_channels: int | None = None
-    recipe: str | None = None
-    recipe_config: dict[str, Any] = field(default_factory=dict)
-    batch_size: int | None = None
+    "channels C of a retrained architecture; 0 is the architecture's own width."
     steps: int = 5
+    "measured steps of each kind; medians are shown."
     warmup: int = 2
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int = 0
-    checkpointing: bool = False
-    compile: bool = False
+    "steps of each kind before them that do not count."
     json: bool = False
+    "print the result as one JSON object."
 
 
-def bench(config: BenchConfig, command: list[str]) -> None:
-    """Measure as configured and print a table: a row for each kind of step."""
-    result = run_bench(config)
-    if config.json:
+def bench(request: BenchRequest, command: list[str]) -> None:
+    """Measure as asked and print a table: a row for each kind of step."""
+    result = run_bench(request)
+    if request.json:
         show_json(result)
         return
-    show_table(table(result))
-    for line in notes(result):
+    show_table(step_rows(result))
+    for line in bench_notes(result):
         print(line)
 
 
-def run_bench(config: BenchConfig) -> dict[str, Any]:
-    """Measure as configured; torch's random state and its CPU threads are left as they were.
+def run_bench(request: BenchRequest) -> dict[str, Any]:
+    """Measure as asked; torch's random state and its CPU threads are left as they were.
 
     Returns:
         steps and warmup; device, device_name, precision and cpu_threads; protocol, image_shape, objective, preset;
@@ -112,57 +72,56 @@ def run_bench(config: BenchConfig) -> dict[str, Any]:
     from nas_osr.cost.steps import leave_no_trace
     from nas_osr.plugins import import_plugin
     from nas_osr.search_spaces.prepare import check_compiler
+    from nas_osr.training.determinism import deterministic_algorithms
     from nas_osr.training.fabric import describe_fabric, make_fabric
 
-    for module in config.plugin:
+    for module in request.plugin:
         import_plugin(module)
-    check_request(config)
-    protocol = bench_protocol(config)
-    with leave_no_trace():
-        fabric = make_fabric(config.device, config.precision, config.threads)
-        if config.compile:
+    check_bench(request)
+    protocol = bench_protocol(request)
+    with leave_no_trace(), deterministic_algorithms(request.deterministic):
+        fabric = make_fabric(request.device, request.precision, request.threads)
+        if request.compile:
             check_compiler(fabric.device)
         try:
-            measured = measure(config, protocol, fabric)
+            measured = measure_phases(request, protocol, fabric)
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(f"{fabric.device} is out of memory: choose a smaller batch_size or preset") from error
         about = describe_fabric(fabric)
     return {
         "protocol": protocol.name,
         "image_shape": list(protocol.image_shape),
-        "objective": config.objective,
-        "preset": config.preset,
-        "steps": config.steps,
-        "warmup": config.warmup,
+        "objective": request.objective,
+        "preset": request.preset,
+        "steps": request.steps,
+        "warmup": request.warmup,
         **about,
         **measured,
     }
 
 
-def check_request(config: BenchConfig) -> None:
+def check_bench(request: BenchRequest) -> None:
     """UserError when options are out of range or contradict each other."""
-    check_choice(config, "phase", PHASES)
-    check_positive(config, "steps")
-    if config.warmup < 0:
-        raise UserError(f"warmup must not be negative, got {config.warmup}")
-    if config.classes is not None and config.classes < 2:
-        raise UserError(f"classes must be at least 2, got {config.classes}")
-    if config.network is not None and config.architecture is not None:
+    check_positive(request, "steps")
+    check_not_negative(request, "warmup")
+    if request.classes is not None and request.classes < 2:
+        raise UserError(f"classes must be at least 2, got {request.classes}")
+    if request.network is not None and request.architecture is not None:
         raise UserError("architecture and network are both given: leave one of them out")
 
 
-def bench_protocol(config: BenchConfig) -> Protocol:
+def bench_protocol(request: BenchRequest) -> Protocol:
     """The protocol that is asked for, with the number of classes and the image size that are. Raises UserError."""
-    protocol = config.published_protocol(config.split)
-    if config.classes is not None:
-        known = tuple((label,) for label in range(config.classes))
+    protocol = request.published_protocol(request.split)
+    if request.classes is not None:
+        known = tuple((label,) for label in range(request.classes))
         protocol = replace(protocol, known=known, known_names=(), pseudo_unknown=None)
-    if config.image_size is not None:
-        protocol = replace(protocol, image_shape=(protocol.image_shape[0], config.image_size, config.image_size))
+    if request.image_size is not None:
+        protocol = replace(protocol, image_shape=(protocol.image_shape[0], request.image_size, request.image_size))
     return protocol
 
 
-def measure(config: BenchConfig, protocol: Protocol, fabric: Fabric) -> dict[str, Any]:
+def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) -> dict[str, Any]:
     """The phases that are asked for, one after the other, so that one's memory is free before the next."""
     from nas_osr.retrain.retrain_request import RetrainRequest
     from nas_osr.retrain.retrain_steps import benchmark_retrain
@@ -171,33 +130,34 @@ def measure(config: BenchConfig, protocol: Protocol, fabric: Fabric) -> dict[str
     from nas_osr.strategies.bilevel.bilevel_steps import benchmark_search
     from nas_osr.strategies.search_request import SearchRequest
 
-    search_config = SearchRequest(**shared(config, SearchRequest)).resolved()
-    given = shared(config, RetrainRequest)
-    if config.network is None:
-        architecture = load_architecture(config.architecture or "random:0", search_config.space())
-        given["architecture"] = architecture.to_dict()
+    search_config = SearchRequest(**shared_options(request, SearchRequest)).resolved()
+    given = shared_options(request, RetrainRequest)
+    if request.network is None:
+        if not isinstance(request.architecture, dict):
+            architecture = load_architecture(request.architecture or "random:0", search_config.space())
+            given["architecture"] = architecture.to_dict()
         # what the search space was given by hand is also the width that is retrained
-        given["channels"] = config.channels if config.retrain_channels is None else config.retrain_channels
-    elif config.retrain_channels is not None:
-        raise UserError(f"retrain_channels is the width of an architecture: network {config.network} has its own")
+        given["channels"] = request.channels if request.retrain_channels is None else request.retrain_channels
+    elif request.retrain_channels is not None:
+        raise UserError(f"retrain_channels is the width of an architecture: network {request.network} has its own")
     else:
         given |= {"architecture": None, "channels": None}
     retrain_config = check_retrain(RetrainRequest(**given), protocol)  # before a search is measured, which takes long
     measured: dict[str, Any] = {}
-    if config.phase != "retrain":
-        measured["search"] = benchmark_search(search_config, protocol, fabric, config.steps, config.warmup)
-    if config.phase != "search":
-        measured["retrain"] = benchmark_retrain(retrain_config, protocol, fabric, config.steps, config.warmup)
+    if request.phase != "retrain":
+        measured["search"] = benchmark_search(search_config, protocol, fabric, request.steps, request.warmup)
+    if request.phase != "search":
+        measured["retrain"] = benchmark_retrain(retrain_config, protocol, fabric, request.steps, request.warmup)
     return measured
 
 
-def shared(config: BenchConfig, target: type) -> dict[str, Any]:
-    """The options that another configuration has, too."""
-    names = {item.name for item in fields(config)} & {item.name for item in fields(target)}
-    return {name: getattr(config, name) for name in names}
+def shared_options(request: BenchRequest, target: type) -> dict[str, Any]:
+    """The options that another request has, too."""
+    names = {item.name for item in fields(request)} & {item.name for item in fields(target)}
+    return {name: getattr(request, name) for name in names}
 
 
-def table(result: dict[str, Any]) -> list[list[str]]:
+def step_rows(result: dict[str, Any]) -> list[list[str]]:
     """A row for each kind of step."""
     rows = [
         [
@@ -236,7 +196,7 @@ def cost_cells(name: str, step: dict[str, Any]) -> list[str]:
     ]
 
 
-def notes(result: dict[str, Any]) -> list[str]:
+def bench_notes(result: dict[str, Any]) -> list[str]:
     """What the table's figures rest on."""
     name = result["device_name"] or f"{result['device']}, {result['cpu_threads']} threads"
     height_by_width = "x".join(map(str, result["image_shape"][1:]))

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_osr.cli.imports import quick_imports
 from nas_osr.cli.show import show_evaluation, show_json, show_metrics
 
 if TYPE_CHECKING:
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 def evaluate(config: EvaluateRequest, command: list[str]) -> None:
     """Evaluate as configured and print a table: with intervals for one result, a column each for several."""
-    with quick_imports():
-        from nas_osr.retrain.evaluate import run_evaluate
+    from nas_osr.retrain.evaluate import run_evaluate
 
     results = run_evaluate(config)
     if config.json:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import difflib
-import importlib
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import nas_osr
+from nas_osr.cli.commands import COMMANDS, Command, load
 from nas_osr.errors import UserError
 from nas_osr.ranks.place import one_voice, refuse_ranks
 from nas_osr.runs.stopping import Terminated, terminable
@@ -24,119 +22,6 @@ EXIT_TERMINATED = 143
 SPINS = "20000"
 MALLOPT = {"M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 1 << 27), "M_MMAP_MAX": (-4, 0)}  # number, value: malloc.h
 MAX_MESSAGE = 4000  # characters; a broken file may have put any number into it
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command; what it names is imported only when it is called.
-
-    Attributes:
-        function: "module:name" of what does the work. Its parameters are the options, its docstring their help.
-        summary: one line for `nas-osr --help`.
-        positionals: options that may be given without their name, in this order.
-        config: "module:name" of a dataclass whose fields are the options; the function then takes an instance of it
-            and the command line.
-        ranks: whether torchrun may start it in several processes.
-    """
-
-    function: str
-    summary: str
-    positionals: tuple[str, ...] = ()
-    config: str | None = None
-    ranks: bool = False
-
-
-COMMANDS: dict[str, Command] = {
-    "search": Command(
-        "nas_osr.cli.search:search",
-        "search an architecture on a protocol",
-        config="nas_osr.strategies.search_request:SearchRequest",
-        ranks=True,
-    ),
-    "export": Command(
-        "nas_osr.cli.export:export", "write an architecture as pictures, a graph or JSON", ("architecture",)
-    ),
-    "retrain": Command(
-        "nas_osr.cli.retrain:retrain",
-        "train an architecture from scratch and evaluate it",
-        ("architecture",),
-        config="nas_osr.retrain.retrain_request:RetrainRequest",
-        ranks=True,
-    ),
-    "evaluate": Command(
-        "nas_osr.cli.evaluate:evaluate",
-        "evaluate retrained runs again, also with another rule or unknown",
-        ("run",),
-        config="nas_osr.retrain.retrain_request:EvaluateRequest",
-    ),
-    "score": Command(
-        "nas_osr.cli.score:score",
-        "apply a scoring rule to your own logits or embeddings",
-        ("file",),
-        config="nas_osr.cli.score:ScoreConfig",
-    ),
-    "analyse confusion": Command(
-        "nas_osr.cli.analyse:confusion",
-        "show which known class each unknown one is mistaken for",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:ConfusionConfig",
-    ),
-    "analyse unknowns": Command(
-        "nas_osr.cli.analyse:unknowns",
-        "show macro-F1 against the number of unknown classes",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:UnknownsConfig",
-    ),
-    "analyse corruption": Command(
-        "nas_osr.cli.analyse:corruption",
-        "measure accuracy on corrupted test images",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:CorruptionConfig",
-    ),
-    "analyse probe": Command(
-        "nas_osr.cli.analyse:probe",
-        "train a linear classifier on the frozen features",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:ProbeConfig",
-    ),
-    "analyse dimension": Command(
-        "nas_osr.cli.analyse:dimension",
-        "estimate the intrinsic dimension of the features",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:DimensionConfig",
-    ),
-    "analyse saliency": Command(
-        "nas_osr.cli.analyse:saliency",
-        "measure how much of the images the loss looks at",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:SaliencyConfig",
-    ),
-    "compare": Command(
-        "nas_osr.cli.compare:compare", "show retrained runs side by side, and beside the published figures", ("runs",)
-    ),
-    "sweep": Command(
-        "nas_osr.cli.sweep:sweep",
-        "run many runs from one file, resumable; the papers' experiments ship",
-        ("file",),
-        config="nas_osr.cli.sweep:SweepConfig",
-    ),
-    "subclusters": Command(
-        "nas_osr.cli.subclusters:subclusters",
-        "recommend how many subclusters each class of a GMVAE should have",
-        ("architecture",),
-        config="nas_osr.retrain.subclusters.subclusters_request:SubclustersRequest",
-    ),
-    "bench": Command(
-        "nas_osr.cli.bench:bench",
-        "measure what a training step costs: seconds, memory, FLOPs, share of the machine's peak",
-        config="nas_osr.cli.bench:BenchConfig",
-    ),
-    "data list": Command("nas_osr.cli.data:list_protocols", "list the protocols"),
-    "data prepare": Command("nas_osr.cli.data:prepare", "get the images of a protocol", ("name",)),
-    "data check": Command("nas_osr.cli.data:check", "say whose images are there"),
-    "rules": Command("nas_osr.cli.rules:rules", "show which objective feeds which scoring rule"),
-    "doctor": Command("nas_osr.cli.doctor:doctor", "show devices, versions, data and disk: what a bug report needs"),
-}
 
 
 def set_waiting() -> None:
@@ -204,8 +89,7 @@ def dispatch(arguments: list[str]) -> None:
     command = COMMANDS[name]
     from nas_osr.cli.options import parse_options
 
-    options = load(command.config or command.function)
-    values = parse_options(options, rest, name, command.positionals)
+    values = parse_options(command.options, rest, name, command.positionals, command.examples)
     if values is None:
         return
     if not command.ranks:
@@ -213,7 +97,7 @@ def dispatch(arguments: list[str]) -> None:
     if command.config is None:
         load(command.function)(**values)
     else:
-        load(command.function)(options(**values), ["nas-osr", *arguments])
+        load(command.function)(command.options(**values), ["nas-osr", *arguments])
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -229,12 +113,6 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     close = difflib.get_close_matches(first, COMMANDS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
     raise UserError(f"unknown command {first!r}: {hint}")
-
-
-def load(reference: str) -> Callable[..., Any]:
-    """What "module:name" refers to."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def overview(commands: dict[str, Command]) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_osr.cli.estimate import show_plan
-from nas_osr.cli.imports import quick_imports
-from nas_osr.cli.show import show_json, show_metrics
+from nas_osr.cli.show import show_dry_run, show_json, show_metrics
 
 if TYPE_CHECKING:
     from nas_osr.retrain.retrain_request import RetrainRequest
@@ -14,14 +12,13 @@ if TYPE_CHECKING:
 
 def retrain(config: RetrainRequest, command: list[str]) -> None:
     """Retrain as configured and print a table: a column for each split and seed, and mean ± std over several."""
-    with quick_imports():
-        from nas_osr.retrain.run import run_retrain
+    from nas_osr.retrain.run import run_retrain
 
     result = run_retrain(config, command)
     if config.json:
         show_json(result)
     elif config.dry_run:
-        show_plan(result)
+        show_dry_run(result)
     else:
         parts = result["parts"]
         show_metrics({**parts, "mean ± std": result["metrics"]} if len(parts) > 1 else parts)

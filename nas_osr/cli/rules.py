@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from nas_osr.cli.show import show_json, show_table
+from nas_osr.objectives import OBJECTIVES
+from nas_osr.plugins import read_attribute
+from nas_osr.scoring import RULES
 
 
 def rules(json: bool = False) -> None:
@@ -11,11 +14,10 @@ def rules(json: bool = False) -> None:
     Args:
         json: print one JSON object: the rules of each objective, its default first.
     """
-    from nas_osr.objectives import OBJECTIVES, objective_class
-    from nas_osr.scoring import RULES, rules_for
-
-    fed = {name: rules_for(objective_class(name)) for name in OBJECTIVES}
-    defaults = {name: objective_class(name).default_rule for name in OBJECTIVES}
+    needs = {rule: read_attribute(found, "needs") for rule, found in RULES.items()}
+    provides = {name: read_attribute(found, "provides") for name, found in OBJECTIVES.items()}
+    fed = {name: [rule for rule in RULES if needs[rule] <= provides[name]] for name in OBJECTIVES}
+    defaults = {name: read_attribute(found, "default_rule") for name, found in OBJECTIVES.items()}
     if json:
         show_json({name: sorted(fed[name], key=lambda rule: rule != defaults[name]) for name in fed})
         return

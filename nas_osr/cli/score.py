@@ -4,59 +4,61 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from nas_osr.cli.show import show_evaluation, show_json, show_table
+from nas_osr.configuration import check_not_negative
 from nas_osr.errors import UserError
+from nas_osr.option_docs import Choices
+from nas_osr.scoring import RULES
 
 
 @dataclass
-class ScoreConfig:
+class ScoreRequest:
     """Apply a scoring rule to the outputs of any network, given as arrays in a NumPy .npz file.
 
     The arrays are called train_FIELD, validation_FIELD and test_FIELD, for example train_embedding and train_labels.
     Which fields a rule needs, and what else may be there, is in docs/score.md.
-
-    Args:
-        file: the .npz file, as numpy.savez writes it.
-        rule: scoring rule, by name or dotted path.
-        rule_config: settings of the rule, for example --rule_config.k 5.
-        out: a file in the format of predictions.csv to write.
-        overwrite: replace `out` where it is there already.
-        seed: of the training images that are held out where there are no validation arrays.
-        bootstrap: resamples for the confidence intervals of the metrics; 0 leaves them out.
-        json: print the result as one JSON object.
     """
 
     file: str
-    rule: str
+    "the .npz file, as numpy.savez writes it."
+    rule: Annotated[str, Choices(RULES, plugins=True)]
+    "scoring rule."
     rule_config: dict[str, Any] = field(default_factory=dict)
+    "settings of the rule, for example --rule_request.k 5."
     out: str | None = None
+    "a file in the format of predictions.csv to write."
     overwrite: bool = False
+    "replace `out` where it is there already."
     seed: int = 0
+    "of the training images that are held out where there are no validation arrays."
     bootstrap: int = 1000
+    "resamples for the confidence intervals of the metrics; 0 leaves them out."
     json: bool = False
+    "print the result as one JSON object."
 
 
-def score(config: ScoreConfig, command: list[str]) -> None:
-    """Score as configured and print the metrics; without test_labels, how many images got each label."""
+def score(request: ScoreRequest, command: list[str]) -> None:
+    """Score as asked and print the metrics; without test_labels, how many images got each label."""
     from nas_osr.evaluation.predictions import Predictions, write_predictions
     from nas_osr.evaluation.score_file import score_arrays
     from nas_osr.evaluation.user_arrays import read_arrays
 
-    if config.bootstrap < 0:
-        raise UserError(f"bootstrap must not be negative, got {config.bootstrap}")
-    out = None if config.out is None else Path(config.out)
-    if out is not None and out.exists() and not config.overwrite:
+    check_not_negative(request, "bootstrap")
+    out = None if request.out is None else Path(request.out)
+    if out is not None and out.exists() and not request.overwrite:
         raise UserError(f"{out}: is there already; add --overwrite or choose another --out")
-    scored = score_arrays(read_arrays(config.file), config.rule, config.rule_config, config.seed)
+    scored = score_arrays(read_arrays(request.file), request.rule, request.rule_config, request.seed)
     found = scored.judgements
     counts = [int((found.predicted_label == label).sum()) for label in range(found.num_known + 1)]
     truth = isinstance(found, Predictions)
-    intervals = found.intervals(repeats=config.bootstrap) if isinstance(found, Predictions) and config.bootstrap else {}
+    intervals = (
+        found.intervals(repeats=request.bootstrap) if isinstance(found, Predictions) and request.bootstrap else {}
+    )
     if out is not None:
         write_predictions(out, found)
-    if config.json:
+    if request.json:
         show_json(
             {
                 "rule": scored.rule.name,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_osr.cli.estimate import show_plan
-from nas_osr.cli.imports import quick_imports
-from nas_osr.cli.show import show_json
+from nas_osr.cli.show import show_dry_run, show_json
 
 if TYPE_CHECKING:
     from nas_osr.strategies.search_request import SearchRequest
@@ -14,14 +12,13 @@ if TYPE_CHECKING:
 
 def search(config: SearchRequest, command: list[str]) -> None:
     """Search as configured and print what was found."""
-    with quick_imports():
-        from nas_osr.strategies.run import run_search
+    from nas_osr.strategies.run import run_search
 
     result = run_search(config, command)
     if config.json:
         show_json(result)
     elif config.dry_run:
-        show_plan(result)
+        show_dry_run(result)
     else:
         print(f"F1 {result['f1']:.4f} on pseudo-unknown classes at epoch {result['epoch'] + 1}")
         for scale, branch in result["branches"].items():

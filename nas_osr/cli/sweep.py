@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
-from nas_osr.cli.main import COMMANDS, load
-from nas_osr.cli.options import parse_options
+from nas_osr.cli.commands import COMMANDS, load
+from nas_osr.cli.options import set_entry
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_positive
+from nas_osr.configuration import check_complete, check_options, check_positive, make_request, option_types
 from nas_osr.errors import UserError
-from nas_osr.option_docs import list_options
 from nas_osr.sweeps.file import Run, Sweep, read_sweep, shipped, texts
 from nas_osr.sweeps.runner import Outcome, SweepFolder, run_sweep
 
@@ -27,66 +26,64 @@ UNKNOWN_YET = "random:0"  # stands for an architecture that an earlier run of th
 
 
 @dataclass
-class SweepConfig:
+class SweepRequest:
     """Run many runs from one file: those that have finished are skipped, so that the same command resumes a sweep.
 
     Every run's options are checked before the first one starts. A run that fails does not stop the others; the exit
     code is then 1.
-
-    Args:
-        file: a sweep file, or the name of a shipped one (see --list).
-        out: folder of the sweep; runs/sweeps/NAME when not given.
-        jobs: runs at a time, each with its share of the processor's cores.
-        only: pattern of the runs to make, such as "cac-*"; what they need is made as well.
-        set: options that win over the file's in all runs, for example --set.epochs 1.
-        list: list the shipped sweep files and stop.
-        dry_run: check everything, print the commands and stop.
-        json: print the result as one JSON object.
-        quiet: print no progress.
     """
 
     file: str | None = None
+    "a sweep file, or the name of a shipped one (see --list)."
     out: str | None = None
+    "folder of the sweep; runs/sweeps/NAME when not given."
     jobs: int = 1
+    "runs at a time, each with its share of the processor's cores."
     only: str | None = None
+    'pattern of the runs to make, such as "cac-*"; what they need is made as well.'
     set: dict[str, Any] = field(default_factory=dict)
+    "options that win over the file's in all runs, for example --set.epochs 1."
     list: bool = False
+    "list the shipped sweep files and stop."
     dry_run: bool = False
+    "check everything, print the commands and stop."
     json: bool = False
+    "print the result as one JSON object."
     quiet: bool = False
+    "print no progress."
 
 
-def sweep(config: SweepConfig, command: Sequence[str]) -> None:
+def sweep(request: SweepRequest, command: Sequence[str]) -> None:
     """Run a sweep and print how its runs ended and what they measured; exit code 1 when one failed."""
-    if config.list:
-        list_shipped(config.json)
+    if request.list:
+        list_shipped(request.json)
         return
-    if config.file is None:
+    if request.file is None:
         raise UserError("sweep: name a sweep file, or a shipped one: nas-osr sweep --list shows them")
-    check_positive(config, "jobs")
-    plan = read_sweep(config.file, option_names, flatten(config.set))
+    check_positive(request, "jobs")
+    plan = read_sweep(request.file, option_names, flatten(request.set))
     only = None
-    if config.only is not None:
-        only = {run.name for run in plan.runs if fnmatch.fnmatchcase(run.name, config.only)}
+    if request.only is not None:
+        only = {run.name for run in plan.runs if fnmatch.fnmatchcase(run.name, request.only)}
         if not only:
-            raise UserError(f"--only {config.only}: no run has such a name; the first is {plan.runs[0].name}")
+            raise UserError(f"--only {request.only}: no run has such a name; the first is {plan.runs[0].name}")
     check_sweep(plan)
-    folder = SweepFolder(config.out or f"runs/sweeps/{plan.name}", option_names)
+    folder = SweepFolder(request.out or f"runs/sweeps/{plan.name}", option_names)
     folder.check_unchanged(plan.runs)
-    if config.dry_run:
-        show_plan(plan, folder, config.json)
+    if request.dry_run:
+        show_plan(plan, folder, request.json)
         return
 
     def report(line: str) -> None:
-        if not config.quiet:
+        if not request.quiet:
             print(line, file=sys.stderr, flush=True)
 
     try:
         with folder:
-            outcomes = run_sweep(plan, folder, jobs=config.jobs, only=only, report=report)
+            outcomes = run_sweep(plan, folder, jobs=request.jobs, only=only, report=report)
     except KeyboardInterrupt as interruption:
         raise type(interruption)(f"go on with: {shlex.join(command)}") from None
-    show_outcomes(plan, folder, outcomes, config.json)
+    show_outcomes(plan, folder, outcomes, request.json)
     if any(outcome.status != "finished" for outcome in outcomes.values()):
         raise SystemExit(EXIT_FAILED)
 
@@ -97,8 +94,7 @@ def option_names(command: str) -> set[str]:
     if command not in COMMANDS or command == "sweep":
         choices = ", ".join(name for name in COMMANDS if name != "sweep")
         raise UserError(f"command {command!r} is none that a sweep can run: choose from {choices}")
-    item = COMMANDS[command]
-    return {option.name for option in list_options(load(item.config or item.function))}
+    return set(option_types(COMMANDS[command].options))
 
 
 def flatten(options: Mapping[str, Any], head: str = "") -> dict[str, Any]:
@@ -129,15 +125,15 @@ def check_run(run: Run, needed: Sequence[Any]) -> Any:
     Raises:
         UserError: an option, or how options go together, is wrong.
     """
-    from nas_osr.sweeps.runner import list_arguments
-
     item = COMMANDS[run.command]
-    options = load(item.config or item.function)
-    values = parse_options(options, list_arguments(run.options, "{out}"), run.command, item.positionals)
-    assert values is not None, "help and print_config are not for a sweep file"
+    values: dict[str, Any] = {}
+    for dotted, value in run.options.items():
+        name, *keys = dotted.split(".")
+        values[name] = set_entry(values.get(name), keys, value)
     if item.config is None:
+        check_complete(item.options, check_options(item.options, values, run.command), run.command)
         return None
-    config = options(**values)
+    config = make_request(item.options, values, run.command)
     if run.command in CHECKS:
         trial = replace(config, dry_run=True)
         if any("{out}" in text for text in texts(getattr(config, "architecture", None))):

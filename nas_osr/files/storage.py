@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
-import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -167,31 +165,3 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path}: not a checkpoint of nas-osr")
     return state
-
-
-def plain(value: Any, where: str) -> Any:
-    """`value` as JSON and YAML have it: dataclasses and mappings become dicts with string keys, sequences and arrays
-    lists, paths strings, array scalars numbers.
-
-    Raises:
-        ValueError: a number is not finite; `where` and the keys to it are named.
-        TypeError: something has no plain form.
-    """
-    if value is None or isinstance(value, (str, bool, int)):
-        return str(value) if isinstance(value, str) else value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{where} is {value}")
-        return float(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{where}: {key}") for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = sorted(value) if isinstance(value, (set, frozenset)) else value
-        return [plain(item, f"{where}[{index}]") for index, item in enumerate(items)]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value), where)
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):  # NumPy and torch, scalars included
-        return plain(value.tolist(), where)
-    raise TypeError(f"{where}: {type(value).__name__} has no plain form")

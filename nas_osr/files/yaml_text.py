@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -15,6 +15,33 @@ MAX_DEPTH = 64
 MAX_BRACKETS = 4 * MAX_DEPTH  # open at once, those in comments and quotes included; the parser takes seconds for more
 MAX_NUMBER = 100  # characters; 1:59:59:... and 0xfff... give numbers without end
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_WORDS = {  # as YAML 1.2 has them: `no`, 1:30 and dates are text, and 1e-3 is a number
+    "tag:yaml.org,2002:int": ("[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", "-+0123456789"),
+    "tag:yaml.org,2002:bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "tag:yaml.org,2002:float": (
+        r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+_REPLACED = (*_WORDS, "tag:yaml.org,2002:timestamp")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """The safe loader, with fewer words and numbers that are not text."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what a reader of either version would take for more than text."""
+
+
+for _tag, (_pattern, _first) in _WORDS.items():
+    for _kind in (PlainLoader, _Dumper):
+        _kind.add_implicit_resolver(_tag, re.compile(f"({_pattern})\\Z"), list(_first))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -27,11 +54,16 @@ def parse_yaml(text: str, where: str) -> Any:
     return construct_yaml(compose_yaml(text, where), where)
 
 
+def format_yaml(value: Any) -> str:
+    """Plain values as YAML, in their own order; `parse_yaml` reads them back."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def compose_yaml(text: str, where: str) -> yaml.Node | None:
     """The nodes of a YAML text, checked as for `parse_yaml`; None for an empty one. Raises UserError."""
     _check_brackets(text, where)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=PlainLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise UserError(f"{where}: not valid YAML: {_one_line(error)}") from None
     if root is not None:

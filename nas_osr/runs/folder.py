@@ -23,8 +23,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nas_osr.errors import UserError
 from nas_osr.files.storage import (
     LOCK,
@@ -32,12 +30,13 @@ from nas_osr.files.storage import (
     file_errors,
     json_line,
     lock_folder,
-    plain,
     read_checkpoint,
     read_config,
     read_records,
     replace_file,
 )
+from nas_osr.files.yaml_text import format_yaml
+from nas_osr.plain import plain
 from nas_osr.runs import provenance as environment
 from nas_osr.runs.names import (
     CHECKPOINT,
@@ -253,7 +252,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, value: Mapping[str, Any]) -> None:
         """Write plain values (see `plain`) as YAML in their own order; see `write_bytes`."""
-        self.write_text(name, yaml.safe_dump(plain(value, name), sort_keys=False, allow_unicode=True))
+        self.write_text(name, format_yaml(plain(value, name)))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """An object from a JSON file of the run. Raises UserError when it is missing or broken."""

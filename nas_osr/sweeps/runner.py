@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
-from nas_osr.files.storage import file_errors, lock_folder, plain, replace_file
+from nas_osr.files.storage import file_errors, lock_folder, replace_file
 from nas_osr.files.text import parse_json, read_text
+from nas_osr.plain import plain
 from nas_osr.runs import provenance
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import PROGRAM
@@ -323,7 +324,7 @@ def list_arguments(options: Mapping[str, Any], out: str) -> list[str]:
     arguments = []
     for name, value in options.items():
         filled = replace_out(value, out)
-        arguments.append(f"--{name}={filled if isinstance(filled, str) else json.dumps(filled)}")
+        arguments.append(f"--{name}={filled if isinstance(filled, str) else json.dumps(filled, ensure_ascii=False)}")
     return arguments
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from nas_osr.configuration import Numbers
+
 # Which run, and how it is shown: no part of what is computed.
 NOT_RECORDED = frozenset({"run", "json", "quiet", "plot", "pictures", "data_dir", "plugin", "threads"})
 
@@ -93,7 +95,7 @@ class CorruptionConfig(NetworkConfig):
     """
 
     kinds: list[str] = field(default_factory=lambda: list(CORRUPTIONS))
-    severities: str = "1-5"
+    severities: Numbers = "1-5"
     limit: int | None = None
     unknown: bool = False
     seed: int = 0

@@ -22,24 +22,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # what `nas-osr search` does, until the first call of the optimisers in the training loop has ended
 FIRST_STEP = """
-import contextlib, os, sys
-from nas_osr.cli import main
-from nas_osr.cli import search
+import os, sys
+from nas_osr.cli import main, search
 
 def stop(*arguments, **settings):
     result = step(*arguments, **settings)
     os._exit(0)
 
-quick_imports = search.quick_imports
-@contextlib.contextmanager
-def with_stop():
+command = search.search
+def with_stop(*arguments):
     global step
-    with quick_imports():
-        yield
+    import nas_osr.strategies.run
     import nas_osr.training.loop as training  # the check of memory, which takes steps of its own, has the real function
     step, training.weight_step = training.weight_step, stop
+    command(*arguments)
 
-search.quick_imports = with_stop
+search.search = with_stop
 sys.exit(main.main(sys.argv[1:]))
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from nas_osr.errors import UserError
-from nas_osr.plugins import import_plugin, load_class, make_config
+from nas_osr.objectives import OBJECTIVES
+from nas_osr.plugins import import_plugin, load_class, make_config, read_attribute
+from nas_osr.scoring import RULES
 
 BUILT_IN = {"ordered": "collections:OrderedDict"}
 
@@ -98,3 +101,24 @@ def test_only_dotted_names_are_looked_for(name: str) -> None:
 def test_no_module_has_no_name() -> None:
     with pytest.raises(UserError, match="expected the name of a module"):
         import_plugin("")
+
+
+@pytest.mark.parametrize("reference", [*OBJECTIVES.values(), *RULES.values()])
+def test_what_the_source_of_a_shipped_class_says_is_what_the_class_has(reference: str) -> None:
+    module, _, name = reference.partition(":")
+    shipped = getattr(importlib.import_module(module), name)
+    for attribute in ("needs",) if reference in RULES.values() else ("provides", "default_rule"):
+        assert read_attribute(reference, attribute) == getattr(shipped, attribute)
+
+
+def test_what_the_source_does_not_say_plainly_is_asked_of_the_class(module: str, tmp_path: Path) -> None:
+    (tmp_path / "own_classes.py").write_text(
+        "class Base:\n    plain: frozenset[str] = frozenset({'a'})\n\n\n"
+        "class Mine(Base):\n    word = 'b'\n    made = Base.plain | {'c'}\n    bare: str\n"
+    )
+    assert read_attribute("own_classes:Mine", "plain") == {"a"}
+    assert read_attribute("own_classes:Mine", "word") == "b"
+    assert module not in sys.modules
+    assert read_attribute("own_classes:Mine", "made") == {"a", "c"}
+    with pytest.raises(AttributeError):
+        read_attribute("own_classes:Mine", "bare")

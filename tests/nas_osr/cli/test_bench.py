@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from nas_osr.cli.bench import BenchConfig, bench_protocol, notes, table
+from nas_osr.cli.bench import BenchRequest, bench_notes, bench_protocol, step_rows
 from nas_osr.cli.main import main
 
 QUICK = ["bench", "--protocol", "digits", "--preset", "tiny", "--steps", "1", "--warmup", "0", "--device", "cpu"]
@@ -57,13 +57,13 @@ def test_json_has_every_figure_and_no_trace_is_left(capsys: pytest.CaptureFixtur
     for key in ("seconds", "flops", "gmac_per_image"):
         assert pair[key] == pytest.approx(weights[key] + architecture[key])
 
-    rows = table(result)
+    rows = step_rows(result)
     assert {row[0] for row in rows} == {"step", "weights", "architecture", "both", "retrain"}
     assert {len(row) for row in rows} == {11}
     cells = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows}
     assert cells["weights"]["seconds"] == f"{weights['seconds']:.4g}" and cells["retrain"]["images"] == "64"
     assert cells["both"]["GMAC/image"] == f"{pair['gmac_per_image']:.4g}"
-    assert any(f"{pair['gmac_per_image']:.4g} GMAC" in line for line in notes(result))
+    assert any(f"{pair['gmac_per_image']:.4g} GMAC" in line for line in bench_notes(result))
 
 
 def test_the_table_of_one_phase(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,9 +75,9 @@ def test_the_table_of_one_phase(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_classes_and_image_size_replace_the_protocols() -> None:
-    protocol = bench_protocol(BenchConfig(protocol="cifar10", classes=9, image_size=48))
+    protocol = bench_protocol(BenchRequest(protocol="cifar10", classes=9, image_size=48))
     assert (protocol.num_known, protocol.image_shape) == (9, (3, 48, 48))
-    plain = bench_protocol(BenchConfig(protocol="mnist", family="nas_osr"))
+    plain = bench_protocol(BenchRequest(protocol="mnist", family="nas_osr"))
     assert (plain.num_known, plain.image_shape) == (6, (1, 32, 32))
 
 

@@ -42,11 +42,24 @@ def test_every_command_has_help_for_every_option(capsys, name):
     from nas_osr.option_docs import list_options
 
     command = cli.COMMANDS[name]
-    options = list_options(cli.load(command.config or command.function))
+    options = list_options(command.options)
     assert set(command.positionals) <= {option.name for option in options}
+    assert "examples:\n  nas-osr " in out and max(map(len, out.splitlines())) <= 100
     for option in options:
         assert f"--{option.name}" in out
         assert len(option.help) > 10, f"{name} --{option.name} has no help"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_examples_of_a_command_are_accepted(name):
+    from nas_osr.cli.options import parse_options
+
+    command = cli.COMMANDS[name]
+    assert command.examples
+    for example in command.examples:
+        found, arguments = cli.split_command(example.split())
+        assert found == name
+        assert parse_options(command.options, arguments, name, command.positionals) is not None
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
 
-from nas_osr.cli.main import COMMANDS, load
+from nas_osr.cli.commands import COMMANDS
 from nas_osr.cli.options import parse_options
 from nas_osr.errors import UserError
-from nas_osr.option_docs import list_options
+from nas_osr.option_docs import Choices, list_options
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.strategies.search_request import SearchRequest
 
@@ -88,6 +88,10 @@ def test_options_come_from_signature_and_docstring():
         (["--known", "cat,dog"], Config(known=["cat", "dog"])),
         (["--known", "7"], Config(known=[7])),
         (["--known=null"], Config()),
+        (["--known", "no,1e-3,true"], Config(known=["no", 0.001, True])),
+        (["--settings.a.b", "1", "--settings.a.c", "2"], Config(settings={"a": {"b": 1, "c": 2}})),
+        (["--settings.a", "1", "--settings", "{b: 2}"], Config(settings={"b": 2})),
+        (["--name=--loud"], Config(name="--loud")),
     ],
 )
 def test_values_from_the_command_line(arguments, expected):
@@ -99,7 +103,57 @@ def test_values_from_a_file_and_the_command_line_wins(tmp_path):
     file.write_text("name: filed\ncount: 3\nloud: true\nsettings: {a: 1, b: 2}\n")
     assert parse("--config", str(file)) == Config(name="filed", count=3, loud=True, settings={"a": 1, "b": 2})
     expected = Config(name="typed", count=4, loud=False, settings={"a": 1, "b": 5})
-    assert parse("typed", "--config", str(file), "--count", "4", "--no_loud", "--settings.b", "5") == expected
+    typed = ["typed", "--count", "4", "--no_loud", "--settings.b", "5"]
+    assert parse("--config", str(file), *typed) == parse(*typed, "--config", str(file)) == expected
+
+
+def test_a_mistake_in_a_file_names_file_and_option(tmp_path):
+    file = tmp_path / "c.yaml"
+    for text, message in (
+        ("cuont: 3", "there is no option cuont; did you mean count?"),
+        ("count: x", "count must be a"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match="thing: --config: ") as caught:
+            parse("--config", str(file))
+        assert f"{file}: {message}" in str(caught.value)
+
+
+@dataclass
+class Speeds:
+    """How fast it is."""
+
+    rate: float = 0.5
+    "how fast."
+    step: Literal["half", "full"] = "full"
+    "how much at once."
+
+
+@dataclass
+class Grouped(Speeds):
+    """Do a thing, in order.
+
+    Or not.
+    """
+
+    target: Annotated[str | None, Choices({"a": 1, "b": 2}, plugins=True)] = None
+    "what is done."
+    rate: float = 1.0
+    parts: list[str] = field(default_factory=lambda: ["x", "y"])
+    "of what."
+
+
+def test_help_shows_groups_choices_defaults_and_examples(capsys):
+    assert parse_options(Grouped, ["--help"], "do it", ("target",), ("do it a --rate 2",)) is None
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == "usage: nas-osr do it [TARGET] [--OPTION VALUE ...]"
+    assert "Do a thing, in order.\nOr not.\n\nexamples:\n  nas-osr do it a --rate 2\n" in out
+    own, group = out.split("options of this command:")[1].split("How fast it is:")
+    assert "--target NAME           what is done. [one of a, b, or package.module.Class]" in own
+    assert "--parts A,B,...         of what. [default: x,y]" in own
+    assert "--rate X                how fast. [default: 1.0]" in group
+    assert "--step NAME             how much at once. [one of half, full; default: full]" in group
+    assert max(map(len, out.splitlines())) <= 100
 
 
 def test_print_config_is_a_config(tmp_path, capsys):
@@ -111,17 +165,25 @@ def test_print_config_is_a_config(tmp_path, capsys):
 
 def test_functions_take_positionals_and_paths():
     values = parse_options(convert, ["a.json", "--out", "x/y", "--formats", "svg,png"], "convert", ("source",))
-    assert values == {"source": "a.json", "out": Path("x/y"), "formats": "svg,png", "size": 3}
+    assert values == {"source": "a.json", "out": Path("x/y"), "formats": "svg,png"}
+    values = parse_options(convert, ["a.json", "--formats", "[svg, png]", "--size=2"], "convert", ("source",))
+    assert values == {"source": "a.json", "formats": ["svg", "png"], "size": 2}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--count", "1.5"], "thing: --count must be a whole number or null, got '1.5'"),
+        (["--count", "1.5"], "thing: --count must be a whole number or null, got 1.5"),
         (["--rate", "nan"], "thing: --rate must be a finite number, got 'nan'"),
-        (["--known", "a]"], "thing: --known must be a list [...] or null"),
+        (["--rate", ".inf"], "thing: --rate must be a finite number, got inf"),
+        (["--count", "true"], "thing: --count must be a whole number or null, got True"),
+        (["--known", "a]"], "thing: --known must be a list [...] or null, got 'a]'"),
+        (["--settings.a", "[a"], "thing: --settings.a: not valid YAML"),
+        (["--known.a", "3"], "thing: --known must be a list [...] or null, got an object"),
         (["--settings", "3"], "thing: --settings must be a mapping"),
         (["--count"], "thing: --count needs a value"),
+        (["--name", "--loud"], "thing: --name needs a value"),
+        (["--no_loud=true"], "thing: --no_loud takes no value"),
         (["--loud=maybe"], "thing: --loud must be true or false, got 'maybe'"),
         (["--cuont", "3"], "thing: unknown option --cuont; did you mean --count?"),
         (["--coun", "3"], "thing: unknown option --coun; did you mean --count?"),
@@ -185,8 +247,7 @@ def test_what_a_run_records_is_a_config_again(tmp_path, config):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_defaults_of_every_command_pass_its_own_types(name, tmp_path, capsys):
-    command = COMMANDS[name]
-    target = load(command.config or command.function)
+    command, target = COMMANDS[name], COMMANDS[name].options
     required = [f"--{option.name}=x" for option in list_options(target) if option.default is MISSING]
     assert parse_options(target, [*required, "--print_config"], name, command.positionals) is None
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)

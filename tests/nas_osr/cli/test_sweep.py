@@ -95,7 +95,11 @@ def test_a_sweep_from_its_typos_to_its_table(tmp_path: Path, capsys: pytest.Capt
 
     for wrong, place, message in (
         (PLAN.replace("batch_size", "batchsize"), ":6: ", "no command of this sweep has an option batchsize"),
-        (PLAN.replace("epochs: 1", "epoch: 1"), ":11: run smoothing-0: ", "did you mean --epochs?"),
+        (
+            PLAN.replace("epochs: 1", "epoch: 1"),
+            ":11: run smoothing-0: ",
+            "there is no option epoch; did you mean epochs?",
+        ),
         (PLAN.replace("label_smoothing:", "smoothing:"), ":11: run smoothing-0: ", "no setting 'smoothing'"),
         (PLAN.replace("[0, 0.1]", "[0, 1.1]"), ":11: run smoothing-1.1: ", "label_smoothing is a share"),
         (PLAN + EVALUATION.replace("msp", "cap"), ":19: run smoothing-0-cap: ", "rule 'cap' needs"),

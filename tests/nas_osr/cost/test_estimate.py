@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from nas_osr.cli.estimate import duration, estimate_lines
+from nas_osr.cli.show import duration, estimate_lines
 from nas_osr.cost import estimate as cost
 from nas_osr.cost import memory
 from nas_osr.cost.estimate import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from nas_osr.cli.main import main
 from nas_osr.errors import UserError
 from nas_osr.files.storage import read_config
-from nas_osr.files.yaml_text import parse_yaml
+from nas_osr.files.yaml_text import format_yaml, parse_yaml
 from nas_osr.sweeps.file import Content
 
 PLAIN = st.recursive(
@@ -25,7 +25,24 @@ PLAIN = st.recursive(
 
 @given(PLAIN)
 def test_plain_values_come_back(value: object) -> None:
-    assert parse_yaml(yaml.safe_dump(value), "text") == value
+    assert parse_yaml(format_yaml(value), "text") == value
+    assert yaml.safe_load(format_yaml(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "Yes", "on", "1:30", "1:59:59.5", "007", "08", "1_000", "2020-01-01", "1e", "e3"]
+)
+def test_words_and_odd_numbers_stay_text(text: str) -> None:
+    assert parse_yaml(f"[{text}, {{{text}: {text}}}]", "text") == [text, {text: text}]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("-2E5", -2e5), (".5", 0.5), ("+1.5e+3", 1500.0), ("0x1F", 31), ("-0", 0), ("True", True)],
+)
+def test_numbers_are_read_as_they_are_written(text: str, value: object) -> None:
+    found = parse_yaml(text, "text")
+    assert found == value and type(found) is type(value)
 
 
 def test_aliases_and_merges_are_what_pyyaml_makes_of_them() -> None:
@@ -49,13 +66,13 @@ BAD = {
     "itself": "a: &a [*a]",
     "chain": "a0: &a0 [x]\n" + "\n".join(f"a{level}: &a{level} [*a{level - 1}]" for level in range(1, 2000)),
     "deep": "a: " + "[" * 100_000,
-    "sixty": "a: 1" + ":59" * 300_000,
-    "overflow": "a: 1" + ":59" * 300 + ".5",
+    "sixty": "a: !!int 1" + ":59" * 300_000,
+    "overflow": "a: !!float 1" + ":59" * 300 + ".5",
     "hexadecimal": "a: 0x" + "f" * 10_000,
     "no number": 'a: !!int ""',
     "no truth": "a: !!bool x",
     "no time": "a: !!timestamp x",
-    "no day": "a: 2020-99-99",
+    "no day": "a: !!timestamp 2020-99-99",
     "twice": "a: 1\na: 2",
     "text": "a: '" + "x" * (2 << 20) + "'",
 }

@@ -129,7 +129,7 @@ MISTAKES = {
         "runs need each other",
     ),
     "not YAML": ("about: [", "not valid YAML"),
-    "a date": ("about: 2020-01-01\nruns: []", "is not a JSON value"),
+    "a date": ("about: !!timestamp 2020-01-01\nruns: []", "is not a JSON value"),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_osr.files.storage import plain
+from nas_osr.plain import plain
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 leaves = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | finite | st.text(max_size=8)

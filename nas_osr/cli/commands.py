@@ -1,0 +1,168 @@
+"""The table of commands: what `nas-osr COMMAND` imports and runs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command; what it names is imported only when it is called.
+
+    Attributes:
+        function: "module:name" of what does the work. Its parameters are the options, its docstring their help.
+        summary: one line for `nas-osr --help`.
+        examples: its arguments, for its own --help.
+        positionals: options that may be given without their name, in this order.
+        config: "module:name" of a dataclass whose fields are the options; the function then takes an instance of it
+            and the command line.
+        ranks: whether torchrun may start it in several processes.
+    """
+
+    function: str
+    summary: str
+    examples: tuple[str, ...]
+    positionals: tuple[str, ...] = ()
+    config: str | None = None
+    ranks: bool = False
+
+    @property
+    def options(self) -> Callable[..., Any]:
+        """What has the options: the dataclass, or the function."""
+        return load(self.config or self.function)
+
+
+COMMANDS: dict[str, Command] = {
+    "search": Command(
+        "nas_osr.cli.search:search",
+        "search an architecture on a protocol",
+        (
+            "search --protocol digits --preset tiny --out runs/search",
+            "search --protocol cifar10 --split 0 --data_dir IMAGES --dry_run",
+        ),
+        config="nas_osr.strategies.search_request:SearchRequest",
+        ranks=True,
+    ),
+    "export": Command(
+        "nas_osr.cli.export:export",
+        "write an architecture as pictures, a graph or JSON",
+        ("export runs/search --format svg,png --out pictures", "export published"),
+        ("architecture",),
+    ),
+    "retrain": Command(
+        "nas_osr.cli.retrain:retrain",
+        "train an architecture from scratch and evaluate it",
+        (
+            "retrain runs/search --protocol cifar10 --splits 0-4",
+            "retrain --network resnet18 --objective cross_entropy --protocol cifar10 --recipe cac",
+        ),
+        ("architecture",),
+        config="nas_osr.retrain.retrain_request:RetrainRequest",
+        ranks=True,
+    ),
+    "evaluate": Command(
+        "nas_osr.cli.evaluate:evaluate",
+        "evaluate retrained runs again, also with another rule or unknown",
+        ("evaluate runs/retrain --rule mls,energy", "evaluate runs/retrain --unknown svhn"),
+        ("run",),
+        config="nas_osr.retrain.retrain_request:EvaluateRequest",
+    ),
+    "score": Command(
+        "nas_osr.cli.score:score",
+        "apply a scoring rule to your own logits or embeddings",
+        ("score arrays.npz --rule neighbours --rule_config.k 5 --out predictions.csv",),
+        ("file",),
+        config="nas_osr.cli.score:ScoreRequest",
+    ),
+    "analyse confusion": Command(
+        "nas_osr.cli.analyse:confusion",
+        "show which known class each unknown one is mistaken for",
+        ("analyse confusion runs/retrain",),
+        ("run",),
+        config="nas_osr.retrain.analysis.config:ConfusionConfig",
+    ),
+    "analyse unknowns": Command(
+        "nas_osr.cli.analyse:unknowns",
+        "show macro-F1 against the number of unknown classes",
+        ("analyse unknowns runs/retrain --plot curve.png",),
+        ("run",),
+        config="nas_osr.retrain.analysis.config:UnknownsConfig",
+    ),
+    "analyse corruption": Command(
+        "nas_osr.cli.analyse:corruption",
+        "measure accuracy on corrupted test images",
+        ("analyse corruption runs/retrain --kinds gaussian_noise,fog --severities 1-3 --limit 500",),
+        ("run",),
+        config="nas_osr.retrain.analysis.config:CorruptionConfig",
+    ),
+    "analyse probe": Command(
+        "nas_osr.cli.analyse:probe",
+        "train a linear classifier on the frozen features",
+        ("analyse probe runs/retrain",),
+        ("run",),
+        config="nas_osr.retrain.analysis.config:ProbeConfig",
+    ),
+    "analyse dimension": Command(
+        "nas_osr.cli.analyse:dimension",
+        "estimate the intrinsic dimension of the features",
+        ("analyse dimension runs/retrain --estimators TwoNN",),
+        ("run",),
+        config="nas_osr.retrain.analysis.config:DimensionConfig",
+    ),
+    "analyse saliency": Command(
+        "nas_osr.cli.analyse:saliency",
+        "measure how much of the images the loss looks at",
+        ("analyse saliency runs/retrain --limit 500 --pictures saliency.png",),
+        ("run",),
+        config="nas_osr.retrain.analysis.config:SaliencyConfig",
+    ),
+    "compare": Command(
+        "nas_osr.cli.compare:compare",
+        "show retrained runs side by side, and beside the published figures",
+        ("compare runs/a runs/b --metric auroc,oscr --format markdown",),
+        ("runs",),
+    ),
+    "sweep": Command(
+        "nas_osr.cli.sweep:sweep",
+        "run many runs from one file, resumable; the papers' experiments ship",
+        ("sweep --list", "sweep cac-ablation --set.protocol digits --dry_run"),
+        ("file",),
+        config="nas_osr.cli.sweep:SweepRequest",
+    ),
+    "subclusters": Command(
+        "nas_osr.cli.subclusters:subclusters",
+        "recommend how many subclusters each class of a GMVAE should have",
+        ("subclusters runs/search --protocol cifar10 --counts 1,2,3",),
+        ("architecture",),
+        config="nas_osr.retrain.subclusters.subclusters_request:SubclustersRequest",
+    ),
+    "bench": Command(
+        "nas_osr.cli.bench:bench",
+        "measure what a training step costs: seconds, memory, FLOPs, share of the machine's peak",
+        ("bench --preset small --device cuda", "bench --phase retrain --network resnet18 --protocol cifar10"),
+        config="nas_osr.cli.bench:BenchRequest",
+    ),
+    "data list": Command("nas_osr.cli.data:list_protocols", "list the protocols", ("data list",)),
+    "data prepare": Command(
+        "nas_osr.cli.data:prepare",
+        "get the images of a protocol",
+        ("data prepare cifar10 --data_dir IMAGES --download",),
+        ("name",),
+    ),
+    "data check": Command("nas_osr.cli.data:check", "say whose images are there", ("data check --data_dir IMAGES",)),
+    "rules": Command("nas_osr.cli.rules:rules", "show which objective feeds which scoring rule", ("rules",)),
+    "doctor": Command(
+        "nas_osr.cli.doctor:doctor",
+        "show devices, versions, data and disk: what a bug report needs",
+        ("doctor --json",),
+    ),
+}
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """What "module:name" refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

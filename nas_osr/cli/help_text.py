@@ -1,0 +1,65 @@
+"""What `nas-osr COMMAND --help` prints."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, Literal
+
+from nas_osr.option_docs import Option, list_options, named_types, summary
+
+WIDTH = 100
+INDENT = 26  # of what an option means
+VALUES = {
+    int: "N",
+    float: "X",
+    str: "TEXT",
+    Path: "PATH",
+    list: "A,B,...",
+    dict: "{...}",
+    Any: "VALUE",
+    Literal: "NAME",
+}
+GENERAL = [
+    ("--config FILE", "YAML file with values for the options above; the command line wins."),
+    ("--print_config", "print all values as YAML and stop."),
+    ("--help", "print this and stop."),
+]
+
+
+def help_text(kind: Callable[..., Any], command: str, positionals: tuple[str, ...], examples: tuple[str, ...]) -> str:
+    """Usage, what the command does, examples, and every option in its group, the command's own first."""
+    options = {option.name: option for option in list_options(kind)}
+    places = []
+    for name in positionals:
+        place = name.upper() + (" ..." if list in named_types(options[name].type) else "")
+        places.append(place if options[name].default is MISSING else f"[{place}]")
+    named = [f"--{name} VALUE" for name, option in options.items() if option.default is MISSING]
+    named = [text for text in named if text.split()[0][2:] not in positionals]
+    paragraphs = [textwrap.fill(part, WIDTH) for part in summary(kind).split("\n")]
+    lines = [" ".join([f"usage: nas-osr {command}", *places, *named, "[--OPTION VALUE ...]"]), "", *paragraphs]
+    if examples:
+        lines += ["", "examples:", *(f"  nas-osr {example}" for example in examples)]
+    for group in sorted(dict.fromkeys(option.group for option in options.values()), key=bool):
+        lines += ["", f"{group or 'options of this command'}:"]
+        for option in options.values():
+            if option.group == group:
+                lines += entry(heading(option), option.meaning)
+    return "\n".join([*lines, "", "of every command:", *(line for pair in GENERAL for line in entry(*pair))])
+
+
+def heading(option: Option) -> str:
+    """The option and the form of its value."""
+    if option.type is bool:
+        return f"--{option.name}" + (f", --no_{option.name}" if option.default is True else "")
+    values = [VALUES[part] for part in named_types(option.type) if part in VALUES]
+    return f"--{option.name} {'NAME' if option.choices and values[0] == 'TEXT' else values[0]}"
+
+
+def entry(head: str, text: str) -> list[str]:
+    """An option and its meaning beside it, or below where it is long."""
+    first = f"  {head:<{INDENT - 3}} "
+    filled = textwrap.fill(text, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT).split("\n")
+    return [first + filled[0].lstrip(), *filled[1:]] if len(first) <= INDENT else [first.rstrip(), *filled]
