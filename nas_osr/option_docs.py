@@ -111,9 +111,9 @@ def list_defaults(kind: Callable[..., Any]) -> dict[str, Any]:
 
 
 def summary(kind: Callable[..., Any]) -> str:
-    """What the docstring says before its arguments: one line, then the rest if there is more."""
+    """What the docstring says before its arguments: paragraphs with an empty line between them."""
     parsed = parse_from_object(kind)
-    return "\n".join(part for part in (parsed.short_description, parsed.long_description) if part)
+    return "\n\n".join(part for part in (parsed.short_description, parsed.long_description) if part)
 
 
 def named_types(hint: Any) -> Iterator[Any]:

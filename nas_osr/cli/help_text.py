@@ -38,8 +38,9 @@ def help_text(kind: Callable[..., Any], command: str, positionals: tuple[str, ..
         places.append(place if options[name].default is MISSING else f"[{place}]")
     named = [f"--{name} VALUE" for name, option in options.items() if option.default is MISSING]
     named = [text for text in named if text.split()[0][2:] not in positionals]
-    paragraphs = [textwrap.fill(part, WIDTH) for part in summary(kind).split("\n")]
-    lines = [" ".join([f"usage: nas-osr {command}", *places, *named, "[--OPTION VALUE ...]"]), "", *paragraphs]
+    lines = [" ".join([f"usage: nas-osr {command}", *places, *named, "[--OPTION VALUE ...]"])]
+    for paragraph in summary(kind).split("\n\n"):
+        lines += ["", *textwrap.wrap(paragraph, WIDTH)]
     if examples:
         lines += ["", "examples:", *(f"  nas-osr {example}" for example in examples)]
     for group in sorted(dict.fromkeys(option.group for option in options.values()), key=bool):

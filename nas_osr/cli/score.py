@@ -26,7 +26,7 @@ class ScoreRequest:
     rule: Annotated[str, Choices(RULES, plugins=True)]
     "scoring rule."
     rule_config: dict[str, Any] = field(default_factory=dict)
-    "settings of the rule, for example --rule_request.k 5."
+    "settings of the rule, for example --rule_config.k 5."
     out: str | None = None
     "a file in the format of predictions.csv to write."
     overwrite: bool = False

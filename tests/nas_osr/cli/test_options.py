@@ -133,7 +133,8 @@ class Speeds:
 class Grouped(Speeds):
     """Do a thing, in order.
 
-    Or not.
+    Or not,
+    at any rate.
     """
 
     target: Annotated[str | None, Choices({"a": 1, "b": 2}, plugins=True)] = None
@@ -147,7 +148,7 @@ def test_help_shows_groups_choices_defaults_and_examples(capsys):
     assert parse_options(Grouped, ["--help"], "do it", ("target",), ("do it a --rate 2",)) is None
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "usage: nas-osr do it [TARGET] [--OPTION VALUE ...]"
-    assert "Do a thing, in order.\nOr not.\n\nexamples:\n  nas-osr do it a --rate 2\n" in out
+    assert "Do a thing, in order.\n\nOr not, at any rate.\n\nexamples:\n  nas-osr do it a --rate 2\n" in out
     own, group = out.split("options of this command:")[1].split("How fast it is:")
     assert "--target NAME           what is done. [one of a, b, or package.module.Class]" in own
     assert "--parts A,B,...         of what. [default: x,y]" in own
