@@ -14,8 +14,9 @@ from nas_osr.data.protocols import FAMILIES, PROTOCOLS, Protocol, make_protocol
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import Choices
 from nas_osr.scoring import RULES
+from nas_osr.search_spaces.operations import OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
-from nas_osr.search_spaces.space import BUILT_IN_OPERATIONS, STEMS
+from nas_osr.search_spaces.stems import STEMS
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
 NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "checkpoint_minutes"})
@@ -111,11 +112,11 @@ class SpaceOptions:
     "cell layers L."
     channels: int | None = None
     "channels C at 1/4 resolution."
-    operations: Annotated[list[str] | None, Choices(BUILT_IN_OPERATIONS, plugins=True)] = None
+    operations: Annotated[list[str] | None, Choices(OPERATIONS, plugins=True)] = None
     "candidates of each cell."
     branches: list[int] | None = None
     "scales that leave the encoder; 2 always."
-    stem: Annotated[str | None, Choices(STEMS)] = None
+    stem: Annotated[str | None, Choices(STEMS, plugins=True)] = None
     "how images come to 1/4 resolution: strided is the paper's, pooled has 3x3 convolutions, then pooling."
 
 
