@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,29 +139,50 @@ def make_protocol(
     if type(split) is not int or split < 0:
         raise UserError(f"split must be a whole number from 0, got {split!r}")
     source = open_source(task.source, data_dir, image_size)
+    lists: Mapping[str, Any] = {}
+    chosen: Sequence[Any]  # class ids, or tuples of them where merged
+    unknown: list[int] | None  # all others of the source
     if task.closed:
         if known is not None or seed is not None or family != "arpl" or split != 0:
             raise UserError(f"{name} is closed: it has split 0 only, and takes no known classes, seed or family")
-        groups = tuple((class_id,) for class_id in range(len(source.class_names))[: task.num_known])
-        return _assemble(name, "arpl", 0, task, source, groups, ())
-    if task.open_choice and family not in ("arpl", "explicit", "seeded"):
+        chosen, unknown = list(range(len(source.class_names))[: task.num_known]), []
+    elif task.open_choice and family not in ("arpl", "explicit", "seeded"):
         raise UserError(f"{name} has no splits of family {family!r}: give known classes or a seed")
-    if known is not None:
-        return _make_explicit(name, split, family, task, source, known)
-    if seed is not None:
-        return _make_seeded(name, split, task, source, seed)
-    if task.open_choice:
+    elif known is not None:
+        chosen, unknown = _choose(name, split, family, task, source, known)
+        family = "explicit"
+    elif seed is not None:
+        chosen, unknown = _draw(name, split, task, source, seed)
+        family = "seeded"
+    elif task.open_choice:
         shown = ", ".join(source.class_names)
         raise UserError(f"{name} needs known classes or a seed that draws them; its classes are {shown}")
-    lists = _split_lists(name, family, task)
-    _check_split(f"{name} of family {family}", split, len(lists["known"]))
-    ids = sorted(lists["known"][split]) if family == "neal" else lists["known"][split]
-    unknown = lists["unknown_cifar100"][split] if task.unknown_source else None
-    protocol = _assemble(name, family, split, task, source, tuple((class_id,) for class_id in ids), unknown)
-    if "pseudo_unknown" in lists:
-        labels = tuple(protocol.label_map[class_id] for class_id in lists["pseudo_unknown"][split])
-        protocol = replace(protocol, pseudo_unknown=labels)
-    return protocol
+    else:
+        lists = _split_lists(name, family, task)
+        _check_split(f"{name} of family {family}", split, len(lists["known"]))
+        chosen = sorted(lists["known"][split]) if family == "neal" else lists["known"][split]
+        unknown = lists["unknown_cifar100"][split] if task.unknown_source else None
+    groups = tuple(entry if isinstance(entry, tuple) else (entry,) for entry in chosen)
+    label_map = {class_id: label for label, group in enumerate(groups) for class_id in group}
+    if unknown is None:
+        unknown = [class_id for class_id in range(len(source.class_names)) if class_id not in label_map]
+    unknown_source = source if task.unknown_source is None else open_source(task.unknown_source, data_dir)
+    pseudo = lists.get("pseudo_unknown")
+    return Protocol(
+        name=name,
+        family=family,
+        split=split,
+        source=task.source,
+        known=groups,
+        unknown_source=task.unknown_source or task.source,
+        unknown=tuple(unknown),
+        image_shape=source.image_shape,
+        mean=source.mean,
+        std=source.std,
+        pseudo_unknown=None if pseudo is None else tuple(label_map[class_id] for class_id in pseudo[split]),
+        known_names=tuple(tuple(source.class_names[class_id] for class_id in group) for group in groups),
+        unknown_names=tuple(unknown_source.class_names[class_id] for class_id in unknown),
+    )
 
 
 def with_unknown(protocol: Protocol, source: str, data_dir: Path | None = None) -> Protocol:
@@ -189,7 +210,10 @@ def _check_split(what: str, split: int, count: int) -> None:
         raise UserError(f"{what} has {f'splits 0 to {count - 1}' if count > 1 else 'split 0 only'}, not {split}")
 
 
-def _make_explicit(name: str, split: int, family: str, task: Task, source: Source, known: Sequence[Any]) -> Protocol:
+def _choose(
+    name: str, split: int, family: str, task: Task, source: Source, known: Sequence[Any]
+) -> tuple[Sequence[Any], list[int] | None]:
+    """Known classes as the user gives them, and unknown ones; None: all other classes of the source."""
     unknown = None
     if task.unknown_source:
         lists = _split_lists(name, "arpl" if family == "explicit" else family, task)
@@ -202,58 +226,28 @@ def _make_explicit(name: str, split: int, family: str, task: Task, source: Sourc
     if untrained:
         shown = source.class_names[min(untrained)]
         raise UserError(f"{name}: class {shown} cannot be known, it has no training images")
-    return _assemble(name, "explicit", split, task, source, groups, unknown)
+    return groups, unknown
 
 
-def _make_seeded(name: str, split: int, task: Task, source: Source, seed: int) -> Protocol:
+def _draw(name: str, split: int, task: Task, source: Source, seed: int) -> tuple[Sequence[Any], list[int] | None]:
+    """Known and unknown classes as in `_choose`, drawn: the draw number `split` of `random.sample` after seeding.
+
+    So were the sets of the `nas_osr` family drawn, too.
+    """
+    known = None
     if task.unknown_source:
         neal = published_splits()["neal"]["cifar+50"]
-        ids, unknown = neal["known"][0], _draw(neal["unknown_cifar100"][0], task.num_unknown, seed, split)
+        known, population, count = neal["known"][0], neal["unknown_cifar100"][0], task.num_unknown
     else:
-        candidates, unknown = sorted(source.trainable), None
+        population = sorted(source.trainable)
         count = task.num_known or max(2, round(0.6 * len(source.class_names)))
-        if count > len(candidates):
-            raise UserError(f"{name}: {count} known classes are to be drawn, but train has {len(candidates)} classes")
-        ids = _draw(candidates, count, seed, split)
-    return _assemble(name, "seeded", split, task, source, tuple((class_id,) for class_id in ids), unknown)
-
-
-def _draw(population: Sequence[int], count: int, seed: int, split: int) -> list[int]:
-    """The draw number `split` of `random.sample` after seeding: how the `nas_osr` family's sets were drawn, too."""
+        if count > len(population):
+            raise UserError(f"{name}: {count} known classes are to be drawn, but train has {len(population)} classes")
     generator = random.Random(seed)
     for _ in range(split):
         generator.sample(population, count)
-    return generator.sample(population, count)
-
-
-def _assemble(
-    name: str,
-    family: str,
-    split: int,
-    task: Task,
-    source: Source,
-    known: tuple[tuple[int, ...], ...],
-    unknown: Sequence[int] | None,
-) -> Protocol:
-    """unknown None: all classes of the source that are not known."""
-    unknown_source = source if task.unknown_source is None else open_source(task.unknown_source, source.data_dir)
-    taken = {class_id for group in known for class_id in group}
-    if unknown is None:
-        unknown = [class_id for class_id in range(len(source.class_names)) if class_id not in taken]
-    return Protocol(
-        name=name,
-        family=family,
-        split=split,
-        source=task.source,
-        known=known,
-        unknown_source=task.unknown_source or task.source,
-        unknown=tuple(unknown),
-        image_shape=source.image_shape,
-        mean=source.mean,
-        std=source.std,
-        known_names=tuple(tuple(source.class_names[class_id] for class_id in group) for group in known),
-        unknown_names=tuple(unknown_source.class_names[class_id] for class_id in unknown),
-    )
+    drawn = generator.sample(population, count)
+    return (drawn, None) if known is None else (known, drawn)
 
 
 def _as_lists(value: Any) -> Any:
