@@ -122,11 +122,12 @@ def test_the_source_of_the_docs_is_searched_trained_and_evaluated(
     assert capsys.readouterr().out == "my_sets.Rings: bundled with my_sets, nothing to prepare\n"
     search = ["search", *asked, "--class_seed", "0", "--epochs", "2", "--warmup_epochs", "1", "--out", found]
     assert main(search) == 0
-    known = ["--known", "[0,4,[1,3]]", "--epochs", "1", "--bootstrap", "0", "--out", trained]
+    known = ["--known", "0,4,1", "--epochs", "1", "--bootstrap", "0", "--out", trained]
     assert main(["retrain", found, *asked, "--objective", "cross_entropy", *known]) == 0
     sys.modules.pop("my_sets")
     evaluate = ["evaluate", trained, "--bootstrap", "0", "--device", "cpu"]
     assert main(evaluate) == 2 and "--plugin my_sets" in capsys.readouterr().err
     assert main([*evaluate, "--plugin", "my_sets"]) == 0
+    assert main([*evaluate, "--plugin", "my_sets", "--unknown", "my_sets.Rings"]) == 0
     images, ids = open_source("my_sets.Rings").load("test", [4], (1, 32, 32))
     assert images.shape == (20, 1, 32, 32) and np.unique(ids).tolist() == [4]
