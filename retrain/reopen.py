@@ -71,7 +71,7 @@ def reopen(
     protocol = config.protocol_of(only_split(run, config))
     objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
     if unknown is not None:
-        protocol = with_unknown(protocol, unknown)
+        protocol = with_unknown(protocol, unknown, config.data_folder)
     if config.network is not None:
         check_network(config.network, protocol.image_shape)
     architecture = config.network or Architecture.load(run.path / "architecture.json")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nas_osr.cli.main import main
-from nas_osr.data.sources.reading import find_source
+from nas_osr.data.sources import open_source
 
 pytestmark = pytest.mark.slow
 SMALL = [
@@ -34,7 +34,7 @@ def images() -> None:
     if not folder:
         pytest.skip("NAS_OSR_DATA is not set: no CIFAR-10 images to test on")
     for source in ("cifar10", "cifar100"):
-        if find_source(source, "test", Path(folder)) is None:
+        if open_source(source, Path(folder)).find("test") is None:
             pytest.skip(f"{folder} has no test images of {source}")
 
 

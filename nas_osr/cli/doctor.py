@@ -9,6 +9,8 @@ from typing import Any
 
 import nas_osr
 from nas_osr.cli.show import show_json, show_yaml
+from nas_osr.data.sources import SOURCES, open_source, source_class
+from nas_osr.data.sources.base import PARTS
 from nas_osr.runs import provenance
 
 
@@ -58,18 +60,14 @@ def describe_torch() -> dict[str, Any]:
 
 def describe_images(data_dir: Path | None) -> dict[str, Any]:
     """Where images are looked for, and the sources that are found there."""
-    from nas_osr.data.sources.catalogue import SOURCES
-    from nas_osr.data.sources.reading import find_source
-
     setting = data_dir or os.environ.get("NAS_OSR_DATA")
     if setting is None:
         return {"folder": None, "hint": "give --data_dir, or set NAS_OSR_DATA"}
     folder = Path(setting)
     found = [
         f"{source} {part}"
-        for source in SOURCES
-        if source != "digits"
-        for part in ("train", "test")
-        if find_source(source, part, folder) is not None
+        for source in (SOURCES if folder.is_dir() else ())
+        for part in PARTS
+        if source_class(source).comes_with is None and open_source(source, folder).find(part) is not None
     ]
     return {"folder": str(folder), "there": folder.is_dir(), "found": found}

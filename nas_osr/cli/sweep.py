@@ -158,7 +158,7 @@ def check_evaluation(config: Any, needed: Sequence[Any]) -> None:
             for name in names:
                 check_rule(rule_class(name), objective_class(retraining.objective))
             if config.unknown is not None:
-                with_unknown(retraining.protocol_of(0), config.unknown)
+                with_unknown(retraining.protocol_of(0), config.unknown, retraining.data_folder)
 
 
 def list_shipped(as_json: bool) -> None:

@@ -21,9 +21,7 @@ from nas_osr.cost.memory import available_memory
 from nas_osr.cost.steps import Step, count_flops, now, random_images
 from nas_osr.data.batches import to_float
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.catalogue import SOURCES
-from nas_osr.data.sources.image_files import list_images
-from nas_osr.data.sources.reading import folder_classes, resolve_data_dir
+from nas_osr.data.sources import open_source
 from nas_osr.evaluation.judging import INFERENCE_BATCH
 
 PROBES = (2, 4)  # images of the batches on which FLOPs and activations are counted
@@ -233,15 +231,9 @@ def count_memory(learner: nn.Module, optimizers: Iterable[Any], costs: Iterable[
 def count_training_images(protocol: Protocol, data_dir: Path | None, limit_per_class: int | None) -> list[int]:
     """Images of each known label before validation images are set aside; no image is opened.
 
-    Of a named source: its official number divided equally among its classes. Of the protocol `folder`: the files.
+    Where there is an official number it is divided equally among the source's classes; elsewhere files are counted.
     """
-    if protocol.source == "folder":
-        folder = resolve_data_dir(data_dir)
-        names, _ = folder_classes(folder)
-        of_class = {class_id: len(list_images(folder / "train" / names[class_id])) for class_id in protocol.label_map}
-    else:
-        source = SOURCES[protocol.source]
-        of_class = dict.fromkeys(protocol.label_map, source.counts["train"] // len(source.class_names))
+    of_class = open_source(protocol.source, data_dir).count_training(protocol.label_map)
     limit = limit_per_class or max(of_class.values())
     return [sum(min(of_class[class_id], limit) for class_id in group) for group in protocol.known]
 

@@ -7,10 +7,11 @@ from typing import Any
 
 _HOMES = {
     "Protocol": "protocols",
-    "PROTOCOLS": "protocols",
+    "PROTOCOLS": "tasks",
     "make_protocol": "protocols",
     "with_unknown": "protocols",
-    "load_source": "sources.reading",
+    "SOURCES": "sources",
+    "open_source": "sources",
     "load_data": "dataset",
     "OpenSetData": "dataset",
     "LabelledImages": "dataset",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.data.protocols import REHEARSAL, Protocol
-from nas_osr.data.sources.reading import folder_classes, load_source, resolve_data_dir
+from nas_osr.data.sources import open_source
 from nas_osr.errors import UserError
 from nas_osr.seeds import make_generator
 
@@ -78,13 +78,8 @@ class OpenSetData:
         if self._test is None:
             protocol = self.protocol
             known = _load(protocol, "test", list(protocol.label_map), self._data_dir, self._limit_per_class)
-            images, source_labels = load_source(
-                protocol.unknown_source,
-                "test",
-                protocol.unknown,
-                self._data_dir,
-                protocol.image_shape,
-                self._limit_per_class,
+            images, source_labels = open_source(protocol.unknown_source, self._data_dir).load(
+                "test", protocol.unknown, protocol.image_shape, self._limit_per_class
             )
             self._test = join_test(known, images, source_labels, protocol)
         return self._test
@@ -143,17 +138,17 @@ def load_data(
         raise UserError(f"validation_share must lie strictly between 0 and 1, got {validation_share}")
     if limit_per_class is not None and limit_per_class < 2:
         raise UserError(f"limit_per_class must be at least 2, got {limit_per_class}")
-    if protocol.source == "folder":
-        _check_folder(protocol, resolve_data_dir(data_dir))
+    source = open_source(protocol.source, data_dir)
+    source.check_names(list(protocol.label_map), [name for group in protocol.known_names for name in group])
+    if protocol.unknown_source == protocol.source:
+        source.check_names(protocol.unknown, protocol.unknown_names)
     images = _load(protocol, "train", list(protocol.label_map), data_dir, limit_per_class)
     shares = (validation_share, REHEARSAL_SHARE) if protocol.family == REHEARSAL else (validation_share,)
     parts = _divide(protocol, images.source_labels, list(protocol.label_map), shares, seed)
     validation, train = images.select(parts == 1), images.select(parts == 0)
     if protocol.family != REHEARSAL:
         return OpenSetData(protocol, train, validation, data_dir, limit_per_class)
-    others, source_labels = load_source(
-        protocol.source, "train", protocol.unknown, data_dir, protocol.image_shape, limit_per_class
-    )
+    others, source_labels = source.load("train", protocol.unknown, protocol.image_shape, limit_per_class)
     chosen = _divide(protocol, source_labels, list(protocol.unknown), shares, seed) == 2
     test = join_test(images.select(parts == 2), others[chosen], source_labels[chosen], protocol)
     return OpenSetData(protocol, train, validation, data_dir, limit_per_class, test)
@@ -188,19 +183,8 @@ def _load(
     protocol: Protocol, part: str, classes: list[int], data_dir: Path | None, limit: int | None
 ) -> LabelledImages:
     """Known images of a part, with their labels."""
-    images, source_labels = load_source(protocol.source, part, classes, data_dir, protocol.image_shape, limit)
+    images, source_labels = open_source(protocol.source, data_dir).load(part, classes, protocol.image_shape, limit)
     table = torch.full((max(classes) + 1,), -1)
     for class_id, label in protocol.label_map.items():
         table[class_id] = label
     return LabelledImages(images, table[source_labels], source_labels)
-
-
-def _check_folder(protocol: Protocol, folder: Path) -> None:
-    """The class ids of `folder` are positions among its class folders: refuse if those have changed since."""
-    names, _ = folder_classes(folder)
-    ids = list(protocol.label_map)
-    expected = [name for group in protocol.known_names for name in group]
-    if protocol.unknown_source == "folder":
-        ids, expected = [*ids, *protocol.unknown], [*expected, *protocol.unknown_names]
-    if len(names) <= max(ids) or any(names[class_id] != name for class_id, name in zip(ids, expected, strict=True)):
-        raise UserError(f"{folder} has other class folders ({', '.join(names)}) than the protocol was made from")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.catalogue import SOURCES
+from nas_osr.data.sources import open_source
 from nas_osr.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,26 +26,20 @@ def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tup
     the same name (the digit 7 of MNIST and of SVHN). Training on it would give the answer away.
 
     Args:
-        name: a source in `SOURCES`, or "folder": the class folders under `data_dir`/train.
+        name: a source, see `nas_osr.data.sources`; "folder": the class folders under `data_dir`/train.
 
     Raises:
         UserError: there is no such source, or no class is left.
     """
-    from nas_osr.data.sources.reading import folder_classes, resolve_data_dir
-
-    if name != "folder" and name not in SOURCES:
-        raise UserError(f"outliers: unknown source {name!r}: choose one of {', '.join(SOURCES)} or folder")
-    if name == "folder":
-        names, trainable = folder_classes(resolve_data_dir(data_dir))
-    else:
-        names, trainable = SOURCES[name].class_names, frozenset(SOURCES[name].class_names)
+    source = open_source(name, data_dir)
+    names = source.class_names
     taken_ids: set[int] = set()
     if name == protocol.source:
         taken_ids |= set(protocol.label_map)
     if name == protocol.unknown_source:
         taken_ids |= set(protocol.unknown)
     taken_names = {shown for group in protocol.known_names for shown in group} | set(protocol.unknown_names)
-    candidates = [class_id for class_id, shown in enumerate(names) if shown in trainable]
+    candidates = sorted(source.trainable)
     left_out = [class_id for class_id in candidates if class_id in taken_ids or names[class_id] in taken_names]
     kept = tuple(class_id for class_id in candidates if class_id not in left_out)
     if not kept:
@@ -61,9 +55,9 @@ def load_outliers(
     """Training images of the classes of a source that the protocol neither knows nor tests; a warning names the others.
 
     Args:
-        name: a source in `SOURCES`, or "folder": the class folders under `data_dir`/train.
+        name: a source, see `nas_osr.data.sources`; "folder": the class folders under `data_dir`/train.
         protocol: whose classes are left out (see `outlier_classes`), and whose shape the images get, converted as
-            `load_source` does.
+            `Source.load` does.
         data_dir: the data folder; None: the environment variable NAS_OSR_DATA. Not needed for digits.
         limit_per_class: at most so many images of each class, the first ones.
 
@@ -73,15 +67,13 @@ def load_outliers(
     Raises:
         UserError: there is no such source, no class is left, or images are missing, corrupt or of a wrong shape.
     """
-    from nas_osr.data.sources.reading import load_source
-
     kept, left_out = outlier_classes(name, protocol, data_dir)
     if left_out:
         logger.warning(
             "outliers: %d classes of %s are left out, because %s knows or tests them: %s",
             len(left_out), name, protocol.name, ", ".join(left_out),
         )  # fmt: skip
-    images, _ = load_source(name, "train", kept, data_dir, protocol.image_shape, limit_per_class)
+    images, _ = open_source(name, data_dir).load("train", kept, protocol.image_shape, limit_per_class)
     return images
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_osr.data.known_classes import parse_known
-from nas_osr.data.sources.catalogue import DIGIT_SOURCES, FOLDER_MEAN, FOLDER_STD, SOURCES, Shape, published_splits
+from nas_osr.data.sources import open_source, source_class
+from nas_osr.data.tasks import Task, find_task, published_splits
 from nas_osr.errors import UserError
 
-FAMILIES = ("arpl", "neal", "nas_osr")
+if TYPE_CHECKING:
+    from nas_osr.data.sources.base import Source
+    from nas_osr.data.sources.shapes import Shape
+
 REHEARSAL = "rehearsal"  # see `nas_osr.data.rehearsal`
 
 
@@ -63,7 +67,7 @@ class Protocol:
     @property
     def mirrors(self) -> bool:
         """Whether a known image's mirror image shows the same class; a digit's does not."""
-        return self.source not in DIGIT_SOURCES
+        return source_class(self.source).mirrors
 
     @property
     def label_map(self) -> dict[int, int]:
@@ -102,39 +106,6 @@ class Protocol:
         return protocol
 
 
-@dataclass(frozen=True)
-class _Spec:
-    """How a named protocol is made: `lists` maps each family to the name of its split lists."""
-
-    source: str
-    num_known: int
-    lists: dict[str, str]
-    unknown_source: str | None = None  # None: the other classes of `source`
-    num_unknown: int = 0  # only with another unknown_source
-    closed: bool = False  # the first num_known classes, nothing unknown
-
-
-def _published(name: str, families: tuple[str, ...] = FAMILIES) -> dict[str, str]:
-    return dict.fromkeys(families, name)
-
-
-_SPECS: dict[str, _Spec] = {
-    "digits": _Spec("digits", 6, _published("mnist")),
-    "mnist": _Spec("mnist", 6, _published("mnist")),
-    "fashion-mnist": _Spec("fashion-mnist", 6, _published("mnist", ("arpl",))),  # nobody published a list: MNIST's
-    "svhn": _Spec("svhn", 6, _published("svhn")),
-    "cifar10": _Spec("cifar10", 6, _published("cifar10")),
-    "cifar+10": _Spec("cifar10", 4, _published("cifar+10", ("arpl", "neal")), "cifar100", 10),
-    "cifar+50": _Spec("cifar10", 4, _published("cifar+50", ("arpl", "neal")), "cifar100", 50),
-    "tinyimagenet": _Spec("tinyimagenet", 20, _published("tinyimagenet", ("arpl", "neal"))),
-    "cifar10-closed": _Spec("cifar10", 10, {}, closed=True),
-    "cifar100-closed": _Spec("cifar100", 100, {}, closed=True),
-    "tinyimagenet100-closed": _Spec("tinyimagenet", 100, {}, closed=True),
-}
-
-PROTOCOLS: tuple[str, ...] = (*_SPECS, "folder")
-
-
 def make_protocol(
     name: str,
     split: int = 0,
@@ -148,7 +119,7 @@ def make_protocol(
     """The protocol of that name.
 
     Args:
-        name: one of `PROTOCOLS`.
+        name: one of `PROTOCOLS`, or the name or dotted path of a source; then `known` or `seed` is needed.
         split: index inside the family; with a seed, the index of the draw.
         family: "arpl" (labels follow list order), "neal" (labels follow sorted order) or "nas_osr" (list order, with
             published pseudo-unknown classes). With `known` it only chooses cifar+N's unknown classes.
@@ -156,60 +127,69 @@ def make_protocol(
             other classes of the source are unknown.
         seed: draws the known classes instead; cifar+N then follows Neal et al.: the four vehicles of CIFAR-10 against
             animals of CIFAR-100.
-        data_dir: only for `folder`: holds {train,test}/CLASS.
-        image_size: only for `folder`: side in pixels, a multiple of 16 (default 32).
+        data_dir: only where the classes are found in it, as for `folder`: holds {train,test}/CLASS.
+        image_size: only where images of any size are converted: side in pixels, a multiple of 16 (default 32).
 
     Raises:
         UserError: unknown name, family, split or class; a class twice; fewer than two known labels.
     """
-    if name not in PROTOCOLS:
-        raise UserError(f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}")
+    task = find_task(name)
     if known is not None and seed is not None:
         raise UserError("give known classes or a seed that draws them, not both")
     if type(split) is not int or split < 0:
         raise UserError(f"split must be a whole number from 0, got {split!r}")
-    if name == "folder":
-        return _make_folder_protocol(split, family, known, seed, data_dir, image_size)
-    if image_size is not None:
-        raise UserError(f"image_size is for the protocol folder; {name} has a fixed size")
-    spec = _SPECS[name]
-    if spec.closed:
+    source = open_source(task.source, data_dir, image_size)
+    lists: Mapping[str, Any] = {}
+    chosen: Sequence[Any]  # class ids, or tuples of them where merged
+    unknown: list[int] | None  # all others of the source
+    if task.closed:
         if known is not None or seed is not None or family != "arpl" or split != 0:
             raise UserError(f"{name} is closed: it has split 0 only, and takes no known classes, seed or family")
-        groups = tuple((class_id,) for class_id in range(spec.num_known))
-        return _assemble(name, "arpl", 0, spec, groups, ())
-    if known is not None:
-        return _make_explicit(name, split, family, spec, known)
-    if seed is not None:
-        return _make_seeded(name, split, spec, seed)
-    lists = _split_lists(name, family, spec)
-    _check_split(f"{name} of family {family}", split, len(lists["known"]))
-    ids = sorted(lists["known"][split]) if family == "neal" else lists["known"][split]
-    unknown = lists["unknown_cifar100"][split] if spec.unknown_source else None
-    protocol = _assemble(name, family, split, spec, tuple((class_id,) for class_id in ids), unknown)
-    if "pseudo_unknown" in lists:
-        labels = tuple(protocol.label_map[class_id] for class_id in lists["pseudo_unknown"][split])
-        protocol = replace(protocol, pseudo_unknown=labels)
-    return protocol
+        chosen, unknown = list(range(len(source.class_names))[: task.num_known]), []
+    elif task.open_choice and family not in ("arpl", "explicit", "seeded"):
+        raise UserError(f"{name} has no splits of family {family!r}: give known classes or a seed")
+    elif known is not None:
+        chosen, unknown = _choose(name, split, family, task, source, known)
+        family = "explicit"
+    elif seed is not None:
+        chosen, unknown = _draw(name, split, task, source, seed)
+        family = "seeded"
+    elif task.open_choice:
+        shown = ", ".join(source.class_names)
+        raise UserError(f"{name} needs known classes or a seed that draws them; its classes are {shown}")
+    else:
+        lists = _split_lists(name, family, task)
+        _check_split(f"{name} of family {family}", split, len(lists["known"]))
+        chosen = sorted(lists["known"][split]) if family == "neal" else lists["known"][split]
+        unknown = lists["unknown_cifar100"][split] if task.unknown_source else None
+    groups = tuple(entry if isinstance(entry, tuple) else (entry,) for entry in chosen)
+    label_map = {class_id: label for label, group in enumerate(groups) for class_id in group}
+    if unknown is None:
+        unknown = [class_id for class_id in range(len(source.class_names)) if class_id not in label_map]
+    unknown_source = source if task.unknown_source is None else open_source(task.unknown_source, data_dir)
+    pseudo = lists.get("pseudo_unknown")
+    return Protocol(
+        name=name,
+        family=family,
+        split=split,
+        source=task.source,
+        known=groups,
+        unknown_source=task.unknown_source or task.source,
+        unknown=tuple(unknown),
+        image_shape=source.image_shape,
+        mean=source.mean,
+        std=source.std,
+        pseudo_unknown=None if pseudo is None else tuple(label_map[class_id] for class_id in pseudo[split]),
+        known_names=tuple(tuple(source.class_names[class_id] for class_id in group) for group in groups),
+        unknown_names=tuple(unknown_source.class_names[class_id] for class_id in unknown),
+    )
 
 
-def count_splits(name: str) -> dict[str, int]:
-    """Family -> number of published splits of a protocol; empty for `folder`."""
-    if name == "folder":
-        return {}
-    spec = _SPECS[name]
-    if spec.closed:
-        return {"arpl": 1}
-    return {family: len(published_splits()[family][key]["known"]) for family, key in spec.lists.items()}
-
-
-def with_unknown(protocol: Protocol, source: str) -> Protocol:
+def with_unknown(protocol: Protocol, source: str, data_dir: Path | None = None) -> Protocol:
     """The same known classes against all classes of another source (of its test images), e.g. CIFAR-10 against SVHN."""
-    if source not in SOURCES:
-        raise UserError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
+    names = open_source(source, data_dir).class_names
     if protocol.family == REHEARSAL:
         raise UserError("a rehearsal opens no test images, so no other source can play the unknown")
-    names = SOURCES[source].class_names
     taken = protocol.label_map if source == protocol.source else {}
     unknown = tuple(class_id for class_id in range(len(names)) if class_id not in taken)
     return replace(
@@ -217,12 +197,12 @@ def with_unknown(protocol: Protocol, source: str) -> Protocol:
     )
 
 
-def _split_lists(name: str, family: str, spec: _Spec) -> dict[str, Any]:
-    if family not in spec.lists:
+def _split_lists(name: str, family: str, task: Task) -> dict[str, Any]:
+    if family not in task.lists:
         if family in ("explicit", "seeded"):
             raise UserError(f"family {family} comes with {'known' if family == 'explicit' else 'a seed'}: give it")
-        raise UserError(f"{name} has no splits of family {family!r}: choose {' or '.join(spec.lists)}")
-    return published_splits()[family][spec.lists[family]]
+        raise UserError(f"{name} has no splits of family {family!r}: choose {' or '.join(task.lists)}")
+    return published_splits()[family][task.lists[family]]
 
 
 def _check_split(what: str, split: int, count: int) -> None:
@@ -230,103 +210,44 @@ def _check_split(what: str, split: int, count: int) -> None:
         raise UserError(f"{what} has {f'splits 0 to {count - 1}' if count > 1 else 'split 0 only'}, not {split}")
 
 
-def _make_explicit(name: str, split: int, family: str, spec: _Spec, known: Sequence[Any]) -> Protocol:
+def _choose(
+    name: str, split: int, family: str, task: Task, source: Source, known: Sequence[Any]
+) -> tuple[Sequence[Any], list[int] | None]:
+    """Known classes as the user gives them, and unknown ones; None: all other classes of the source."""
     unknown = None
-    if spec.unknown_source:
-        lists = _split_lists(name, "arpl" if family == "explicit" else family, spec)
+    if task.unknown_source:
+        lists = _split_lists(name, "arpl" if family == "explicit" else family, task)
         _check_split(f"the unknown list of {name}", split, len(lists["unknown_cifar100"]))
         unknown = lists["unknown_cifar100"][split]
     else:
         _check_split("an explicit choice of known classes", split, 1)
-    groups = parse_known(known, SOURCES[spec.source].class_names, name)
-    return _assemble(name, "explicit", split, spec, groups, unknown)
+    groups = parse_known(known, source.class_names, name)
+    untrained = {class_id for group in groups for class_id in group} - source.trainable
+    if untrained:
+        shown = source.class_names[min(untrained)]
+        raise UserError(f"{name}: class {shown} cannot be known, it has no training images")
+    return groups, unknown
 
 
-def _make_seeded(name: str, split: int, spec: _Spec, seed: int) -> Protocol:
-    neal = published_splits()["neal"]
-    if spec.unknown_source:
-        vehicles, animals = neal["cifar+50"]["known"][0], neal["cifar+50"]["unknown_cifar100"][0]
-        ids, unknown = vehicles, _draw(animals, spec.num_unknown, seed, split)
+def _draw(name: str, split: int, task: Task, source: Source, seed: int) -> tuple[Sequence[Any], list[int] | None]:
+    """Known and unknown classes as in `_choose`, drawn: the draw number `split` of `random.sample` after seeding.
+
+    So were the sets of the `nas_osr` family drawn, too.
+    """
+    known = None
+    if task.unknown_source:
+        neal = published_splits()["neal"]["cifar+50"]
+        known, population, count = neal["known"][0], neal["unknown_cifar100"][0], task.num_unknown
     else:
-        ids, unknown = _draw(range(len(SOURCES[spec.source].class_names)), spec.num_known, seed, split), None
-    return _assemble(name, "seeded", split, spec, tuple((class_id,) for class_id in ids), unknown)
-
-
-def _draw(population: Sequence[int], count: int, seed: int, split: int) -> list[int]:
-    """The draw number `split` of `random.sample` after seeding: how the `nas_osr` family's sets were drawn, too."""
+        population = sorted(source.trainable)
+        count = task.num_known or max(2, round(0.6 * len(source.class_names)))
+        if count > len(population):
+            raise UserError(f"{name}: {count} known classes are to be drawn, but train has {len(population)} classes")
     generator = random.Random(seed)
     for _ in range(split):
         generator.sample(population, count)
-    return generator.sample(population, count)
-
-
-def _assemble(
-    name: str, family: str, split: int, spec: _Spec, known: tuple[tuple[int, ...], ...], unknown: Sequence[int] | None
-) -> Protocol:
-    """unknown None: all classes of the source that are not known."""
-    source = SOURCES[spec.source]
-    unknown_source = SOURCES[spec.unknown_source or spec.source]
-    taken = {class_id for group in known for class_id in group}
-    if unknown is None:
-        unknown = [class_id for class_id in range(len(source.class_names)) if class_id not in taken]
-    return Protocol(
-        name=name,
-        family=family,
-        split=split,
-        source=source.name,
-        known=known,
-        unknown_source=unknown_source.name,
-        unknown=tuple(unknown),
-        image_shape=source.image_shape,
-        mean=source.mean,
-        std=source.std,
-        known_names=tuple(tuple(source.class_names[class_id] for class_id in group) for group in known),
-        unknown_names=tuple(unknown_source.class_names[class_id] for class_id in unknown),
-    )
-
-
-def _make_folder_protocol(
-    split: int, family: str, known: Sequence[Any] | None, seed: int | None, data_dir: Path | None, size: int | None
-) -> Protocol:
-    """Known classes need training images; a class with test images alone can only be unknown."""
-    from nas_osr.data.sources.reading import folder_classes, resolve_data_dir
-
-    size = 32 if size is None else size
-    if type(size) is not int or size < 16 or size % 16:
-        raise UserError(f"image_size must be a multiple of 16, got {size!r}")
-    if family not in ("arpl", "explicit", "seeded"):
-        raise UserError(f"folder has no splits of family {family!r}: give known classes or a seed")
-    names, trainable = folder_classes(resolve_data_dir(data_dir))
-    if known is not None:
-        _check_split("an explicit choice of known classes", split, 1)
-        groups = parse_known(known, names, "folder")
-    elif seed is not None:
-        candidates = [class_id for class_id, name in enumerate(names) if name in trainable]
-        count = max(2, round(0.6 * len(names)))
-        if count > len(candidates):
-            raise UserError(f"folder: {count} known classes are to be drawn, but train has {len(candidates)} classes")
-        groups = tuple((class_id,) for class_id in _draw(candidates, count, seed, split))
-    else:
-        raise UserError(f"folder needs known classes or a seed that draws them; its classes are {', '.join(names)}")
-    taken = {class_id for group in groups for class_id in group}
-    for class_id in sorted(taken):
-        if names[class_id] not in trainable:
-            raise UserError(f"folder: class {names[class_id]} cannot be known, it has no folder under train")
-    unknown = tuple(class_id for class_id in range(len(names)) if class_id not in taken)
-    return Protocol(
-        name="folder",
-        family="explicit" if known is not None else "seeded",
-        split=split,
-        source="folder",
-        known=groups,
-        unknown_source="folder",
-        unknown=unknown,
-        image_shape=(3, size, size),
-        mean=FOLDER_MEAN,
-        std=FOLDER_STD,
-        known_names=tuple(tuple(names[class_id] for class_id in group) for group in groups),
-        unknown_names=tuple(names[class_id] for class_id in unknown),
-    )
+    drawn = generator.sample(population, count)
+    return (drawn, None) if known is None else (known, drawn)
 
 
 def _as_lists(value: Any) -> Any:

@@ -121,7 +121,7 @@ class Confidence(Objective):
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
         """The paper's beta for a protocol."""
-        return {"beta": 1.0} if protocol.source == "svhn" else {}
+        return {"svhn": {"beta": 1.0}}.get(protocol.source, {})
 
     @classmethod
     def needs_outliers(cls, config: ConfidenceConfig) -> bool:

@@ -125,7 +125,7 @@ class SupCon(Objective):
         """The paper's coefficients by image source; what it does on MNIST holds for all grey digits."""
         if not protocol.mirrors and protocol.image_shape[0] == 1:
             return {"simclr_weight": 3.0, "mix": "none", "augment": False, "flip": False}
-        return {"flip": protocol.mirrors, **({"simclr_weight": 1.0} if protocol.source == "tinyimagenet" else {})}
+        return {"flip": protocol.mirrors, **{"tinyimagenet": {"simclr_weight": 1.0}}.get(protocol.source, {})}
 
     @property
     def loss_scale(self) -> float:

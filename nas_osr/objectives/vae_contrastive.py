@@ -136,9 +136,9 @@ class VAEContrastive(Objective):
         common = {"temperature": temperature, "pixel_std": protocol.std}
         if phase == "search":
             return common
-        weights = {"instance_kl_weight": 3.0, "contrastive_weight": 3.0}
-        if protocol.source == "svhn":
-            weights = {"ce_weight": 60.0, "instance_kl_weight": 1.0, "contrastive_weight": 1.0}
+        usual = {"instance_kl_weight": 3.0, "contrastive_weight": 3.0}
+        svhn = {"ce_weight": 60.0, "instance_kl_weight": 1.0, "contrastive_weight": 1.0}
+        weights = {"svhn": svhn}.get(protocol.source, usual)
         return {**common, "kl_weight": 0.5, "kl_warmup": 1.0, **weights}
 
     @property

@@ -169,7 +169,7 @@ def test_outputs_can_be_averaged_over_mirror_images(
         patched.setattr("nas_osr.retrain.evaluate.reopen", None)  # which reads the images
         with pytest.raises(UserError, match="mirror image is no digit"):
             run_evaluate(request)
-    monkeypatch.setattr("nas_osr.data.protocols.DIGIT_SOURCES", frozenset())
+    monkeypatch.setattr("nas_osr.data.sources.digits.Digits.mirrors", True)
     (result,) = run_evaluate(request)
     assert result["mirrored"] and result["label"] == "mls-mirrored" and (part / "metrics.json").read_bytes() == before
 

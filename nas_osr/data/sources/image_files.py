@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from nas_osr.data.sources.catalogue import Shape
+from nas_osr.data.sources.shapes import Shape
 from nas_osr.errors import UserError
 from nas_osr.files.storage import file_errors
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_osr.data.sources.catalogue import Shape
+Shape = tuple[int, int, int]  # (C, H, W)
 
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to "L"
 

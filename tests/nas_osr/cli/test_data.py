@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision import datasets
 
 from nas_osr.cli import data as commands
 from nas_osr.data import PROTOCOLS
-from nas_osr.data.sources import download
-from nas_osr.data.sources.catalogue import SOURCES
-from nas_osr.data.sources.reading import load_source
+from nas_osr.data.sources import SOURCES, download, open_source
+from nas_osr.data.sources.base import Archive
+from nas_osr.data.sources.cifar import CIFAR10
 from nas_osr.errors import UserError
 
 
@@ -42,7 +43,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-def write_cifar_archive(folder: Path, address: str) -> download.Archive:
+def write_cifar_archive(folder: Path, address: str) -> Archive:
     """A small archive in the official layout, and where the server has it."""
     inside = folder / "made" / "cifar-10-batches-py"
     inside.mkdir(parents=True)
@@ -52,7 +53,7 @@ def write_cifar_archive(folder: Path, address: str) -> download.Archive:
     path = folder / "served" / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         archive.add(inside, "cifar-10-batches-py")
-    return download.Archive((f"{address}/{path.name}",), hashlib.md5(path.read_bytes()).hexdigest())
+    return Archive((f"{address}/{path.name}",), hashlib.md5(path.read_bytes()).hexdigest())
 
 
 def test_list_names_every_protocol(capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +66,7 @@ def test_list_names_every_protocol(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in SOURCES["cifar10"].class_names:
+    for name in open_source("cifar10").class_names:
         for part in ("train", "test"):
             (tmp_path / "cifar10" / part / name).mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(tmp_path / "cifar10" / part / name / "0.png")
@@ -85,7 +86,7 @@ def test_prepare_downloads_only_when_asked(
     tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = write_cifar_archive(tmp_path, served)
-    monkeypatch.setattr(download, "list_archives", lambda source: (".", [archive]))
+    monkeypatch.setattr(CIFAR10, "archives", (archive,))
     target = tmp_path / "data"
     target.mkdir()
     with pytest.raises(UserError, match="run again with --download"):
@@ -94,10 +95,10 @@ def test_prepare_downloads_only_when_asked(
     commands.prepare("cifar10", target, download=True)
     assert "cifar10 train: 50 of 50000" in capsys.readouterr().out
     assert [path.name for path in target.iterdir()] == ["cifar-10-batches-py"]
-    assert len(load_source("cifar10", "test", [3], target, (3, 32, 32))[0]) == 1
+    assert len(open_source("cifar10", target).load("test", [3], (3, 32, 32))[0]) == 1
     commands.prepare("cifar10", target)
     with pytest.raises(UserError, match="is already there"):
-        download.download_source("cifar10", target)
+        download.download_source(open_source("cifar10"), target)
 
 
 @pytest.mark.parametrize("mistake", ["checksum", "address"])
@@ -106,8 +107,8 @@ def test_a_failed_download_leaves_nothing(
 ) -> None:
     archive = write_cifar_archive(tmp_path, served)
     urls = archive.urls if mistake == "checksum" else (f"{served}/nowhere.tar.gz",)
-    bad = download.Archive(urls, "0" * 32)
-    monkeypatch.setattr(download, "list_archives", lambda source: (".", [bad]))
+    bad = Archive(urls, "0" * 32)
+    monkeypatch.setattr(CIFAR10, "archives", (bad,))
     target = tmp_path / "data"
     target.mkdir()
     with pytest.raises(UserError, match="cannot be downloaded") as caught:
@@ -118,22 +119,35 @@ def test_a_failed_download_leaves_nothing(
 
 def test_a_second_address_is_tried(tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = write_cifar_archive(tmp_path, served)
-    both = download.Archive((f"{served}/gone/cifar-10-python.tar.gz", *archive.urls), archive.md5)
-    monkeypatch.setattr(download, "list_archives", lambda source: (".", [both]))
-    download.download_source("cifar10", tmp_path / "data")
+    both = Archive((f"{served}/gone/cifar-10-python.tar.gz", *archive.urls), archive.md5)
+    monkeypatch.setattr(CIFAR10, "archives", (both,))
+    download.download_source(open_source("cifar10"), tmp_path / "data")
     assert (tmp_path / "data" / "cifar-10-batches-py" / "test_batch").is_file()
 
 
-def test_archives_are_torchvisions() -> None:
-    assert download.list_archives("mnist")[0] == "MNIST/raw"
-    assert len(download.list_archives("fashion-mnist")[1]) == 4
-    names = [archive.urls[0].rsplit("/", 1)[-1] for archive in download.list_archives("svhn")[1]]
-    assert names == ["train_32x32.mat", "test_32x32.mat"]  # never extra
-    for source in SOURCES:
-        if source != "digits":
-            assert all(len(archive.md5) == 32 for archive in download.list_archives(source)[1])
-    with pytest.raises(UserError, match="nothing to download"):
-        download.list_archives("digits")
+def test_archives_and_checksums_are_torchvisions() -> None:
+    """The addresses and checksums, and where its data sets look for the files."""
+    for name, theirs in (("cifar10", datasets.CIFAR10), ("cifar100", datasets.CIFAR100)):
+        ours = open_source(name)
+        assert ours.archives == (Archive((theirs.url,), theirs.tgz_md5),) and ours.official == theirs.base_folder
+        for part, listed in (("train", theirs.train_list), ("test", theirs.test_list)):
+            assert ours.checksums[part] == dict(listed)
+    for name, mnist in (("mnist", datasets.MNIST), ("fashion-mnist", datasets.FashionMNIST)):
+        ours = open_source(name)
+        expected = {(tuple(base + file for base in mnist.mirrors), md5) for file, md5 in mnist.resources}
+        assert {(archive.urls, archive.md5) for archive in ours.archives} == expected and len(ours.archives) == 4
+        assert ours.official == ours.archive_folder == f"{mnist.__name__}/raw"
+    svhn, listed = open_source("svhn"), datasets.SVHN.split_list  # never extra
+    assert [(archive.urls[0], archive.md5) for archive in svhn.archives] == [
+        (listed[part][0], listed[part][2]) for part in ("train", "test")
+    ]
+    assert svhn.checksums == {part: {listed[part][1]: listed[part][2]} for part in ("train", "test")}
+    for name in SOURCES:
+        source = open_source(name)
+        assert bool(source.archives) == (name not in ("digits", "folder"))
+        assert all(len(archive.md5) == 32 for archive in source.archives)
+    with pytest.raises(UserError, match="nothing to download for digits"):
+        download.download_source(open_source("digits"), Path("."))
 
 
 def test_prepare_what_needs_no_download(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

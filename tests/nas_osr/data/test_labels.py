@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nas_osr.data import PROTOCOLS, dataset
+from nas_osr.data import PROTOCOLS
 from nas_osr.data.dataset import LabelledImages, load_data
-from nas_osr.data.protocols import Protocol, count_splits, make_protocol, with_unknown
-from nas_osr.data.sources.catalogue import SOURCES
+from nas_osr.data.protocols import Protocol, make_protocol, with_unknown
+from nas_osr.data.sources import open_source
+from nas_osr.data.sources.base import Source
+from nas_osr.data.tasks import count_splits
 from nas_osr.evaluation.judging import evaluate_rule
 from nas_osr.evaluation.predictions import read_predictions, write_predictions
 from nas_osr.outputs import Outputs
@@ -24,21 +26,20 @@ from nas_osr.scoring import make_rule
 EVERY = [
     (name, family, split)
     for name in PROTOCOLS
-    if name != "folder"
     for family, count in count_splits(name).items()
     for split in range(count)
 ]
 
 
-def three_of_each(source: str, part: str, classes: Collection[int], *_: Any) -> tuple[Tensor, Tensor]:
-    """In the place of `load_source`: three images a class, in the file's order and not in that of the labels."""
+def three_of_each(source: Source, part: str, classes: Collection[int], *_: Any) -> tuple[Tensor, Tensor]:
+    """In the place of `Source.load`: three images a class, in the file's order and not in that of the labels."""
     ids = torch.tensor(sorted(set(classes)) * 3, dtype=torch.int64)
     return torch.zeros((len(ids), 1, 2, 2), dtype=torch.uint8), ids
 
 
 def check(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> LabelledImages:
     """Every image of a protocol has the label of its class, and its label leads back to the class; the test images."""
-    monkeypatch.setattr(dataset, "load_source", three_of_each)
+    monkeypatch.setattr(Source, "load", three_of_each)
     data = load_data(protocol)
     for part in (data.train, data.validation, data.test()):
         for label, source_id in zip(part.labels.tolist(), part.source_labels.tolist(), strict=True):
@@ -47,7 +48,7 @@ def check(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> LabelledImages
             else:
                 assert source_id in protocol.known[label]
                 assert protocol.label_map[source_id] == label
-                names = SOURCES[protocol.source].class_names
+                names = open_source(protocol.source).class_names
                 assert names[source_id] in protocol.class_names[label].split("+")
     ids = sorted(class_id for group in protocol.known for class_id in group)
     test = data.test()
@@ -106,8 +107,8 @@ def test_predictions_name_the_class_that_each_image_is_of(
     )  # fmt: skip
     write_predictions(tmp_path / "predictions.csv", predictions)
     again = read_predictions(tmp_path / "predictions.csv")
-    known_ids = {n: i for i, n in enumerate(SOURCES[protocol.source].class_names)}
-    unknown_ids = {n: i for i, n in enumerate(SOURCES[protocol.unknown_source].class_names)}
+    known_ids = {n: i for i, n in enumerate(open_source(protocol.source).class_names)}
+    unknown_ids = {n: i for i, n in enumerate(open_source(protocol.unknown_source).class_names)}
     back = [
         (unknown_ids if label == protocol.num_known else known_ids)[shown]
         for label, shown in zip(again.true_label, again.true_class, strict=True)

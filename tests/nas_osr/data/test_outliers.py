@@ -14,7 +14,7 @@ from PIL import Image
 from nas_osr.data.dataset import load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol, make_protocol
-from nas_osr.data.sources.catalogue import SOURCES
+from nas_osr.data.sources import open_source
 from nas_osr.errors import UserError
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
@@ -38,7 +38,7 @@ def test_tested_classes_are_left_out_and_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, left: int, split: int
 ) -> None:
     protocol = make_protocol(name, split)
-    write_images(tmp_path / "cifar100" / "train", SOURCES["cifar100"].class_names, 2)
+    write_images(tmp_path / "cifar100" / "train", open_source("cifar100").class_names, 2)
     with caplog.at_level(logging.WARNING):
         images = load_outliers("cifar100", protocol, tmp_path)
     assert images.dtype == torch.uint8 and images.shape == (2 * left, 3, 32, 32)
@@ -88,7 +88,7 @@ def test_own_folders_serve_but_for_names_that_the_protocol_has(tmp_path: Path) -
 
 
 def test_images_get_the_shape_of_the_protocol(tmp_path: Path) -> None:
-    write_images(tmp_path / "cifar10" / "train", SOURCES["cifar10"].class_names, 2)
+    write_images(tmp_path / "cifar10" / "train", open_source("cifar10").class_names, 2)
     grey = load_outliers("cifar10", make_protocol("digits"), tmp_path)
     assert grey.shape == (20, 1, 32, 32)
     colour = np.array([[2 * class_id + 1, 0, index] for class_id in range(10) for index in range(2)])
@@ -101,7 +101,7 @@ def test_images_get_the_shape_of_the_protocol(tmp_path: Path) -> None:
 
 
 def test_wrong_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown source 'imagenet': choose one of digits, .* or folder"):
+    with pytest.raises(UserError, match="unknown source 'imagenet': choose from digits, .*, folder or give"):
         load_outliers("imagenet", make_protocol("digits"), tmp_path)
     with pytest.raises(UserError, match="cifar10 .train. is not in"):
         load_outliers("cifar10", make_protocol("digits"), tmp_path)
@@ -125,7 +125,7 @@ RUN: dict[str, Any] = {
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> str:
-    write_images(tmp_path / "cifar10" / "train", SOURCES["cifar10"].class_names, 3)
+    write_images(tmp_path / "cifar10" / "train", open_source("cifar10").class_names, 3)
     return str(tmp_path)
 
 

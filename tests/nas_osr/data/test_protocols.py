@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_osr.data.protocols import PROTOCOLS, Protocol, count_splits, make_protocol, with_unknown
-from nas_osr.data.sources.catalogue import SOURCES, published_splits
+from nas_osr.data.protocols import Protocol, make_protocol, with_unknown
+from nas_osr.data.sources import SOURCES, open_source
+from nas_osr.data.tasks import PROTOCOLS, count_splits, published_splits
 from nas_osr.errors import UserError
 
-NAMED = [name for name in PROTOCOLS if name != "folder"]
+NAMED = [name for name, task in PROTOCOLS.items() if not task.open_choice]
 EVERY = [
     (name, family, split) for name in NAMED for family, count in count_splits(name).items() for split in range(count)
 ]
@@ -75,7 +76,7 @@ def test_labels_and_classes_of_every_split(name: str, family: str, split: int) -
     numbers = ids(protocol)
     assert protocol.label_map == dict(zip(numbers, range(protocol.num_known), strict=True))
     assert sorted(protocol.label_map.values()) == list(range(protocol.num_known))
-    source = SOURCES[protocol.source]
+    source = open_source(protocol.source)
     assert protocol.class_names == tuple(source.class_names[class_id] for class_id in numbers)
     if protocol.unknown_source == protocol.source and not name.endswith("-closed"):
         assert sorted((*numbers, *protocol.unknown)) == list(range(len(source.class_names)))
@@ -107,12 +108,12 @@ def test_nas_osr_sets_are_draws_of_random_sample_and_name_their_pseudo_unknowns(
 
 
 def test_class_names_have_the_official_numbers() -> None:
-    assert SOURCES["cifar10"].class_names[3] == "cat"
-    assert SOURCES["cifar100"].class_names[52] == "oak_tree"
-    assert SOURCES["fashion-mnist"].class_names[9] == "Ankle boot"
-    wnids = SOURCES["tinyimagenet"].class_names
+    assert open_source("cifar10").class_names[3] == "cat"
+    assert open_source("cifar100").class_names[52] == "oak_tree"
+    assert open_source("fashion-mnist").class_names[9] == "Ankle boot"
+    wnids = open_source("tinyimagenet").class_names
     assert list(wnids) == sorted(set(wnids)) and len(wnids) == 200
-    assert {name: len(source.class_names) for name, source in SOURCES.items()} == {
+    assert {name: len(open_source(name).class_names) for name in SOURCES if name != "folder"} == {
         "digits": 10,
         "mnist": 10,
         "fashion-mnist": 10,
@@ -185,7 +186,7 @@ def test_unknowns_of_another_source() -> None:
     protocol = with_unknown(make_protocol("cifar10"), "svhn")
     assert protocol.unknown_source == "svhn" and protocol.unknown == tuple(range(10))
     assert with_unknown(make_protocol("cifar10"), "cifar10").unknown == make_protocol("cifar10").unknown
-    with pytest.raises(UserError, match="choose one of"):
+    with pytest.raises(UserError, match="choose from digits"):
         with_unknown(protocol, "nothing")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from nas_osr.data import load_data, load_source, make_protocol, with_unknown
+from nas_osr.data import load_data, make_protocol, open_source, with_unknown
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import check_pseudo_unknown, rehearse
 from nas_osr.errors import UserError
@@ -84,7 +84,7 @@ def test_training_images_are_the_test() -> None:
         assert not pixels(first.images) & pixels(second.images)
     kept = torch.isin(ordinary.validation.source_labels, torch.tensor(list(own.label_map)))
     assert torch.equal(data.validation.images, ordinary.validation.images[kept])  # as in a search
-    every, classes = load_source("digits", "train", [*own.label_map, *own.unknown], None, own.image_shape)
+    every, classes = open_source("digits").load("train", [*own.label_map, *own.unknown], own.image_shape)
     for class_id in (*own.label_map, *own.unknown):
         there = every[classes == class_id]
         chosen = test.source_labels == class_id

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from nas_osr.cli.main import main
-from nas_osr.data import dataset
 from nas_osr.data.dataset import LabelledImages, OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
+from nas_osr.data.sources.base import Source
 from nas_osr.errors import UserError
 from nas_osr.retrain.subclusters.choice import class_data, mean_losses, recommend
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
@@ -107,13 +107,13 @@ def test_the_command_end_to_end(
 ) -> None:
     """Table, option and files; only known training images are read; an interrupted run goes on where it was."""
     opened: list[tuple[str, list[int]]] = []
-    load_source = dataset.load_source
+    load = Source.load
 
-    def watched(source: str, part: str, classes: list[int], *rest: Any) -> Any:
+    def watched(source: Source, part: str, classes: list[int], *rest: Any) -> Any:
         opened.append((part, list(classes)))
-        return load_source(source, part, classes, *rest)
+        return load(source, part, classes, *rest)
 
-    monkeypatch.setattr(dataset, "load_source", watched)
+    monkeypatch.setattr(Source, "load", watched)
     monkeypatch.setattr(OpenSetData, "test", lambda self: pytest.fail("test images are none of its business"))
     out = tmp_path / "run"
     assert main([*ARGUMENTS, "--out", str(out)]) == 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
-import pickletools
 import struct
 from pathlib import Path
 
@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_osr.data.sources.pickles import _check_memo, read_pickled_batch
+from nas_osr.data.sources import open_source
+from nas_osr.data.sources.cifar import CIFAR10
+from nas_osr.data.sources.pickles import uint8_matrix, unpickle
 from nas_osr.errors import UserError
 
 DATA = np.arange(12, dtype=np.uint8).reshape(3, 4)
@@ -39,27 +41,33 @@ def python2_pickle(data: np.ndarray, labels: list[int]) -> bytes:
     return b"\x80\x02}(" + entries + b"u."
 
 
-def test_official_python2_files(tmp_path: Path) -> None:
+def test_official_python2_files() -> None:
     content = python2_pickle(DATA, [1, 2, 3])
     oracle = pickle.loads(content, encoding="latin1")
     assert np.array_equal(oracle["data"], DATA)  # the sample itself is right
-    (tmp_path / "batch").write_bytes(content)
-    data, lists = read_pickled_batch(tmp_path / "batch")
-    assert np.array_equal(data, DATA) and data.dtype == np.uint8
-    assert lists == {"labels": [1, 2, 3]}
+    entries = unpickle(content)
+    data = uint8_matrix(entries["data"])
+    assert data is not None and np.array_equal(data, DATA) and data.dtype == np.uint8
+    assert entries["labels"] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("old_numpy", [False, True])
-def test_every_pickle_protocol(tmp_path: Path, protocol: int, order: str, old_numpy: bool) -> None:
+def test_every_pickle_protocol(protocol: int, order: str, old_numpy: bool) -> None:
     content = pickle.dumps({"data": DATA.copy(order=order), "fine_labels": [4, 5, 6]}, protocol)
     if old_numpy and protocol < 4:  # later ones carry the length of the name
         content = content.replace(b"numpy._core.", b"numpy.core.")
-    (tmp_path / "batch").write_bytes(content)
-    data, lists = read_pickled_batch(tmp_path / "batch")
-    assert np.array_equal(data, DATA)
-    assert lists["fine_labels"] == [4, 5, 6]
+    entries = unpickle(content)
+    data = uint8_matrix(entries["data"])
+    assert data is not None and np.array_equal(data, DATA)
+    assert entries["fine_labels"] == [4, 5, 6]
+
+
+def read(folder: Path, content: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """As the test batch of CIFAR-10."""
+    (folder / "test_batch").write_bytes(content)
+    return open_source("cifar10").read_official(folder, "test", range(10), None)
 
 
 class Malicious:
@@ -73,13 +81,12 @@ class Malicious:
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
     marker = tmp_path / "it-ran"
-    path = tmp_path / "data_batch_1"
-    path.write_bytes(pickle.dumps({"data": Malicious(marker), "labels": []}, protocol))
-    with pytest.raises(UserError, match="data_batch_1 cannot be read: it asks for .*mkdir") as caught:
-        read_pickled_batch(path)
+    content = pickle.dumps({"data": Malicious(marker), "labels": []}, protocol)
+    with pytest.raises(UserError, match="test_batch cannot be read: it asks for .*mkdir") as caught:
+        read(tmp_path, content)
     assert "\n" not in str(caught.value)
     assert not marker.exists()
-    pickle.loads(path.read_bytes())
+    pickle.loads(content)
     assert marker.exists()  # the sample was a live one
 
 
@@ -88,73 +95,58 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path, protocol: int
     [
         pickle.dumps([1, 2]),
         pickle.dumps({"labels": [1]}),
-        pickle.dumps({"data": np.zeros((2, 2))}),
-        pickle.dumps({"data": np.zeros(4, np.uint8)}),
-        pickle.dumps({"data": np.zeros((2, 2), dtype=object)}),
+        pickle.dumps({"data": np.zeros((2, 3072)), "labels": [1, 2]}),
+        pickle.dumps({"data": np.zeros(6144, np.uint8), "labels": [1, 2]}),
+        pickle.dumps({"data": np.zeros((2, 3071), np.uint8), "labels": [1, 2]}),
+        pickle.dumps({"data": np.zeros((2, 3072), dtype=object), "labels": [1, 2]}),
+        pickle.dumps({"data": [[0] * 3072] * 2, "labels": [1, 2]}),
+        pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1.0, 2.0]}),
+        pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": ["1", "2"]}),
+        pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}),
+        pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1, 1 << 70]}),
+        pickle.dumps({"data": np.ndarray, "labels": []}),
         b"cbuiltins\neval\n(S'1'\ntR.",
         b"cnumpy\nload\n.",
         b"",
     ],
 )
 def test_other_content_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "batch").write_bytes(content)
-    with pytest.raises(UserError, match="batch cannot be read"):
-        read_pickled_batch(tmp_path / "batch")
+    with pytest.raises(UserError, match="test_batch (cannot be read|is not a cifar10 file|has a label)"):
+        read(tmp_path, content)
 
 
-GOOD = python2_pickle(DATA, [1, 2, 3])
+def test_a_file_that_is_not_the_official_one_is_read_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = pickle.dumps({"data": np.full((2, 3072), 7, np.uint8), "labels": [1, 2]})
+    assert read(tmp_path, content)[1].tolist() == [1, 2]
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{tmp_path}: test_batch: not the official")
+    caplog.clear()
+    monkeypatch.setattr(CIFAR10, "checksums", {"test": {"test_batch": hashlib.md5(content).hexdigest()}})
+    assert (read(tmp_path, content)[0] == 7).all()
+    assert not caplog.records
 
 
-@given(st.integers(0, len(GOOD) - 1), st.integers(0, 255))
+WHOLE = np.arange(3 * 3072, dtype=np.uint32).astype(np.uint8).reshape(3, 3072)
+GOOD = python2_pickle(WHOLE, [1, 2, 3])
+PLACES = [*range(len(GOOD) - 9216), *range(len(GOOD) - 200, len(GOOD))]  # not in the middle of the pixels
+
+
+@given(st.sampled_from(PLACES), st.integers(0, 255))
 def test_damage_is_a_user_error_or_another_array(tmp_path_factory: pytest.TempPathFactory, at: int, value: int) -> None:
-    path = tmp_path_factory.mktemp("damaged") / "batch"
-    path.write_bytes(GOOD[:at] + bytes([value]) + GOOD[at + 1 :])
+    folder = tmp_path_factory.mktemp("damaged")
     try:
-        data, _ = read_pickled_batch(path)
+        images, labels = read(folder, GOOD[:at] + bytes([value]) + GOOD[at + 1 :])
     except UserError as error:
         assert "\n" not in str(error)
     else:
-        assert data.dtype == np.uint8 and data.ndim == 2
-    path.write_bytes(GOOD[:at])
+        assert images.dtype == np.uint8 and images.shape[1:] == (3, 32, 32) and len(labels) == len(images)
     with pytest.raises(UserError):
-        read_pickled_batch(path)
-
-
-def numbered_in_order(pickled: bytes) -> bool:
-    """The definition, by the standard library's own walk through the operations."""
-    for count, (operation, argument, _) in enumerate(pickletools.genops(pickled)):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > count:
-            return False
-    return True
-
-
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300) | st.binary(max_size=300),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=3), inner, max_size=5),
-    max_leaves=30,
-)
-
-
-@given(VALUES, st.integers(0, 5), st.data())
-def test_the_check_of_the_memo_is_that_of_pickletools(value: object, protocol: int, data: st.DataObject) -> None:
-    """On whole pickles, and on pickles with one byte changed that pickletools can still walk through."""
-    pickled = pickle.dumps({"data": DATA, "value": value}, protocol)
-    _check_memo(pickled)
-    at, byte = data.draw(st.integers(0, len(pickled) - 1)), data.draw(st.integers(0, 255))
-    changed = pickled[:at] + bytes([byte]) + pickled[at + 1 :]
-    try:
-        expected = numbered_in_order(changed)
-    except Exception:  # an argument that means nothing, or no end: the unpickler's own business
-        return
-    if expected:
-        _check_memo(changed)
-    else:
-        with pytest.raises(ValueError, match="not numbered in order"):
-            _check_memo(changed)
+        read(folder, GOOD[:at])
 
 
 def test_a_memo_with_gaps_takes_no_memory(tmp_path: Path) -> None:
     """Python's unpickler makes room for every number below: 64 GiB here."""
-    (tmp_path / "batch").write_bytes(b"\x80\x02}r\xff\xff\xff\xff.")
     with pytest.raises(UserError, match="not numbered in order"):
-        read_pickled_batch(tmp_path / "batch")
+        read(tmp_path, b"\x80\x02}r\xff\xff\xff\xff.")
