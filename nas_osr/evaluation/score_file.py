@@ -60,15 +60,13 @@ def score_arrays(
             fellows, or values that are not finite or out of range; a class has no training image.
     """
     from nas_osr.scoring import make_rule
-    from nas_osr.scoring.base import ScoringRule
 
     chosen = make_rule(rule, rule_config)
     check_names(arrays)
-    fits = type(chosen).fit is not ScoringRule.fit
     separate = any(name.startswith("validation_") for name in arrays)
-    if not fits and not separate and not all(f"train_{name}" in arrays for name in chosen.needs):
+    if not chosen.learns and not separate and not all(f"train_{name}" in arrays for name in chosen.needs):
         raise UserError(f"no validation_ arrays: scoring rule '{rule}' takes its threshold from known images")
-    names = [*(["train"] if fits or not separate else []), *(["validation"] if separate else []), "test"]
+    names = [*(["train"] if chosen.learns or not separate else []), *(["validation"] if separate else []), "test"]
     parts, num_known = read_parts(arrays, names, chosen.needs, f"scoring rule '{rule}'")
 
     notes = []
@@ -79,7 +77,7 @@ def score_arrays(
             f"no validation arrays: {len(parts['validation'])} of {every} training images, a tenth of each class, "
             "were held out and set the threshold"
         )
-    if fits:
+    if chosen.learns:
         chosen.fit(*tensors(parts["train"]))
     else:
         parts.pop("train", None)

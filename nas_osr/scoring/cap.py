@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule, bounded
+from nas_osr.scoring.base import Scores, ScoringRule, bounded
 
 #: Least variance of a class in one dimension; a standard deviation of 1e-3 beside the prior's 1 carries no information.
 VARIANCE_FLOOR = 1e-6
@@ -76,16 +76,24 @@ class CAP(ScoringRule):
         Raises:
             UserError: there is no image, or an error or a knownness is not a number (the network has diverged).
         """
-        self.error_threshold = self.quantile(_least_error(outputs), self.acceptance)
-        self.threshold = self.quantile(_squash(self.gaussian_scores(outputs).amax(dim=1)), 1.0 - self.acceptance)
+        self.error_threshold = self.quantile(least_error(outputs), self.acceptance)
+        self.threshold = self.quantile(self.density(outputs), 1.0 - self.acceptance)
 
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64: by stage two, at least 0, for images that pass stage one; minus their excess error otherwise."""
+    def scores(self, outputs: Outputs) -> Scores:
+        """Knownness by stage two, at least 0, for images that pass stage one; minus their excess error otherwise."""
         if self.error_threshold is None:
-            raise RuntimeError("set_threshold comes before knownness")
-        excess = _least_error(outputs) - self.error_threshold
-        density = _squash(self.gaussian_scores(outputs).amax(dim=1))
-        return torch.where(excess > 0, -excess, density)
+            raise RuntimeError("set_threshold comes before the scores")
+        assert outputs.logits is not None
+        excess = least_error(outputs) - self.error_threshold
+        return Scores(torch.where(excess > 0, -excess, self.density(outputs)), outputs.logits.double())
+
+    def density(self, outputs: Outputs) -> Tensor:
+        """[B] float64 knownness by stage two: 1 + t for the largest Gaussian score t >= 0, 1 / (1 - t) for t < 0.
+
+        That takes [-inf, inf) to [0, inf), keeps its order and has full resolution in the far tail.
+        """
+        score = self.gaussian_scores(outputs).amax(dim=1)
+        return torch.where(score >= 0, 1.0 + score, 1.0 / (1.0 - score.clamp_max(0.0)))
 
     def gaussian_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64 log(-log(1 - P_m)), increasing in P_m; -inf for a class without training images.
@@ -134,11 +142,7 @@ def log_minus_log_erf(distance: Tensor) -> Tensor:
     return torch.where(scaled < 0.5, near, torch.where(scaled < 7.0, middle, far))
 
 
-def _squash(score: Tensor) -> Tensor:
-    """[-inf, inf) to [0, inf), order kept: 1 + t for t >= 0, 1 / (1 - t) for t < 0; full resolution in the far tail."""
-    return torch.where(score >= 0, 1.0 + score, 1.0 / (1.0 - score.clamp_max(0.0)))
-
-
-def _least_error(outputs: Outputs) -> Tensor:
+def least_error(outputs: Outputs) -> Tensor:
+    """[B] float64, the error of the best class-conditional reconstruction."""
     assert outputs.class_reconstruction_error is not None
     return outputs.class_reconstruction_error.double().amin(dim=1)

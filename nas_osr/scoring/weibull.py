@@ -63,7 +63,7 @@ class WeibullRule(ScoringRule):
             raise UserError(f"scoring rule '{self.name}': no known training image to fit to")
         if any(getattr(outputs, field).isnan().any() for field in self.needs):
             raise self.diverged(f"{' and '.join(sorted(self.needs, reverse=True))} of known training images")
-        num_known = self.num_known = logits.shape[1]
+        num_known = logits.shape[1]
         right = logits.argmax(dim=1) == targets
         self.means = logits.new_zeros(num_known, self.features(outputs[:0]).shape[1])
         self.shapes, self.scales = logits.new_ones(num_known), logits.new_ones(num_known)
