@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring import cap
 from nas_osr.scoring.cap import CAP, VARIANCE_FLOOR, log_minus_log_erf
 
 
@@ -152,14 +151,6 @@ def test_variance_has_a_floor():
     rule.fit(outputs, targets)
     assert (rule.variances == VARIANCE_FLOOR).all()
     assert torch.isfinite(rule.gaussian_scores(outputs)).all()
-
-
-@pytest.mark.parametrize("size", [1, 7, 49, 50])
-def test_blocks_equal_no_blocks(monkeypatch, size):
-    rule, (test, _) = fitted_rule(), make_outputs(50, seed=3)
-    whole = rule.gaussian_scores(test)
-    monkeypatch.setattr(cap, "BLOCK", size)
-    torch.testing.assert_close(rule.gaussian_scores(test), whole, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("acceptance", [0.5, 0.9, 0.95])
