@@ -89,21 +89,30 @@ class ScheduleOptions:
 
 
 @dataclass
-class MachineOptions:
-    """Where it is computed, and how.
+class DeviceOptions:
+    """Where it is computed.
 
     Args:
         device: auto, cpu, cuda or cuda:INDEX.
         precision: auto, 32-true or bf16-mixed.
         threads: CPU threads of a process; 0 leaves torch's choice.
-        deterministic: use algorithms on the GPU that give the same bits every time, where there are slower ones.
-        checkpointing: compute the inside of cells again in the backward pass instead of keeping it: saves memory.
-        compile: compile the encoder with torch.compile; the first steps take minutes.
     """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+
+
+@dataclass
+class MachineOptions(DeviceOptions):
+    """Where it is computed, and how.
+
+    Args:
+        deterministic: use algorithms on the GPU that give the same bits every time, where there are slower ones.
+        checkpointing: compute the inside of cells again in the backward pass instead of keeping it: saves memory.
+        compile: compile the encoder with torch.compile; the first steps take minutes.
+    """
+
     deterministic: bool = False
     checkpointing: bool = False
     compile: bool = False

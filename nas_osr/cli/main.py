@@ -15,6 +15,7 @@ from typing import Any
 import nas_osr
 from nas_osr.errors import UserError
 from nas_osr.ranks.place import one_voice, refuse_ranks
+from nas_osr.retrain.analysis import ANALYSES, analysis_class
 from nas_osr.runs.stopping import Terminated, terminable
 
 EXIT_USER_ERROR = 2
@@ -75,42 +76,10 @@ COMMANDS: dict[str, Command] = {
         ("file",),
         config="nas_osr.cli.score:ScoreConfig",
     ),
-    "analyse confusion": Command(
-        "nas_osr.cli.analyse:confusion",
-        "show which known class each unknown one is mistaken for",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:ConfusionConfig",
-    ),
-    "analyse unknowns": Command(
-        "nas_osr.cli.analyse:unknowns",
-        "show macro-F1 against the number of unknown classes",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:UnknownsConfig",
-    ),
-    "analyse corruption": Command(
-        "nas_osr.cli.analyse:corruption",
-        "measure accuracy on corrupted test images",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:CorruptionConfig",
-    ),
-    "analyse probe": Command(
-        "nas_osr.cli.analyse:probe",
-        "train a linear classifier on the frozen features",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:ProbeConfig",
-    ),
-    "analyse dimension": Command(
-        "nas_osr.cli.analyse:dimension",
-        "estimate the intrinsic dimension of the features",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:DimensionConfig",
-    ),
-    "analyse saliency": Command(
-        "nas_osr.cli.analyse:saliency",
-        "measure how much of the images the loss looks at",
-        ("run",),
-        config="nas_osr.retrain.analysis.config:SaliencyConfig",
-    ),
+    **{
+        f"analyse {kind}": Command("nas_osr.cli.analyse:analyse", summary, ("run",), config=place)
+        for kind, (place, summary) in ANALYSES.items()
+    },
     "compare": Command(
         "nas_osr.cli.compare:compare", "show retrained runs side by side, and beside the published figures", ("runs",)
     ),
@@ -201,7 +170,7 @@ def dispatch(arguments: list[str]) -> None:
         print(overview(family))
         return
     name, rest = split_command(arguments)
-    command = COMMANDS[name]
+    command = COMMANDS.get(name) or own_analysis(name)
     from nas_osr.cli.options import parse_options
 
     options = load(command.config or command.function)
@@ -220,7 +189,7 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     """The command that leads the arguments, of one word or two, and the rest. Raises UserError."""
     for words in (2, 1):
         name = " ".join(arguments[:words])
-        if len(arguments) >= words and name in COMMANDS:
+        if len(arguments) >= words and (name in COMMANDS or is_own_analysis(name)):
             return name, arguments[words:]
     first = arguments[0]
     family = [name for name in COMMANDS if name.startswith(f"{first} ")]
@@ -229,6 +198,18 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     close = difflib.get_close_matches(first, COMMANDS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
     raise UserError(f"unknown command {first!r}: {hint}")
+
+
+def is_own_analysis(name: str) -> bool:
+    """Whether a command of two words names a kind of analysis by dotted path."""
+    return name.startswith("analyse ") and "." in name
+
+
+def own_analysis(name: str) -> Command:
+    """The command of a user's own kind of analysis, "analyse package.module.Class". Raises UserError."""
+    kind = name.split()[1]
+    analysis_class(kind)
+    return Command("nas_osr.cli.analyse:analyse", "", ("run",), config=":".join(kind.rsplit(".", 1)))
 
 
 def load(reference: str) -> Callable[..., Any]:

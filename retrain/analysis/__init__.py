@@ -1,1 +1,35 @@
-"""The papers' analyses of trained networks: one module a kind, each behind `nas-osr analyse KIND RUN`."""
+"""The papers' analyses of trained networks, by name: one file a kind, each behind `nas-osr analyse KIND RUN`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from nas_osr.plugins import load_class
+
+if TYPE_CHECKING:
+    from nas_osr.retrain.analysis.base import Analysis
+
+#: By kind: "module:Class", and what it does in one line.
+ANALYSES: Mapping[str, tuple[str, str]] = {
+    "confusion": (
+        "nas_osr.retrain.analysis.confusion:Confusion",
+        "show which known class each unknown one is mistaken for",
+    ),
+    "unknowns": ("nas_osr.retrain.analysis.unknowns:Unknowns", "show macro-F1 against the number of unknown classes"),
+    "corruption": ("nas_osr.retrain.analysis.corruption:Corruption", "measure accuracy on corrupted test images"),
+    "probe": ("nas_osr.retrain.analysis.probe:Probe", "train a linear classifier on the frozen features"),
+    "dimension": ("nas_osr.retrain.analysis.dimension:Dimension", "estimate the intrinsic dimension of the features"),
+    "saliency": ("nas_osr.retrain.analysis.saliency:Saliency", "measure how much of the images the loss looks at"),
+}
+
+
+def analysis_class(kind: str) -> type[Analysis]:
+    """The class of a kind: of a key of `ANALYSES`, or the dotted path `package.module.Class` of a user's own.
+
+    Raises:
+        UserError: there is no such kind or module, or the class is not an `Analysis`.
+    """
+    from nas_osr.retrain.analysis.base import Analysis
+
+    return load_class("analysis", kind, {name: place for name, (place, _) in ANALYSES.items()}, Analysis)
