@@ -35,18 +35,21 @@ class ScoringRule:
     """Turns `Outputs` into `Scores`, and rejects images as unknown below a threshold of knownness.
 
     Life cycle: `fit` on known training outputs, `set_threshold` on known validation outputs, then `scores` and `decide`
-    on anything. Subclasses set `name` and `needs` and implement `scores`; one that learns implements `fit` too, and
-    keeps what it has learned by `state_dict` and `load_state_dict`.
+    on anything. Subclasses set `name` and `needs` and implement `scores`; one that learns implements `fit` and sets
+    `learned`, too.
 
     Attributes:
         name: the registered name.
         needs: the fields of `Outputs` that the rule reads.
+        learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers, words
+            or None, which `state_dict` keeps.
         threshold: images with knownness below it are unknown; None before `set_threshold`.
         acceptance: the share of known validation images to accept, in (0, 1).
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
+    learned: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, acceptance: float = 0.95) -> None:
         if not isinstance(acceptance, (int, float)) or not 0.0 < acceptance < 1.0:
@@ -84,12 +87,13 @@ class ScoringRule:
         return scores.labels.masked_fill(scores.knownness < self.threshold, unknown)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `fit` and `set_threshold` learned: tensors, plain numbers, words and None only."""
-        return {"threshold": self.threshold}
+        """What `fit` and `set_threshold` learned."""
+        return {name: getattr(self, name) for name in ("threshold", *self.learned)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.threshold = state["threshold"]
+        for name in ("threshold", *self.learned):
+            setattr(self, name, state[name])
 
     def quantile(self, scores: Tensor, share: float) -> float:
         """The `share` quantile (linear interpolation, float64) of the scores [B] of known validation images.

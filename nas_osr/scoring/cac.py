@@ -8,8 +8,7 @@ and the image is unknown where that least s is large.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +32,7 @@ class CAC(ScoringRule):
 
     name: ClassVar[str] = "cac"
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    learned: ClassVar[tuple[str, ...]] = ("anchors",)
 
     def __init__(self, acceptance: float = 0.95, alpha: float = 10.0) -> None:
         super().__init__(acceptance)
@@ -76,10 +76,3 @@ class CAC(ScoringRule):
         others = softmin.scatter(1, nearest, 0.0).sum(dim=1, keepdim=True)
         class_scores = -((1.0 - softmin).scatter(1, nearest, others) * distances)
         return Scores(class_scores.amax(dim=1), class_scores)
-
-    def state_dict(self) -> dict[str, Tensor | float | int | str | None]:
-        return {**super().state_dict(), "anchors": self.anchors}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.anchors = state["anchors"]

@@ -13,8 +13,7 @@ the last digit, so its monotone form log(-log(1 - P_m)) is what is computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +42,7 @@ class CAP(ScoringRule):
 
     name: ClassVar[str] = "cap"
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "latent_mean", "class_reconstruction_error"})
+    learned: ClassVar[tuple[str, ...]] = ("error_threshold", "means", "variances", "usable")
 
     def __init__(self, acceptance: float = 0.95) -> None:
         super().__init__(acceptance)
@@ -109,20 +109,6 @@ class CAP(ScoringRule):
             distance = (latents - means[label]).abs() / deviations[label]
             scores[:, label] = torch.logsumexp(log_minus_log_erf(distance), dim=1)
         return scores
-
-    def state_dict(self) -> dict[str, Tensor | float | int | None]:
-        return {
-            **super().state_dict(),
-            "error_threshold": self.error_threshold,
-            "means": self.means,
-            "variances": self.variances,
-            "usable": self.usable,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.error_threshold = state["error_threshold"]
-        self.means, self.variances, self.usable = state["means"], state["variances"], state["usable"]
 
 
 def log_minus_log_erf(distance: Tensor) -> Tensor:

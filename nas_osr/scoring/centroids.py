@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class NCDistance(ScoringRule):
 
     name: ClassVar[str] = "nc_distance"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    learned: ClassVar[tuple[str, ...]] = ("num_known", "centroids", "classes", "tau", "scale", "picker")
 
     def __init__(
         self,
@@ -149,22 +150,6 @@ class NCDistance(ScoringRule):
         else:
             self.picker, self.tau = "derivative", tau
             self.threshold = math.nextafter(-tau * self.scale, math.inf)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "num_known": self.num_known,
-            "centroids": self.centroids,
-            "classes": self.classes,
-            "tau": self.tau,
-            "scale": self.scale,
-            "picker": self.picker,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.num_known, self.centroids, self.classes = state["num_known"], state["centroids"], state["classes"]
-        self.tau, self.scale, self.picker = state["tau"], state["scale"], state["picker"]
 
 
 class NCUncertainty(NCDistance):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +32,7 @@ class Neighbours(ScoringRule):
 
     name: ClassVar[str] = "neighbours"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    learned: ClassVar[tuple[str, ...]] = ("directions", "counts")
 
     def __init__(self, acceptance: float = 0.95, k: int = 10, block_size: int = 2048) -> None:
         super().__init__(acceptance)
@@ -74,13 +74,6 @@ class Neighbours(ScoringRule):
         """[b] scores of queries [b, D] for one class's training embeddings [m, D], m >= 1, all of length 1."""
         found = [largest(queries @ part.to(queries.device).T, self.k) for part in directions.split(self.block_size)]
         return largest(torch.cat(found, dim=1), self.k).mean(dim=1) * self.k
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "directions": self.directions, "counts": self.counts}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.directions, self.counts = state["directions"], state["counts"]
 
 
 def largest(values: Tensor, count: int) -> Tensor:

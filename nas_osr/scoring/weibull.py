@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +37,8 @@ class WeibullRule(ScoringRule):
         shapes, scales: [N] float64 Weibull parameters.
         usable: [N] bool, whether a class had any training image.
     """
+
+    learned: ClassVar[tuple[str, ...]] = ("means", "shapes", "scales", "usable")
 
     def __init__(self, acceptance: float = 0.95, tail: int = 20) -> None:
         super().__init__(acceptance)
@@ -94,20 +95,6 @@ class WeibullRule(ScoringRule):
         distances = torch.cdist(features, self.means.to(device), compute_mode="donot_use_mm_for_euclid_dist")
         ratio = distances.clamp_min(DISTANCE_FLOOR).log() - self.scales.to(device).log()
         return self.shapes.to(device) * ratio
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "means": self.means,
-            "shapes": self.shapes,
-            "scales": self.scales,
-            "usable": self.usable,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.means, self.shapes = state["means"], state["shapes"]
-        self.scales, self.usable = state["scales"], state["usable"]
 
 
 def fit_weibull(distances: np.ndarray) -> tuple[float, float]:
