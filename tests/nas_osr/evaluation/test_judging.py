@@ -7,7 +7,7 @@ import torch
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_outputs, evaluate_rule
-from nas_osr.evaluation.predictions import rescore, write_predictions
+from nas_osr.evaluation.predictions import read_predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import make_rule
 
@@ -61,7 +61,7 @@ def test_metrics_and_predictions_agree_and_survive_the_file(tmp_path):
     assert found["accepted_known"] == pytest.approx(0.95)
     assert found["openness_gradmix"] == pytest.approx(1 - np.sqrt(2 / 3))
     write_predictions(tmp_path / "predictions.csv", predictions)
-    assert rescore(tmp_path / "predictions.csv") == found
+    assert read_predictions(tmp_path / "predictions.csv").metrics() == found
 
 
 @pytest.mark.parametrize("name", ["neighbours", "nc_distance"])
@@ -85,7 +85,7 @@ def test_without_logits_the_columns_are_the_rules_scores(tmp_path, name):
     np.testing.assert_array_equal(predictions.closed_set_label, predictions.class_scores.argmax(axis=1))
     write_predictions(tmp_path / "predictions.csv", predictions)
     assert (tmp_path / "predictions.csv").read_text().partition("\n")[0].endswith(",knownness,score_0,score_1")
-    assert rescore(tmp_path / "predictions.csv") == found
+    assert read_predictions(tmp_path / "predictions.csv").metrics() == found
 
 
 def test_scores_that_are_not_numbers_are_refused():
