@@ -40,6 +40,7 @@ _PUBLIC = {
     "Protocol": "nas_osr.data.protocols",
     "RetrainRequest": "nas_osr.retrain.retrain_request",
     "RunFolder": "nas_osr.runs.folder",
+    "Scores": "nas_osr.scoring.base",
     "ScoringRule": "nas_osr.scoring.base",
     "SearchRequest": "nas_osr.strategies.search_request",
     "UserError": "nas_osr.errors",

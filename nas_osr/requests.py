@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nas_osr.data.protocols import FAMILIES, PROTOCOLS, Protocol, make_protocol
+from nas_osr.data.protocols import Protocol, make_protocol
+from nas_osr.data.tasks import FAMILIES, PROTOCOLS
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import Choices
 from nas_osr.scoring import RULES
@@ -26,7 +27,7 @@ NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quie
 class ProtocolOptions:
     """Which classes are known, and where the images are."""
 
-    protocol: Annotated[str, Choices(PROTOCOLS)] = "cifar10"
+    protocol: Annotated[str, Choices(PROTOCOLS, plugins=True)] = "cifar10"
     "which data set and which classes are known; `nas-osr data list` shows more of them."
     family: Annotated[str, Choices(FAMILIES)] = "arpl"
     "family of the published class splits."

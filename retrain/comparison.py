@@ -30,7 +30,7 @@ class Row:
         protocol: its name; "NAME against SOURCE" where another source plays the unknown.
         family: family of the class splits; None where it is not known.
         source: the run's folder, or the paper.
-        metrics: by name, {"mean", "std", "n"} as `nas_osr.metrics.resampling.summarise` gives them; shares in [0, 1].
+        metrics: by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].
         parts: how many splits and seeds, e.g. "5 x 1"; "" of a published one.
         parameters, macs: of the network; None where they are not known.
         published: whether the figures are from a paper.
@@ -190,7 +190,7 @@ def count_parts(config: Mapping[str, Any]) -> int:
 
 def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) -> Row:
     """The row of the parts that were evaluated under one label."""
-    from nas_osr.metrics.resampling import summarise  # NumPy
+    from nas_osr.metrics.resampling import mean_and_spread  # NumPy
 
     results = [part.results[label] for part in parts]
     first, config = results[0], parts[0].config
@@ -202,7 +202,7 @@ def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) 
         protocol=describe_protocol(protocol, foreign),
         family=protocol["family"],
         source=str(folder),
-        metrics=summarise([result["metrics"] for result in results]),
+        metrics=mean_and_spread([result["metrics"] for result in results]),
         parts=f"{len(splits)} x {len(seeds)}",
         parameters=first["parameters"],
         macs=first.get("macs"),

@@ -15,7 +15,7 @@ from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.metrics.resampling import summarise
+from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
@@ -105,7 +105,7 @@ def run_retrain(config: RetrainRequest, command: list[str], estimate: bool = Tru
         ]
         summary = {
             "out": config.out,
-            "metrics": summarise([result["metrics"] for result in results]),
+            "metrics": mean_and_spread([result["metrics"] for result in results]),
             "parts": {part.folder: result["metrics"] for part, result in zip(parts, results, strict=True)},
         }
         outer.call(lambda folder: end(folder, summary))

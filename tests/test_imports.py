@@ -46,6 +46,14 @@ def test_the_command_line_starts_without_slow_packages(arguments):
     assert done.stderr.strip() == "imported"
 
 
+def test_the_options_of_every_analysis_import_no_slow_packages():
+    code = (
+        "import sys; from nas_osr.retrain.analysis import ANALYSES, analysis_class;"
+        f"print(*map(analysis_class, ANALYSES), [name for name in {SLOW!r} if name in sys.modules])"
+    )
+    assert python(code).strip().endswith("[]")
+
+
 def test_help_answers_at_once():
     durations = []
     for _ in range(3):

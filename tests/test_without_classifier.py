@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import nas_osr
-from nas_osr.evaluation.predictions import read_predictions, rescore
+from nas_osr.evaluation.predictions import read_predictions
 
 OBJECTIVE = """
 from dataclasses import dataclass
@@ -70,7 +70,7 @@ def test_search_retrain_and_evaluate(objective: str, rule: str, tmp_path: Path) 
         predictions = read_predictions(path)
         assert (predictions.column, predictions.num_known) == ("score", 6)
         np.testing.assert_array_equal(predictions.closed_set_label, predictions.class_scores.argmax(axis=1))
-        assert result["metrics"] == rescore(path)
+        assert result["metrics"] == read_predictions(path).metrics()
         assert result["metrics"]["closed_set_accuracy"] > 2 / 6
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nas_osr.retrain.analysis import ANALYSES
+
 
 @dataclass(frozen=True)
 class Command:
@@ -77,48 +79,10 @@ COMMANDS: dict[str, Command] = {
         ("file",),
         config="nas_osr.cli.score:ScoreRequest",
     ),
-    "analyse confusion": Command(
-        "nas_osr.cli.analyse:confusion",
-        "show which known class each unknown one is mistaken for",
-        ("analyse confusion runs/retrain",),
-        ("run",),
-        config="nas_osr.retrain.analysis.config:ConfusionConfig",
-    ),
-    "analyse unknowns": Command(
-        "nas_osr.cli.analyse:unknowns",
-        "show macro-F1 against the number of unknown classes",
-        ("analyse unknowns runs/retrain --plot curve.png",),
-        ("run",),
-        config="nas_osr.retrain.analysis.config:UnknownsConfig",
-    ),
-    "analyse corruption": Command(
-        "nas_osr.cli.analyse:corruption",
-        "measure accuracy on corrupted test images",
-        ("analyse corruption runs/retrain --kinds gaussian_noise,fog --severities 1-3 --limit 500",),
-        ("run",),
-        config="nas_osr.retrain.analysis.config:CorruptionConfig",
-    ),
-    "analyse probe": Command(
-        "nas_osr.cli.analyse:probe",
-        "train a linear classifier on the frozen features",
-        ("analyse probe runs/retrain",),
-        ("run",),
-        config="nas_osr.retrain.analysis.config:ProbeConfig",
-    ),
-    "analyse dimension": Command(
-        "nas_osr.cli.analyse:dimension",
-        "estimate the intrinsic dimension of the features",
-        ("analyse dimension runs/retrain --estimators TwoNN",),
-        ("run",),
-        config="nas_osr.retrain.analysis.config:DimensionConfig",
-    ),
-    "analyse saliency": Command(
-        "nas_osr.cli.analyse:saliency",
-        "measure how much of the images the loss looks at",
-        ("analyse saliency runs/retrain --limit 500 --pictures saliency.png",),
-        ("run",),
-        config="nas_osr.retrain.analysis.config:SaliencyConfig",
-    ),
+    **{
+        f"analyse {kind}": Command("nas_osr.cli.analyse:analyse", summary, (example,), ("run",), config=place)
+        for kind, (place, summary, example) in ANALYSES.items()
+    },
     "compare": Command(
         "nas_osr.cli.compare:compare",
         "show retrained runs side by side, and beside the published figures",

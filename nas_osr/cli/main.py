@@ -13,6 +13,7 @@ import nas_osr
 from nas_osr.cli.commands import COMMANDS, Command, load
 from nas_osr.errors import UserError
 from nas_osr.ranks.place import one_voice, refuse_ranks
+from nas_osr.retrain.analysis import analysis_class
 from nas_osr.runs.stopping import Terminated, terminable
 
 EXIT_USER_ERROR = 2
@@ -86,7 +87,7 @@ def dispatch(arguments: list[str]) -> None:
         print(overview(family))
         return
     name, rest = split_command(arguments)
-    command = COMMANDS[name]
+    command = COMMANDS.get(name) or own_analysis(name)
     from nas_osr.cli.options import parse_options
 
     values = parse_options(command.options, rest, name, command.positionals, command.examples)
@@ -104,7 +105,7 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     """The command that leads the arguments, of one word or two, and the rest. Raises UserError."""
     for words in (2, 1):
         name = " ".join(arguments[:words])
-        if len(arguments) >= words and name in COMMANDS:
+        if len(arguments) >= words and (name in COMMANDS or is_own_analysis(name)):
             return name, arguments[words:]
     first = arguments[0]
     family = [name for name in COMMANDS if name.startswith(f"{first} ")]
@@ -113,6 +114,18 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     close = difflib.get_close_matches(first, COMMANDS, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
     raise UserError(f"unknown command {first!r}: {hint}")
+
+
+def is_own_analysis(name: str) -> bool:
+    """Whether a command of two words names a kind of analysis by dotted path."""
+    return name.startswith("analyse ") and "." in name
+
+
+def own_analysis(name: str) -> Command:
+    """The command of a user's own kind of analysis, "analyse package.module.Class". Raises UserError."""
+    kind = name.split()[1]
+    analysis_class(kind)
+    return Command("nas_osr.cli.analyse:analyse", "", (f"{name} RUN",), ("run",), config=":".join(kind.rsplit(".", 1)))
 
 
 def overview(commands: dict[str, Command]) -> str:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nas_osr.data.batches import iterate_batches, to_float
+from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import Judgements, Predictions
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import ScoringRule
-
-if TYPE_CHECKING:
-    from nas_osr.data.dataset import LabelledImages
-
 
 INFERENCE_BATCH = 250  # images in a forward pass without gradients
 

@@ -1,4 +1,4 @@
-"""predictions.csv: what a network said about each test image, written by `evaluate` and re-scored without the network.
+"""predictions.csv: what a network said about each test image, written by `evaluate` and read again without the network.
 
 One row per image, in test order, with the header
 
@@ -161,11 +161,6 @@ def read_predictions(path: str | Path) -> Predictions:
         class_scores=np.array(columns[6:], dtype=np.float64).T.copy(),
         column=column,
     )
-
-
-def rescore(path: str | Path) -> dict[str, float | None]:
-    """All metrics of `evaluate_open_set`, from predictions.csv alone. Raises UserError as `read_predictions` does."""
-    return read_predictions(path).metrics()
 
 
 def _field_readers(num_known: int) -> list[tuple[Callable[[str], Any], str]]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from nas_osr.errors import UserError
+from nas_osr.evaluation.judging import evaluate_rule, judge
 from nas_osr.evaluation.predictions import Judgements
 from nas_osr.evaluation.user_arrays import PARTS, Part, check_names, hold_out, read_classes, read_parts
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nas_osr.outputs import Outputs
-    from nas_osr.scoring.base import ScoringRule
+from nas_osr.outputs import Outputs
+from nas_osr.scoring import make_rule
+from nas_osr.scoring.base import ScoringRule
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,12 @@ def score_arrays(
         UserError: no such rule or setting; an array is missing, has a name that means nothing, another shape than its
             fellows, or values that are not finite or out of range; a class has no training image.
     """
-    from nas_osr.scoring import make_rule
-    from nas_osr.scoring.base import ScoringRule
-
     chosen = make_rule(rule, rule_config)
     check_names(arrays)
-    fits = type(chosen).fit is not ScoringRule.fit
     separate = any(name.startswith("validation_") for name in arrays)
-    if not fits and not separate and not all(f"train_{name}" in arrays for name in chosen.needs):
+    if not chosen.learns and not separate and not all(f"train_{name}" in arrays for name in chosen.needs):
         raise UserError(f"no validation_ arrays: scoring rule '{rule}' takes its threshold from known images")
-    names = [*(["train"] if fits or not separate else []), *(["validation"] if separate else []), "test"]
+    names = [*(["train"] if chosen.learns or not separate else []), *(["validation"] if separate else []), "test"]
     parts, num_known = read_parts(arrays, names, chosen.needs, f"scoring rule '{rule}'")
 
     notes = []
@@ -79,7 +75,7 @@ def score_arrays(
             f"no validation arrays: {len(parts['validation'])} of {every} training images, a tenth of each class, "
             "were held out and set the threshold"
         )
-    if fits:
+    if chosen.learns:
         chosen.fit(*tensors(parts["train"]))
     else:
         parts.pop("train", None)
@@ -96,10 +92,6 @@ def judge_test(
     rule: ScoringRule, test: Part, arrays: Mapping[str, Any], num_known: int
 ) -> tuple[Judgements, dict[str, float | None]]:
     """What the rule says of the test images, and the metrics where their labels are there (see `Scored`)."""
-    import torch
-
-    from nas_osr.evaluation.judging import evaluate_rule, judge
-
     classes = read_classes(arrays, len(test))
     if test.labels is None:
         if classes is not None:
@@ -121,10 +113,6 @@ def judge_test(
 
 def tensors(part: Part) -> tuple[Outputs, Tensor]:
     """The fields as `Outputs`, and the labels [B] int64 (all 0 where there are none)."""
-    import torch
-
-    from nas_osr.outputs import Outputs
-
     labels = np.zeros(len(part), dtype=np.int64) if part.labels is None else part.labels
     fields = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in part.fields.items()}
     return Outputs(**fields), torch.from_numpy(labels)

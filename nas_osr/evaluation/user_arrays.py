@@ -1,6 +1,6 @@
-"""Outputs of any network that a user brings as arrays: read from a .npz file with care, and checked. Free of torch.
+"""Outputs of any network that a user brings as arrays: read from a .npz file with care, and checked.
 
-The arrays are called PART_FIELD: PART is train, validation or test, FIELD one of `FIELDS`, `labels` or (test only)
+The arrays are called PART_FIELD: PART is train, validation or test, FIELD one of `Outputs`, `labels` or (test only)
 `classes`. Labels are 0..N-1 for the known classes; N, unknown, occurs in test_labels alone.
 """
 
@@ -18,21 +18,12 @@ import numpy as np
 from nas_osr.errors import UserError, show
 from nas_osr.files.storage import file_errors
 from nas_osr.metrics.open_set import Array
+from nas_osr.outputs import Outputs
 from nas_osr.seeds import derive_seed
 
 PARTS = ("train", "validation", "test")
-#: Those of `nas_osr.outputs.Outputs`, each [B, columns].
-FIELDS = (
-    "logits",
-    "embedding",
-    "latent_mean",
-    "latent_variance",
-    "instance_mean",
-    "class_reconstruction_error",
-    "distances",
-)
 PER_CLASS = ("logits", "class_reconstruction_error", "distances")  # these have N columns
-NAMES = (*(f"{part}_{field}" for part in PARTS for field in (*FIELDS, "labels")), "test_classes")
+NAMES = (*(f"{part}_{field}" for part in PARTS for field in (*Outputs.names(), "labels")), "test_classes")
 #: Share of the training images of each class that is held out where there are no validation arrays.
 HELD_OUT = 0.1
 #: All arrays of a file together.
@@ -105,7 +96,7 @@ def check_names(names: Iterable[str]) -> None:
         if name not in NAMES:
             raise UserError(
                 f"array {show(name)} means nothing: names are train_, validation_ or test_ before labels, "
-                f"{', '.join(FIELDS)}; and test_classes"
+                f"{', '.join(Outputs.names())}; and test_classes"
             )
         if name in found:
             raise UserError(f"array {name} is there twice")

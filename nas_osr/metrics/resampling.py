@@ -117,7 +117,7 @@ def openness_f1_curve(
     return curve
 
 
-def summarise(results: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:
+def mean_and_spread(results: Sequence[Mapping[str, float | None]]) -> dict[str, dict[str, Any]]:
     """Mean and spread over runs, per metric.
 
     Returns:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 BOTTOM = 2  # scale of the map that feeds the latents
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
+LATENT_LIMIT = 1e8  # a larger z is decoded as this: squares in the decoder's BatchNorm stay finite in float32
 SCALE_RANGE = (0.01, 0.5)  # of the learned pixel scale; a uniform pixel has .29
 RECONSTRUCTIONS = ("bernoulli", "truncated_gaussian")
 
@@ -246,7 +247,8 @@ class GMVAE(Objective):
                 # masked before the product, so that missing subclusters send back no NaN
                 ratio = torch.where(log_weights.isfinite(), log_r - log_weights, 0.0)
                 terms["v_prior"] = (log_r.exp() * ratio).sum(1).mean()
-        terms["reconstruction"] = self.reconstruction_loss(self.decoder.logits(z, {}), images).mean()
+        decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {})
+        terms["reconstruction"] = self.reconstruction_loss(decoded, images).mean()
         return terms
 
 

@@ -38,11 +38,14 @@ def rule_class(name: str, *, import_plugins: bool = True) -> type[ScoringRule]:
             only modules that are imported already are looked at.
 
     Raises:
-        UserError: no such rule or module, or the class is not a `ScoringRule`.
+        UserError: no such rule or module, or the class is not a `ScoringRule` that has `scores`.
     """
     from nas_osr.scoring.base import ScoringRule
 
-    return load_class("scoring rule", name, RULES, ScoringRule, import_plugins=import_plugins)
+    found = load_class("scoring rule", name, RULES, ScoringRule, import_plugins=import_plugins)
+    if found.scores is ScoringRule.scores:
+        raise UserError(f"scoring rule '{name}' has no method scores(outputs), which returns Scores: it must have one")
+    return found
 
 
 def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plugins: bool = True) -> ScoringRule:

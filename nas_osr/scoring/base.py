@@ -1,10 +1,10 @@
-"""The interface of every scoring rule: fit, threshold, knownness, class scores, both at once, labels, predict."""
+"""The interface of every scoring rule: fit, threshold, scores, decision."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,55 +14,42 @@ from nas_osr.outputs import Outputs
 
 
 class Scores(NamedTuple):
-    """What a rule says of B images: knownness [B], and class scores [B, N]; see the methods of these names."""
+    """What a rule says of B images.
+
+    Attributes:
+        knownness: [B] float64, higher = more known.
+        class_scores: [B, N] float64, higher = more likely that class; -inf for one that cannot be the label. The
+            logits, for a rule that has no other opinion of which class it is.
+    """
 
     knownness: Tensor
     class_scores: Tensor
 
     @property
     def labels(self) -> Tensor:
-        """[B] int64, the most likely known class in 0..N-1, accepted or not."""
+        """[B] int64, the most likely known class in 0..N-1, accepted or not: the one with the largest class score."""
         return self.class_scores.argmax(dim=1)
 
 
 class ScoringRule:
-    """Turns `Outputs` into labels and a knownness, and rejects images as unknown below a threshold.
+    """Turns `Outputs` into `Scores`, and rejects images as unknown below a threshold of knownness.
 
-    Life cycle: `fit` on known training outputs, `set_threshold` on known validation outputs, then `knownness`,
-    `class_scores`, `labels` and `predict` on anything. Subclasses set `name` and `needs`, and implement `fit` and
-    `knownness`; one that does not need the logits also implements `class_scores` and sets `num_known` in `fit`. One
-    whose knownness and class scores share costly work also implements `scores`. `labels` and `predict` follow.
+    Life cycle: `fit` on known training outputs, `set_threshold` on known validation outputs, then `scores` and `decide`
+    on anything. Subclasses set `name` and `needs` and implement `scores`; one that learns implements `fit` and sets
+    `learned`, too.
 
     Attributes:
         name: the registered name.
         needs: the fields of `Outputs` that the rule reads.
+        learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers, words
+            or None, which `state_dict` keeps.
         threshold: images with knownness below it are unknown; None before `set_threshold`.
         acceptance: the share of known validation images to accept, in (0, 1).
-        num_known: the number of known classes N where `fit` set it; None: N is the width of the logits.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Keep `scores` equal to its parts: an inherited one gives way where a subclass brings a part of its own.
-
-        Raises:
-            UserError: the subclass overrides `labels` or `predict`, which nothing would ask.
-        """
-        super().__init_subclass__(**keywords)
-        for method in ("labels", "predict"):
-            if getattr(cls, method) is not getattr(ScoringRule, method):
-                raise UserError(
-                    f"scoring rule class {cls.__name__}: {method} cannot be overridden; say class_scores and "
-                    "knownness, it follows from these"
-                )
-        bringer = {
-            method: next(index for index, owner in enumerate(cls.__mro__) if method in vars(owner))
-            for method in ("knownness", "class_scores", "scores")
-        }
-        if min(bringer["knownness"], bringer["class_scores"]) < bringer["scores"]:
-            cls.scores = ScoringRule.scores  # type: ignore[method-assign]
+    learned: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, acceptance: float = 0.95) -> None:
         if not isinstance(acceptance, (int, float)) or not 0.0 < acceptance < 1.0:
@@ -71,7 +58,6 @@ class ScoringRule:
             )
         self.acceptance = float(acceptance)
         self.threshold: float | None = None
-        self.num_known: int | None = None
 
     @property
     def learns(self) -> bool:
@@ -87,60 +73,27 @@ class ScoringRule:
         Raises:
             UserError: there is no image, or a knownness is not a number (the network has diverged).
         """
-        self.threshold = self.quantile(self.knownness(outputs), 1.0 - self.acceptance)
-
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64, higher = more known."""
-        raise NotImplementedError
-
-    def class_scores(self, outputs: Outputs) -> Tensor:
-        """[B, N] float64, higher = more likely that class; -inf for one that cannot be the label. Here: the logits."""
-        if outputs.logits is None:
-            raise RuntimeError(f"scoring rule '{self.name}' needs logits, or class_scores of its own")
-        return outputs.logits.double()
+        self.threshold = self.quantile(self.scores(outputs).knownness, 1.0 - self.acceptance)
 
     def scores(self, outputs: Outputs) -> Scores:
-        """`knownness` and `class_scores` together: what evaluation asks for, once."""
-        return Scores(self.knownness(outputs), self.class_scores(outputs))
+        """Knownness and class scores of B images."""
+        raise NotImplementedError
 
-    @final
-    def labels(self, outputs: Outputs) -> Tensor:
-        """[B] int64, the most likely known class in 0..N-1, accepted or not: the one with the largest class score."""
-        return self.class_scores(outputs).argmax(dim=1)
-
-    @final
-    def predict(self, outputs: Outputs) -> Tensor:
-        """[B] int64: `labels`, or N (the number of known classes) where knownness is below the threshold."""
-        return self.decide(self.scores(outputs))
-
-    @final
     def decide(self, scores: Scores) -> Tensor:
-        """`predict` of images whose scores are there already."""
+        """[B] int64: the labels, or N (the number of known classes) where knownness is below the threshold."""
         if self.threshold is None:
-            raise RuntimeError("set_threshold comes before predict")
+            raise RuntimeError("set_threshold comes before decide")
         unknown = scores.class_scores.shape[1]
         return scores.labels.masked_fill(scores.knownness < self.threshold, unknown)
 
-    def count_known(self, outputs: Outputs, targets: Tensor | None = None, objective: object | None = None) -> int:
-        """N: what `fit` set, else the width of the logits, the objective's `num_classes`, or the largest target + 1."""
-        if self.num_known is not None:
-            return self.num_known
-        if outputs.logits is not None:
-            return outputs.logits.shape[1]
-        classes = getattr(objective, "num_classes", None)
-        if isinstance(classes, int):
-            return classes
-        if targets is None or len(targets) == 0:
-            raise RuntimeError(f"scoring rule '{self.name}': without logits, fit comes first and sets num_known")
-        return int(targets.max()) + 1
-
     def state_dict(self) -> dict[str, Any]:
-        """What `fit` and `set_threshold` learned: tensors, plain numbers, words and None only."""
-        return {"threshold": self.threshold, "num_known": self.num_known}
+        """What `fit` and `set_threshold` learned."""
+        return {name: getattr(self, name) for name in ("threshold", *self.learned)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.threshold, self.num_known = state["threshold"], state["num_known"]
+        for name in ("threshold", *self.learned):
+            setattr(self, name, state[name])
 
     def quantile(self, scores: Tensor, share: float) -> float:
         """The `share` quantile (linear interpolation, float64) of the scores [B] of known validation images.
@@ -168,6 +121,14 @@ class ScoringRule:
                 f"scoring rule '{self.name}': {setting} must be a whole number of at least 1, not {value!r}"
             )
         return value
+
+
+def count_classes(outputs: Outputs, targets: Tensor, objective: object | None = None) -> int:
+    """N, in training: the width of the logits, else the objective's `num_classes`, else the largest target + 1."""
+    if outputs.logits is not None:
+        return outputs.logits.shape[1]
+    classes = getattr(objective, "num_classes", None)
+    return classes if isinstance(classes, int) else int(targets.max()) + 1
 
 
 #: Larger values count as this: squares, and sums over images, stay finite in float64.

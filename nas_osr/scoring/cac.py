@@ -8,8 +8,7 @@ and the image is unknown where that least s is large.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +32,7 @@ class CAC(ScoringRule):
 
     name: ClassVar[str] = "cac"
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    learned: ClassVar[tuple[str, ...]] = ("anchors",)
 
     def __init__(self, acceptance: float = 0.95, alpha: float = 10.0) -> None:
         super().__init__(acceptance)
@@ -63,8 +63,8 @@ class CAC(ScoringRule):
                 anchors[label] = own.mean(dim=0)
         self.anchors = anchors
 
-    def rejection(self, outputs: Outputs) -> Tensor:
-        """s [B, N] float64, at least 0; finite for all logits that are numbers."""
+    def scores(self, outputs: Outputs) -> Scores:
+        """-min s and -s, finite for all logits that are numbers. The class of least s is that of the nearest anchor."""
         if self.anchors is None:
             raise RuntimeError("fit comes before the scores")
         logits = bounded(outputs.logits)
@@ -74,23 +74,5 @@ class CAC(ScoringRule):
         # 1 - softmin would round to 0 for the nearest anchor of a confident image: there, the sum of all others
         nearest = distances.argmin(dim=1, keepdim=True)
         others = softmin.scatter(1, nearest, 0.0).sum(dim=1, keepdim=True)
-        return (1.0 - softmin).scatter(1, nearest, others) * distances
-
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64 in (-inf, 0]: -min s."""
-        return -self.rejection(outputs).amin(dim=1)
-
-    def class_scores(self, outputs: Outputs) -> Tensor:
-        """[B, N] float64 in (-inf, 0]: -s. The label, the class of least s, is that of the nearest anchor."""
-        return -self.rejection(outputs)
-
-    def scores(self, outputs: Outputs) -> Scores:
-        class_scores = self.class_scores(outputs)
+        class_scores = -((1.0 - softmin).scatter(1, nearest, others) * distances)
         return Scores(class_scores.amax(dim=1), class_scores)
-
-    def state_dict(self) -> dict[str, Tensor | float | int | str | None]:
-        return {**super().state_dict(), "anchors": self.anchors}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.anchors = state["anchors"]

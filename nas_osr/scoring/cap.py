@@ -13,21 +13,18 @@ the last digit, so its monotone form log(-log(1 - P_m)) is what is computed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule, bounded
+from nas_osr.scoring.base import Scores, ScoringRule, bounded
 
 #: Least variance of a class in one dimension; a standard deviation of 1e-3 beside the prior's 1 carries no information.
 VARIANCE_FLOOR = 1e-6
 #: Smaller distances (in standard deviations) count as this, so that an image at a class mean has a finite knownness.
 DISTANCE_FLOOR = 1e-300
-#: Images at a time: the dozen arrays that the formulas need in between stay in the processor's cache.
-BLOCK = 256
 
 
 class CAP(ScoringRule):
@@ -45,6 +42,7 @@ class CAP(ScoringRule):
 
     name: ClassVar[str] = "cap"
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "latent_mean", "class_reconstruction_error"})
+    learned: ClassVar[tuple[str, ...]] = ("error_threshold", "means", "variances", "usable")
 
     def __init__(self, acceptance: float = 0.95) -> None:
         super().__init__(acceptance)
@@ -76,16 +74,24 @@ class CAP(ScoringRule):
         Raises:
             UserError: there is no image, or an error or a knownness is not a number (the network has diverged).
         """
-        self.error_threshold = self.quantile(_least_error(outputs), self.acceptance)
-        self.threshold = self.quantile(_squash(self.gaussian_scores(outputs).amax(dim=1)), 1.0 - self.acceptance)
+        self.error_threshold = self.quantile(least_error(outputs), self.acceptance)
+        self.threshold = self.quantile(self.density(outputs), 1.0 - self.acceptance)
 
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64: by stage two, at least 0, for images that pass stage one; minus their excess error otherwise."""
+    def scores(self, outputs: Outputs) -> Scores:
+        """Knownness by stage two, at least 0, for images that pass stage one; minus their excess error otherwise."""
         if self.error_threshold is None:
-            raise RuntimeError("set_threshold comes before knownness")
-        excess = _least_error(outputs) - self.error_threshold
-        density = _squash(self.gaussian_scores(outputs).amax(dim=1))
-        return torch.where(excess > 0, -excess, density)
+            raise RuntimeError("set_threshold comes before the scores")
+        assert outputs.logits is not None
+        excess = least_error(outputs) - self.error_threshold
+        return Scores(torch.where(excess > 0, -excess, self.density(outputs)), outputs.logits.double())
+
+    def density(self, outputs: Outputs) -> Tensor:
+        """[B] float64 knownness by stage two: 1 + t for the largest Gaussian score t >= 0, 1 / (1 - t) for t < 0.
+
+        That takes [-inf, inf) to [0, inf), keeps its order and has full resolution in the far tail.
+        """
+        score = self.gaussian_scores(outputs).amax(dim=1)
+        return torch.where(score >= 0, 1.0 + score, 1.0 / (1.0 - score.clamp_max(0.0)))
 
     def gaussian_scores(self, outputs: Outputs) -> Tensor:
         """[B, N] float64 log(-log(1 - P_m)), increasing in P_m; -inf for a class without training images.
@@ -100,25 +106,9 @@ class CAP(ScoringRule):
         means, deviations = self.means.to(latents.device), self.variances.to(latents.device).sqrt()
         scores = latents.new_full((len(latents), len(means)), -math.inf)
         for label in self.usable.nonzero().flatten().tolist():
-            for start in range(0, len(latents), BLOCK):
-                block = slice(start, start + BLOCK)
-                distance = (latents[block] - means[label]).abs() / deviations[label]
-                scores[block, label] = torch.logsumexp(log_minus_log_erf(distance), dim=1)
+            distance = (latents - means[label]).abs() / deviations[label]
+            scores[:, label] = torch.logsumexp(log_minus_log_erf(distance), dim=1)
         return scores
-
-    def state_dict(self) -> dict[str, Tensor | float | int | None]:
-        return {
-            **super().state_dict(),
-            "error_threshold": self.error_threshold,
-            "means": self.means,
-            "variances": self.variances,
-            "usable": self.usable,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.error_threshold = state["error_threshold"]
-        self.means, self.variances, self.usable = state["means"], state["variances"], state["usable"]
 
 
 def log_minus_log_erf(distance: Tensor) -> Tensor:
@@ -134,11 +124,7 @@ def log_minus_log_erf(distance: Tensor) -> Tensor:
     return torch.where(scaled < 0.5, near, torch.where(scaled < 7.0, middle, far))
 
 
-def _squash(score: Tensor) -> Tensor:
-    """[-inf, inf) to [0, inf), order kept: 1 + t for t >= 0, 1 / (1 - t) for t < 0; full resolution in the far tail."""
-    return torch.where(score >= 0, 1.0 + score, 1.0 / (1.0 - score.clamp_max(0.0)))
-
-
-def _least_error(outputs: Outputs) -> Tensor:
+def least_error(outputs: Outputs) -> Tensor:
+    """[B] float64, the error of the best class-conditional reconstruction."""
     assert outputs.class_reconstruction_error is not None
     return outputs.class_reconstruction_error.double().amin(dim=1)

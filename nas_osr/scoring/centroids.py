@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from nas_osr.errors import UserError
 from nas_osr.metrics.open_set import f1_of_counts
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import Scores, ScoringRule, bounded
+from nas_osr.scoring.base import Scores, ScoringRule, bounded, count_classes
 
 #: The picker's two slopes: the threshold is where F1(tau), once it has risen steeply, flattens out.
 STEEP, FLAT = 1.5, 0.4
@@ -36,6 +36,7 @@ class NCDistance(ScoringRule):
         step: distance between the tau that the picker tries. Slopes are noisy where few images fall into a step: about
             by sqrt(1 / (images * step)).
         seed: of k-means.
+        num_known: N, the number of known classes.
         centroids, classes: [C, D] float64 and [C] int64, the class of each.
         tau, scale: the picker's threshold and its unit: for NC-D the smallest distance at which every known validation
             image is called known, so tau = 1 accepts them all. None before `set_threshold`.
@@ -45,6 +46,7 @@ class NCDistance(ScoringRule):
 
     name: ClassVar[str] = "nc_distance"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    learned: ClassVar[tuple[str, ...]] = ("num_known", "centroids", "classes", "tau", "scale", "picker")
 
     def __init__(
         self,
@@ -61,6 +63,7 @@ class NCDistance(ScoringRule):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise UserError(f"scoring rule '{self.name}': seed must be a whole number from 0, not {seed!r}")
         self.seed = seed
+        self.num_known: int | None = None
         self.centroids: Tensor | None = None
         self.classes: Tensor | None = None
         self.tau: float | None = None
@@ -88,8 +91,7 @@ class NCDistance(ScoringRule):
             raise UserError(f"scoring rule '{self.name}': no known training image to find centroids of")
         if embedding.isnan().any():
             raise self.diverged("embeddings of known training images")
-        self.num_known = None
-        self.num_known = self.count_known(outputs, targets, objective)
+        self.num_known = count_classes(outputs, targets, objective)
         counts = self.subclusters
         if counts is None:
             own = getattr(getattr(objective, "config", None), "subclusters", None)
@@ -109,33 +111,18 @@ class NCDistance(ScoringRule):
         sizes = torch.tensor([len(centroids) for centroids in found])
         self.classes = torch.arange(self.num_known).repeat_interleave(sizes).to(embedding.device)
 
-    def distances(self, outputs: Outputs) -> Tensor:
-        """[B, C] float64 Euclidean distances of the embeddings to the centroids."""
-        if self.centroids is None:
+    def scores(self, outputs: Outputs) -> Scores:
+        """Minus what is compared with tau * scale, and minus the distance to the nearest centroid of each class."""
+        if self.centroids is None or self.classes is None or self.num_known is None:
             raise RuntimeError("fit comes before the scores")
         embedding = bounded(outputs.embedding)
         centroids = self.centroids.to(embedding.device)
-        return torch.cdist(embedding, centroids, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cdist(embedding, centroids, compute_mode="donot_use_mm_for_euclid_dist")  # [B, C]
+        owners = self.classes.to(distances.device).expand_as(distances)
+        nearest = distances.new_full((len(distances), self.num_known), -math.inf)
+        return Scores(-self.strangeness(distances), nearest.scatter_reduce(1, owners, -distances, "amax"))
 
-    def class_scores(self, outputs: Outputs) -> Tensor:
-        """[B, N] float64: minus the distance to the nearest centroid of each class, -inf for a class without any."""
-        return self.nearest(self.distances(outputs))
-
-    def scores(self, outputs: Outputs) -> Scores:
-        distances = self.distances(outputs)
-        return Scores(-self.score(distances), self.nearest(distances))
-
-    def nearest(self, distances: Tensor) -> Tensor:
-        """`class_scores` [B, N] from distances [B, C]."""
-        assert self.classes is not None and self.num_known is not None
-        scores = distances.new_full((len(distances), self.num_known), -math.inf)
-        return scores.scatter_reduce(1, self.classes.to(distances.device).expand_as(distances), -distances, "amax")
-
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64: minus the score that is compared with tau * scale."""
-        return -self.score(self.distances(outputs))
-
-    def score(self, distances: Tensor) -> Tensor:
+    def strangeness(self, distances: Tensor) -> Tensor:
         """[B] float64 >= 0, higher = less known, from distances [B, C]."""
         return distances.amin(dim=1)
 
@@ -164,21 +151,6 @@ class NCDistance(ScoringRule):
             self.picker, self.tau = "derivative", tau
             self.threshold = math.nextafter(-tau * self.scale, math.inf)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "centroids": self.centroids,
-            "classes": self.classes,
-            "tau": self.tau,
-            "scale": self.scale,
-            "picker": self.picker,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.centroids, self.classes = state["centroids"], state["classes"]
-        self.tau, self.scale, self.picker = state["tau"], state["scale"], state["picker"]
-
 
 class NCUncertainty(NCDistance):
     """NC-U: unknown iff U >= tau, where U in [0, 1] is d over the mean distance to all other centroids.
@@ -190,7 +162,7 @@ class NCUncertainty(NCDistance):
 
     name: ClassVar[str] = "nc_uncertainty"
 
-    def score(self, distances: Tensor) -> Tensor:
+    def strangeness(self, distances: Tensor) -> Tensor:
         nearest, index = distances.min(dim=1)
         others = distances.shape[1] - 1
         if others == 0:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import VALUE_LIMIT, bounded
+from nas_osr.scoring.base import VALUE_LIMIT, Scores, bounded
 from nas_osr.scoring.weibull import WeibullRule
 
 #: The tail is at most this share of a class's images.
@@ -65,12 +65,13 @@ class CROSR(WeibullRule):
         Raises:
             UserError: there is no image, or a knownness is not a number (the network has diverged).
         """
-        quantile = self.quantile(self.knownness(outputs), 1.0 - self.acceptance)
+        quantile = self.quantile(self.scores(outputs).knownness, 1.0 - self.acceptance)
         self.threshold = quantile if self.probability is None else -math.log(-math.log(self.probability))
 
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64: -log(-log P)."""
+    def scores(self, outputs: Outputs) -> Scores:
+        """-log(-log P), and the logits."""
         hazard = self.log_hazard(self.features(outputs))
-        assert self.usable is not None
+        assert self.usable is not None and outputs.logits is not None
         hazard = torch.where(self.usable.to(hazard.device), hazard, VALUE_LIMIT)
-        return -hazard.gather(1, self.labels(outputs)[:, None]).squeeze(1)
+        logits = outputs.logits.double()
+        return Scores(-hazard.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1), logits)

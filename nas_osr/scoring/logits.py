@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.base import Scores, ScoringRule
 
 
 class LogitRule(ScoringRule):
@@ -16,13 +16,14 @@ class LogitRule(ScoringRule):
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
 
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64, higher = more known; finite for finite logits of float32 or less."""
+    def scores(self, outputs: Outputs) -> Scores:
+        """The rule's knownness and the logits."""
         assert outputs.logits is not None
-        return self.score(outputs.logits.double())
+        logits = outputs.logits.double()
+        return Scores(self.knownness(logits), logits)
 
-    def score(self, logits: Tensor) -> Tensor:
-        """[B] scores of float64 logits [B, N]."""
+    def knownness(self, logits: Tensor) -> Tensor:
+        """[B] higher = more known, of float64 logits [B, N]; finite for finite logits of float32 or less."""
         raise NotImplementedError
 
 
@@ -35,7 +36,7 @@ class MSP(LogitRule):
 
     name: ClassVar[str] = "msp"
 
-    def score(self, logits: Tensor) -> Tensor:
+    def knownness(self, logits: Tensor) -> Tensor:
         ordered = logits.sort(dim=1, descending=True).values
         others = torch.logsumexp(ordered[:, 1:] - ordered[:, :1], dim=1)
         return -torch.logaddexp(torch.zeros_like(others), others)
@@ -46,7 +47,7 @@ class MLS(LogitRule):
 
     name: ClassVar[str] = "mls"
 
-    def score(self, logits: Tensor) -> Tensor:
+    def knownness(self, logits: Tensor) -> Tensor:
         return logits.max(dim=1).values
 
 
@@ -55,5 +56,5 @@ class Energy(LogitRule):
 
     name: ClassVar[str] = "energy"
 
-    def score(self, logits: Tensor) -> Tensor:
+    def knownness(self, logits: Tensor) -> Tensor:
         return torch.logsumexp(logits, dim=1)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import Scores, ScoringRule
+from nas_osr.scoring.base import Scores, ScoringRule, count_classes
 
 #: Larger features count as this, so that infinite ones keep a direction.
 FEATURE_LIMIT = 1e300
@@ -33,6 +32,7 @@ class Neighbours(ScoringRule):
 
     name: ClassVar[str] = "neighbours"
     needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    learned: ClassVar[tuple[str, ...]] = ("directions", "counts")
 
     def __init__(self, acceptance: float = 0.95, k: int = 10, block_size: int = 2048) -> None:
         super().__init__(acceptance)
@@ -46,22 +46,16 @@ class Neighbours(ScoringRule):
         assert outputs.embedding is not None
         if len(targets) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to compare with")
-        self.num_known = None
-        self.num_known = self.count_known(outputs, targets, objective)
         order = targets.argsort(stable=True).to(outputs.embedding.device)
         embedding = outputs.embedding.detach()
         self.directions = torch.empty(embedding.shape, dtype=torch.float64, device=embedding.device)
         for start in range(0, len(order), self.block_size):
             block = slice(start, start + self.block_size)
             self.directions[block] = normalise(embedding[order[block]])
-        self.counts = torch.bincount(targets, minlength=self.num_known).cpu()
+        self.counts = torch.bincount(targets, minlength=count_classes(outputs, targets, objective)).cpu()
 
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64 in [-k, k]: the largest of the class scores."""
-        return self.class_scores(outputs).amax(dim=1)
-
-    def class_scores(self, outputs: Outputs) -> Tensor:
-        """[B, N] float64 sums of the k largest cosine similarities to each class's training images."""
+    def scores(self, outputs: Outputs) -> Scores:
+        """The sums of the k largest cosine similarities to each class's training images, and the largest of them."""
         if self.directions is None or self.counts is None:
             raise RuntimeError("fit comes before the scores")
         assert outputs.embedding is not None
@@ -73,24 +67,13 @@ class Neighbours(ScoringRule):
             queries = normalise(embedding[block])
             for label, own in enumerate(directions):
                 if len(own) > 0:
-                    scores[block, label] = self._largest_sum(queries, own)
-        return scores
+                    scores[block, label] = self.largest_sum(queries, own)
+        return Scores(scores.amax(dim=1), scores)
 
-    def scores(self, outputs: Outputs) -> Scores:
-        class_scores = self.class_scores(outputs)
-        return Scores(class_scores.amax(dim=1), class_scores)
-
-    def _largest_sum(self, queries: Tensor, directions: Tensor) -> Tensor:
+    def largest_sum(self, queries: Tensor, directions: Tensor) -> Tensor:
         """[b] scores of queries [b, D] for one class's training embeddings [m, D], m >= 1, all of length 1."""
         found = [largest(queries @ part.to(queries.device).T, self.k) for part in directions.split(self.block_size)]
         return largest(torch.cat(found, dim=1), self.k).mean(dim=1) * self.k
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "directions": self.directions, "counts": self.counts}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.directions, self.counts = state["directions"], state["counts"]
 
 
 def largest(values: Tensor, count: int) -> Tensor:

@@ -33,28 +33,16 @@ class OpenMax(WeibullRule):
         super().__init__(acceptance, tail)
         self.alpha = self.check_count("alpha", alpha)
 
-    def knownness(self, outputs: Outputs) -> Tensor:
-        """[B] float64: log((1 - P_0) / P_0)."""
-        known, unknown = self.revised(outputs)
-        return torch.logsumexp(known, dim=1) - unknown
-
-    def class_scores(self, outputs: Outputs) -> Tensor:
-        """[B, N] float64: the revised logits of the known classes."""
-        return self.revised(outputs)[0]
-
     def scores(self, outputs: Outputs) -> Scores:
-        known, unknown = self.revised(outputs)
-        return Scores(torch.logsumexp(known, dim=1) - unknown, known)
-
-    def revised(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """The revised logits: [B, N] of the known classes and [B] of "unknown", float64."""
+        """log((1 - P_0) / P_0), and the revised logits of the known classes."""
         logits = bounded(outputs.logits)
         top = min(self.alpha, logits.shape[1])
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
         weights = torch.linspace(1.0, 1.0 / top, top, dtype=torch.float64, device=logits.device)
         weights = torch.zeros_like(logits).scatter(1, order, weights.expand(len(logits), top))
         moved = logits * weights * self.outlier_probability(logits)
-        return logits - moved, moved.sum(dim=1)
+        known, unknown = logits - moved, moved.sum(dim=1)
+        return Scores(torch.logsumexp(known, dim=1) - unknown, known)
 
     def outlier_probability(self, logits: Tensor) -> Tensor:
         """[B, N] float64 F_i(d_i) in [0, 1] of float64 logits [B, N]."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +38,8 @@ class WeibullRule(ScoringRule):
         usable: [N] bool, whether a class had any training image.
     """
 
+    learned: ClassVar[tuple[str, ...]] = ("means", "shapes", "scales", "usable")
+
     def __init__(self, acceptance: float = 0.95, tail: int = 20) -> None:
         super().__init__(acceptance)
         self.tail = self.check_count("tail", tail)
@@ -63,7 +64,7 @@ class WeibullRule(ScoringRule):
             raise UserError(f"scoring rule '{self.name}': no known training image to fit to")
         if any(getattr(outputs, field).isnan().any() for field in self.needs):
             raise self.diverged(f"{' and '.join(sorted(self.needs, reverse=True))} of known training images")
-        num_known = self.num_known = logits.shape[1]
+        num_known = logits.shape[1]
         right = logits.argmax(dim=1) == targets
         self.means = logits.new_zeros(num_known, self.features(outputs[:0]).shape[1])
         self.shapes, self.scales = logits.new_ones(num_known), logits.new_ones(num_known)
@@ -94,20 +95,6 @@ class WeibullRule(ScoringRule):
         distances = torch.cdist(features, self.means.to(device), compute_mode="donot_use_mm_for_euclid_dist")
         ratio = distances.clamp_min(DISTANCE_FLOOR).log() - self.scales.to(device).log()
         return self.shapes.to(device) * ratio
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            **super().state_dict(),
-            "means": self.means,
-            "shapes": self.shapes,
-            "scales": self.scales,
-            "usable": self.usable,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.means, self.shapes = state["means"], state["shapes"]
-        self.scales, self.usable = state["scales"], state["usable"]
 
 
 def fit_weibull(distances: np.ndarray) -> tuple[float, float]:

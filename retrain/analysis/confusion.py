@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas_osr.errors import UserError
-from nas_osr.evaluation.predictions import Predictions, read_predictions
-from nas_osr.retrain.analysis.common import open_runs, write_figures
-from nas_osr.retrain.analysis.config import ConfusionConfig
+from nas_osr.retrain.analysis.base import Analysis, Table
+from nas_osr.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from nas_osr.evaluation.predictions import Predictions
 
 
-def run_confusion(config: ConfusionConfig) -> dict[str, dict[str, Any]]:
-    """`confusion` of each run by its folder's name; written into the run as analysis-confusion.json too.
+@dataclass
+class Confusion(Analysis):
+    """Show which known class each unknown class is mistaken for (CAC, fig. 4), from the run's predictions."""
 
-    Raises:
-        UserError: no finished retraining, no such predictions, or no unknown image among them.
-    """
-    results = {}
-    for name, run in open_runs(config.run).items():
-        file = f"predictions-{config.label}.csv" if config.label else "predictions.csv"
-        predictions = read_predictions(run.path / file)
+    name: ClassVar[str] = "confusion"
+
+    closed: bool = False
+    "ignore the threshold: the most likely known class of every image, rejected or not."
+    label: str = ""
+    "read predictions-LABEL.csv, which `evaluate` left under another rule or unknown source."
+
+    def figures(self, run: RunFolder) -> dict[str, Any]:
+        """See `confusion`. Raises UserError where there are no such predictions, or no unknown image among them."""
+        from nas_osr.evaluation.predictions import read_predictions
+
+        path = run.path / (f"predictions-{self.label}.csv" if self.label else "predictions.csv")
+        predictions = read_predictions(path)
         if not (predictions.true_label == predictions.num_known).any():
-            raise UserError(f"{run.path / file}: no image of an unknown class: nothing can be mistaken")
-        results[name] = confusion(predictions, config.closed)
-        write_figures(run, "confusion", config, results[name])
-    return results
+            raise UserError(f"{path}: no image of an unknown class: nothing can be mistaken")
+        return confusion(predictions, self.closed)
+
+    def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
+        """For each unknown class the share of its images that each known class gets: a table for each run."""
+        last = ["mistaken for"] if self.closed else ["rejected", "mistaken for"]
+        for name, figures in results.items():
+            rows: list[list[Any]] = [["unknown class", "images", *figures["known"], *last]]
+            for unknown, row in figures["unknown"].items():
+                shares = row["shares"] if self.closed else [*row["shares"], row["rejected"]]
+                rows.append([unknown, str(row["images"]), *shares, row["mistaken_for"]])
+            yield Table(rows, name if len(results) > 1 else "")
 
 
 def confusion(predictions: Predictions, closed: bool = False) -> dict[str, Any]:
@@ -42,6 +59,8 @@ def confusion(predictions: Predictions, closed: bool = False) -> dict[str, Any]:
         that are predicted as each known label), `rejected` (the share that is; None when `closed`) and `mistaken_for`
         (the known class with the largest share; None when all are rejected).
     """
+    import numpy as np
+
     num_known = predictions.num_known
     names = []
     for label in range(num_known):

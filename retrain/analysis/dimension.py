@@ -8,79 +8,105 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import collect_outputs
-from nas_osr.metrics.open_set import Array
-from nas_osr.retrain.analysis.common import (
-    check_finite,
-    draw_sample,
-    open_runs,
-    pooled_features,
-    reopen_run,
-    require,
-    write_figures,
-)
-from nas_osr.retrain.analysis.config import DimensionConfig
-from nas_osr.retrain.reopen import Reopened
+from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, columns_table, require, runs_table
+from nas_osr.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from nas_osr.metrics.open_set import Array
 
 ESTIMATORS = ("TwoNN", "MLE", "lPCA")
 MIN_POINTS = 10  # an estimate from fewer says nothing
 
 
-def run_dimension(config: DimensionConfig) -> dict[str, dict[str, Any]]:
-    """`measure` of each run by its folder's name; written into the run as analysis-dimension.json too.
+@dataclass
+class Dimension(NetworkAnalysis):
+    """Estimate the intrinsic dimension of the features of known training images (GradMix, table 1)."""
 
-    Raises:
-        UserError: scikit-dimension is not installed, no finished retraining, missing images, or a strange option.
-    """
-    strange = [name for name in config.estimators if name not in ESTIMATORS]
-    if strange or not config.estimators:
-        raise UserError(f"estimators must be of {', '.join(ESTIMATORS)}, got {', '.join(strange) or 'none'}")
-    require("skdim.id")
-    results = {}
-    for name, run in open_runs(config.run).items():
-        results[name] = measure(reopen_run(run, config), config)
-        write_figures(run, "dimension", config, results[name])
-    return results
+    name: ClassVar[str] = "dimension"
 
+    estimators: list[str] = field(default_factory=lambda: ["TwoNN", "MLE"])
+    "of scikit-dimension: TwoNN, MLE or lPCA."
+    limit: int = 5000
+    "most images in an estimate, drawn from all classes and again from each class."
+    seed: int = 0
+    "draws them."
 
-def measure(opened: Reopened, config: DimensionConfig) -> dict[str, Any]:
-    """Estimates on a sample of the known training images.
+    def check(self) -> None:
+        """Refuse a strange estimator; scikit-dimension must be installed. Raises UserError."""
+        strange = [name for name in self.estimators if name not in ESTIMATORS]
+        if strange or not self.estimators:
+            raise UserError(f"estimators must be of {', '.join(ESTIMATORS)}, got {', '.join(strange) or 'none'}")
+        require("skdim.id")
 
-    Returns:
-        By space (`pooled`: the encoder's pooled features; `embedding`: the objective's, or its latent means, where it
-        has any) and estimator: `all` (every class together), `classes` (by class name) and `class_mean` (over those
-        that have an estimate). None where `estimate` gives none.
-    """
-    train = opened.data.train
-    spaces = {"pooled": pooled_features(opened, train)}
-    outputs = collect_outputs(opened.learner.infer, train, device=opened.fabric.device)
-    embedding = outputs.latent_mean if outputs.embedding is None else outputs.embedding
-    if embedding is not None:
-        spaces["embedding"] = check_finite(opened, embedding)
-    every = draw_sample(len(train), config.limit, config.seed, "dimension")
-    classes: dict[str, Tensor] = {}
-    for label, name in enumerate(opened.protocol.class_names):
-        members = torch.nonzero(train.labels == label).flatten()
-        classes[name] = members[draw_sample(len(members), config.limit, config.seed, "dimension", label)]
-    figures: dict[str, Any] = {}
-    for space, features in spaces.items():
-        figures[space] = {}
-        for estimator in config.estimators:
-            found = {name: estimate(features[index].numpy(), estimator) for name, index in classes.items()}
-            defined = [value for value in found.values() if value is not None]
-            figures[space][estimator] = {
-                "all": estimate(features[every].numpy(), estimator),
-                "classes": found,
-                "class_mean": float(np.mean(defined)) if defined else None,
+    def figures(self, run: RunFolder) -> dict[str, Any]:
+        """Estimates on a sample of the known training images.
+
+        Returns:
+            By space (`pooled`: the encoder's pooled features; `embedding`: the objective's, or its latent means, where
+            it has any) and estimator: `all` (every class together), `classes` (by class name) and `class_mean` (over
+            those that have an estimate). None where `estimate` gives none.
+
+        Raises:
+            UserError: missing images, or features that are not numbers.
+        """
+        import numpy as np
+        import torch
+
+        from nas_osr.evaluation.judging import collect_outputs
+        from nas_osr.retrain.analysis.frozen_network import check_finite, draw_sample, pooled_features
+
+        opened = self.reopen(run)
+        train = opened.data.train
+        spaces = {"pooled": pooled_features(opened, train)}
+        outputs = collect_outputs(opened.learner.infer, train, device=opened.fabric.device)
+        embedding = outputs.latent_mean if outputs.embedding is None else outputs.embedding
+        if embedding is not None:
+            spaces["embedding"] = check_finite(opened, embedding)
+        every = draw_sample(len(train), self.limit, self.seed, "dimension")
+        classes = {}
+        for label, name in enumerate(opened.protocol.class_names):
+            members = torch.nonzero(train.labels == label).flatten()
+            classes[name] = members[draw_sample(len(members), self.limit, self.seed, "dimension", label)]
+        figures: dict[str, Any] = {}
+        for space, features in spaces.items():
+            figures[space] = {}
+            for estimator in self.estimators:
+                found = {name: estimate(features[index].numpy(), estimator) for name, index in classes.items()}
+                defined = [value for value in found.values() if value is not None]
+                figures[space][estimator] = {
+                    "all": estimate(features[every].numpy(), estimator),
+                    "classes": found,
+                    "class_mean": float(np.mean(defined)) if defined else None,
+                }
+        return figures
+
+    def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
+        """Of one run each class too, of several a column for each run."""
+        flat = {
+            name: {f"{space} {kind}": found for space, kinds in spaces.items() for kind, found in kinds.items()}
+            for name, spaces in results.items()
+        }
+        if len(results) == 1:
+            [estimates] = flat.values()
+            yield columns_table(
+                {
+                    key: {"all": found["all"], "class mean": found["class_mean"], **found["classes"]}
+                    for key, found in estimates.items()
+                }
+            )
+            return
+        parts = ("all", "class_mean")
+        yield runs_table(
+            {
+                name: {f"{key} {part}": found[part] for key, found in estimates.items() for part in parts}
+                for name, estimates in flat.items()
             }
-    return figures
+        )
 
 
 def estimate(points: Array, estimator: str) -> float | None:
@@ -89,6 +115,8 @@ def estimate(points: Array, estimator: str) -> float | None:
     Equal points count once, because ratios of distances are undefined among them. None for fewer than `MIN_POINTS`
     distinct points, or where the estimator finds no finite value.
     """
+    import numpy as np
+
     skdim = require("skdim.id")
     distinct = np.unique(points.astype(np.float64), axis=0)
     if len(distinct) < MIN_POINTS:

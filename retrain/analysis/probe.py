@@ -6,44 +6,63 @@ The features are the pooled ones under every head, as usual (and in GradMix, who
 
 from __future__ import annotations
 
+import sys
 import warnings
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas_osr.errors import UserError
-from nas_osr.metrics.open_set import Array
-from nas_osr.retrain.analysis.common import known_test_images, open_runs, pooled_features, reopen_run, write_figures
-from nas_osr.retrain.analysis.config import ProbeConfig
+from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, folder_name, runs_table
+from nas_osr.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from nas_osr.metrics.open_set import Array
 
 
-def run_probe(config: ProbeConfig) -> dict[str, dict[str, Any]]:
-    """`linear_probe` of each run by its folder's name; written into the run as analysis-probe.json too.
+@dataclass
+class Probe(NetworkAnalysis):
+    """Train a linear classifier on the frozen encoder's pooled features; top-1 and top-5 closed-set accuracy."""
 
-    The classifier learns from known training images and is tested on known test images. `network` is the closed-set
-    accuracy of the run's own head and rule, for comparison.
+    name: ClassVar[str] = "probe"
 
-    Raises:
-        UserError: no finished retraining, missing images, or options out of range.
-    """
-    if not config.inverse_penalty > 0 or config.iterations < 1:
-        raise UserError("probe: inverse_penalty must be greater than 0 and iterations at least 1")
-    results = {}
-    for name, run in open_runs(config.run).items():
-        opened = reopen_run(run, config)
-        test = known_test_images(opened)
+    inverse_penalty: float = 1.0
+    "C of the logistic regression; smaller values regularise more."
+    iterations: int = 1000
+    "limit of its optimiser."
+
+    def check(self) -> None:
+        """Refuse options out of range. Raises UserError."""
+        if not self.inverse_penalty > 0 or self.iterations < 1:
+            raise UserError("probe: inverse_penalty must be greater than 0 and iterations at least 1")
+
+    def figures(self, run: RunFolder) -> dict[str, Any]:
+        """See `linear_probe`; and `network`, the closed-set accuracy of the run's own head and rule, beside it.
+
+        The classifier learns from known training images and is tested on known test images. Raises UserError.
+        """
+        from nas_osr.retrain.analysis.frozen_network import known_test_images, pooled_features
+
+        opened = self.reopen(run)
+        train, test = opened.data.train, known_test_images(opened)
         figures = linear_probe(
-            pooled_features(opened, opened.data.train).numpy(),
-            opened.data.train.labels.numpy(),
+            pooled_features(opened, train).numpy(),
+            train.labels.numpy(),
             pooled_features(opened, test).numpy(),
             test.labels.numpy(),
-            config.inverse_penalty,
-            config.iterations,
+            self.inverse_penalty,
+            self.iterations,
         )
         figures["network"] = run.read_json("metrics.json")["metrics"]["closed_set_accuracy"]
-        results[name] = figures
-        write_figures(run, "probe", config, figures)
-    return results
+        if not figures["converged"]:
+            after = f"not converged after {self.iterations} iterations: raise --iterations"
+            print(f"{folder_name(run)}: {after}", file=sys.stderr)
+        return figures
+
+    def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
+        """The accuracy of the linear classifier beside that of the network itself: a column for each run."""
+        shown = ("top1", "top5", "train_top1", "network")
+        yield runs_table({name: {key: figures[key] for key in shown} for name, figures in results.items()})
 
 
 def linear_probe(
@@ -61,6 +80,7 @@ def linear_probe(
         Accuracies in [0, 1]: top1, top5 (None for N <= 5, where it could not be below 1), train_top1; `converged`,
         whether the optimiser came to its end; and width, D.
     """
+    import numpy as np
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

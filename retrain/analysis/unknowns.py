@@ -6,35 +6,72 @@ and leaves in metrics.json.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from nas_osr.errors import UserError
-from nas_osr.retrain.analysis.common import Curve, check_picture, open_runs, plot_curves
-from nas_osr.retrain.analysis.config import UnknownsConfig
+from nas_osr.retrain.analysis.base import Analysis, Table, check_picture, plot_curves
+from nas_osr.runs.folder import RunFolder
+
+Points = list[dict[str, Any]]
 
 
-def run_unknowns(config: UnknownsConfig) -> dict[str, list[dict[str, Any]]]:
-    """The openness-F1 curve of each run by its folder's name, as metrics.json has it; plotted where asked for.
+@dataclass
+class Unknowns(Analysis):
+    """Show macro-F1 against the number of unknown classes and openness (GMVAE; NAS-OSR, fig. 3)."""
 
-    Raises:
-        UserError: no finished retraining, or no such metrics.
-    """
-    check_picture(config.plot)
-    file = f"metrics-{config.label}.json" if config.label else "metrics.json"
-    curves: dict[str, list[dict[str, Any]]] = {}
-    for name, run in open_runs(config.run).items():
-        curve = run.read_json(file).get("openness_f1_curve")
+    name: ClassVar[str] = "unknowns"
+
+    label: str = ""
+    "read metrics-LABEL.json, which `evaluate` left under another rule or unknown source."
+    plot: str | None = None
+    "file for the curve: .png, .svg or .pdf."
+
+    def check(self) -> None:
+        """Refuse a plot that cannot be written. Raises UserError."""
+        check_picture(self.plot)
+
+    def figures(self, run: RunFolder) -> Points:
+        """The curve as metrics.json has it, a record for each number of unknown classes. Raises UserError."""
+        file = f"metrics-{self.label}.json" if self.label else "metrics.json"
+        curve: Points | None = run.read_json(file).get("openness_f1_curve")
         if not curve:
             raise UserError(f"{run.path / file}: no openness_f1_curve in it: run nas-osr evaluate again")
-        curves[name] = curve
-    if config.plot is not None:
-        lines: dict[str, Curve] = {
-            name: (
-                [point["unknown_classes"] for point in curve],
-                [point["macro_f1"] for point in curve],
-                [point["std"] or 0.0 for point in curve],
-            )
-            for name, curve in curves.items()
-        }
-        plot_curves(config.plot, lines, "unknown classes Q", "macro-F1")
-    return curves
+        return curve
+
+    def keep(self, run: RunFolder, figures: Points) -> None:
+        """Nothing: metrics.json has the curve."""
+
+    def draw(self, results: Mapping[str, Points]) -> None:
+        """The curve of each run, with the spread over subsets of classes."""
+        plot_curves(
+            self.plot,
+            {
+                name: (
+                    [point["unknown_classes"] for point in curve],
+                    [point["macro_f1"] for point in curve],
+                    [point["std"] or 0.0 for point in curve],
+                )
+                for name, curve in results.items()
+            },
+            "unknown classes Q",
+            "macro-F1",
+        )
+
+    def tables(self, results: Mapping[str, Points]) -> Iterator[Table]:
+        """For every number of unknown classes mean and spread over their subsets, a column for each run."""
+        from nas_osr.metrics.resampling import mean_and_spread
+
+        heading = ["unknown classes", "openness (cac)", "openness (gradmix)", "subsets"]
+        heading += [f"F1 {name}" for name in results]
+        rows: list[list[Any]] = [heading + (["F1 mean over runs"] if len(results) > 1 else [])]
+        longest: Points = max(results.values(), key=lambda curve: len(curve))
+        for count, point in enumerate(longest):
+            there = [curve[count] if count < len(curve) else None for curve in results.values()]
+            row = [str(count), point["openness_cac"], point["openness_gradmix"], str(point["subsets"])]
+            row += [item and {"mean": item["macro_f1"], "std": item["std"]} for item in there]
+            if len(results) > 1:
+                row.append(mean_and_spread([{"f1": item["macro_f1"]} for item in there if item])["f1"])
+            rows.append(row)
+        yield Table(rows)

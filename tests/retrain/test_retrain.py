@@ -15,7 +15,7 @@ import torch
 from nas_osr.cli.main import main
 from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
-from nas_osr.evaluation.predictions import rescore
+from nas_osr.evaluation.predictions import read_predictions
 from nas_osr.objectives import objective_class
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.reopen import read_retrain_config, reopen
@@ -62,7 +62,7 @@ def test_run_folders_are_complete(finished: tuple[Path, dict[str, Any]]) -> None
 def test_figures_follow_from_the_predictions(finished: tuple[Path, dict[str, Any]]) -> None:
     out, _ = finished
     metrics = json.loads((out / "split-0" / "metrics.json").read_text())
-    assert rescore(out / "split-0" / "predictions.csv") == metrics["metrics"]
+    assert read_predictions(out / "split-0" / "predictions.csv").metrics() == metrics["metrics"]
     low, high = metrics["intervals"]["auroc"]
     assert low <= metrics["metrics"]["auroc"] <= high
     assert [point["unknown_classes"] for point in metrics["openness_f1_curve"]] == [0, 1, 2, 3, 4]

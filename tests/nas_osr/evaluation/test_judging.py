@@ -7,7 +7,7 @@ import torch
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_outputs, evaluate_rule
-from nas_osr.evaluation.predictions import rescore, write_predictions
+from nas_osr.evaluation.predictions import read_predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import make_rule
 
@@ -56,12 +56,12 @@ def test_metrics_and_predictions_agree_and_survive_the_file(tmp_path):
         rule, outputs, data.labels, data.source_labels, known_names={5: "cat"}, unknown_names={5: "fox", 7: "owl"}
     )
     assert predictions.true_class[:3].tolist() == ["cat", "6", "owl"]
-    np.testing.assert_array_equal(predictions.predicted_label, rule.predict(outputs))
+    np.testing.assert_array_equal(predictions.predicted_label, rule.decide(rule.scores(outputs)))
     np.testing.assert_array_equal(predictions.knownness, outputs.logits.amax(1))
     assert found["accepted_known"] == pytest.approx(0.95)
     assert found["openness_gradmix"] == pytest.approx(1 - np.sqrt(2 / 3))
     write_predictions(tmp_path / "predictions.csv", predictions)
-    assert rescore(tmp_path / "predictions.csv") == found
+    assert read_predictions(tmp_path / "predictions.csv").metrics() == found
 
 
 @pytest.mark.parametrize("name", ["neighbours", "nc_distance"])
@@ -81,11 +81,11 @@ def test_without_logits_the_columns_are_the_rules_scores(tmp_path, name):
     assert (expected.column, predictions.column) == ("logit", "score")
     assert predictions.num_known == 2
     np.testing.assert_array_equal(expected.class_scores, outputs.logits.double())
-    np.testing.assert_array_equal(predictions.class_scores, rule.class_scores(bare))
+    np.testing.assert_array_equal(predictions.class_scores, rule.scores(bare).class_scores)
     np.testing.assert_array_equal(predictions.closed_set_label, predictions.class_scores.argmax(axis=1))
     write_predictions(tmp_path / "predictions.csv", predictions)
     assert (tmp_path / "predictions.csv").read_text().partition("\n")[0].endswith(",knownness,score_0,score_1")
-    assert rescore(tmp_path / "predictions.csv") == found
+    assert read_predictions(tmp_path / "predictions.csv").metrics() == found
 
 
 def test_scores_that_are_not_numbers_are_refused():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
-from nas_osr.evaluation.predictions import Predictions, read_predictions, rescore, write_predictions
+from nas_osr.evaluation.predictions import Predictions, read_predictions, write_predictions
 from nas_osr.metrics.open_set import evaluate_open_set
 from nas_osr.metrics.resampling import bootstrap_intervals, openness_f1_curve
 
@@ -50,7 +50,7 @@ def test_round_trip_and_rescore(tmp_path, column):
         predictions.closed_set_label,
         predictions.true_label,
     )
-    assert rescore(path) == evaluate_open_set(*columns, 3, 2)
+    assert read_predictions(path).metrics() == evaluate_open_set(*columns, 3, 2)
     unknown = np.where(predictions.true_label == 3, "u", "k")
     strata = [kind + name for kind, name in zip(unknown, predictions.true_class, strict=True)]
     assert read_predictions(path).intervals(repeats=20, seed=4) == bootstrap_intervals(
@@ -154,17 +154,17 @@ def test_bad_files_are_named_by_line_and_column(tmp_path, text, message):
     path = tmp_path / "bad.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        rescore(path)
+        read_predictions(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_missing_or_binary_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        rescore(tmp_path / "absent.csv")
+        read_predictions(tmp_path / "absent.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="UTF-8"):
-        rescore(tmp_path / "binary.csv")
+        read_predictions(tmp_path / "binary.csv")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path):

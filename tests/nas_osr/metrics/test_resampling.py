@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nas_osr.metrics import open_set as metrics
-from nas_osr.metrics.resampling import bootstrap_intervals, openness_f1_curve, summarise
+from nas_osr.metrics.resampling import bootstrap_intervals, mean_and_spread, openness_f1_curve
 
 
 def make_test_set(size=300, num_known=3, num_unknown=4, seed=0):
@@ -130,10 +130,10 @@ def test_openness_curve_of_a_closed_set_has_one_point():
 
 
 def test_summary():
-    found = summarise(
+    found = mean_and_spread(
         [{"auroc": 0.8, "oscr": None}, {"auroc": 0.9, "oscr": 0.5}, {"auroc": 0.7, "oscr": None, "new": None}]
     )
     assert found["auroc"] == {"mean": pytest.approx(0.8), "std": pytest.approx(0.1), "n": 3}
     assert found["oscr"] == {"mean": 0.5, "std": None, "n": 1}
     assert found["new"] == {"mean": None, "std": None, "n": 0}
-    assert summarise([]) == {}
+    assert mean_and_spread([]) == {}

@@ -110,6 +110,7 @@ def test_every_objective_is_covered() -> None:
 @settings(max_examples=25)
 @example(Case(gain=0.0, heads=0.0))
 @example(Case(gain=1e8, heads=1e4, labels=[0]))
+@example(Case(gain=1e8, heads=1e4, images="white"))
 @example(Case(gain=1e8, heads=1e4, labels=[1, 1, 1], images="equal", bf16=True))
 @given(case=CASES)
 def test_losses_and_gradients_are_finite(kind: str, case: Case) -> None:

@@ -358,7 +358,7 @@ def test_training_tells_classes_and_unknown_images_apart(mix: str) -> None:
     with torch.no_grad():
         rule.fit(learner.infer(images), labels)
         known, unknown = learner.infer(patterns(60, [0, 1, 2])[0]), learner.infer(patterns(30, [3])[0])
-    accuracy = (rule.labels(known) == torch.arange(60) % 3).double().mean()
-    scores = torch.cat([rule.knownness(known), rule.knownness(unknown)])
+    accuracy = (rule.scores(known).labels == torch.arange(60) % 3).double().mean()
+    scores = torch.cat([rule.scores(known).knownness, rule.scores(unknown).knownness])
     assert accuracy > 0.9
     assert auroc(scores.numpy(), (torch.arange(90) >= 60).numpy()) > 0.8

@@ -88,10 +88,10 @@ def test_rejection_equals_its_definition() -> None:
     assert outputs.logits is not None and rule.anchors is not None
     rows = outputs.logits.double().tolist()
     expected = np.array([rejection_by_loops(row, rule.anchors.tolist()) for row in rows])
-    np.testing.assert_allclose(rule.rejection(outputs).numpy(), expected, rtol=1e-10)
-    np.testing.assert_allclose(rule.knownness(outputs).numpy(), -expected.min(axis=1), rtol=1e-10)
-    np.testing.assert_array_equal(rule.labels(outputs).numpy(), expected.argmin(axis=1))
-    np.testing.assert_allclose(rule.class_scores(outputs).numpy(), -expected, rtol=1e-10)
+    scores = rule.scores(outputs)
+    np.testing.assert_allclose(scores.knownness.numpy(), -expected.min(axis=1), rtol=1e-10)
+    np.testing.assert_array_equal(scores.labels.numpy(), expected.argmin(axis=1))
+    np.testing.assert_allclose(scores.class_scores.numpy(), -expected, rtol=1e-10)
 
 
 def test_by_hand() -> None:
@@ -99,25 +99,25 @@ def test_by_hand() -> None:
     rule = with_anchors(10 * torch.eye(2))
     outputs = Outputs(logits=torch.tensor([[10.0, 0.0], [5.0, 5.0], [0.0, 0.0]]))
     expected = [[0.0, 200**0.5 / (1 + math.exp(-(200**0.5)))], [50**0.5 / 2] * 2, [5.0, 5.0]]
-    np.testing.assert_allclose(rule.rejection(outputs).numpy(), expected, rtol=1e-12)
-    np.testing.assert_allclose(rule.knownness(outputs).numpy(), [0.0, -(50**0.5) / 2, -5.0])
+    np.testing.assert_allclose(-rule.scores(outputs).class_scores.numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(rule.scores(outputs).knownness.numpy(), [0.0, -(50**0.5) / 2, -5.0])
 
 
 def test_the_label_is_the_nearest_anchor_not_the_largest_logit() -> None:
     rule = with_anchors(torch.tensor([[10.0, 8.0], [0.0, 10.0]]))
     outputs = Outputs(logits=torch.tensor([[8.0, 9.0]]))
-    assert rule.labels(outputs).item() == 0
+    assert rule.scores(outputs).labels.item() == 0
     rule.threshold = -math.inf
-    assert rule.predict(outputs).item() == 0
+    assert rule.decide(rule.scores(outputs)).item() == 0
     rule.threshold = 0.0
-    assert rule.predict(outputs).item() == 2
+    assert rule.decide(rule.scores(outputs)).item() == 2
 
 
 def test_confident_images_keep_their_order() -> None:
     """With long anchors 1 - softmin rounds to 0 in float64; the order must survive."""
     anchors = 100 * torch.eye(3)
     logits = torch.tensor([[100.0 - gap, 0.0, 0.0] for gap in (1.0, 2.0, 4.0, 8.0)])
-    knownness = with_anchors(anchors).knownness(Outputs(logits=logits)).numpy()
+    knownness = with_anchors(anchors).scores(Outputs(logits=logits)).knownness.numpy()
     expected = [-min(rejection_by_loops(row, anchors.tolist())) for row in logits.tolist()]
     assert (np.diff(knownness) < 0).all() and knownness[0] > -1e-20
     np.testing.assert_allclose(knownness, expected, rtol=1e-10)
@@ -128,11 +128,11 @@ def test_threshold_and_state_round_trip() -> None:
     rule.fit(*made_up(200))
     validation, targets = made_up(400, seed=1)
     rule.set_threshold(validation, targets)
-    predicted = rule.predict(validation)
+    predicted = rule.decide(rule.scores(validation))
     assert (predicted < 3).double().mean().item() == pytest.approx(0.8)
     other = CAC()
     other.load_state_dict(rule.state_dict())
-    assert other.predict(validation).equal(predicted)
+    assert other.decide(other.scores(validation)).equal(predicted)
     assert other.anchors is not None and rule.anchors is not None and other.anchors.equal(rule.anchors)
 
 
@@ -142,8 +142,9 @@ def test_bf16_logits_are_scored_in_float64() -> None:
     rule, exact = CAC(), CAC()
     rule.fit(half, targets)
     exact.fit(half.map(lambda tensor: tensor.double()), targets)
-    assert rule.rejection(half).dtype == torch.float64
-    assert rule.rejection(half).equal(exact.rejection(half.map(lambda tensor: tensor.double())))
+    scores = rule.scores(half).class_scores
+    assert scores.dtype == torch.float64
+    assert scores.equal(exact.scores(half.map(lambda tensor: tensor.double())).class_scores)
 
 
 def test_one_class() -> None:
@@ -151,8 +152,8 @@ def test_one_class() -> None:
     rule = CAC()
     rule.fit(Outputs(logits=logits[:1]), torch.zeros(1, dtype=torch.int64))
     rule.set_threshold(Outputs(logits=logits[:2]), torch.zeros(2, dtype=torch.int64))
-    assert rule.knownness(Outputs(logits=logits)).tolist() == [0.0, 0.0, 0.0]
-    assert rule.predict(Outputs(logits=logits)).tolist() == [0, 0, 0]
+    assert rule.scores(Outputs(logits=logits)).knownness.tolist() == [0.0, 0.0, 0.0]
+    assert rule.decide(rule.scores(Outputs(logits=logits))).tolist() == [0, 0, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,9 +170,10 @@ def test_finite_logits_give_finite_scores(logits: np.ndarray, seed: int) -> None
     outputs = Outputs(logits=torch.from_numpy(logits))
     rule = CAC()
     rule.fit(outputs, torch.randint(0, logits.shape[1], (len(logits),), generator=torch.Generator().manual_seed(seed)))
-    scores = rule.rejection(outputs)
-    assert torch.isfinite(scores).all() and (scores >= 0).all()
-    assert (scores.gather(1, rule.labels(outputs)[:, None])[:, 0] == -rule.knownness(outputs)).all()
+    scores = rule.scores(outputs)
+    rejection = -scores.class_scores
+    assert torch.isfinite(rejection).all() and (rejection >= 0).all()
+    assert (rejection.gather(1, scores.labels[:, None])[:, 0] == -scores.knownness).all()
 
 
 def test_mistakes() -> None:
@@ -179,7 +181,7 @@ def test_mistakes() -> None:
         with pytest.raises(UserError, match="'cac': alpha must be a number greater than 0"):
             make_rule("cac", {"alpha": alpha})
     with pytest.raises(RuntimeError, match="fit comes before"):
-        CAC().knownness(Outputs(logits=torch.zeros(1, 2)))
+        CAC().scores(Outputs(logits=torch.zeros(1, 2)))
     rule = CAC()
     rule.fit(*made_up(30))
     with pytest.raises(UserError, match="diverged"):

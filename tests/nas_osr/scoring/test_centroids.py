@@ -57,10 +57,10 @@ def test_subclusters_find_the_modes_and_are_reproducible():
     again.fit(outputs, targets)
     assert torch.equal(rule.centroids, again.centroids)
     assert rule.classes.tolist() == [0, 0, 1, 2, 2]
-    nearest = rule.distances(outputs).amin(dim=1)
+    nearest = -rule.scores(outputs).knownness
     assert (nearest[targets != 1] < 0.1).all()
     assert (nearest[targets == 1] > 1).all()
-    assert torch.equal(rule.labels(outputs)[targets != 1], targets[targets != 1])
+    assert torch.equal(rule.scores(outputs).labels[targets != 1], targets[targets != 1])
 
 
 def test_a_class_has_at_most_as_many_centroids_as_different_images():
@@ -72,8 +72,8 @@ def test_a_class_has_at_most_as_many_centroids_as_different_images():
     assert rule.classes.tolist() == [0, 0, 3, 3, 3]
     assert sorted(rule.centroids.flatten().tolist()) == pytest.approx([0, 1, 5, 6, 7])
     assert rule.num_known == 4  # of the logits; classes 1 and 2 have no image and are never the label
-    assert set(rule.labels(latents([[-9.0], [2.0], [4.0], [99.0]])).tolist()) == {0, 3}
-    assert rule.class_scores(latents([[2.0]])).tolist() == [[-1.0, -math.inf, -math.inf, -3.0]]
+    assert set(rule.scores(latents([[-9.0], [2.0], [4.0], [99.0]])).labels.tolist()) == {0, 3}
+    assert rule.scores(latents([[2.0]])).class_scores.tolist() == [[-1.0, -math.inf, -math.inf, -3.0]]
 
 
 @pytest.mark.parametrize("subclusters", [1, 3])
@@ -86,12 +86,12 @@ def test_scores_against_loops(subclusters):
     table = pairwise_distances(test.embedding.double().numpy(), distance.centroids.numpy())
     nearest = table.argmin(axis=1)
     expected = [min(row) / np.mean([d for index, d in enumerate(row) if index != np.argmin(row)]) for row in table]
-    np.testing.assert_allclose(distance.knownness(test), -table.min(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(uncertainty.knownness(test), -np.array(expected), rtol=1e-12)
+    np.testing.assert_allclose(distance.scores(test).knownness, -table.min(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(uncertainty.scores(test).knownness, -np.array(expected), rtol=1e-12)
     per_class = [[-min(row[label * subclusters : (label + 1) * subclusters]) for label in range(3)] for row in table]
     for rule in (distance, uncertainty):
-        np.testing.assert_array_equal(rule.labels(test), nearest // subclusters)
-        np.testing.assert_allclose(rule.class_scores(test), per_class, rtol=1e-12)
+        np.testing.assert_array_equal(rule.scores(test).labels, nearest // subclusters)
+        np.testing.assert_allclose(rule.scores(test).class_scores, per_class, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,8 +99,8 @@ def test_an_image_scores_alike_alone_and_among_others(kind):
     rule = kind(subclusters=2)
     rule.fit(*make_outputs(100))
     test, _ = make_outputs(20, seed=2)
-    alone = torch.cat([rule.knownness(test[index : index + 1]) for index in range(20)])
-    torch.testing.assert_close(rule.knownness(test), alone, rtol=1e-14, atol=0)
+    alone = torch.cat([rule.scores(test[index : index + 1]).knownness for index in range(20)])
+    torch.testing.assert_close(rule.scores(test).knownness, alone, rtol=1e-14, atol=0)
 
 
 def test_picker_by_hand():
@@ -165,7 +165,7 @@ def test_distance_threshold_by_hand():
     assert rule.scale == math.nextafter(20.0, math.inf)
     limit = rule.tau * rule.scale
     below = math.nextafter(limit, 0.0)
-    assert rule.predict(latents([[limit], [-limit], [below], [0.0]])).tolist() == [1, 1, 0, 0]
+    assert rule.decide(rule.scores(latents([[limit], [-limit], [below], [0.0]]))).tolist() == [1, 1, 0, 0]
 
 
 @pytest.mark.parametrize("largest", [1e-3, 1.0, 3.0, 7.7, 1e6])
@@ -173,8 +173,8 @@ def test_tau_of_one_accepts_all_validation_images_of_distance(largest):
     rule = placed(NCDistance, [[0.0]], [0])
     rows = latents(np.linspace(0, largest, 50)[:, None])
     rule.set_threshold(rows, torch.zeros(50, dtype=torch.int64))
-    assert (-rule.knownness(rows) < 1.0 * rule.scale).all()
-    assert not (-rule.knownness(rows) < math.nextafter(1.0 * rule.scale, 0.0)).all()
+    assert (-rule.scores(rows).knownness < 1.0 * rule.scale).all()
+    assert not (-rule.scores(rows).knownness < math.nextafter(1.0 * rule.scale, 0.0)).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -184,11 +184,11 @@ def test_threshold_against_the_definition(kind, step):
     rule.fit(*make_outputs(200, spread=3.0))
     validation, targets = make_outputs(400, seed=1, spread=3.0)
     rule.set_threshold(validation, targets)
-    scores = -rule.knownness(validation).numpy()
+    scores = -rule.scores(validation).knownness.numpy()
     unit = np.nextafter(scores.max(), np.inf) if kind is NCDistance else 1.0
 
     def f1(tau):
-        predicted = np.where(scores >= tau * unit, 3, rule.labels(validation).numpy())
+        predicted = np.where(scores >= tau * unit, 3, rule.scores(validation).labels.numpy())
         return f1_score(targets, predicted, labels=[0, 1, 2], average="macro", zero_division=0)
 
     steep = None
@@ -201,7 +201,7 @@ def test_threshold_against_the_definition(kind, step):
     assert rule.picker == "derivative"
     assert rule.tau == pytest.approx(index * step)
     rejected = scores >= rule.tau * unit
-    np.testing.assert_array_equal(rule.predict(validation) == 3, rejected)
+    np.testing.assert_array_equal(rule.decide(rule.scores(validation)) == 3, rejected)
     assert 0 < rejected.mean() < 0.5
 
 
@@ -211,8 +211,8 @@ def test_without_a_steep_slope_the_quantile_decides_and_says_so(kind):
     rows = latents(np.linspace(-0.4, 0.4, 101)[:, None])
     rule.set_threshold(rows, torch.arange(101) % 10)  # all are called class 0: F1 hardly rises
     assert rule.picker == rule.state_dict()["picker"] == "quantile"
-    assert rule.threshold == rule.quantile(rule.knownness(rows), 1 - 0.8)
-    assert (rule.predict(rows) < 10).double().mean() == pytest.approx(0.8, abs=0.02)
+    assert rule.threshold == rule.quantile(rule.scores(rows).knownness, 1 - 0.8)
+    assert (rule.decide(rule.scores(rows)) < 10).double().mean() == pytest.approx(0.8, abs=0.02)
     assert rule.tau * rule.scale == pytest.approx(-rule.threshold)
 
 
@@ -221,15 +221,15 @@ def test_one_centroid_in_all(kind):
     rule = kind()
     rule.fit(latents([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([0, 0]))
     test = latents([[2.0, 0.0], [2.0, 1.0], [1e30, 0.0]])
-    torch.testing.assert_close(rule.knownness(test), torch.tensor([0.0, -1.0, -1e30], dtype=torch.float64))
+    torch.testing.assert_close(rule.scores(test).knownness, torch.tensor([0.0, -1.0, -1e30], dtype=torch.float64))
     rule.set_threshold(test[:2], torch.tensor([0, 0]))
     assert math.isfinite(rule.threshold)
-    assert rule.predict(test).tolist()[::2] == [0, 1]
+    assert rule.decide(rule.scores(test)).tolist()[::2] == [0, 1]
 
 
 def test_uncertainty_where_all_centroids_coincide():
     rule = placed(NCUncertainty, [[0.0], [0.0]], [0, 1])
-    assert rule.knownness(latents([[0.0], [2.0]])).tolist() == [0.0, -1.0]
+    assert rule.scores(latents([[0.0], [2.0]])).knownness.tolist() == [0.0, -1.0]
 
 
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")  # points that differ by less than rounding
@@ -244,11 +244,11 @@ def test_any_latents_give_finite_scores_and_threshold(kind, rows, subclusters):
     rule = kind(subclusters=subclusters)
     rule.fit(outputs[:5], targets[:5])
     rule.set_threshold(outputs[:5], targets[:5])
-    knownness = rule.knownness(outputs)
+    knownness = rule.scores(outputs).knownness
     assert torch.isfinite(knownness).all()
     assert math.isfinite(rule.threshold)
     assert math.isfinite(rule.tau)
-    assert torch.equal(rule.predict(outputs) == 2, knownness < rule.threshold)
+    assert torch.equal(rule.decide(rule.scores(outputs)) == 2, knownness < rule.threshold)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -260,8 +260,8 @@ def test_state_survives_a_checkpoint(kind, tmp_path):
     other = kind()
     other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
     test, _ = make_outputs(50, seed=4, spread=5.0)
-    assert torch.equal(other.knownness(test), rule.knownness(test))
-    assert torch.equal(other.predict(test), rule.predict(test))
+    assert torch.equal(other.scores(test).knownness, rule.scores(test).knownness)
+    assert torch.equal(other.decide(other.scores(test)), rule.decide(rule.scores(test)))
     assert (other.tau, other.scale, other.picker) == (rule.tau, rule.scale, rule.picker)
 
 

@@ -53,11 +53,13 @@ def test_scores_against_a_loop(tail):
         distance = np.linalg.norm(np.concatenate([logits, latents]) - mean)
         probabilities.append(scipy.stats.weibull_min.sf(distance, shape, scale=scale))
     probabilities = np.array(probabilities)
-    np.testing.assert_allclose(torch.exp(-torch.exp(-rule.knownness(test))), probabilities, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        torch.exp(-torch.exp(-rule.scores(test).knownness)), probabilities, rtol=1e-6, atol=1e-12
+    )
     rule.set_threshold(*make_outputs(50, seed=3))
     expected = np.where(probabilities < 0.5, 4, test.logits.numpy().argmax(axis=1))
     assert 0 < (expected == 4).sum() < 60
-    np.testing.assert_array_equal(rule.predict(test), expected)
+    np.testing.assert_array_equal(rule.decide(rule.scores(test)), expected)
 
 
 def test_means_and_step_by_hand():
@@ -74,7 +76,7 @@ def test_means_and_step_by_hand():
     outside = Outputs(logits=torch.tensor([[2.0, 0.0]]), embedding=torch.tensor([[2.1]]))
     rule.set_threshold(outputs, torch.tensor([0, 0, 0, 1]))
     assert rule.threshold == pytest.approx(MEDIAN)
-    assert rule.predict(inside).tolist() == [0] and rule.predict(outside).tolist() == [2]
+    assert rule.decide(rule.scores(inside)).tolist() == [0] and rule.decide(rule.scores(outside)).tolist() == [2]
 
 
 def test_latents_alone_can_reject():
@@ -82,7 +84,7 @@ def test_latents_alone_can_reject():
     rule.set_threshold(*make_outputs(50, seed=3))
     known = Outputs(logits=rule.means[1:2, :4], embedding=rule.means[1:2, 4:])
     strange = Outputs(logits=known.logits, embedding=known.embedding + 10)
-    assert rule.predict(known).tolist() == [1] and rule.predict(strange).tolist() == [4]
+    assert rule.decide(rule.scores(known)).tolist() == [1] and rule.decide(rule.scores(strange)).tolist() == [4]
 
 
 def test_far_and_near_images_stay_apart():
@@ -91,7 +93,7 @@ def test_far_and_near_images_stay_apart():
     for offsets in (torch.tensor([100.0, 200.0, 1e4, 1e8]), torch.tensor([1e-9, 1e-7, 1e-5])):
         logits = rule.means[:1, :4].expand(len(offsets), 4)
         embedding = rule.means[:1, 4:] + offsets[:, None]
-        knownness = rule.knownness(Outputs(logits=logits, embedding=embedding))
+        knownness = rule.scores(Outputs(logits=logits, embedding=embedding)).knownness
         probability = torch.exp(-torch.exp(-knownness))
         assert len(set(probability.tolist())) == 1
         assert (knownness.diff() < 0).all()
@@ -104,14 +106,14 @@ def test_a_small_class_keeps_most_of_its_images():
         rule = CROSR()
         rule.fit(outputs, targets)
         rule.set_threshold(outputs, targets)
-        assert (rule.predict(outputs) < 4).double().mean() >= 0.89
+        assert (rule.decide(rule.scores(outputs)) < 4).double().mean() >= 0.89
 
 
 def test_threshold_from_validation_where_no_probability_is_given():
     rule = fitted(probability=None, acceptance=0.9)
     validation, targets = make_outputs(501, seed=3)
     rule.set_threshold(validation, targets)
-    assert (rule.predict(validation) < 4).sum() == 451
+    assert (rule.decide(rule.scores(validation)) < 4).sum() == 451
 
 
 def test_class_without_a_correct_image_or_any_image():
@@ -124,13 +126,15 @@ def test_class_without_a_correct_image_or_any_image():
     assert rule.usable.tolist() == [True, True, True, False]
     rule.set_threshold(outputs, targets)
     as_third = Outputs(logits=torch.eye(4)[3:], embedding=torch.zeros(1, 5))
-    assert rule.knownness(as_third).tolist() == [-1e100] and rule.predict(as_third).tolist() == [4]
+    assert rule.scores(as_third).knownness.tolist() == [-1e100] and rule.decide(rule.scores(as_third)).tolist() == [4]
 
 
 def test_one_image():
     rule = CROSR()
     rule.fit(Outputs(logits=torch.tensor([[2.0]]), embedding=torch.tensor([[1.0]])), torch.tensor([0]))
-    knownness = rule.knownness(Outputs(logits=torch.tensor([[2.0], [3.0]]), embedding=torch.tensor([[1.0], [5.0]])))
+    knownness = rule.scores(
+        Outputs(logits=torch.tensor([[2.0], [3.0]]), embedding=torch.tensor([[1.0], [5.0]]))
+    ).knownness
     assert torch.isfinite(knownness).all() and knownness[0] > knownness[1]
 
 
@@ -142,9 +146,9 @@ def test_any_outputs_give_finite_scores(rows):
     rule = CROSR(tail=2)
     rule.fit(outputs[:5], targets[:5])
     rule.set_threshold(outputs[:5], targets[:5])
-    knownness = rule.knownness(outputs)
+    knownness = rule.scores(outputs).knownness
     assert torch.isfinite(knownness).all()
-    assert torch.equal(rule.predict(outputs) == 3, knownness < rule.threshold)
+    assert torch.equal(rule.decide(rule.scores(outputs)) == 3, knownness < rule.threshold)
 
 
 @pytest.mark.parametrize("setting", [{"tail": 0}, {"probability": 0}, {"probability": 1.0}, {"probability": "half"}])

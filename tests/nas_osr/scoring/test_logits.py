@@ -15,7 +15,7 @@ RULES = ["msp", "mls", "energy"]
 
 
 def knownness(name, logits):
-    return make_rule(name).knownness(Outputs(logits=torch.as_tensor(logits))).numpy()
+    return make_rule(name).scores(Outputs(logits=torch.as_tensor(logits))).knownness.numpy()
 
 
 def test_scores_match_scipy():
@@ -54,19 +54,20 @@ def test_threshold_accepts_the_share_and_predict_uses_it(name):
     logits = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     rule = make_rule(name, {"acceptance": 0.8})
     rule.set_threshold(Outputs(logits=logits), logits.argmax(1))
-    predicted = rule.predict(Outputs(logits=logits))
+    predicted = rule.decide(rule.scores(Outputs(logits=logits)))
     assert (predicted < 3).float().mean() == pytest.approx(0.8)
-    rejected = rule.knownness(Outputs(logits=logits)) < rule.threshold
+    rejected = rule.scores(Outputs(logits=logits)).knownness < rule.threshold
     assert torch.equal(predicted, torch.where(rejected, 3, logits.argmax(1)))
-    assert rule.labels(Outputs(logits=logits)).equal(logits.argmax(1))
+    assert rule.scores(Outputs(logits=logits)).labels.equal(logits.argmax(1))
     other = make_rule(name)
     other.load_state_dict(rule.state_dict())
-    assert torch.equal(other.predict(Outputs(logits=logits)), predicted)
+    assert torch.equal(other.decide(other.scores(Outputs(logits=logits))), predicted)
 
 
-def test_predict_without_a_threshold_is_a_programming_error():
+def test_deciding_without_a_threshold_is_a_programming_error():
+    rule = make_rule("mls")
     with pytest.raises(RuntimeError, match="set_threshold"):
-        make_rule("mls").predict(Outputs(logits=torch.zeros(1, 2)))
+        rule.decide(rule.scores(Outputs(logits=torch.zeros(1, 2))))
 
 
 def test_scores_that_are_not_numbers_are_refused():

@@ -45,15 +45,15 @@ def test_scores_are_those_of_scikit_learn(k):
     rule = Neighbours(k=k)
     rule.fit(train, targets)
     expected = oracle(train.embedding, targets, test.embedding, k, 3)
-    np.testing.assert_allclose(rule.class_scores(test), expected, atol=1e-12)
-    np.testing.assert_allclose(rule.knownness(test), expected.max(axis=1), atol=1e-12)
-    np.testing.assert_array_equal(rule.labels(test), expected.argmax(axis=1))
+    np.testing.assert_allclose(rule.scores(test).class_scores, expected, atol=1e-12)
+    np.testing.assert_allclose(rule.scores(test).knownness, expected.max(axis=1), atol=1e-12)
+    np.testing.assert_array_equal(rule.scores(test).labels, expected.argmax(axis=1))
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 64])
 def test_blocks_equal_no_blocks(block_size):
     test, _ = make_outputs(50, seed=2)
-    whole, blocks = fitted().class_scores(test), fitted(block_size=block_size).class_scores(test)
+    whole, blocks = fitted().scores(test).class_scores, fitted(block_size=block_size).scores(test).class_scores
     torch.testing.assert_close(blocks, whole, rtol=0, atol=1e-12)
 
 
@@ -78,32 +78,32 @@ def test_any_blocks_equal_all_similarities_sorted(counts, queries, k, block_size
     for label, count in enumerate(counts):
         best = cosines[:, targets == label].sort(dim=1, descending=True).values[:, :k]
         expected.append(best.sum(dim=1) * k / min(k, count) if count else torch.full((queries,), -math.inf).double())
-    found = rule.class_scores(Outputs(embedding=test))
+    found = rule.scores(Outputs(embedding=test)).class_scores
     torch.testing.assert_close(found, torch.stack(expected, dim=1), rtol=0, atol=1e-12)
 
 
 def test_an_image_scores_alike_alone_and_among_others():
     test, _ = make_outputs(20, seed=2)
     rule = fitted()
-    alone = torch.cat([rule.class_scores(test[index : index + 1]) for index in range(20)])
-    torch.testing.assert_close(rule.class_scores(test), alone, rtol=0, atol=1e-12)
+    alone = torch.cat([rule.scores(test[index : index + 1]).class_scores for index in range(20)])
+    torch.testing.assert_close(rule.scores(test).class_scores, alone, rtol=0, atol=1e-12)
 
 
 def test_a_small_class_is_scaled_to_k_and_an_empty_one_is_never_the_label():
     rule = Neighbours(k=4)
     embedding = torch.tensor([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [4.0, 0.0], [9.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     rule.fit(Outputs(embedding=embedding, logits=torch.zeros(7, 3)), torch.tensor([0, 0, 0, 0, 0, 2, 2]))
-    scores = rule.class_scores(Outputs(embedding=torch.tensor([[5.0, 0.0], [0.0, 0.1]])))
+    scores = rule.scores(Outputs(embedding=torch.tensor([[5.0, 0.0], [0.0, 0.1]]))).class_scores
     half = math.sqrt(0.5)
     expected = torch.tensor([[4.0, -math.inf, 2 * half], [0.0, -math.inf, 2 * (1 + half)]], dtype=torch.float64)
     torch.testing.assert_close(scores, expected)
-    assert rule.labels(Outputs(embedding=torch.tensor([[5.0, 0.0], [0.0, 0.1]]))).tolist() == [0, 2]
+    assert rule.scores(Outputs(embedding=torch.tensor([[5.0, 0.0], [0.0, 0.1]]))).labels.tolist() == [0, 2]
 
 
 def test_zero_vectors_are_similar_to_nothing():
     rule = Neighbours(k=2)
     rule.fit(Outputs(embedding=torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])), torch.tensor([0, 0, 1]))
-    scores = rule.class_scores(Outputs(embedding=torch.tensor([[0.0, 0.0], [3.0, 0.0]])))
+    scores = rule.scores(Outputs(embedding=torch.tensor([[0.0, 0.0], [3.0, 0.0]]))).class_scores
     assert scores.tolist() == [[0.0, 0.0], [1.0, 0.0]]
 
 
@@ -111,13 +111,13 @@ def test_predict_needs_no_logits_and_accepts_its_share():
     rule = fitted(acceptance=0.9)
     validation, targets = make_outputs(101, seed=3)
     rule.set_threshold(validation, targets)
-    predicted = rule.predict(validation)
+    predicted = rule.decide(rule.scores(validation))
     assert (predicted < 3).sum() == 91
     assert set(predicted[predicted >= 3].tolist()) == {3}
-    rejected = rule.knownness(validation) < rule.threshold
-    assert torch.equal(predicted, torch.where(rejected, 3, rule.labels(validation)))
+    rejected = rule.scores(validation).knownness < rule.threshold
+    assert torch.equal(predicted, torch.where(rejected, 3, rule.scores(validation).labels))
     opposite = Outputs(embedding=-10 * torch.ones(5, 8))
-    assert (rule.predict(opposite) == 3).all()
+    assert (rule.decide(rule.scores(opposite)) == 3).all()
 
 
 def test_number_of_classes_comes_from_logits_then_objective_then_targets():
@@ -128,7 +128,7 @@ def test_number_of_classes_comes_from_logits_then_objective_then_targets():
     rule = Neighbours()
     for logits, objective, expected in [(torch.zeros(50, 4), Five(), 4), (None, Five(), 5), (None, None, 3)]:
         rule.fit(Outputs(embedding=outputs.embedding, logits=logits), targets, objective)
-        assert rule.num_known == expected
+        assert rule.scores(outputs).class_scores.shape == (50, expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -143,7 +143,7 @@ def test_any_embedding_gives_a_finite_score(dtype, rows):
     torch.testing.assert_close(lengths, nonzero.double(), rtol=0, atol=1e-12)
     rule = Neighbours(k=2)
     rule.fit(Outputs(embedding=embedding[:4]), torch.tensor([0, 1, 0, 0]))
-    knownness = rule.knownness(Outputs(embedding=embedding))
+    knownness = rule.scores(Outputs(embedding=embedding)).knownness
     assert torch.isfinite(knownness).all()
     assert (knownness.abs() <= 2 + 1e-12).all()
 
@@ -162,4 +162,4 @@ def test_missing_or_diverged_images_are_refused():
     with pytest.raises(UserError, match="'neighbours'.*diverged"):
         fitted().set_threshold(outputs, targets)
     with pytest.raises(RuntimeError, match="fit"):
-        Neighbours().knownness(outputs)
+        Neighbours().scores(outputs)

@@ -90,23 +90,23 @@ def test_scores_against_a_loop(num_known, alpha, tail):
         probability = scipy.special.softmax([unknown, *revised])
         knownness.append(np.log(1 - probability[0]) - np.log(probability[0]))
         labels.append(revised.argmax())
-    np.testing.assert_allclose(rule.knownness(test), knownness, rtol=1e-9, atol=1e-9)
-    np.testing.assert_array_equal(rule.labels(test), labels)
-    assert (rule.labels(test) != test.logits.argmax(1)).any() or alpha == 1
+    np.testing.assert_allclose(rule.scores(test).knownness, knownness, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(rule.scores(test).labels, labels)
+    assert (rule.scores(test).labels != test.logits.argmax(1)).any() or alpha == 1
 
 
 def test_an_image_scores_alike_alone_and_among_others():
     rule = fitted()
     test, _ = make_outputs(30, seed=2)
-    alone = torch.cat([rule.knownness(test[index : index + 1]) for index in range(30)])
-    torch.testing.assert_close(rule.knownness(test), alone, rtol=1e-12, atol=1e-12)
+    alone = torch.cat([rule.scores(test[index : index + 1]).knownness for index in range(30)])
+    torch.testing.assert_close(rule.scores(test).knownness, alone, rtol=1e-12, atol=1e-12)
 
 
 def test_confident_images_stay_apart():
     rule = OpenMax()
     rule.fit(*make_outputs(400, height=200.0, seed=1))
     logits = 200 * torch.eye(4)[:1] + torch.tensor([[0.0], [0.1], [0.2], [0.3]])
-    knownness = rule.knownness(Outputs(logits=logits))
+    knownness = rule.scores(Outputs(logits=logits)).knownness
     assert len(set(knownness.tolist())) == 4  # P_0 is 0 to the last digit for all of them
     assert (knownness > 100).all()
 
@@ -115,16 +115,18 @@ def test_threshold_and_predict():
     rule = fitted(acceptance=0.9)
     validation, targets = make_outputs(501, seed=3)
     rule.set_threshold(validation, targets)
-    predicted = rule.predict(validation)
+    predicted = rule.decide(rule.scores(validation))
     assert (predicted < 4).sum() == 451
-    assert torch.equal(predicted, torch.where(rule.knownness(validation) < rule.threshold, 4, rule.labels(validation)))
+    assert torch.equal(
+        predicted, torch.where(rule.scores(validation).knownness < rule.threshold, 4, rule.scores(validation).labels)
+    )
 
 
 def test_outliers_are_less_known():
     rule = fitted()
     inlier = rule.means[0]
     outlier = inlier + torch.tensor([0.0, 6.0, 0.0, 0.0], dtype=torch.float64)
-    knownness = rule.knownness(Outputs(logits=torch.stack([inlier, outlier])))
+    knownness = rule.scores(Outputs(logits=torch.stack([inlier, outlier]))).knownness
     assert knownness[0] > knownness[1]
 
 
@@ -135,7 +137,7 @@ def test_class_without_a_correct_image_uses_all_of_its_images():
     rule.fit(outputs, targets)
     torch.testing.assert_close(rule.means[2], outputs.logits[targets == 2].double().mean(0))
     assert rule.usable.all()
-    assert torch.isfinite(rule.knownness(outputs)).all()
+    assert torch.isfinite(rule.scores(outputs).knownness).all()
 
 
 def test_class_without_an_image_counts_as_infinitely_far():
@@ -144,16 +146,16 @@ def test_class_without_an_image_counts_as_infinitely_far():
     rule = OpenMax()
     rule.fit(outputs[kept], targets[kept])
     assert (rule.outlier_probability(outputs.logits.double())[:, 2] == 1).all()
-    assert torch.isfinite(rule.knownness(outputs)).all()
+    assert torch.isfinite(rule.scores(outputs).knownness).all()
 
 
 def test_one_image_a_class_and_one_class():
     rule = OpenMax()
     rule.fit(Outputs(logits=torch.tensor([[2.0, 0.0], [0.0, 2.0]])), torch.tensor([0, 1]))
-    assert torch.isfinite(rule.knownness(Outputs(logits=torch.tensor([[2.0, 0.0], [5.0, 5.0]])))).all()
+    assert torch.isfinite(rule.scores(Outputs(logits=torch.tensor([[2.0, 0.0], [5.0, 5.0]]))).knownness).all()
     single = OpenMax()
     single.fit(Outputs(logits=torch.tensor([[1.0], [2.0]])), torch.tensor([0, 0]))
-    assert torch.isfinite(single.knownness(Outputs(logits=torch.tensor([[1.5], [9.0]])))).all()
+    assert torch.isfinite(single.scores(Outputs(logits=torch.tensor([[1.5], [9.0]]))).knownness).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -163,9 +165,9 @@ def test_any_logits_give_finite_scores(rows):
     rule = OpenMax(tail=2)
     rule.fit(outputs[:5], targets[:5])
     rule.set_threshold(outputs[:5], targets[:5])
-    knownness = rule.knownness(outputs)
+    knownness = rule.scores(outputs).knownness
     assert torch.isfinite(knownness).all()
-    assert torch.equal(rule.predict(outputs) == 3, knownness < rule.threshold)
+    assert torch.equal(rule.decide(rule.scores(outputs)) == 3, knownness < rule.threshold)
 
 
 @pytest.mark.parametrize("setting", [{"tail": 0}, {"alpha": 1.5}, {"alpha": True}])

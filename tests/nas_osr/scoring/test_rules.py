@@ -12,11 +12,11 @@ from nas_osr.evaluation.judging import judge
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import RULES, check_rule, make_rule, rule_class, rules_for
-from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.base import Scores, ScoringRule
 from nas_osr.scoring.cap import CAP
 
 PLUGIN = """
-from nas_osr.scoring.base import ScoringRule
+from nas_osr.scoring.base import Scores, ScoringRule
 
 class Mine(ScoringRule):
     name = "mine"
@@ -25,6 +25,13 @@ class Mine(ScoringRule):
     def __init__(self, acceptance=0.95, power=2.0):
         super().__init__(acceptance)
         self.power = power
+
+    def scores(self, outputs):
+        return Scores(outputs.logits.double().amax(dim=1) ** self.power, outputs.logits.double())
+
+class Silent(ScoringRule):
+    name = "silent"
+    needs = frozenset({"logits"})
 
 value = 3
 """
@@ -70,7 +77,7 @@ def everything(size, seed, num_known=4):
 
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_reads_what_it_needs_and_nothing_else(name):
-    """With those fields alone everything is as with all; a class score of the label is the largest."""
+    """With those fields alone everything is as with all."""
     rule, bare = make_rule(name), make_rule(name)
     validation, targets = everything(80, seed=1)
     test, _ = everything(50, seed=2)
@@ -83,13 +90,11 @@ def test_a_rule_reads_what_it_needs_and_nothing_else(name):
     bare.fit(only_needed(everything(160, seed=0)[0]), everything(160, seed=0)[1])
     bare.set_threshold(only_needed(validation), targets)
     assert bare.threshold == rule.threshold
-    scores = rule.class_scores(test)
-    assert scores.shape == (50, 4)
-    assert scores.dtype == torch.float64
-    assert torch.equal(rule.labels(test), scores.argmax(dim=1))
-    for method in ("class_scores", "labels", "knownness", "predict"):
-        assert torch.equal(getattr(bare, method)(only_needed(test)), getattr(rule, method)(test)), method
-    assert bare.count_known(only_needed(test)) == 4
+    scores, alone = rule.scores(test), bare.scores(only_needed(test))
+    assert scores.knownness.shape == (50,) and scores.class_scores.shape == (50, 4)
+    assert scores.knownness.dtype == scores.class_scores.dtype == torch.float64
+    for part in ("knownness", "class_scores", "labels"):
+        assert torch.equal(getattr(alone, part), getattr(scores, part)), part
 
 
 def fitted(name, **kinds):
@@ -105,36 +110,18 @@ def test_state_survives_a_checkpoint(name, tmp_path):
     torch.save(rule.state_dict(), tmp_path / "rule.pt")
     other = make_rule(name)
     other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
-    assert torch.equal(other.knownness(test), rule.knownness(test))
-    assert torch.equal(other.predict(test), rule.predict(test))
+    assert torch.equal(other.scores(test).knownness, rule.scores(test).knownness)
+    assert torch.equal(other.decide(other.scores(test)), rule.decide(rule.scores(test)))
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_scores_and_decide_equal_their_parts(name):
+def test_what_is_less_known_than_the_threshold_is_unknown(name):
     rule, (test, _) = fitted(name), everything(200, seed=2)
     scores = rule.scores(test)
-    assert torch.equal(scores.knownness, rule.knownness(test))
-    assert torch.equal(scores.class_scores, rule.class_scores(test))
-    assert torch.equal(scores.labels, rule.labels(test))
-    expected = torch.where(rule.knownness(test) < rule.threshold, 4, rule.labels(test))
+    assert torch.equal(scores.labels, scores.class_scores.argmax(dim=1))
+    expected = torch.where(scores.knownness < rule.threshold, 4, scores.labels)
     assert 0 < (expected == 4).sum() < 200
     assert torch.equal(rule.decide(scores), expected)
-    assert torch.equal(rule.predict(test), expected)
-
-
-@pytest.mark.parametrize(
-    ("name", "work"),
-    [("cap", "gaussian_scores"), ("cac", "rejection"), ("openmax", "revised"), ("crosr", "log_hazard"),
-     ("neighbours", "class_scores"), ("nc_distance", "distances"), ("nc_uncertainty", "distances"),
-     *((name, "score") for name in ("msp", "mls", "energy"))],
-)  # fmt: skip
-def test_judging_does_the_work_once(name, work, monkeypatch):
-    rule, calls = fitted(name), []
-    original = getattr(rule, work)
-    monkeypatch.setattr(rule, work, lambda *given: calls.append(work) or original(*given))
-    bare = Outputs(**{field: getattr(everything(50, seed=2)[0], field) for field in rule.needs})
-    judge(rule, bare)
-    assert calls == [work]
 
 
 class LargestTensor(TorchDispatchMode):
@@ -163,64 +150,32 @@ def test_memory_grows_with_the_images_not_with_their_product(name):
     assert 500 * 4 <= rest.elements <= 1000 * 4 + 500 * 8
 
 
-def test_a_rule_with_knownness_alone_is_asked_once():
+def test_a_rule_is_one_method_and_judging_asks_it_once():
     class Margin(ScoringRule):
         name = "margin"
         needs = frozenset({"logits"})
         asked = 0
 
-        def knownness(self, outputs):
+        def scores(self, outputs):
             self.asked += 1
-            best, second = outputs.logits.topk(2, dim=1).values.unbind(dim=1)
-            return best - second
+            logits = outputs.logits.double()
+            best, second = logits.topk(2, dim=1).values.unbind(dim=1)
+            return Scores(best - second, logits)
 
     rule, (test, _) = Margin(), everything(50, seed=2)
     rule.set_threshold(*everything(80, seed=1))
     rule.asked = 0
     judgements = judge(rule, test)
     assert rule.asked == 1
-    best = test.logits.sort(dim=1).values
+    best = test.logits.double().sort(dim=1).values
     assert judgements.knownness.tolist() == (best[:, -1] - best[:, -2]).tolist()
     assert judgements.closed_set_label.tolist() == test.logits.argmax(1).tolist()
-    assert judgements.predicted_label.tolist() == rule.predict(test).tolist()
+    assert judgements.predicted_label.tolist() == rule.decide(rule.scores(test)).tolist()
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_a_part_that_a_subclass_brings_counts_in_scores(name):
-    class Constant:
-        def knownness(self, outputs):
-            return torch.full((len(outputs),), 7.0).double()
-
-    class Reversed(rule_class(name)):
-        def class_scores(self, outputs):
-            return -super().class_scores(outputs)
-
-    mixed = type("Mixed", (Constant, rule_class(name)), {})()
-    mixed.fit(*everything(160, seed=0))
-    reversed_ = Reversed()
-    reversed_.fit(*everything(160, seed=0))
-    if name == "cap":
-        reversed_.error_threshold = 1.0
-    test, _ = everything(50, seed=2)
-    assert (mixed.scores(test).knownness == 7).all()
-    assert torch.equal(mixed.scores(test).class_scores, mixed.class_scores(test))
-    plain = fitted(name)
-    assert torch.equal(reversed_.scores(test).class_scores, -plain.class_scores(test))
-    assert torch.equal(reversed_.scores(test).knownness, reversed_.knownness(test))
-
-
-@pytest.mark.parametrize("method", ["labels", "predict"])
-def test_what_follows_from_the_scores_cannot_be_overridden(method):
-    with pytest.raises(UserError, match=f"scoring rule class Mine: {method} cannot be overridden"):
-        type("Mine", (CAP,), {method: lambda self, outputs: None})
-
-
-def test_without_logits_a_rule_has_its_own_class_scores():
-    rule = make_rule("mls")
-    with pytest.raises(RuntimeError, match="'mls' needs logits, or class_scores of its own"):
-        rule.labels(Outputs(embedding=torch.zeros(2, 3)))
-    with pytest.raises(RuntimeError, match="'mls': without logits, fit comes first and sets num_known"):
-        rule.count_known(Outputs(embedding=torch.zeros(2, 3)))
+def test_a_rule_without_scores_is_refused(plugin):
+    with pytest.raises(UserError, match=r"scoring rule 'rule_plugin.Silent' has no method scores\(outputs\)"):
+        make_rule("rule_plugin.Silent")
 
 
 def test_importing_the_names_imports_no_torch():

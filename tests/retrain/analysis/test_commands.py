@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ import torch
 
 from nas_osr.cli.main import main
 from nas_osr.objectives.parts.pooling import pool
-from nas_osr.retrain.analysis.common import known_test_images, open_runs
-from nas_osr.retrain.analysis.config import SaliencyConfig
-from nas_osr.retrain.analysis.saliency import measure
+from nas_osr.retrain.analysis.base import open_runs
+from nas_osr.retrain.analysis.frozen_network import known_test_images
+from nas_osr.retrain.analysis.saliency import Saliency
 from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
@@ -135,7 +137,7 @@ def test_saliency(retrained: Path, analyse: Any, tmp_path: Path) -> None:
     assert 1 > expected[0] > expected[2] > 0
 
     random = torch.random.get_rng_state()
-    assert measure(opened, SaliencyConfig(str(part)))[0]["images"] == len(data)
+    assert Saliency(str(part)).activated_areas(opened)[0]["images"] == len(data)
     assert torch.equal(torch.random.get_rng_state(), random)
 
     test = json.loads(analyse("saliency", part, "--part", "test", "--limit", "50", "--batch_size", "20", "--json"))
@@ -195,6 +197,29 @@ def test_another_result_of_evaluate_is_read(retrained: Path, analyse: Any, refus
     assert analyse("confusion", part, "--label", "msp", "--closed") == analyse("confusion", part, "--closed")
     curve = json.loads((part / "metrics-msp.json").read_text())["openness_f1_curve"]
     assert json.loads(analyse("unknowns", part, "--label", "msp", "--json"))["split-1"] == curve
+
+
+def test_the_analysis_of_the_docs_works(
+    retrained: Path, analyse: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "plug-ins.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "class Rejected" in block]
+    assert "there is no module my_analyses" in refused("my_analyses.Rejected", retrained)
+    (tmp_path / "my_analyses.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        results = json.loads(analyse("my_analyses.Rejected", retrained, "--json"))
+        metrics = json.loads((retrained / "split-1" / "metrics.json").read_text())
+        assert set(results["split-1"]) == {name for names in metrics["protocol"]["known_names"] for name in names}
+        kept = left_behind(retrained / "split-1", "rejected")
+        assert kept == {**results["split-1"], "options": {"least": 0.0}}
+        table = analyse("my_analyses.Rejected", retrained).splitlines()
+        assert table[0].split() == ["metric", "split-0", "split-1", "mean"]
+        assert analyse("my_analyses.Rejected", retrained / "split-0", "--least", 1.1).split() == ["metric", "split-0"]
+        assert "no class RunFolders derived from Analysis" in refused("my_analyses.RunFolders", retrained)
+    finally:
+        sys.modules.pop("my_analyses", None)
+    assert "choose from confusion, unknowns" in refused("runs/x.y", retrained)
 
 
 @pytest.mark.parametrize("kind", ["confusion", "unknowns", "probe", "dimension", "saliency", "corruption"])

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import Predictions
 from nas_osr.outputs import Features
-from nas_osr.retrain.analysis.common import draw_sample, require
-from nas_osr.retrain.analysis.config import CORRUPTIONS, SaliencyConfig
+from nas_osr.retrain.analysis.base import require
 from nas_osr.retrain.analysis.confusion import confusion
-from nas_osr.retrain.analysis.corruption import OWN_RANDOMNESS, corrupt
+from nas_osr.retrain.analysis.corruption import CORRUPTIONS, OWN_RANDOMNESS, corrupt
 from nas_osr.retrain.analysis.dimension import ESTIMATORS, estimate
+from nas_osr.retrain.analysis.frozen_network import draw_sample
 from nas_osr.retrain.analysis.probe import linear_probe
-from nas_osr.retrain.analysis.saliency import batch_saliency
+from nas_osr.retrain.analysis.saliency import Saliency
 
 
 def predictions(rows: list[tuple[int, str, int, int]], num_known: int) -> Predictions:
@@ -225,9 +225,9 @@ def test_saliency_is_that_of_the_batch_itself_or_of_its_views(order: str, weight
     torch.manual_seed(0)
     toy, images, labels = Toy(order), torch.rand(3, 1, 16, 16), torch.tensor([0, 1, 0])
     opened: Any = SimpleNamespace(learner=toy, fabric=SimpleNamespace(device=torch.device("cpu")))
-    config = SaliencyConfig("run", weights=weights)
+    kind = Saliency("run", weights=weights)
     torch.manual_seed(1)
-    pictures, found = batch_saliency(opened, images, labels, config)
+    pictures, found = kind.batch_saliency(opened, images, labels)
     assert found.shape == (len(pictures), 16, 16) and not toy.encoder._forward_hooks
     if order == "views":
         assert len(pictures) == 6 and torch.equal(pictures[:3], images + 1)
@@ -247,4 +247,4 @@ def test_saliency_is_that_of_the_batch_itself_or_of_its_views(order: str, weight
 def test_saliency_names_a_scale_that_is_not_there() -> None:
     opened: Any = SimpleNamespace(learner=Toy("after"), fabric=SimpleNamespace(device=torch.device("cpu")))
     with pytest.raises(UserError, match="no map at 0, only at -1, 2"):
-        batch_saliency(opened, torch.rand(2, 1, 16, 16), torch.zeros(2).long(), SaliencyConfig("run", scales=[0, 2]))
+        Saliency("run", scales=[0, 2]).batch_saliency(opened, torch.rand(2, 1, 16, 16), torch.zeros(2).long())

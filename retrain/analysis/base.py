@@ -1,0 +1,185 @@
+"""The interface of every analysis: its options, the figures of one run, and how they are shown.
+
+The file of a kind is imported to show its options, which must answer at once: what is heavy (torch, NumPy, and what
+stands on them) is imported inside the functions that compute.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from nas_osr.errors import UserError
+from nas_osr.files.storage import replace_file
+from nas_osr.plugins import import_plugin
+from nas_osr.requests import DeviceOptions
+from nas_osr.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from nas_osr.retrain.reopen import Reopened
+
+# Which run, and how it is shown: no part of what is computed.
+NOT_RECORDED = frozenset({"run", "json", "quiet", "plot", "pictures", "data_dir", "plugin", "threads"})
+PLOT_FORMATS = ("png", "svg", "pdf")
+Curve = tuple[Sequence[float], Sequence[float], Sequence[float] | None]  # x, y and the spread of y
+
+
+class Table(NamedTuple):
+    """A table for people.
+
+    Attributes:
+        rows: the first is the heading. A cell is a text, a number (shown with four digits), None (undefined), or
+            {"mean", "std"} of several runs.
+        title: a line above it; none where it is empty.
+    """
+
+    rows: list[list[Any]]
+    title: str = ""
+
+
+@dataclass
+class Analysis:
+    """An analysis of finished retrainings: its fields are its options.
+
+    A kind sets `name`, says its options as fields, each with its help under it, and implements `figures` and `tables`.
+    It refuses strange options in `check` and draws what they ask for in `draw`.
+    """
+
+    name: ClassVar[str]  # the figures are kept as analysis-NAME.json
+
+    run: str
+    "folder of one retraining, or of several (`split-0` ...)."
+    json: bool = False
+    "print the result as one JSON object: the figures of each run by its folder's name."
+
+    def check(self) -> None:
+        """Say what is wrong with the options, before anything is opened. Raises UserError."""
+
+    def figures(self, run: RunFolder) -> Any:
+        """What is found of one finished retraining, as plain values by name. Raises UserError."""
+        raise NotImplementedError
+
+    def keep(self, run: RunFolder, figures: Any) -> None:
+        """Leave analysis-NAME.json in the run folder: the figures, and the options that they were computed with."""
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_RECORDED}
+        run.write_json(f"analysis-{self.name}.json", {"options": options, **figures})
+
+    def draw(self, results: Mapping[str, Any]) -> None:
+        """Draw the figures of each run, by its folder's name, into the files that the options name."""
+
+    def tables(self, results: Mapping[str, Any]) -> Iterable[Table]:
+        """The figures of each run, by its folder's name, for people."""
+        raise NotImplementedError
+
+
+@dataclass
+class NetworkAnalysis(DeviceOptions, Analysis):
+    """An analysis that runs the network."""
+
+    data_dir: str | None = None
+    "folder of the images, where it is not the run's."
+    plugin: list[str] = field(default_factory=list)
+    "modules with your own classes that the run was made with; a run folder by itself imports nothing."
+
+    def reopen(self, run: RunFolder) -> Reopened:
+        """The network and data of a run as the options ask. Raises UserError."""
+        from nas_osr.retrain.reopen import reopen
+
+        for module in self.plugin:
+            import_plugin(module)
+        return reopen(run, data_dir=self.data_dir, device=self.device, precision=self.precision, threads=self.threads)
+
+
+def run_analysis(analysis: Analysis) -> dict[str, Any]:
+    """The figures of each run, by its folder's name; kept in the run folders, and drawn where the options ask for it.
+
+    Raises:
+        UserError: strange options, no finished retraining, or missing images.
+    """
+    analysis.check()
+    results = {}
+    for name, run in open_runs(analysis.run).items():
+        results[name] = analysis.figures(run)
+        analysis.keep(run, results[name])
+    analysis.draw(results)
+    return results
+
+
+def open_runs(folder: str) -> dict[str, RunFolder]:
+    """The finished retrainings in a folder, by folder name. Raises UserError when there is something else."""
+    from nas_osr.retrain.reopen import open_parts
+
+    runs = open_parts(Path(folder))
+    for run in runs:
+        if not (run.path / "predictions.csv").exists():
+            raise UserError(f"{run.path}: no predictions.csv: analyse needs a finished retraining")
+    return {folder_name(run): run for run in runs}
+
+
+def folder_name(run: RunFolder) -> str:
+    """What a run is called in results."""
+    return run.path.resolve().name
+
+
+def columns_table(columns: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
+    """A column for each heading, a row for each name in any of them: heading -> {name: cell}."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [[name, *(column.get(name) for column in columns.values())] for name in names]
+    return Table([["metric", *columns], *rows], title)
+
+
+def runs_table(runs: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
+    """`columns_table` of runs, with their mean beside them where there are several."""
+    from nas_osr.metrics.resampling import mean_and_spread
+
+    return columns_table({**runs, "mean": mean_and_spread(list(runs.values()))} if len(runs) > 1 else runs, title)
+
+
+def require(module: str) -> Any:
+    """A module of the extra `analysis`. Raises UserError when it is not installed or cannot be imported."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"this analysis needs {module} ({error}): pip install 'nas-osr[analysis]'") from error
+
+
+def check_picture(path: str | None, formats: tuple[str, ...] = PLOT_FORMATS) -> None:
+    """UserError unless a picture of this name can be written, or none is asked for: said before the computation."""
+    if path is None:
+        return
+    if Path(path).suffix[1:] not in formats:
+        raise UserError(f"{path}: the name of a picture must end in {' or '.join(f'.{name}' for name in formats)}")
+    if not Path(path).parent.is_dir():
+        raise UserError(f"{path}: its folder does not exist")
+
+
+def plot_curves(
+    path: str | None, curves: Mapping[str, Curve], x_label: str, y_label: str, *, logarithmic: bool = False
+) -> None:
+    """Draw curves with their spread into a file whose suffix is one of `PLOT_FORMATS`, if one is named.
+
+    Raises UserError.
+    """
+    if path is None:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for name, (x, y, spread) in curves.items():
+        (line,) = axes.plot(x, y, marker="o", markersize=3, label=name)
+        if spread is not None:
+            low = [value - width for value, width in zip(y, spread, strict=True)]
+            high = [value + width for value, width in zip(y, spread, strict=True)]
+            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with replace_file(Path(path)) as file:
+        figure.savefig(file, format=Path(path).suffix[1:], dpi=150)
