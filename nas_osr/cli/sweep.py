@@ -11,13 +11,15 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
-from nas_osr.cli.main import COMMANDS, load
+from nas_osr.cli.main import COMMANDS, load, main
 from nas_osr.cli.options import list_options, parse_options
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_positive
+from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.errors import UserError
-from nas_osr.sweeps.file import Run, Sweep, read_sweep, shipped, texts
-from nas_osr.sweeps.runner import Outcome, SweepFolder, run_sweep
+from nas_osr.sweeps.local import LocalExecutor, share_cores
+from nas_osr.sweeps.run import Outcome, run_sweep
+from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped, texts
+from nas_osr.sweeps.sweep_folder import SweepFolder, list_arguments
 
 EXIT_FAILED = 1
 # What a command does with a configuration; with `dry_run` it checks all of it.
@@ -36,6 +38,8 @@ class SweepConfig:
         file: a sweep file, or the name of a shipped one (see --list).
         out: folder of the sweep; runs/sweeps/NAME when not given.
         jobs: runs at a time, each with its share of the processor's cores.
+        retries: how often a run whose process has died is started again; it goes on from its last checkpoint. A run
+            that ends with exit code 2, a mistake, is not.
         only: pattern of the runs to make, such as "cac-*"; what they need is made as well.
         set: options that win over the file's in all runs, for example --set.epochs 1.
         list: list the shipped sweep files and stop.
@@ -47,6 +51,7 @@ class SweepConfig:
     file: str | None = None
     out: str | None = None
     jobs: int = 1
+    retries: int = 0
     only: str | None = None
     set: dict[str, Any] = field(default_factory=dict)
     list: bool = False
@@ -63,6 +68,7 @@ def sweep(config: SweepConfig, command: Sequence[str]) -> None:
     if config.file is None:
         raise UserError("sweep: name a sweep file, or a shipped one: nas-osr sweep --list shows them")
     check_positive(config, "jobs")
+    check_not_negative(config, "retries")
     plan = read_sweep(config.file, option_names, flatten(config.set))
     only = None
     if config.only is not None:
@@ -82,12 +88,22 @@ def sweep(config: SweepConfig, command: Sequence[str]) -> None:
 
     try:
         with folder:
-            outcomes = run_sweep(plan, folder, jobs=config.jobs, only=only, report=report)
+            assert folder.lock is not None
+            executor = LocalExecutor(config.jobs, [folder.lock], report)
+            share, retries = share_cores(config.jobs), config.retries
+            outcomes = run_sweep(plan, folder, executor, run_command, share, retries=retries, only=only, report=report)
     except KeyboardInterrupt as interruption:
         raise type(interruption)(f"go on with: {shlex.join(command)}") from None
     show_outcomes(plan, folder, outcomes, config.json)
     if any(outcome.status != "finished" for outcome in outcomes.values()):
         raise SystemExit(EXIT_FAILED)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run `nas-osr ARGUMENTS` in this process; leaves it when the command fails."""
+    code = main(arguments)
+    if code:
+        sys.exit(code)
 
 
 @cache
@@ -128,8 +144,6 @@ def check_run(run: Run, needed: Sequence[Any]) -> Any:
     Raises:
         UserError: an option, or how options go together, is wrong.
     """
-    from nas_osr.sweeps.runner import list_arguments
-
     item = COMMANDS[run.command]
     options = load(item.config or item.function)
     values = parse_options(options, list_arguments(run.options, "{out}"), run.command, item.positionals)
