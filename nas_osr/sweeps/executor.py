@@ -64,11 +64,12 @@ class Executor(Protocol):
         may depend on results: None in the place of a job says that there is none before the next result.
 
         Args:
-            function: at the top of a module; takes and returns plain values.
+            function: at the top of a module, not of the script that is run; takes and returns plain values.
             jobs: any number of them.
             resources: of each job.
             retries: how often a job is run again whose process has died. A UserError, or exit code 2, is final.
 
         Raises:
+            UserError: the function is not at the top of a module that can be imported.
             KeyboardInterrupt: jobs have been asked to end, and have; their results were handed out before.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from nas_osr.errors import UserError
 from nas_osr.sweeps.executor import Job, Resources, Result
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 
@@ -137,6 +139,11 @@ def waiting_jobs(folder: Path) -> Iterator[Job | None]:
     yield Job("fails", str(folder / "missing"))
 
 
+def test_a_function_that_no_other_process_finds_is_refused() -> None:
+    with pytest.raises(UserError, match="<lambda> cannot be called in another process: put it at the top of a module"):
+        ended(lambda value: value, 1)
+
+
 def test_an_interruption_asks_the_jobs_to_end_and_hands_out_what_they_made(
     tasks: Any, tmp_path: Path, interruptible: None
 ) -> None:
@@ -163,3 +170,17 @@ def test_who_looks_away_ends_the_jobs(tasks: Any, tmp_path: Path) -> None:
         assert next(results).job.name == "fails"
         assert not (tmp_path / "saved").exists()
     assert (tmp_path / "saved").exists()
+
+
+def test_the_jobs_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "plug-ins.md").read_text()
+    (code,) = re.findall(r"```python\n(# my_trials\.py\n.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "my_trials.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    trials = importlib.import_module("my_trials")
+    try:
+        assert [name for name, _ in trials.try_all(epochs=1)] == ["random:0", "random:1"]
+    finally:
+        del sys.modules["my_trials"]
+    assert sorted(path.name for path in tmp_path.glob("*.log")) == ["random:0.log", "random:1.log"]
