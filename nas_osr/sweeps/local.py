@@ -104,9 +104,7 @@ class Call:
         self, job: Job, function: Callable[[Any], Any], resources: Resources, hold: Sequence[int], retries: int
     ) -> None:
         if function.__module__ == "__main__" or "." in function.__qualname__:
-            raise UserError(
-                f"{function.__qualname__} cannot be called in another process: put it at the top of a module"
-            )
+            raise UserError(f"{function.__qualname__} is found by no other process: put it at the top of a module")
         self.job, self.retries = job, retries
         self.exchange = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the call)
         task = {"function": f"{function.__module__}:{function.__qualname__}", "argument": job.argument}

@@ -140,7 +140,7 @@ def waiting_jobs(folder: Path) -> Iterator[Job | None]:
 
 
 def test_a_function_that_no_other_process_finds_is_refused() -> None:
-    with pytest.raises(UserError, match="<lambda> cannot be called in another process: put it at the top of a module"):
+    with pytest.raises(UserError, match="<lambda> is found by no other process: put it at the top of a module"):
         ended(lambda value: value, 1)
 
 
@@ -180,7 +180,8 @@ def test_the_jobs_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     trials = importlib.import_module("my_trials")
     try:
-        assert [name for name, _ in trials.try_all(epochs=1)] == ["random:0", "random:1"]
+        found = trials.try_all(epochs=1)
     finally:
         del sys.modules["my_trials"]
+    assert [(name, type(value)) for name, value in found] == [("random:0", float), ("random:1", float)], found
     assert sorted(path.name for path in tmp_path.glob("*.log")) == ["random:0.log", "random:1.log"]
