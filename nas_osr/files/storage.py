@@ -78,14 +78,14 @@ def file_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot {doing}: {explain(error)}") from error
+        raise UserError(f"{path}: cannot {doing}: {os_message(error)}") from error
     except RuntimeError as error:  # torch wraps what its file object raised
         if isinstance(error.__context__, OSError):
-            raise UserError(f"{path}: cannot {doing}: {explain(error.__context__)}") from error
+            raise UserError(f"{path}: cannot {doing}: {os_message(error.__context__)}") from error
         raise
 
 
-def explain(error: OSError) -> str:
+def os_message(error: OSError) -> str:
     """What the operating system says, and how to mend it where that is the same for everyone."""
     hints = {
         errno.ENOSPC: "; free some space and go on with --resume auto",

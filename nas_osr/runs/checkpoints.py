@@ -69,10 +69,10 @@ def check_checkpoint(path: Path) -> None:
                 raise ValueError(f"wrong checksum of {broken}")
             for member in members:
                 if member.filename.endswith(".pkl"):
-                    check_names(archive.read(member))
+                    check_pickle(archive.read(member))
 
 
-def check_names(content: bytes) -> None:
+def check_pickle(content: bytes) -> None:
     """Raise ValueError if a pickle asks for anything but what `_NAMES` describes; it is not run."""
     for operation, argument, _ in pickletools.genops(content):
         if operation.name in _OTHER_CALLS or (operation.name == "GLOBAL" and not _NAMES.fullmatch(str(argument))):

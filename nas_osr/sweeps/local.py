@@ -54,7 +54,7 @@ class LocalExecutor:
     ) -> Generator[Result, None, None]:
         """The first interruption asks the processes to save and end, a second one kills them."""
         waiting, more = iter(jobs), True
-        running: list[Call] = []
+        running: list[JobProcess] = []
         with stopping_signals():
             try:
                 while more or running:
@@ -63,14 +63,14 @@ class LocalExecutor:
                         more = job is not NO_MORE
                         if not isinstance(job, Job):
                             break
-                        running.append(Call(job, function, resources, self.hold, retries))
+                        running.append(JobProcess(job, function, resources, self.hold, retries))
                     if more and not running:
                         raise ValueError("no job is ready, and none is running whose result could be waited for")
                     for call in wait_for_some(running):
                         running.remove(call)
                         if call.retries and call.process.returncode not in (0, MISTAKE):
                             self.report(f"{call.job.name}: run again after {call.result().error}")
-                            running.append(Call(call.job, function, resources, self.hold, call.retries - 1))
+                            running.append(JobProcess(call.job, function, resources, self.hold, call.retries - 1))
                         else:
                             yield call.result()
             except KeyboardInterrupt:
@@ -81,7 +81,7 @@ class LocalExecutor:
             finally:
                 self.stop(running)
 
-    def stop(self, running: Sequence[Call]) -> None:
+    def stop(self, running: Sequence[JobProcess]) -> None:
         """Ask processes to save and end, as Ctrl-C does, and wait for it; an interruption meanwhile kills them."""
         if not running:
             return
@@ -97,7 +97,7 @@ class LocalExecutor:
                 call.process.wait()
 
 
-class Call:
+class JobProcess:
     """A job in its process. A file without a name takes the task there, and the outcome back."""
 
     def __init__(
@@ -164,7 +164,7 @@ def work() -> None:
         exchange.write(content)
 
 
-def wait_for_some(running: Sequence[Call]) -> list[Call]:
+def wait_for_some(running: Sequence[JobProcess]) -> list[JobProcess]:
     """The calls that have ended, as soon as there are any; none of none."""
     while running:
         ended = [call for call in running if call.process.poll() is not None]
