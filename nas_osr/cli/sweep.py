@@ -12,12 +12,22 @@ from functools import cache
 from typing import Any
 
 from nas_osr.cli.commands import COMMANDS, load
+from nas_osr.cli.main import main
 from nas_osr.cli.options import set_entry
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_complete, check_options, check_positive, make_request, option_types
+from nas_osr.configuration import (
+    check_complete,
+    check_not_negative,
+    check_options,
+    check_positive,
+    make_request,
+    option_types,
+)
 from nas_osr.errors import UserError
-from nas_osr.sweeps.file import Run, Sweep, read_sweep, shipped, texts
-from nas_osr.sweeps.runner import Outcome, SweepFolder, run_sweep
+from nas_osr.sweeps.local import LocalExecutor, share_cores
+from nas_osr.sweeps.run import Outcome, run_sweep
+from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped, texts
+from nas_osr.sweeps.sweep_folder import SweepFolder
 
 EXIT_FAILED = 1
 # What a command does with a configuration; with `dry_run` it checks all of it.
@@ -39,6 +49,8 @@ class SweepRequest:
     "folder of the sweep; runs/sweeps/NAME when not given."
     jobs: int = 1
     "runs at a time, each with its share of the processor's cores."
+    retries: int = 0
+    "how often a run whose process has died is started again; one that ends with exit code 2, a mistake, is not."
     only: str | None = None
     'pattern of the runs to make, such as "cac-*"; what they need is made as well.'
     set: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +73,7 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
     if request.file is None:
         raise UserError("sweep: name a sweep file, or a shipped one: nas-osr sweep --list shows them")
     check_positive(request, "jobs")
+    check_not_negative(request, "retries")
     plan = read_sweep(request.file, option_names, flatten(request.set))
     only = None
     if request.only is not None:
@@ -80,12 +93,22 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
 
     try:
         with folder:
-            outcomes = run_sweep(plan, folder, jobs=request.jobs, only=only, report=report)
+            assert folder.lock is not None
+            executor = LocalExecutor(request.jobs, [folder.lock], report)
+            share, retries = share_cores(request.jobs), request.retries
+            outcomes = run_sweep(plan, folder, executor, run_command, share, retries=retries, only=only, report=report)
     except KeyboardInterrupt as interruption:
         raise type(interruption)(f"go on with: {shlex.join(command)}") from None
     show_outcomes(plan, folder, outcomes, request.json)
     if any(outcome.status != "finished" for outcome in outcomes.values()):
         raise SystemExit(EXIT_FAILED)
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run `nas-osr ARGUMENTS` in this process; leaves it when the command fails."""
+    code = main(arguments)
+    if code:
+        sys.exit(code)
 
 
 @cache

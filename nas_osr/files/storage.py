@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from nas_osr.errors import UserError
-from nas_osr.files.checkpoints import check_checkpoint
 from nas_osr.files.text import parse_json, read_text
 from nas_osr.files.yaml_text import MAX_BYTES, parse_yaml
 
@@ -77,14 +76,14 @@ def file_errors(path: Path, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot {doing}: {explain(error)}") from error
+        raise UserError(f"{path}: cannot {doing}: {os_message(error)}") from error
     except RuntimeError as error:  # torch wraps what its file object raised
         if isinstance(error.__context__, OSError):
-            raise UserError(f"{path}: cannot {doing}: {explain(error.__context__)}") from error
+            raise UserError(f"{path}: cannot {doing}: {os_message(error.__context__)}") from error
         raise
 
 
-def explain(error: OSError) -> str:
+def os_message(error: OSError) -> str:
     """What the operating system says, and how to mend it where that is the same for everyone."""
     hints = {
         errno.ENOSPC: "; free some space and go on with --resume auto",
@@ -141,27 +140,3 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 def json_line(record: Mapping[str, Any]) -> str:
     """One line of a .jsonl file."""
     return json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
-
-
-def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint file, its checksums verified, without running any code from it (`weights_only`).
-
-    Raises:
-        UserError: missing, damaged, or not a checkpoint.
-    """
-    import torch
-
-    with file_errors(path, "read"):
-        try:
-            check_checkpoint(path)
-            state = torch.load(path, map_location=map_location, weights_only=True)
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise UserError(f"{path}: damaged checkpoint") from error
-        except Exception as error:  # the many ways in which a broken archive or pickle shows itself
-            reason = str(error).partition("\n")[0][:100] or type(error).__name__
-            raise UserError(f"{path}: damaged checkpoint ({reason})") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: not a checkpoint of nas-osr")
-    return state

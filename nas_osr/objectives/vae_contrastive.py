@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.objectives.parts.decoder import Decoder
-from nas_osr.objectives.parts.subpixel import split_phases
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 if TYPE_CHECKING:
@@ -156,31 +155,16 @@ class VAEContrastive(Objective):
         maps = {**features.intermediate, **features.branches}
         return self.decoder(torch.cat([class_attribute, instance_attribute], dim=1), maps)
 
-    def reconstruction_error(
-        self, class_attribute: Tensor, instance_attribute: Tensor, images: Tensor, features: Features
-    ) -> Tensor:
-        """`pixel_error` of what `decode` makes of the same latents, against images [B, C, H, W]: [K, B]."""
-        maps = {**features.intermediate, **features.branches}
-        pixels, by_phase = self.decoder.pixel_logits(torch.cat([class_attribute, instance_attribute], dim=1), maps)
-        return self.pixel_error(pixels.sigmoid(), split_phases(images) if by_phase else images)
-
     def pixel_error(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        """[K*B, C, H, W] against [B, C, H, W] -> mean squared error in normalised units, [K, B].
-
-        Or both by phases, [K*B, 4 C, H/2, W/2] against [B, 4 C, H/2, W/2].
-        """
-        difference = reconstruction.float().view(-1, *images.shape) - images.float()
-        # one product instead of scaling, copying and averaging; channels last, as the decoder leaves them
-        share = self.inverse_std.square() / images[0].numel()
-        share = share.repeat(1, images.shape[1] // share.shape[1], 1, 1)  # channel c of phase p is at index p C + c
-        weights = share.expand_as(images[:1]).permute(0, 2, 3, 1).flatten()
-        with torch.autocast(images.device.type, enabled=False):
-            return difference.square().permute(0, 1, 3, 4, 2).flatten(2) @ weights
+        """[K*B, C, H, W] against [B, C, H, W] -> mean squared error in normalised units, [K, B]."""
+        difference = (reconstruction.float().view(-1, *images.shape) - images.float()) * self.inverse_std
+        return difference.square().mean(dim=(2, 3, 4))
 
     def counterfactual_errors(self, instance_attribute: Tensor, images: Tensor, features: Features) -> Tensor:
         """Error of the reconstruction of each image under each class, Dec(h_j, z): [B, N]."""
         means = self.class_mean.weight.repeat_interleave(len(images), dim=0)
-        return self.reconstruction_error(means, instance_attribute.repeat(self.num_classes, 1), images, features).T
+        decoded = self.decode(means, instance_attribute.repeat(self.num_classes, 1), features)
+        return self.pixel_error(decoded, images).T
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference at the posterior means. images: [B, C, H, W] in [0, 1]."""
@@ -219,7 +203,8 @@ class VAEContrastive(Objective):
         # one pass of the decoder for the image's own reconstruction and every counterfactual
         classes = self.counterfactual_classes(labels)
         class_attributes = torch.cat([u, self.class_mean(classes.flatten())])
-        errors = self.reconstruction_error(class_attributes, z.repeat(len(classes) + 1, 1), images, features)
+        decoded = self.decode(class_attributes, z.repeat(len(classes) + 1, 1), features)
+        errors = self.pixel_error(decoded, images)
         terms["reconstruction"] = config.reconstruction_weight * errors[0].mean()
         if len(classes):
             terms["contrastive"] = config.contrastive_weight * self.contrast(errors[1:], labels)

@@ -15,8 +15,6 @@ from torch import distributed as dist
 from nas_osr.errors import UserError
 
 T = TypeVar("T")
-
-
 R = TypeVar("R")
 
 
@@ -99,4 +97,5 @@ def receive(fabric: Fabric) -> dict[str, Any]:
     dist.broadcast(size, 0)
     content = torch.zeros(int(size), dtype=torch.uint8, device=fabric.device)
     dist.broadcast(content, 0)
-    return torch.load(io.BytesIO(content.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+    file = io.BytesIO(content.cpu().numpy().tobytes())
+    return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 (from another rank, no file)

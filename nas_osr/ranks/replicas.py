@@ -10,6 +10,7 @@ each with other parameters frozen, which its bookkeeping of one backward pass a 
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Callable, Iterable
 from datetime import timedelta
@@ -80,7 +81,18 @@ def join_ranks(device: torch.device, precision: str, rank: Rank) -> Fabric:
         precision=precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    atexit.register(leave_ranks)
     return fabric
+
+
+def leave_ranks() -> None:
+    """End the process group and its threads, if there is one; the last thing that a process of several does.
+
+    A thread of gloo's that comes to drop a tensor when Python is being taken down aborts the process. Nothing is waited
+    for: what this rank has sent arrives, and a rank that fails does not stay for the others.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 # Equal networks ---------------------------------------------------------------------------------------------------
@@ -159,6 +171,3 @@ def assert_equal(fabric: Fabric, tensors: Iterable[Tensor], what: str) -> None:
     dist.all_reduce(different)
     if different:
         raise RuntimeError(f"{what} are not equal on {int(different)} of {fabric.world_size} ranks")
-
-
-# The first rank ---------------------------------------------------------------------------------------------------

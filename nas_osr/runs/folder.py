@@ -30,7 +30,6 @@ from nas_osr.files.storage import (
     file_errors,
     json_line,
     lock_folder,
-    read_checkpoint,
     read_config,
     read_records,
     replace_file,
@@ -38,6 +37,7 @@ from nas_osr.files.storage import (
 from nas_osr.files.yaml_text import format_yaml
 from nas_osr.plain import plain
 from nas_osr.runs import provenance as environment
+from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.names import (
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
@@ -237,17 +237,13 @@ class RunFolder:
 
     # Files --------------------------------------------------------------------------------------------------------
 
-    def write_bytes(self, name: str, data: bytes) -> None:
-        """Write one of the `RUN_FILES`, whole or not at all. Raises UserError when the disk refuses."""
-        with replace_file(self._own(name)) as file:
-            file.write(data)
-
     def write_text(self, name: str, text: str) -> None:
-        """Write text as UTF-8; see `write_bytes`."""
-        self.write_bytes(name, text.encode())
+        """Write one of the `RUN_FILES` as UTF-8, whole or not at all. Raises UserError when the disk refuses."""
+        with replace_file(self._own(name)) as file:
+            file.write(text.encode())
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write plain values (see `plain`) as JSON with sorted keys; see `write_bytes`."""
+        """Write plain values (see `plain`) as JSON with sorted keys; see `write_text`."""
         self.write_text(name, json.dumps(plain(value, name), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def write_yaml(self, name: str, value: Mapping[str, Any]) -> None:

@@ -26,17 +26,15 @@ RUN_FILES = (
     "architecture.*",
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
-    "model.*",
     "metrics.json",
     "metrics-*.json",
     "analysis-*.json",
     "predictions.csv",
     "predictions-*.csv",
     "summary.*",
-    "report.html",
     "events.out.tfevents.*",
 )
-RUN_FOLDERS = ("split-*", "seed-*")  # runs inside a run
+RUN_FOLDERS = ("split-*",)  # runs inside a run
 
 
 def is_run_folder(path: Path) -> bool:

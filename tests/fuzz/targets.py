@@ -33,18 +33,19 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import read_predictions
 from nas_osr.evaluation.score_file import score_arrays
 from nas_osr.evaluation.user_arrays import read_arrays
-from nas_osr.files.storage import read_checkpoint
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.retrain.reopen import only_split, read_retrain_config
 from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.names import PROGRAM
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import load_with_weights, render
 from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph
 from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
 from nas_osr.strategies.search_request import SearchRequest
-from nas_osr.sweeps.file import read_sweep
-from nas_osr.sweeps.runner import PROGRAM, SweepFolder
+from nas_osr.sweeps.sweep_file import read_sweep
+from nas_osr.sweeps.sweep_folder import SweepFolder
 
 CORPUS = Path(__file__).parent / "corpus"
 SWEEP = CORPUS / "small-sweep.yaml"

@@ -15,12 +15,12 @@ from PIL import Image
 import nas_osr.retrain.evaluate
 import nas_osr.retrain.run
 from nas_osr.errors import UserError
-from nas_osr.files.storage import read_checkpoint
 from nas_osr.outputs import Outputs
 from nas_osr.retrain.evaluate import fit_rules, run_evaluate
 from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.retrain.run import run_retrain
+from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import make_rule
 

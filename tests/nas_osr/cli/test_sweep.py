@@ -15,7 +15,7 @@ import pytest
 from nas_osr.cli.main import main
 from nas_osr.cli.sweep import check_sweep, flatten, option_names
 from nas_osr.search_spaces.architectures.references import published
-from nas_osr.sweeps.file import read_sweep, shipped
+from nas_osr.sweeps.sweep_file import read_sweep, shipped
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -231,7 +231,7 @@ def test_every_form_is_evaluated_once(layers: int, branches: tuple[int, ...], fo
 
 
 def test_a_pair_of_steps_at_paper_scale_costs_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CIFAR-10, four kept classes: 9.04 GMAC an image, where the public code needs 33.1; nothing is computed here."""
+    """CIFAR-10, four kept classes: 9.45 GMAC an image, where the public code needs 33.1; nothing is computed here."""
     monkeypatch.setattr(Learner, "to", lambda self, *arguments, **settings: self)  # fake parameters cannot be swapped
     config, protocol = SearchRequest(preset="paper", pseudo_unknown=[0, 1]), make_protocol("cifar10")
     config = config.resolved()
@@ -240,5 +240,5 @@ def test_a_pair_of_steps_at_paper_scale_costs_what_it_did(monkeypatch: pytest.Mo
         steps = make_steps(levels, config, protocol)
         macs = {step.name: count_flops(step.run) / 2 / step.images for step in steps}
     assert levels.heads.num_classes == 4
-    assert macs["weights"] == pytest.approx(5.615e9, rel=0.001)
-    assert macs["architecture"] == pytest.approx(3.422e9, rel=0.001)
+    assert macs["weights"] == pytest.approx(5.858e9, rel=0.001)
+    assert macs["architecture"] == pytest.approx(3.595e9, rel=0.001)

@@ -14,7 +14,7 @@ from nas_osr.cli.main import main
 from nas_osr.errors import UserError
 from nas_osr.files.storage import read_config
 from nas_osr.files.yaml_text import format_yaml, parse_yaml
-from nas_osr.sweeps.file import Content
+from nas_osr.sweeps.sweep_file import Content
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -15,7 +15,6 @@ from torch.distributions import Normal, kl_divergence
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import resolve_objective_config
-from nas_osr.objectives.parts import decoder as decoder_module
 from nas_osr.objectives.vae_contrastive import VAEContrastive, VAEContrastiveConfig
 from nas_osr.outputs import Features, FeatureShapes
 
@@ -128,25 +127,6 @@ def test_errors_of_pixels_are_means_of_squares_in_units_of_the_standard_deviatio
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-4, atol=1e-9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(objective.pixel_error(decoded, images), errors)
-
-
-@pytest.mark.parametrize("by_phase", [False, True])
-def test_errors_of_reconstructions_by_phase_and_in_place(by_phase: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values and gradients are those of `decode` and `pixel_error`, with a last stage by phases, too."""
-    monkeypatch.setattr(decoder_module, "is_narrow", lambda stage, x: by_phase)
-    objective = make()
-    images = batch(count=4)[0]
-    features = FixedEncoder()(images)
-    weight = torch.rand(2, 4)
-    u, z = (torch.randn(8, size, requires_grad=True) for size in (32, 10))
-    found = []
-    for errors in (
-        objective.pixel_error(objective.decode(u, z, features), images),
-        objective.reconstruction_error(u, z, images, features),
-    ):
-        inputs = [u, z, *objective.decoder.parameters()]
-        found.append([errors, *torch.autograd.grad((errors * weight).sum(), inputs)])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
 
 
 def test_reconstruction_ignores_the_image_unless_decoder_features_are_on() -> None:

@@ -43,7 +43,8 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("worker")
     done = torchrun(WORKER, out)
     assert done.returncode == 0, done.stderr
-    return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    found = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return [{**found[rank], "end": json.loads((out / f"rank-{rank}-end.json").read_text())} for rank in range(2)]
 
 
 def test_gradients_of_two_ranks_are_those_of_the_whole_batch(worked: list[dict[str, Any]]) -> None:
@@ -65,6 +66,10 @@ def test_differences_between_ranks_are_found(worked: list[dict[str, Any]]) -> No
     message = "UserError: the images of 1 of 2 processes are not those of the first"
     assert [found["same"] for found in worked] == [message] * 2
     assert [found["mean"] for found in worked] == [[0.5, 0.5]] * 2
+
+
+def test_ranks_end_their_group_before_python_ends(worked: list[dict[str, Any]]) -> None:
+    assert [found["end"] for found in worked] == [{"joined": False, "threads": []}] * 2
 
 
 def unfinish(run: Path) -> None:

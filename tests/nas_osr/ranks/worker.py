@@ -1,14 +1,17 @@
-"""Not a test: what each of two ranks runs for test_distributed.py. Writes what it measured as rank-R.json."""
+"""Not a test: what each of two ranks runs for test_replicas.py. Writes what it measured as rank-R.json."""
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
 
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
@@ -126,7 +129,15 @@ def refusals(fabric: Any) -> dict[str, Any]:
     return found
 
 
+def note_end(out: Path) -> None:
+    """At exit, after everything that was registered later."""
+    threads = [Path(f"/proc/self/task/{name}/comm").read_text().strip() for name in os.listdir("/proc/self/task")]
+    left = {"joined": dist.is_initialized(), "threads": [name for name in threads if "gloo" in name]}
+    (out / f"rank-{current_rank().index}-end.json").write_text(json.dumps(left))
+
+
 def main(out: Path) -> None:
+    atexit.register(note_end, out)
     fabric = make_fabric("cpu", "32-true", 1, ranks=True)
     measured = {name: compare_steps(fabric, name) for name in OBJECTIVES}
     result = {"gradients": measured, **refusals(fabric)}

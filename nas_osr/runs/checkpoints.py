@@ -1,4 +1,4 @@
-"""Looks at a checkpoint before torch does: whole, no larger than it is, naming only tensors and plain values.
+"""Reads checkpoints, each looked at before torch does: whole, no larger than it is, only tensors and plain values.
 
 `torch.load(weights_only=True)` runs no code of a file. It does call what is on its own list, `bytearray` for one, with
 any size that the file says, and unpacks compressed members without a limit.
@@ -10,6 +10,10 @@ import pickletools
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
+
+from nas_osr.errors import UserError
+from nas_osr.files.storage import file_errors
 
 # As protocol 2 writes them, the one that torch.save uses: module, a space, name.
 _NAMES = re.compile(
@@ -18,6 +22,30 @@ _NAMES = re.compile(
     r"|torch (\w+Storage|Size|device|bool|bfloat16|u?int\d+|float\w+|complex\d+)"
 )
 _OTHER_CALLS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"})
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint file, its checksums verified, without running any code from it (`weights_only`).
+
+    Raises:
+        UserError: missing, damaged, or not a checkpoint.
+    """
+    import torch
+
+    with file_errors(path, "read"):
+        try:
+            check_checkpoint(path)
+            state = torch.load(path, map_location=map_location, weights_only=True)  # noqa: TID251
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise UserError(f"{path}: damaged checkpoint") from error
+        except Exception as error:  # the many ways in which a broken archive or pickle shows itself
+            reason = str(error).partition("\n")[0][:100] or type(error).__name__
+            raise UserError(f"{path}: damaged checkpoint ({reason})") from error
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: not a checkpoint of nas-osr")
+    return state
 
 
 def check_checkpoint(path: Path) -> None:
@@ -41,10 +69,10 @@ def check_checkpoint(path: Path) -> None:
                 raise ValueError(f"wrong checksum of {broken}")
             for member in members:
                 if member.filename.endswith(".pkl"):
-                    check_names(archive.read(member))
+                    check_pickle(archive.read(member))
 
 
-def check_names(content: bytes) -> None:
+def check_pickle(content: bytes) -> None:
     """Raise ValueError if a pickle asks for anything but what `_NAMES` describes; it is not run."""
     for operation, argument, _ in pickletools.genops(content):
         if operation.name in _OTHER_CALLS or (operation.name == "GLOBAL" and not _NAMES.fullmatch(str(argument))):

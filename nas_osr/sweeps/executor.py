@@ -1,0 +1,75 @@
+"""The seam between many jobs and what runs them: an executor is a class with the one method `map`.
+
+for result in LocalExecutor(processes=4).map(train_one, [Job("a", {"width": 16}), Job("b", {"width": 32})]):
+    print(result.job.name, result.error or result.value)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of a function.
+
+    Attributes:
+        name: for messages.
+        argument: what the function is given; plain values, as JSON has them.
+        log: the file that everything it prints is appended to; None leaves that with this process's own output.
+    """
+
+    name: str
+    argument: Any
+    log: Path | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended: its value, or the error in one line, "" where there is a value.
+
+    Attributes:
+        interrupted: whether it ended without a value because it was asked to.
+    """
+
+    job: Job
+    value: Any = None
+    error: str = ""
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each job may use.
+
+    Attributes:
+        cores: its CPU threads, unless the user has set OMP_NUM_THREADS; 0 leaves torch's choice.
+    """
+
+    cores: int = 0
+
+
+class Executor(Protocol):
+    """Runs jobs."""
+
+    def map(
+        self, function: Callable[[Any], Any], jobs: Iterable[Job | None], resources: Resources, retries: int = 0
+    ) -> Generator[Result, None, None]:
+        """Call `function(job.argument)` for every job, each in a process of its own; results as they come.
+
+        Jobs are taken one at a time, when there is room for one and every result so far has been handed out. So they
+        may depend on results: None in the place of a job says that there is none before the next result.
+
+        Args:
+            function: at the top of a module, not of the script that is run; takes and returns plain values.
+            jobs: any number of them.
+            resources: of each job.
+            retries: how often a job is run again whose process has died. A UserError, or exit code 2, is final.
+
+        Raises:
+            UserError: the function is not at the top of a module that can be imported.
+            KeyboardInterrupt: jobs have been asked to end, and have; their results were handed out before.
+        """

@@ -1,0 +1,102 @@
+"""A whole sweep: what has not finished yet, in the order of its needs, by an executor."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nas_osr.sweeps.executor import Executor, Job, Resources
+from nas_osr.sweeps.sweep_file import Run, Sweep
+from nas_osr.sweeps.sweep_folder import SweepFolder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        status: finished, failed, interrupted, or blocked (something that it needs has not finished).
+        error: the last line that it printed, or what it waits for; "" when finished.
+        skipped: whether it had finished before.
+    """
+
+    status: str
+    error: str = ""
+    skipped: bool = False
+
+
+def run_sweep(
+    sweep: Sweep,
+    folder: SweepFolder,
+    executor: Executor,
+    command: Callable[[list[str]], Any],
+    resources: Resources,
+    *,
+    retries: int = 0,
+    only: Collection[str] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Outcome]:
+    """Run what has not finished yet, and go on after failures.
+
+    Args:
+        sweep: checked runs, each after those that it needs.
+        folder: locked (in a `with`).
+        executor: where the runs take place.
+        command: runs `nas-osr ARGUMENTS`, and leaves its process with the exit code.
+        resources: of each run.
+        retries: how often a run is started again whose process has died.
+        only: names of the runs to look at; what they need comes too. None is all.
+        report: is told in a line what starts and ends.
+
+    Returns:
+        How each run ended, by name, in the order of the sweep.
+
+    Raises:
+        KeyboardInterrupt: the processes have been asked to save and have ended.
+    """
+    runs = {run.name: run for run in select(sweep, only)}
+    outcomes = {name: Outcome("finished", skipped=True) for name in settled(runs, folder)}
+
+    def jobs() -> Iterator[Job | None]:
+        waiting = [run for run in runs.values() if run.name not in outcomes]
+        while waiting:
+            run = next((run for run in waiting if outcomes.keys() >= set(run.needs)), None)
+            if run is None:
+                yield None
+                continue
+            waiting.remove(run)
+            lost = [need for need in run.needs if outcomes[need].status != "finished"]
+            if lost:
+                outcomes[run.name] = Outcome("blocked", f"needs {lost[0]}, which has not finished")
+                continue
+            report(f"[{len(runs) - len(waiting)}/{len(runs)}] {run.name}: started, output in {folder.log(run)}")
+            yield folder.begin(run)
+
+    with contextlib.closing(executor.map(command, jobs(), resources, retries)) as results:
+        for result in results:
+            run = runs[result.job.name]
+            status = "finished" if not result.error else "interrupted" if result.interrupted else "failed"
+            outcome = outcomes[run.name] = Outcome(status, result.error)
+            folder.end(run, outcome.status, outcome.error)
+            report(f"{run.name}: {outcome.status}{': ' if outcome.error else ''}{outcome.error}")
+    return {name: outcomes[name] for name in runs}
+
+
+def select(sweep: Sweep, only: Collection[str] | None) -> list[Run]:
+    """The runs of these names and what they need, in the order of the sweep."""
+    wanted: set[str] = set()
+    for run in reversed(sweep.runs):  # whoever needs a run comes after it
+        if only is None or run.name in only or run.name in wanted:
+            wanted |= {run.name, *run.needs}
+    return [run for run in sweep.runs if run.name in wanted]
+
+
+def settled(runs: Mapping[str, Run], folder: SweepFolder) -> set[str]:
+    """The runs that have finished together with everything that they need; what rests on a new run is made anew."""
+    done: set[str] = set()
+    for run in runs.values():
+        if folder.finished(run) and (folder.keeps_run(run) or done.issuperset(run.needs)):
+            done.add(run.name)
+    return done

@@ -1,0 +1,170 @@
+"""A sweep's folder: what its runs were started with, and how they ended.
+
+    OUT/sweep.json     what each run was started with, and how it ended
+    OUT/NAME/          what a run leaves, see docs/run-folder.md
+    OUT/NAME.log       what it printed
+
+A run that keeps a run folder has finished when its provenance says so; another one when sweep.json does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nas_osr.errors import UserError
+from nas_osr.files.storage import append_line, file_errors, lock_folder, replace_file
+from nas_osr.files.text import parse_json, read_text
+from nas_osr.plain import plain
+from nas_osr.runs import provenance
+from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.names import PROGRAM
+from nas_osr.runs.resumption import MAY_CHANGE
+from nas_osr.sweeps.executor import Job
+from nas_osr.sweeps.sweep_file import OUT, Run
+
+STATE = "sweep.json"
+SCHEMA = 1
+
+
+class SweepFolder:
+    """The folder of a sweep, locked while it is used as a context manager.
+
+    Args:
+        path: the folder; made when it is locked.
+        option_names: the options that a command has.
+
+    Attributes:
+        lock: descriptor of the lock. Runs that keep it open too, and outlive a killed sweep, keep the folder locked.
+    """
+
+    def __init__(self, path: str | Path, option_names: Callable[[str], set[str]]) -> None:
+        self.path = Path(path)
+        self.option_names = option_names
+        self.records: dict[str, dict[str, Any]] = {}
+        self.lock: int | None = None
+        if (self.path / STATE).exists():
+            state = parse_json(read_text(self.path / STATE), str(self.path / STATE))
+            if (
+                not isinstance(state, dict)
+                or state.get("program") != PROGRAM
+                or not isinstance(state.get("runs"), dict)
+                or not all(map(is_record, state["runs"].values()))
+            ):
+                raise UserError(f"{self.path / STATE}: not the state of a sweep of nas-osr; choose another --out")
+            self.records = state["runs"]
+        elif self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise UserError(f"{self.path}: not empty and not the folder of a sweep; choose another --out")
+
+    def __enter__(self) -> SweepFolder:
+        with file_errors(self.path, "create the folder of the sweep"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.lock = lock_folder(self.path)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+    def keeps_run(self, run: Run) -> bool:
+        """Whether the command leaves a run folder, which knows itself whether the run has finished."""
+        return {"out", "resume"} <= self.option_names(run.command)
+
+    def finished(self, run: Run) -> bool:
+        """Whether the run has come to its end."""
+        if self.keeps_run(run):
+            return RunFolder(self.path / run.name).finished
+        return self.records.get(run.name, {}).get("status") == "finished" and not self.changed(run)
+
+    def changed(self, run: Run) -> str | None:
+        """How a run differs from what it was started with, in words; None where it does not, or never was started."""
+        record = self.records.get(run.name)
+        if record is None:
+            return None
+        if record["command"] != run.command:
+            return f"it was {record['command']} and is {run.command} now"
+        before, now = record["options"], plain(run.options, run.name)
+        for name in [*before, *now]:
+            if name not in MAY_CHANGE and before.get(name, ...) != now.get(name, ...):
+                old, new = (json.dumps(side[name]) if name in side else "not given" for side in (before, now))
+                return f"{name} was {old} and is {new} now"
+        return None
+
+    def check_unchanged(self, runs: Sequence[Run]) -> None:
+        """UserError if a run whose folder has been begun is asked for with other options."""
+        for run in runs:
+            difference = self.changed(run)
+            if difference and self.keeps_run(run) and (self.path / run.name / "provenance.json").exists():
+                state = "has finished" if self.finished(run) else "has begun"
+                raise UserError(
+                    f"{run.where}: run {run.name} {state} with other options: {difference}; choose another --out, or "
+                    f"remove {self.path / run.name} to make it again"
+                )
+
+    def arguments(self, run: Run) -> list[str]:
+        """The command line of a run, after the program's name."""
+        offered = self.option_names(run.command)
+        line = [*run.command.split(), *list_arguments(run.options, str(self.path))]
+        if "out" in offered:
+            line.append(f"--out={self.path / run.name}")
+        if "resume" in offered:
+            line.append("--resume=auto")
+        return line
+
+    def record(self, run: Run, **entries: Any) -> None:
+        """Write down what is known of a run; entries are added to those that are there."""
+        self.records[run.name] = {**self.records.get(run.name, {}), **entries}
+        state = {"program": PROGRAM, "schema": SCHEMA, "runs": self.records}
+        with replace_file(self.path / STATE) as file:
+            file.write((json.dumps(state, indent=2, allow_nan=False) + "\n").encode())
+
+    def begin(self, run: Run) -> Job:
+        """Write down that a run starts; the job that it is."""
+        arguments = self.arguments(run)
+        self.record(
+            run, command=run.command, options=plain(run.options, run.name), status="running", error="",
+            started=provenance.utc_now(), ended=None,
+        )  # fmt: skip
+        append_line(self.log(run), f"$ {shlex.join([PROGRAM, *arguments])}\n")
+        return Job(run.name, arguments, self.log(run))
+
+    def end(self, run: Run, status: str, error: str) -> None:
+        """Write down how a run ended."""
+        self.record(run, status=status, error=error, ended=provenance.utc_now())
+
+    def log(self, run: Run) -> Path:
+        """Where a run's output goes."""
+        return self.path / f"{run.name}.log"
+
+
+def is_record(value: Any) -> bool:
+    """Whether a value from the state file is what `SweepFolder.begin` writes down of a run."""
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("command"), str)
+        and isinstance(value.get("options"), dict)
+        and isinstance(value.get("status"), str)
+    )
+
+
+def list_arguments(options: Mapping[str, Any], out: str) -> list[str]:
+    """Options as command-line arguments, "{out}" replaced."""
+    arguments = []
+    for name, value in options.items():
+        filled = replace_out(value, out)
+        arguments.append(f"--{name}={filled if isinstance(filled, str) else json.dumps(filled, ensure_ascii=False)}")
+    return arguments
+
+
+def replace_out(value: Any, out: str) -> Any:
+    """A value whose texts have the sweep's folder for "{out}"."""
+    if isinstance(value, dict):
+        return {key: replace_out(item, out) for key, item in value.items()}
+    if isinstance(value, list):
+        return [replace_out(item, out) for item in value]
+    return value.replace("{" + OUT + "}", out) if isinstance(value, str) else value
