@@ -36,7 +36,13 @@ class PlainLoader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what a reader of either version would take for more than text."""
+    """Quotes what a reader of either version would take for more than text, or for the end of a line."""
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        analysis = super().analyze_scalar(scalar)
+        if set(scalar) & set("\x85\u2028\u2029"):  # what PyYAML escapes in double quotes only
+            analysis.allow_single_quoted = analysis.allow_flow_plain = analysis.allow_block_plain = False
+        return analysis
 
 
 for _tag, (_pattern, _first) in _WORDS.items():

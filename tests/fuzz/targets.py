@@ -140,7 +140,7 @@ def seeds_config() -> list[bytes]:
 
 def read_request(folder: Path) -> None:
     values = parse_options(SearchRequest, ["--config", str(folder / "config.yaml")], "search")
-    if values is not None and not values["plugin"]:
+    if values is not None and not values.get("plugin"):
         config = SearchRequest(**values).resolved()
         config.published_protocol(config.split)
 
