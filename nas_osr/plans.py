@@ -177,17 +177,20 @@ def import_plugins(modules: Iterable[str]) -> None:
         import_plugin(module)
 
 
-def plan_data(request: RunRequest, published: Protocol, protocol: Protocol) -> DataPlan:
+def plan_data(request: RunRequest, published: Protocol, protocol: Protocol, objective: ObjectivePlan) -> DataPlan:
     """Which images a request names; none is opened.
 
     Args:
         published: the whole protocol: outliers show no class that it knows or tests.
         protocol: what is learned of it: itself, or a rehearsal, whose truly unknown classes stay unseen, too.
+        objective: what learns from them.
 
     Raises:
-        UserError: the images are of a shape that no network takes, or there is no source of outliers of that name.
+        UserError: the images are of a shape that no network takes, outliers are missing or not wanted, or there is no
+            such source of them.
     """
     check_image_shape(protocol.image_shape)
+    check_outliers(objective.name, objective.settings, request.outliers)
     folder, limit, outliers = request.data_folder, request.limit_per_class, request.outliers
     load_none: Callable[[], Tensor] = partial(torch.zeros, (0, *protocol.image_shape), dtype=torch.uint8)
     if outliers is not None:
@@ -204,12 +207,11 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
     """What a request asks to be learned of a protocol in the phase "search" or "retrain".
 
     Raises:
-        UserError: there is no such objective or rule, a setting of one is wrong, the rule cannot be fed by the
-            objective, or outliers are missing or not wanted.
+        UserError: there is no such objective or rule, a setting of one is wrong, or the rule cannot be fed by the
+            objective.
     """
     kind = objective_class(request.objective)
     settings = resolve_objective_config(request.objective, request.objective_config, protocol, phase)
-    check_outliers(request.objective, settings, request.outliers)
     rule = request.rule or kind.default_rule
     check_rule(rule_class(rule), kind)
     plan = ObjectivePlan(request.objective, kind, settings, rule, request.rule_config)
