@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -31,6 +31,8 @@ from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.training.fabric import make_fabric
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,11 @@ class OutputPlan:
     def create(self) -> RunFolder:
         """The run's folder; see `RunFolder.create`."""
         return RunFolder.create(self.out, overwrite=self.overwrite, resume=self.resume)
+
+
+def given(value: T | None, default: T) -> T:
+    """What a user gave, or else what fills an open field."""
+    return default if value is None else value
 
 
 def import_plugins(modules: Iterable[str]) -> None:

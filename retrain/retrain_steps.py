@@ -28,7 +28,7 @@ from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.prepare import prepare_encoder
 from nas_osr.training.learner import make_optimizers
-from nas_osr.training.loop import weight_step
+from nas_osr.training.update import weight_step
 
 
 def benchmark_retrain(

@@ -128,13 +128,14 @@ def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) ->
     from nas_osr.retrain.retrain_steps import check_request as check_retrain
     from nas_osr.search_spaces.architectures.references import load_architecture
     from nas_osr.strategies.bilevel.bilevel_steps import benchmark_search
+    from nas_osr.strategies.search_plan import plan_space
     from nas_osr.strategies.search_request import SearchRequest
 
-    search_config = SearchRequest(**shared_options(request, SearchRequest)).resolved()
+    search_config = SearchRequest(**shared_options(request, SearchRequest))
     given = shared_options(request, RetrainRequest)
     if request.network is None:
         if not isinstance(request.architecture, dict):
-            architecture = load_architecture(request.architecture or "random:0", search_config.space())
+            architecture = load_architecture(request.architecture or "random:0", plan_space(search_config))
             given["architecture"] = architecture.to_dict()
         # what the search space was given by hand is also the width that is retrained
         given["channels"] = request.channels if request.retrain_channels is None else request.retrain_channels

@@ -25,7 +25,8 @@ from nas_osr.retrain.retrain_steps import make_step
 from nas_osr.search_spaces import layout, network
 from nas_osr.search_spaces import supernet as hierarchical
 from nas_osr.search_spaces.operations import parts
-from nas_osr.strategies.bilevel.bilevel_steps import build_levels, make_steps
+from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
+from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
 
@@ -58,10 +59,10 @@ def only(paths: tuple[str, ...]) -> Iterator[None]:
 def build(preset: str, threads: int) -> dict[str, Step]:
     """The three kinds of step on CIFAR-10's shape."""
     protocol, fabric = make_protocol("cifar10"), make_fabric("cpu", "32-true", threads)
-    search = SearchRequest(protocol="cifar10", preset=preset).resolved()
+    search = plan_measurement(SearchRequest(protocol="cifar10", preset=preset), protocol)
     retrain = RetrainRequest(protocol="cifar10", preset=preset, architecture="random:0").resolved()
     steps = [
-        *make_steps(build_levels(search, protocol, fabric), search, protocol),
+        *make_steps(*build_levels(search, fabric), search.weights.batch_size),
         make_step(retrain, protocol, fabric),
     ]
     return {step.name: step for step in steps}

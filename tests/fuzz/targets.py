@@ -40,6 +40,7 @@ from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import load_with_weights, render
 from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph
 from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
+from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.sweeps.file import read_sweep
 from nas_osr.sweeps.runner import PROGRAM, SweepFolder
@@ -138,8 +139,7 @@ def seeds_config() -> list[bytes]:
 def read_request(folder: Path) -> None:
     values = parse_options(SearchRequest, ["--config", str(folder / "config.yaml")], "search")
     if values is not None and not values.get("plugin"):
-        config = SearchRequest(**values).resolved()
-        config.published_protocol(config.split)
+        plan_search(SearchRequest(**values))
 
 
 def retrained() -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from nas_osr.search_spaces.blocks import checkpoint_blocks
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
+from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 
 MEAN, STD = (0.5,) * 3, (0.2,) * 3
@@ -116,7 +115,9 @@ def test_inference_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(network(IMAGES).branches[2], expected)
 
 
-@pytest.mark.parametrize("config", [SearchRequest, RetrainRequest])
-def test_both_switches_at_once_are_refused(config: Any) -> None:
+def test_both_switches_at_once_are_refused() -> None:
+    both = {"protocol": "digits", "checkpointing": True, "compile": True}
     with pytest.raises(UserError, match="checkpointing and compile exclude each other"):
-        config(checkpointing=True, compile=True).resolved()
+        plan_search(SearchRequest(**both))
+    with pytest.raises(UserError, match="checkpointing and compile exclude each other"):
+        RetrainRequest(**both).resolved()

@@ -152,8 +152,9 @@ def test_retraining_with_outliers(photographs: str, tmp_path: Path) -> None:
 def test_searching_with_outliers(photographs: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = SearchRequest(
-        **RUN, layers=3, epochs=2, warmup_epochs=1, outliers="cifar10", data_dir=photographs, out=str(out)
-    )
+        **RUN, layers=3, epochs=2, strategy_config={"warmup_epochs": 1}, outliers="cifar10", data_dir=photographs,
+        out=str(out),
+    )  # fmt: skip
     run_search(config, ["nas-osr"])
     run = RunFolder.open(out)
     assert {*run.read_history()[1]["losses"]} == {"ce", "kl", "architecture/ce", "architecture/kl"}
