@@ -24,7 +24,7 @@ from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
-from nas_osr.requests import MachineOptions, ObjectiveOptions, OutputOptions, RunRequest
+from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
 from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
@@ -231,7 +231,7 @@ def plan_machine(request: MachineOptions) -> MachinePlan:
     return MachinePlan(**same_fields(MachinePlan, request))
 
 
-def plan_output(request: OutputOptions) -> OutputPlan:
+def plan_output(request: SavingOptions) -> OutputPlan:
     """Where a request's run goes."""
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 

@@ -7,46 +7,25 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.evaluation.judging import collect_outputs
-from nas_osr.retrain.recipes import Recipe
+from nas_osr.retrain.parts import TrainingPlan
 from nas_osr.runs.recorder import Recorder
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
-from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import monitor_retraining
 
 
 def train(
-    learner: Learner,
-    data: OpenSetData,
-    recipe: Recipe,
-    fabric: Fabric,
-    recorder: Recorder,
-    *,
-    epochs: int,
-    batch_size: int,
-    seed: int,
+    plan: TrainingPlan, learner: Learner, data: OpenSetData, fabric: Fabric, recorder: Recorder, seed: int
 ) -> Any:
-    """Train `learner` for all epochs and return it as Fabric wrapped it.
+    """Train `learner`, which `plan` has built, for all epochs and return it as Fabric wrapped it.
 
     Only known training images update it. Known validation images are watched (closed-set accuracy), but nothing is
     chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in
     `torch.random.fork_rng`.
     """
-    optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
-    wrapped, players = set_up(fabric, learner, optimizers)
-    schedule = Schedule(
-        epochs=epochs,
-        batch_size=batch_size,
-        factor=recipe.factor(epochs),
-        clip=recipe.clip,
-        scale=learner.objective.loss_scale if recipe.scaled else 1.0,
-        augmentation=default_augmentation(
-            data.protocol, "none" if learner.objective.makes_views else recipe.augmentation
-        ),
-        seed=seed,
-    )
+    wrapped, players, schedule = plan.set_up(learner, fabric, seed)
     run_epochs(Retraining(fabric, wrapped, players, data, schedule), recorder)
     return wrapped
 

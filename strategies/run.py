@@ -24,6 +24,7 @@ from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.monitors import all_warnings, stop_reason
 
+MEND = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
 PICTURES = ["graphml", "gv", "svg"]
 
 
@@ -81,7 +82,7 @@ def estimate_search(plan: SearchPlan) -> dict[str, Any]:
 def check_search_memory(plan: SearchPlan, fabric: Fabric) -> None:
     """UserError when its networks cannot be made or clearly do not fit onto the device; a warning when they may not."""
     with leave_no_trace():
-        plan.strategy.cost(plan.of_rank(fabric.world_size), fabric).check_memory(fabric.device)
+        plan.strategy.cost(plan.of_rank(fabric.world_size), fabric).check_memory(fabric.device, MEND)
 
 
 def modernise_config(run: RunFolder) -> None:

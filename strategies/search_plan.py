@@ -103,6 +103,8 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "rule": objective.rule,
             "protocol": request.protocol,
             "family": request.family,
+            **({} if request.known is None else {"known": request.known}),
+            **({} if request.class_seed is None else {"class_seed": request.class_seed}),
             "split": request.split,
             "seed": request.seed,
             "pseudo_unknown": list(classes.pseudo),

@@ -18,8 +18,9 @@ from nas_osr.data.batches import to_float
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.views import random_views
 from nas_osr.objectives import OBJECTIVES
+from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.retrain_steps import make_step
 from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
@@ -105,7 +106,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> Fabric:
 @pytest.fixture(autouse=True)
 def without_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark's augmentation, which makes the steps' input, has a generator on their device; meta has none."""
-    for module in ("nas_osr.cost.whole_run", "nas_osr.strategies.bilevel.search_cost", "nas_osr.retrain.retrain_steps"):
+    for module in ("nas_osr.cost.whole_run", "nas_osr.strategies.bilevel.search_cost"):
         monkeypatch.setattr(f"{module}.augmenter", lambda images, config: lambda: to_float(images))
 
 
@@ -128,21 +129,17 @@ def test_no_step_of_a_search_waits(objective: str, settings: dict[str, Any], met
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_step_of_a_retraining_waits(objective: str, meta: Fabric) -> None:
-    config = RetrainRequest(
-        protocol="digits", preset="tiny", architecture="random:0", batch_size=8, objective=objective
-    ).resolved()
+    config = RetrainRequest(preset="tiny", architecture="random:0", batch_size=8, objective=objective)
     with torch.device("meta"):
-        step = make_step(config, make_protocol("digits"), meta)
+        step = make_step(plan_measured(config, make_protocol("digits")), meta)
     run(step)
 
 
 @pytest.mark.parametrize("network", ["cac", "dhrnet", "resnet18", "vgg13"])
 def test_no_step_of_a_baseline_waits(network: str, meta: Fabric) -> None:
-    config = RetrainRequest(
-        protocol="digits", preset="tiny", network=network, batch_size=8, objective="cross_entropy"
-    ).resolved()
+    config = RetrainRequest(preset="tiny", network=network, batch_size=8, objective="cross_entropy")
     with torch.device("meta"):
-        step = make_step(config, make_protocol("digits"), meta)
+        step = make_step(plan_measured(config, make_protocol("digits")), meta)
     run(step)
 
 

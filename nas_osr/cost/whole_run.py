@@ -26,8 +26,6 @@ from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.update import weight_step
 
-MEND = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -57,10 +55,13 @@ class Cost:
     protocol: Protocol
     about: Mapping[str, Any]
 
-    def check_memory(self, device: torch.device) -> None:
-        """UserError when the run clearly does not fit onto its device; a warning when it may not."""
+    def check_memory(self, device: torch.device, mend: str) -> None:
+        """UserError when the run clearly does not fit onto its device; a warning when it may not.
+
+        `mend` are the options that lower the need, as text.
+        """
         _, memory = self.count(flops=False)
-        check_memory(memory.total, available_memory(device), str(device), MEND)
+        check_memory(memory.total, available_memory(device), str(device), mend)
 
     def estimate(self, fabric: Fabric) -> dict[str, Any]:
         """Time, arithmetic and memory; see `describe_estimate`. With `about`, device, precision and CPU threads."""

@@ -25,8 +25,9 @@ from nas_osr.data.protocols import make_protocol
 from nas_osr.objectives.parts import decoder as decoder_module
 from nas_osr.objectives.parts.decoder import Decoder
 from nas_osr.objectives.vae_contrastive import VAEContrastiveConfig
+from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.retrain_steps import make_step
 from nas_osr.training.fabric import make_fabric
 
 #: Whether the first convolution is composed, and whether the last stage is computed by phases.
@@ -67,11 +68,12 @@ def main() -> None:
     with leave_no_trace():
         fabric = make_fabric("cpu", "32-true", 1)
         protocol = make_protocol("cifar10")
-        config = RetrainRequest(preset="small", architecture="random:0", batch_size=options.batch_size).resolved()
-        channels = config.objective_config["decoder_channels"]
+        config = RetrainRequest(preset="small", architecture="random:0", batch_size=options.batch_size)
+        plan = plan_measured(config, protocol)
+        channels = plan.objective.settings.decoder_channels
         calls = {
             "decoder": make_decoder_pass(channels, options.batch_size * (protocol.num_known + 1)),
-            "step": make_step(config, protocol, fabric).run,
+            "step": make_step(plan, fabric).run,
         }
         seconds: dict[tuple[str, str], list[float]] = {(what, name): [] for what in calls for name in WAYS}
         for turn in range(options.rounds + 1):  # the first does not count

@@ -20,8 +20,9 @@ from torch import nn
 
 from nas_osr.cost.steps import Step, leave_no_trace
 from nas_osr.data.protocols import make_protocol
+from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.retrain_steps import make_step
 from nas_osr.search_spaces import layout, network
 from nas_osr.search_spaces import supernet as hierarchical
 from nas_osr.search_spaces.operations import parts
@@ -60,10 +61,10 @@ def build(preset: str, threads: int) -> dict[str, Step]:
     """The three kinds of step on CIFAR-10's shape."""
     protocol, fabric = make_protocol("cifar10"), make_fabric("cpu", "32-true", threads)
     search = plan_measurement(SearchRequest(protocol="cifar10", preset=preset), protocol)
-    retrain = RetrainRequest(protocol="cifar10", preset=preset, architecture="random:0").resolved()
+    retrain = plan_measured(RetrainRequest(preset=preset, architecture="random:0"), protocol)
     steps = [
         *make_steps(*build_levels(search, fabric), search.weights.batch_size),
-        make_step(retrain, protocol, fabric),
+        make_step(retrain, fabric),
     ]
     return {step.name: step for step in steps}
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
-from nas_osr.objectives import OBJECTIVES, resolve_objective_config
+from nas_osr.objectives import OBJECTIVES
 from nas_osr.plans import LearningData
-from nas_osr.retrain.model import build_learner
-from nas_osr.retrain.recipes import make_recipe
+from nas_osr.retrain.retrain_plan import plan_measured
+from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.train import train
 from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.space import Space
@@ -24,7 +24,6 @@ from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.learner import Learner
 
 GAN = {"gan_width": 4, "gan_latent": 8, "gan_epochs": 1, "gan_batch_size": 16}
 # every objective, with everything in it that learns, remembers or draws
@@ -112,18 +111,15 @@ def outliers(data: OpenSetData) -> Tensor:
 def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu") -> Any:
     """Two epochs of six steps."""
     name, settings = VARIANTS[variant]
-    protocol = data.protocol
-    config = resolve_objective_config(name, settings, protocol, "retrain")
-    architecture = sample_architecture(Space(3, 16), 0)
+    architecture = sample_architecture(Space(3, 16), 0).to_dict()
+    request = RetrainRequest(
+        preset="tiny", architecture=architecture, objective=name, objective_config=settings, epochs=2, batch_size=9
+    )
+    plan = plan_measured(request, data.protocol)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        learner: Learner = build_learner(architecture, protocol, name, config)
-        if learner.objective.needs_outliers(config):
-            learner.objective.set_outliers(outliers(data))
-        recipe = make_recipe("fast", {})
-        return train(
-            learner, data, recipe, make_fabric(device, "32-true", 1), recorder, epochs=2, batch_size=9, seed=0
-        )  # fmt: skip
+        learner = plan.build(outliers(data))
+        return train(plan, learner, data, make_fabric(device, "32-true", 1), recorder, seed=0)
 
 
 def search(data: OpenSetData, variant: str, strategy: str, recorder: Interrupting) -> Any:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
-from nas_osr.retrain.networks import build_network
+from nas_osr.retrain.networks import network_class
+from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.blocks import checkpoint_blocks
@@ -30,7 +31,7 @@ def build(kind: str) -> nn.Module:
         return build_supernet(space, 3, MEAN, STD)
     if kind == "network":
         return DiscreteNetwork(sample_architecture(space, 1), 3, MEAN, STD)
-    return build_network(kind, 3, MEAN, STD, (3, 32, 32))
+    return network_class(kind)(3, MEAN, STD, (3, 32, 32))
 
 
 def step(network: nn.Module, mode: str = "train") -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor], int]:
@@ -120,4 +121,4 @@ def test_both_switches_at_once_are_refused() -> None:
     with pytest.raises(UserError, match="checkpointing and compile exclude each other"):
         plan_search(SearchRequest(**both))
     with pytest.raises(UserError, match="checkpointing and compile exclude each other"):
-        RetrainRequest(**both).resolved()
+        plan_retrain(RetrainRequest(**both))

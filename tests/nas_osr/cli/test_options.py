@@ -14,6 +14,7 @@ from nas_osr.cli.options import parse_options
 from nas_osr.errors import UserError
 from nas_osr.option_docs import Choices, list_options
 from nas_osr.plain import plain
+from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
@@ -238,8 +239,8 @@ def test_a_class_in_a_file_or_on_the_command_line_stays_plain_data(tmp_path, mon
 
 
 def record(request: Any) -> Any:
-    found = plan_search(request).recorded if isinstance(request, SearchRequest) else request.resolved().recorded()
-    return plain(found, "config")
+    found = plan_search(request) if isinstance(request, SearchRequest) else plan_retrain(request)
+    return plain(found.recorded, "config")
 
 
 @pytest.mark.parametrize("config", [SearchRequest, RetrainRequest])

@@ -28,6 +28,7 @@ from nas_osr.data.protocols import make_protocol
 from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
 from nas_osr.retrain.retrain_cost import count_images as count_retrain_images
+from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.strategies.pseudo_unknown import count_search_images
@@ -134,11 +135,13 @@ def test_images_are_counted_about_as_they_are() -> None:
     assert images.half == pytest.approx(len(split.weight), rel=0.02)
     assert images.training == pytest.approx(len(split.training()), rel=0.02)
     assert images.judged == pytest.approx(len(split.fit_sample) + len(split.scored()), rel=0.02)
-    train, validation = count_retrain_images(RetrainRequest(protocol="digits"), protocol)
+    [part] = plan_retrain(RetrainRequest(protocol="digits")).parts
+    train, validation = count_retrain_images(part.data)
     assert train == pytest.approx(len(data.train), rel=0.02)
     assert validation == pytest.approx(len(data.validation), rel=0.02)
     rehearsed = load_data(rehearse(protocol, [0, 1]))
-    train, validation = count_retrain_images(RetrainRequest(protocol="digits"), rehearsed.protocol)
+    [part] = plan_retrain(RetrainRequest(protocol="digits", pseudo_unknown=[0, 1])).parts
+    train, validation = count_retrain_images(part.data)
     assert train == pytest.approx(len(rehearsed.train), rel=0.02)
     assert validation == pytest.approx(len(rehearsed.validation), rel=0.02)
 

@@ -27,8 +27,9 @@ from nas_osr.cost.steps import (
     take_turns,
 )
 from nas_osr.data.protocols import make_protocol
+from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.retrain_steps import make_step
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 from nas_osr.strategies.bilevel.bilevel_steps import count_cell_evaluations
@@ -210,10 +211,9 @@ def test_objectives_of_all_kinds_can_be_measured(objective: str, settings: dict[
     with leave_no_trace():
         _, steps = small_steps(objective=objective, objective_config=settings)
         config = RetrainRequest(
-            protocol="digits", preset="tiny", architecture="random:0", batch_size=6, objective=objective,
-            objective_config=settings,
-        ).resolved()  # fmt: skip
-        retraining = make_step(config, make_protocol("digits"), make_fabric("cpu", "32-true", 0))
+            preset="tiny", architecture="random:0", batch_size=6, objective=objective, objective_config=settings
+        )
+        retraining = make_step(plan_measured(config, make_protocol("digits")), make_fabric("cpu", "32-true", 0))
         for step in (*steps.values(), retraining):
             step.augment()
             assert count_flops(step.run) > 0

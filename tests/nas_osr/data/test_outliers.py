@@ -145,7 +145,7 @@ def test_retraining_with_outliers(photographs: str, tmp_path: Path) -> None:
     assert state is not None and not any("outliers" in name for name in state["learner"])
     before = part.read_json("metrics.json")
     (tmp_path / "cifar10").rename(tmp_path / "away")  # evaluating needs none of it
-    (again,) = run_evaluate(EvaluateRequest(str(out), device="cpu", threads=1, bootstrap=0))
+    (again,) = run_evaluate(EvaluateRequest(run=str(out), device="cpu", threads=1, bootstrap=0))
     assert again["metrics"] == before["metrics"]
 
 
