@@ -32,7 +32,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml
 search: $(STAMP)
 	$(BIN)/nas-osr search --protocol digits --split 0 --preset tiny --seed 0 --out $(RUNS)/search --overwrite
 	$(BIN)/nas-osr export $(RUNS)/search --format svg,png,gv,graphml,json --out $(RUNS)/architecture
-	$(BIN)/nas-osr retrain $(RUNS)/search --protocol digits --splits 0-1 --preset tiny --out $(RUNS)/retrain --overwrite
+	$(BIN)/nas-osr retrain $(RUNS)/search --splits 0-1 --out $(RUNS)/retrain --overwrite
 	$(BIN)/nas-osr evaluate $(RUNS)/retrain
 
 lint: $(STAMP)

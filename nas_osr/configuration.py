@@ -80,11 +80,24 @@ def check_options(kind: Callable[..., Any], values: Mapping[str, Any], where: st
     Raises:
         UserError: an option that there is not, or a value of the wrong type.
     """
-    hints = option_types(kind)
+    hints, values = option_types(kind), rename_former(kind, values)
     for name in values:
         if name not in hints:
             raise UserError(f"{where}: there is no option {dashes}{name}{suggest(name, hints, dashes)}")
     return {name: check_value(value, hints[name], f"{where}: {dashes}{name}") for name, value in values.items()}
+
+
+def rename_former(kind: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options, those of an earlier version where they are today.
+
+    What was an option and has become an entry of another is named in `kind.FORMER`, with that other option.
+    """
+    former: Mapping[str, str] = getattr(kind, "FORMER", {})
+    found = {name: value for name, value in values.items() if name not in former}
+    for name, value in values.items():
+        if name in former and value is not None:
+            found[former[name]] = {name: value, **found.get(former[name], {})}
+    return found
 
 
 @cache

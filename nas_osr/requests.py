@@ -151,8 +151,6 @@ class OutputOptions:
 
     out: str = "runs/new"
     "folder of the run."
-    checkpoint_minutes: float = 10.0
-    "save so often inside an epoch, besides at its end; 0 is at the end only."
     resume: Literal["no", "auto"] = "no"
     "auto continues what is in `out`; no starts afresh."
     overwrite: bool = False
@@ -166,7 +164,15 @@ class OutputOptions:
 
 
 @dataclass
-class RunRequest(OutputOptions, MachineOptions, ScheduleOptions, ObjectiveOptions, DataOptions):
+class SavingOptions(OutputOptions):
+    """Where a run goes, how it talks, and how often it saves."""
+
+    checkpoint_minutes: float = 10.0
+    "save so often inside an epoch, besides at its end; 0 is at the end only."
+
+
+@dataclass
+class RunRequest(SavingOptions, MachineOptions, ScheduleOptions, ObjectiveOptions, DataOptions):
     """Options of every run."""
 
     def recorded(self) -> dict[str, Any]:

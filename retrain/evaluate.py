@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,15 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
-from nas_osr.objectives import objective_class
-from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
-from nas_osr.plugins import import_plugin
+from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.model import count_macs
-from nas_osr.retrain.reopen import only_split, open_parts, read_retrain_config, reopen
-from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.reopen import open_parts, read_run, reopen
+from nas_osr.retrain.retrain_request import EvaluateRequest
 from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
+from nas_osr.search_spaces.architectures.architecture import Architecture
 
 
 def forward_of(learner: Any, mirrored: bool) -> Callable[[Tensor], Outputs]:
@@ -101,12 +99,12 @@ def describe(
     data: OpenSetData,
     rule: ScoringRule,
     learner: Any,
+    network: Architecture | str,
     label: str = "",
-    network: str | None = None,
     *,
     mirrored: bool = False,
 ) -> dict[str, Any]:
-    """What a result says of where it comes from; `network` names a baseline network.
+    """What a result says of where it comes from; `network` is an architecture or names a baseline network.
 
     `macs` are those of one pass, of which outputs that are averaged over mirror images take two.
     """
@@ -118,7 +116,7 @@ def describe(
         "threshold": rule.threshold,
         "protocol": protocol.to_dict(),
         "data_fingerprints": {"known": data.fingerprint(), "test": data.test_fingerprint()},
-        "network": network,
+        "network": network if isinstance(network, str) else None,
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "macs": count_macs(learner, protocol.image_shape),
     }
@@ -134,25 +132,22 @@ def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
     Raises:
         UserError: the folder is not a finished retraining, or data or rule do not fit.
     """
-    for module in request.plugin:
-        import_plugin(module)
+    import_plugins(request.plugin)
     return [result for run in open_parts(Path(request.run)) for result in evaluate_run(run, request)]
 
 
 def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
-    config = read_retrain_config(run)
-    if request.unknown is not None and request.unknown == config.outliers:
+    kept = read_run(run, request.data_dir)
+    if request.unknown is not None and request.unknown == kept.config.outliers:
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
     rules, labels = [], []
-    for rule, changed in choose_rules(config, request, objective_class(config.objective, import_plugins=False)):
+    for rule, changed in choose_rules(kept.objective, request):
         rules.append(rule)
         marks = (request.unknown, rule.name if changed else None, "mirrored" if request.mirrored else None)
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored:
-        check_mirrors(
-            replace(config, data_dir=request.data_dir or config.data_dir).protocol_of(only_split(run, config))
-        )
+        check_mirrors(kept.protocol)
     opened = reopen(
         run,
         data_dir=request.data_dir,
@@ -166,7 +161,7 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
     results = []
     for rule, label, (metrics, predictions) in zip(rules, labels, judged, strict=True):
-        about = describe(opened.data, rule, opened.learner, label, config.network, mirrored=request.mirrored)
+        about = describe(opened.data, rule, opened.learner, kept.network, label, mirrored=request.mirrored)
         results.append(write_evaluation(run, predictions, metrics, about, request.bootstrap))
     return results
 
@@ -177,30 +172,25 @@ def check_mirrors(protocol: Protocol) -> None:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {protocol.source}")
 
 
-def choose_rules(
-    config: RetrainRequest, request: EvaluateRequest, objective: type[Objective]
-) -> list[tuple[ScoringRule, bool]]:
+def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tuple[ScoringRule, bool]]:
     """The rules that a request asks for, or else the run's own; with each, whether it differs from that.
 
     Raises:
         UserError: no such rule, or the objective cannot feed it, or settings for several.
     """
-    assert config.rule is not None
     if request.rule is None:
-        check_rule(rule_class(config.rule, import_plugins=False), objective)
-        settings = request.rule_config or config.rule_config
-        rule = make_rule(config.rule, settings, import_plugins=False)
-        return [(rule, settings != config.rule_config)]
-    names = list_rules(request.rule, objective)
+        check_rule(rule_class(objective.rule, import_plugins=False), objective.kind)
+        settings = request.rule_config or objective.rule_settings
+        rule = make_rule(objective.rule, settings, import_plugins=False)
+        return [(rule, settings != objective.rule_settings)]
+    names = list_rules(request.rule, objective.kind)
     if request.rule_config and len(names) > 1:
         raise UserError(f"rule_config: settings are for one rule, and {len(names)} are asked for: name one with --rule")
-    return [choose_rule(name, config, request, objective) for name in names]
+    return [choose_rule(name, objective, request) for name in names]
 
 
-def choose_rule(
-    name: str, config: RetrainRequest, request: EvaluateRequest, objective: type[Objective]
-) -> tuple[ScoringRule, bool]:
+def choose_rule(name: str, objective: ObjectivePlan, request: EvaluateRequest) -> tuple[ScoringRule, bool]:
     """The rule of this name, and whether it or its settings differ from the run's own. Raises UserError."""
-    check_rule(rule_class(name), objective)
-    same = name == config.rule and request.rule_config in ({}, config.rule_config)
-    return make_rule(name, config.rule_config if same else request.rule_config), not same
+    check_rule(rule_class(name), objective.kind)
+    same = name == objective.rule and request.rule_config in ({}, objective.rule_settings)
+    return make_rule(name, objective.rule_settings if same else request.rule_config), not same

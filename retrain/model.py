@@ -12,34 +12,42 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import make_objective
-from nas_osr.retrain.networks import build_network
-from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.references import load_architecture
 from nas_osr.search_spaces.checks import check_architecture
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.operations import operation_class
-from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.stems import stem_class
 from nas_osr.training.learner import Learner
 
 
-def resolve_architecture(config: RetrainRequest) -> Architecture:
-    """The architecture that a configuration names, with the width and the stem it asks for. Raises UserError."""
-    if isinstance(config.architecture, dict):
-        architecture = Architecture.from_dict(config.architecture, "architecture")
-    elif isinstance(config.architecture, str):
-        architecture = load_architecture(config.architecture, get_preset(config.preset).space)
+def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str | None = None) -> Architecture:
+    """The architecture that a user names.
+
+    Args:
+        value: its name or path, see `load_architecture`, or its JSON value.
+        space: what a random one is drawn from.
+        channels: another width C than its own; 0 is its own.
+        stem: another stem than its own, where one is named.
+
+    Raises:
+        UserError: there is no such architecture, or its operations or stem are not there.
+    """
+    if isinstance(value, dict):
+        architecture = Architecture.from_dict(value, "architecture")
+    elif isinstance(value, str):
+        architecture = load_architecture(value, space)
     else:
-        raise UserError(f"architecture must be a name, a path or an object, got {config.architecture!r}")
+        raise UserError(f"architecture must be a name, a path or an object, got {value!r}")
     for branch in architecture.branches.values():
         for operation in branch.operations:
             operation_class(operation)
     found = architecture.space
-    stem_class(config.stem or found.stem, import_plugins=config.stem is not None)
-    changed = replace(found, channels=config.channels or found.channels, stem=config.stem or found.stem)
-    return replace(architecture, space=changed)
+    stem_class(stem or found.stem, import_plugins=stem is not None)
+    return replace(architecture, space=replace(found, channels=channels or found.channels, stem=stem or found.stem))
 
 
 def build_learner(
@@ -59,7 +67,8 @@ def build_learner(
     channels = protocol.image_shape[0]
     network: nn.Module
     if isinstance(architecture, str):
-        network = build_network(architecture, channels, protocol.mean, protocol.std, protocol.image_shape)
+        check_network(architecture, protocol.image_shape)
+        network = network_class(architecture)(channels, protocol.mean, protocol.std, protocol.image_shape)
     else:
         check_architecture(architecture, protocol.image_shape)
         network = DiscreteNetwork(architecture, channels, protocol.mean, protocol.std)

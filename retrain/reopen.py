@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
+from nas_osr.plans import ObjectivePlan, given
+from nas_osr.requests import ObjectiveOptions
 from nas_osr.retrain.model import build_learner
 from nas_osr.retrain.networks import check_network
 from nas_osr.retrain.retrain_request import RetrainRequest
@@ -23,24 +25,63 @@ from nas_osr.training.learner import Learner
 
 
 @dataclass(frozen=True)
-class Reopened:
-    """A retraining as its folder keeps it.
+class KeptRun:
+    """What the folder of one retraining says of it.
 
     Attributes:
         run: the folder.
-        config: its configuration, with the folder of images asked for.
-        protocol: its classes and images, with the unknown source asked for.
+        config: what its config.yaml asks for, with the folder of images asked for.
+        network: the architecture of a discrete network, or the name of a baseline network.
+        protocol: its classes and images.
+        objective: what it has learned, and how it is judged.
+    """
+
+    run: RunFolder
+    config: RetrainRequest
+    network: Architecture | str
+    protocol: Protocol
+    objective: ObjectivePlan
+
+
+@dataclass(frozen=True)
+class Reopened(KeptRun):
+    """A retraining as its folder keeps it, ready to be asked; `protocol` has the unknown source asked for.
+
+    Attributes:
         learner: the trained `Learner` as Fabric wrapped it, in eval mode; `learner.infer` gives `Outputs`.
         data: the protocol's images; test images are opened by nothing but `data.test()`.
         fabric: where the learner is.
     """
 
-    run: RunFolder
-    config: RetrainRequest
-    protocol: Protocol
     learner: Any
     data: OpenSetData
     fabric: Fabric
+
+
+def read_run(run: RunFolder, data_dir: str | None = None) -> KeptRun:
+    """Read what a run folder says, and check it. Nothing in it causes an import.
+
+    Args:
+        data_dir: folder of the images, where it is not the run's.
+
+    Raises:
+        UserError: it is not one retraining, or was made with a plug-in that is not loaded.
+    """
+    config = read_retrain_config(run)
+    config = replace(config, data_dir=given(data_dir, config.data_dir))
+    protocol = config.protocol_of(only_split(run, config))
+    objective = keep_objective(config, protocol)
+    if config.network is not None:
+        check_network(config.network, protocol.image_shape, import_plugins=False)
+    network = config.network or Architecture.load(run.path / "architecture.json")
+    return KeptRun(run, config, network, protocol, objective)
+
+
+def keep_objective(config: ObjectiveOptions, protocol: Protocol) -> ObjectivePlan:
+    """What a run has learned; its rule is not looked up, since another may be asked for. Raises UserError."""
+    kind = objective_class(config.objective, import_plugins=False)
+    settings = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+    return ObjectivePlan(config.objective, kind, settings, given(config.rule, kind.default_rule), config.rule_config)
 
 
 def reopen(
@@ -64,25 +105,17 @@ def reopen(
         UserError: the folder is not a retraining that has a trained network, data or device are not there, or the known
             images are not those that the network was trained on.
     """
-    config = read_retrain_config(run)
-    if data_dir is not None:
-        config.data_dir = data_dir
-    objective_class(config.objective, import_plugins=False)
-    protocol = config.protocol_of(only_split(run, config))
-    objective_config = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+    kept = read_run(run, data_dir)
+    protocol = kept.protocol
     if unknown is not None:
-        protocol = with_unknown(protocol, unknown, config.data_folder)
-    if config.network is not None:
-        check_network(config.network, protocol.image_shape)
-    architecture = config.network or Architecture.load(run.path / "architecture.json")
+        protocol = with_unknown(protocol, unknown, kept.config.data_folder)
     fabric = make_fabric(device, precision, threads)
-    learner = load_learner(run, architecture, protocol, config, objective_config)
-    wrapped: Any = fabric.setup_module(learner)
+    wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
     wrapped.eval()
-    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class)
+    data = load_data(protocol, kept.config.data_folder, limit_per_class=kept.config.limit_per_class)
     check_same_images(run, data)
-    return Reopened(run, config, protocol, wrapped, data, fabric)
+    return Reopened(run, kept.config, kept.network, protocol, kept.objective, wrapped, data, fabric)
 
 
 def check_same_images(run: RunFolder, data: OpenSetData) -> None:
@@ -110,8 +143,9 @@ def read_retrain_config(run: RunFolder) -> RetrainRequest:
     if "architecture" not in values:
         raise UserError(f"{file}: not the configuration of a retraining: evaluate needs one")
     config = make_request(RetrainRequest, values, str(file))
-    if config.rule is None:
-        raise UserError(f"{file}: not the configuration of a retraining: it names no rule")
+    for name in ("protocol", "family", "objective", "rule"):
+        if getattr(config, name) is None:
+            raise UserError(f"{file}: not the configuration of a retraining: it names no {name}")
     return config
 
 
@@ -123,17 +157,16 @@ def only_split(run: RunFolder, config: RetrainRequest) -> int:
     return splits[0]
 
 
-def load_learner(
-    run: RunFolder, architecture: Architecture | str, protocol: Protocol, config: RetrainRequest, objective_config: Any
-) -> Learner:
+def load_learner(kept: KeptRun) -> Learner:
     """The trained network of a run folder, on the CPU. Raises UserError when there is none or it does not fit."""
-    learner = build_learner(architecture, protocol, config.objective, objective_config)
+    run, network = kept.run, kept.network
+    learner = build_learner(network, kept.protocol, kept.objective.name, kept.objective.settings)
     state = run.load_checkpoint()
     if state is None:
         raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")
     try:
         learner.load_state_dict(state["learner"])
     except (KeyError, RuntimeError) as error:
-        network = f"network {architecture}" if isinstance(architecture, str) else "architecture.json"
-        raise UserError(f"{run.path}: checkpoint.pt does not fit {network}: {str(error).splitlines()[0]}") from error
+        name = f"network {network}" if isinstance(network, str) else "architecture.json"
+        raise UserError(f"{run.path}: checkpoint.pt does not fit {name}: {str(error).splitlines()[0]}") from error
     return learner

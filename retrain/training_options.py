@@ -26,5 +26,5 @@ class TrainingOptions(RecipeOptions):
 
     architecture: Any = None
     "run folder of a search, a .json or .graphml file, published, random:SEED, or the value itself."
-    network: Annotated[str | None, Choices(NETWORKS)] = None
+    network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
     "a baseline network instead of an architecture."

@@ -16,9 +16,7 @@ class Preset:
 
     Attributes:
         space: the space that is searched.
-        epochs, warmup_epochs, batch_size: of a search; an epoch is a pass over the weight half.
-        architecture_lr: learning rate of alphas and betas. Adam moves a logit by about that much a step, so that a
-            shorter schedule needs a larger one to get as far as the paper's 3e-4 in its 4,200 steps.
+        epochs, batch_size: of a search; a strategy may have other epochs, and has options of its own.
         retrain_channels: width C of a retrained network, 0 for the width that was searched.
         retrain_epochs, retrain_batch_size, recipe: of a retraining; an epoch is a pass over all training images.
         objective_settings: coefficients by objective that keep the cost in proportion.
@@ -26,9 +24,7 @@ class Preset:
 
     space: Space
     epochs: int
-    warmup_epochs: int
     batch_size: int
-    architecture_lr: float
     retrain_channels: int
     retrain_epochs: int
     retrain_batch_size: int
@@ -48,9 +44,7 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(
         space=Space(),
         epochs=60,
-        warmup_epochs=30,
         batch_size=64,
-        architecture_lr=3e-4,
         retrain_channels=0,
         retrain_epochs=300,
         retrain_batch_size=64,
@@ -60,9 +54,7 @@ PRESETS: dict[str, Preset] = {
     "small": Preset(
         space=Space(channels=32),
         epochs=20,
-        warmup_epochs=10,
         batch_size=128,
-        architecture_lr=2e-3,
         retrain_channels=64,
         retrain_epochs=20,
         retrain_batch_size=128,
@@ -73,9 +65,7 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(
         space=Space(layers=4, channels=16),
         epochs=20,
-        warmup_epochs=8,
         batch_size=32,
-        architecture_lr=1e-2,
         retrain_channels=0,
         retrain_epochs=30,
         retrain_batch_size=64,

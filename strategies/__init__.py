@@ -1,1 +1,34 @@
-"""Strategies: how an architecture is found."""
+"""Strategies: how an architecture is found, by name. Free of torch until one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from nas_osr.plugins import load_class, make_config
+
+if TYPE_CHECKING:
+    from nas_osr.strategies.base import Strategy
+
+STRATEGIES: dict[str, str] = {
+    "pas": "nas_osr.strategies.bilevel.pas:PAS",
+    "darts": "nas_osr.strategies.bilevel.pas:DARTS",
+    "random": "nas_osr.strategies.trials.random:Random",
+}
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """The strategy of this name or dotted path (see `nas_osr.plugins.load_class`); UserError when there is none."""
+    from nas_osr.strategies.base import Strategy
+
+    return load_class("strategy", name, STRATEGIES, Strategy)
+
+
+def make_strategy(name: str, settings: Mapping[str, Any], preset: str) -> Strategy:
+    """A strategy with all of its options: its own defaults, those for the preset, then the settings.
+
+    Raises:
+        UserError: there is no such strategy, or a setting is unknown or out of range.
+    """
+    chosen = strategy_class(name)
+    return chosen(make_config(f"strategy {name}", chosen.Config, {**chosen.presets.get(preset, {}), **settings}))

@@ -1,38 +1,197 @@
-"""What a strategy is: a way to find an architecture in a space."""
+"""What a strategy is: a way to find an architecture in a space. And what it is given: the plan of a search."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from nas_osr.data.dataset import OpenSetData
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from nas_osr.cost.whole_run import Cost
+from nas_osr.data.augmentation import default_augmentation
+from nas_osr.data.protocols import Protocol
 from nas_osr.objectives.base import Objective
-from nas_osr.outputs import FeatureShapes
+from nas_osr.plans import DataPlan, LearningData, MachinePlan, ObjectivePlan, OutputPlan
 from nas_osr.runs.recorder import Recorder
-from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
+from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.space import Space
+from nas_osr.strategies.pseudo_unknown import Classes, SearchData, choose_pseudo_unknown, split_for_search
+from nas_osr.training.epochs import Schedule
 
-ObjectiveFactory = Callable[[FeatureShapes, int], Objective]  # shapes of the encoder's maps, number of classes
-RuleFactory = Callable[[], ScoringRule]
+
+@dataclass(frozen=True)
+class WeightsPlan:
+    """How network weights learn while an architecture is searched: with Adam, at a rate that falls with every epoch.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images a step, of all ranks together.
+        weight_lr: learning rate at the start.
+        weight_decay: of Adam.
+        weight_lr_decay: factor on the learning rate after every epoch.
+        clip: largest gradient norm; 0 is off.
+        augmentation: recipe for training images.
+    """
+
+    epochs: int
+    batch_size: int
+    weight_lr: float
+    weight_decay: float
+    weight_lr_decay: float
+    clip: float
+    augmentation: str
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser of one player."""
+        return torch.optim.Adam(parameters, lr=self.weight_lr, weight_decay=self.weight_decay, fused=True)
+
+    def schedule(self, heads: Objective, protocol: Protocol, seed: int) -> Schedule:
+        """What the epoch loop follows."""
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            factor=self._factor,
+            clip=self.clip,
+            scale=1.0,
+            augmentation=default_augmentation(protocol, "none" if heads.makes_views else self.augmentation),
+            seed=seed,
+        )
+
+    def _factor(self, position: float) -> float:
+        return self.weight_lr_decay ** int(position)
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A search, complete and checked; `nas_osr.strategies.search_plan` makes it.
+
+    Attributes:
+        strategy: what searches.
+        space: what is searched in.
+        data: the images.
+        classes: which of their classes are kept, and which play the unknown.
+        objective: what is learned of the kept classes, and how it is judged.
+        rule_sample: kept training images on which the rule is fitted, at most.
+        weights: how weights learn.
+        machine: where it is computed.
+        output: where it goes.
+        seed: of everything random.
+        found: where the architecture comes from, for its file.
+        recorded: what config.yaml holds.
+    """
+
+    strategy: Strategy
+    space: Space
+    data: DataPlan
+    classes: Classes
+    objective: ObjectivePlan
+    rule_sample: int
+    weights: WeightsPlan
+    machine: MachinePlan
+    output: OutputPlan
+    seed: int
+    found: Mapping[str, Any]
+    recorded: Mapping[str, Any]
+
+    @property
+    def protocol(self) -> Protocol:
+        """The classes, and the shape of the images."""
+        return self.data.protocol
+
+    def divide(self, data: LearningData) -> SearchData:
+        """The images by what they are for."""
+        return split_for_search(data.known, self.classes, self.seed, self.rule_sample)
+
+    def make_encoder(self, make: Callable[..., nn.Module], described: Any) -> Any:
+        """An encoder for the images: `make(described, channels, mean, std)` of a space or an architecture."""
+        return make(described, self.protocol.image_shape[0], self.protocol.mean, self.protocol.std)
+
+    def make_heads(self, encoder: nn.Module, outliers: Tensor) -> Objective:
+        """The objective with heads for the kept classes; `outliers` are uint8 [n, C, H, W]. Raises UserError."""
+        shapes = feature_shapes(encoder, self.protocol.image_shape)
+        return self.objective.make(shapes, self.protocol.image_shape, len(self.classes.kept), outliers)
+
+    def of_rank(self, ranks: int) -> SearchPlan:
+        """What one of several ranks computes of it."""
+        return replace(self, weights=replace(self.weights, batch_size=self.weights.batch_size // ranks))
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The found architecture, and one record an epoch (or trial)."""
+    """What a search found.
+
+    Attributes:
+        architecture: it.
+        weights: what was learned of every cell of the space; None where a strategy learns no such thing.
+        score: of the architecture, the F1 that picked it; larger is better.
+        epoch: of the record in the history that has this score; strategies that try architectures count trials.
+    """
 
     architecture: Architecture
-    history: list[dict[str, Any]]
+    weights: ArchitectureWeights | None
+    score: float
+    epoch: int
 
 
-class Strategy(Protocol):
-    """A search strategy."""
+class Strategy:
+    """A way to find an architecture.
 
-    def check(self, data: OpenSetData) -> None:
-        """UserError when this cannot be searched on these data; called before anything is written."""
+    Attributes:
+        Config: a frozen dataclass of its own options (`--strategy_config.NAME`), each with a default; it raises
+            UserError for a value out of range.
+        presets: by preset, the options that are not `Config`'s defaults there.
+        epochs: by preset, passes over the images where they are not the preset's own.
+        config: the options.
+    """
 
-    def search(
-        self, space: Space, objective: ObjectiveFactory, rule: RuleFactory, data: OpenSetData, recorder: Recorder
-    ) -> SearchResult:
-        """Find an architecture, seeing known classes only."""
+    Config: ClassVar[type]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    epochs: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def classes(self, protocol: Protocol, given: Sequence[int] | None, seed: int) -> Classes:
+        """Which known classes are kept and which play the unknown; here: as in Pseudo Auxiliary Searching.
+
+        Args:
+            given: the labels that a user wants to play the unknown; None leaves the choice.
+
+        Raises:
+            UserError: `given` are no labels, too many, or not wanted.
+        """
+        return choose_pseudo_unknown(protocol, given, seed)
+
+    def check_plan(self, plan: SearchPlan) -> None:
+        """UserError when the plan's parts do not go together; asked before any image is opened."""
+
+    def check_data(self, plan: SearchPlan, data: LearningData) -> None:
+        """UserError when this cannot be searched on these images; asked before anything is written."""
+
+    def records(self, plan: SearchPlan) -> int:
+        """How many records the history of a whole search has."""
+        return plan.weights.epochs
+
+    def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
+        """What the search computes, for `--dry_run` and the check of memory; no image is opened.
+
+        Wrapped in `nas_osr.cost.steps.leave_no_trace`.
+        """
+        raise NotImplementedError
+
+    def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
+        """Find an architecture, seeing known training and validation images only.
+
+        A search that is interrupted goes on from `recorder.restore()` bit for bit: it gives whatever it needs for that
+        to `recorder.save`. Torch's global random state is left as it was.
+
+        Args:
+            fabric: the device, and the ranks: each calls this with the same arguments.
+            recorder: takes a record of each epoch or trial, with `epoch` (counted from 0), `phase`, `losses` and `f1`.
+        """
+        raise NotImplementedError

@@ -18,9 +18,11 @@ from nas_osr.data.batches import to_float
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.views import random_views
 from nas_osr.objectives import OBJECTIVES
+from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.retrain_steps import make_step
-from nas_osr.strategies.bilevel.bilevel_steps import build_levels, make_steps
+from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
+from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
 from nas_osr.training.losses import LossMeter
@@ -104,7 +106,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> Fabric:
 @pytest.fixture(autouse=True)
 def without_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark's augmentation, which makes the steps' input, has a generator on their device; meta has none."""
-    for module in ("nas_osr.strategies.bilevel.bilevel_steps", "nas_osr.retrain.retrain_steps"):
+    for module in ("nas_osr.cost.whole_run", "nas_osr.strategies.bilevel.search_cost"):
         monkeypatch.setattr(f"{module}.augmenter", lambda images, config: lambda: to_float(images))
 
 
@@ -118,31 +120,26 @@ def test_no_step_of_a_search_waits(objective: str, settings: dict[str, Any], met
     config = SearchRequest(
         protocol="digits", preset="tiny", layers=3, batch_size=8, objective=objective, objective_config=settings,
         pseudo_unknown=[0, 1],
-    ).resolved()  # fmt: skip
+    )  # fmt: skip
     with torch.device("meta"):
-        protocol = make_protocol("digits")
-        steps = make_steps(build_levels(config, protocol, meta), config, protocol)
+        steps = make_steps(*build_levels(plan_measurement(config, make_protocol("digits")), meta), 8)
     for step in steps:
         run(step)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_step_of_a_retraining_waits(objective: str, meta: Fabric) -> None:
-    config = RetrainRequest(
-        protocol="digits", preset="tiny", architecture="random:0", batch_size=8, objective=objective
-    ).resolved()
+    config = RetrainRequest(preset="tiny", architecture="random:0", batch_size=8, objective=objective)
     with torch.device("meta"):
-        step = make_step(config, make_protocol("digits"), meta)
+        step = make_step(plan_measured(config, make_protocol("digits")), meta)
     run(step)
 
 
 @pytest.mark.parametrize("network", ["cac", "dhrnet", "resnet18", "vgg13"])
 def test_no_step_of_a_baseline_waits(network: str, meta: Fabric) -> None:
-    config = RetrainRequest(
-        protocol="digits", preset="tiny", network=network, batch_size=8, objective="cross_entropy"
-    ).resolved()
+    config = RetrainRequest(preset="tiny", network=network, batch_size=8, objective="cross_entropy")
     with torch.device("meta"):
-        step = make_step(config, make_protocol("digits"), meta)
+        step = make_step(plan_measured(config, make_protocol("digits")), meta)
     run(step)
 
 

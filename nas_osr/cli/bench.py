@@ -62,7 +62,7 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
     Returns:
         steps and warmup; device, device_name, precision and cpu_threads; protocol, image_shape, objective, preset;
         search and retrain, as far as asked for: what `nas_osr.strategies.bilevel.bilevel_steps.benchmark_search` and
-        `nas_osr.retrain.retrain_steps.benchmark_retrain` return.
+        `nas_osr.retrain.retrain_cost.benchmark_retrain` return.
 
     Raises:
         UserError: anything in the request is wrong, or it does not fit into the GPU's memory.
@@ -123,18 +123,19 @@ def bench_protocol(request: BenchRequest) -> Protocol:
 
 def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) -> dict[str, Any]:
     """The phases that are asked for, one after the other, so that one's memory is free before the next."""
+    from nas_osr.retrain.retrain_cost import benchmark_retrain
+    from nas_osr.retrain.retrain_plan import plan_measured
     from nas_osr.retrain.retrain_request import RetrainRequest
-    from nas_osr.retrain.retrain_steps import benchmark_retrain
-    from nas_osr.retrain.retrain_steps import check_request as check_retrain
     from nas_osr.search_spaces.architectures.references import load_architecture
     from nas_osr.strategies.bilevel.bilevel_steps import benchmark_search
+    from nas_osr.strategies.search_plan import plan_space
     from nas_osr.strategies.search_request import SearchRequest
 
-    search_config = SearchRequest(**shared_options(request, SearchRequest)).resolved()
+    search_config = SearchRequest(**shared_options(request, SearchRequest))
     given = shared_options(request, RetrainRequest)
     if request.network is None:
         if not isinstance(request.architecture, dict):
-            architecture = load_architecture(request.architecture or "random:0", search_config.space())
+            architecture = load_architecture(request.architecture or "random:0", plan_space(search_config))
             given["architecture"] = architecture.to_dict()
         # what the search space was given by hand is also the width that is retrained
         given["channels"] = request.channels if request.retrain_channels is None else request.retrain_channels
@@ -142,12 +143,12 @@ def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) ->
         raise UserError(f"retrain_channels is the width of an architecture: network {request.network} has its own")
     else:
         given |= {"architecture": None, "channels": None}
-    retrain_config = check_retrain(RetrainRequest(**given), protocol)  # before a search is measured, which takes long
+    retraining = plan_measured(RetrainRequest(**given), protocol)  # before a search is measured, which takes long
     measured: dict[str, Any] = {}
     if request.phase != "retrain":
         measured["search"] = benchmark_search(search_config, protocol, fabric, request.steps, request.warmup)
     if request.phase != "search":
-        measured["retrain"] = benchmark_retrain(retrain_config, protocol, fabric, request.steps, request.warmup)
+        measured["retrain"] = benchmark_retrain(retraining, fabric, request.steps, request.warmup)
     return measured
 
 

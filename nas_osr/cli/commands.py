@@ -58,7 +58,7 @@ COMMANDS: dict[str, Command] = {
         "nas_osr.cli.retrain:retrain",
         "train an architecture from scratch and evaluate it",
         (
-            "retrain runs/search --protocol cifar10 --splits 0-4",
+            "retrain runs/search --splits 0-4",
             "retrain --network resnet18 --objective cross_entropy --protocol cifar10 --recipe cac",
         ),
         ("architecture",),

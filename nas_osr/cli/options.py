@@ -54,7 +54,7 @@ def parse_options(
         UserError: an unknown option, a value of the wrong type, a missing one, or a broken configuration file.
     """
     types = option_types(kind)
-    given = list(split_arguments(arguments, types, command))
+    given = list(split_arguments(arguments, types, getattr(kind, "FORMER", {}), command))
     if any(name == "help" for name, *_ in given):
         print(help_text(kind, command, positionals, examples))
         return None
@@ -80,8 +80,14 @@ def parse_options(
     return values
 
 
-def split_arguments(arguments: list[str], types: Mapping[str, Any], command: str) -> Iterator[Given]:
-    """What each argument gives: a text, True or False for a flag; "" names one without a name. Raises UserError."""
+def split_arguments(
+    arguments: list[str], types: Mapping[str, Any], former: Mapping[str, str], command: str
+) -> Iterator[Given]:
+    """What each argument gives: a text, True or False for a flag; "" names one without a name. Raises UserError.
+
+    Args:
+        former: see `nas_osr.configuration.rename_former`.
+    """
     flags = {name for name, hint in types.items() if hint is bool}
     without_value = {**{f"no_{name}": (name, False) for name in flags}, "help": ("help", True)}
     without_value["print_config"] = ("print_config", True)
@@ -96,6 +102,8 @@ def split_arguments(arguments: list[str], types: Mapping[str, Any], command: str
         option, equals, text = argument[2:].partition("=")
         name, *keys = option.split(".")
         name = name.replace("-", "_")
+        if name in former:
+            name, keys = former[name], [name, *keys]
         if name not in known:
             raise UserError(f"{command}: unknown option --{name}{suggest(name, known, '--')}")
         if name in without_value:

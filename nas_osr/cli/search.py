@@ -20,7 +20,8 @@ def search(config: SearchRequest, command: list[str]) -> None:
     elif config.dry_run:
         show_dry_run(result)
     else:
-        print(f"F1 {result['f1']:.4f} on pseudo-unknown classes at epoch {result['epoch'] + 1}")
+        where = "in trial" if result["phase"] == "trial" else "at epoch"
+        print(f"F1 {result['f1']:.4f} on pseudo-unknown classes {where} {result['epoch'] + 1}")
         for scale, branch in result["branches"].items():
             steps = " ".join(f"{at}:{name}" for at, name in zip(branch["path"], branch["operations"], strict=True))
             print(f"branch {scale} (scale:operation of each layer): {steps}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nas_osr.cli.show import show_json, show_table
+from nas_osr.cli.show import show_dry_run, show_json, show_table
 
 if TYPE_CHECKING:
     from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
@@ -17,6 +17,9 @@ def subclusters(config: SubclustersRequest, command: list[str]) -> None:
     result = run_subclusters(config, command)
     if config.json:
         show_json(result)
+        return
+    if config.dry_run:
+        show_dry_run(result)
         return
     show_table(table(result["classes"]))
     print(f"recommended: {result['option']}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -26,7 +27,7 @@ from nas_osr.configuration import (
 from nas_osr.errors import UserError
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 from nas_osr.sweeps.run import Outcome, run_sweep
-from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped, texts
+from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped
 from nas_osr.sweeps.sweep_folder import SweepFolder
 
 EXIT_FAILED = 1
@@ -130,20 +131,20 @@ def flatten(options: Mapping[str, Any], head: str = "") -> dict[str, Any]:
 
 def check_sweep(plan: Sweep) -> None:
     """Check the options of every run as its command will, without running any. Raises UserError, naming the run."""
-    configs: dict[str, Any] = {}
+    records: dict[str, Any] = {}
     for run in plan.runs:
         try:
-            configs[run.name] = check_run(run, [configs[name] for name in run.needs])
+            records[run.name] = check_run(run, {name: records[name] for name in run.needs})
         except UserError as error:
             raise UserError(f"{run.where}: run {run.name}: {error}") from None
 
 
-def check_run(run: Run, needed: Sequence[Any]) -> Any:
-    """The configuration of a run, checked as far as its command can without images; None for one without.
+def check_run(run: Run, needed: Mapping[str, Any]) -> Any:
+    """Check a run as far as its command can without images; what the config.yaml of a search or a retraining will hold.
 
     Args:
         run: the run.
-        needed: the configurations of the runs that it needs.
+        needed: what this function returned for the runs that it needs, by name.
 
     Raises:
         UserError: an option, or how options go together, is wrong.
@@ -159,29 +160,43 @@ def check_run(run: Run, needed: Sequence[Any]) -> Any:
     config = make_request(item.options, values, run.command)
     if run.command in CHECKS:
         trial = replace(config, dry_run=True)
-        if any("{out}" in text for text in texts(getattr(config, "architecture", None))):
-            trial = replace(trial, architecture=UNKNOWN_YET)
-        load(CHECKS[run.command])(trial, [], estimate=False)
-    elif run.command == "evaluate":
-        check_evaluation(config, needed)
-    return config
+        if run.command == "retrain":
+            trial = hand_over(trial, needed)
+        result = load(CHECKS[run.command])(trial, [], estimate=False)
+        return result["would_search"] if run.command == "search" else result["would_retrain"][0]
+    if run.command == "evaluate":
+        check_evaluation(config, needed.values())
+    return None
 
 
-def check_evaluation(config: Any, needed: Sequence[Any]) -> None:
+def hand_over(request: Any, needed: Mapping[str, Any]) -> Any:
+    """A retraining with what its search hands over to it, also one that an earlier run of the sweep is to make."""
+    from nas_osr.retrain.taking_over import fill_open, read_origin
+
+    for name in re.findall(r"\{out\}/([^/]*)", str(request.architecture)):
+        return replace(fill_open(request, needed[name] or {}, name), architecture=UNKNOWN_YET)
+    where, searched = read_origin(request)
+    return fill_open(request, searched, where)
+
+
+def check_evaluation(config: Any, needed: Iterable[Any]) -> None:
     """UserError unless the retrainings that an evaluation needs can feed its rules and meet its unknown source."""
     from nas_osr.data.protocols import with_unknown
     from nas_osr.objectives import objective_class
+    from nas_osr.retrain.retrain_request import RetrainRequest
     from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 
     names = [] if config.rule is None else list_rules(config.rule)
     for name in names:
         make_rule(name, config.rule_config)
-    for retraining in needed:
-        if {"objective", "splits"} <= {item.name for item in fields(retraining)}:
+    for record in needed:
+        if record is not None and "splits" in record:
             for name in names:
-                check_rule(rule_class(name), objective_class(retraining.objective))
+                check_rule(rule_class(name), objective_class(record["objective"]))
             if config.unknown is not None:
-                with_unknown(retraining.protocol_of(0), config.unknown, retraining.data_folder)
+                retraining = RetrainRequest(**record)
+                protocol = retraining.protocol_of(int(record["splits"]))
+                with_unknown(protocol, config.unknown, retraining.data_folder)
 
 
 def list_shipped(as_json: bool) -> None:

@@ -110,7 +110,7 @@ def bare_step(
     Args:
         learner, optimizers: as Fabric wrapped them; what is inside is called.
         images: as Fabric hands them to the learner, `precision.convert_input`.
-        labels, scale: as in `nas_osr.training.loop.weight_step`.
+        labels, scale: as in `nas_osr.training.update.weight_step`.
         precision: Fabric's.
     """
     for player, optimizer in optimizers.items():

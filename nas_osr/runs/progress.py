@@ -14,7 +14,7 @@ class ProgressReporter:
     """Reports epochs: losses, scores, images a second, time left. Use it as a context manager.
 
     Args:
-        epochs: how many there will be.
+        epochs: how many there will be (or trials, where the records are of those).
         quiet: print nothing.
         title: what is computed, in front of every line.
     """
@@ -69,7 +69,8 @@ def format_epoch(record: Mapping[str, Any], timing: Mapping[str, Any], epochs: i
     """One line for an epoch; `seconds` are the durations so far, from which the time left is estimated."""
     done = record["epoch"] + 1
     weights = {name: value for name, value in record["losses"].items() if not name.startswith("architecture/")}
-    parts = [f"epoch {done}/{epochs}", record["phase"], f"loss {sum(weights.values()):.3f}"]
+    parts = [f"trial {done}/{epochs}"] if record["phase"] == "trial" else [f"epoch {done}/{epochs}", record["phase"]]
+    parts.append(f"loss {sum(weights.values()):.3f}")
     parts += [f"{name} {record[name]:.4f}" for name in SHOWN if record.get(name) is not None]
     parts.append(f"{timing['images'] / timing['training_seconds']:.0f} images/s")
     recent = seconds[-3:]

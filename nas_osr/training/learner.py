@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nas_osr.objectives.base import Objective
@@ -48,3 +50,13 @@ def make_optimizers(
         parameters = learner.player_parameters(player, encoder_weights)
         optimizers[player] = learner.objective.make_optimizer(player, parameters) or make(parameters)
     return optimizers
+
+
+def set_up(
+    fabric: Fabric, learner: Learner, optimizers: Mapping[str, torch.optim.Optimizer]
+) -> tuple[Any, dict[str, Any]]:
+    """The learner, on its device, and the optimisers by name, as Fabric wraps them; `infer` can be called, too."""
+    wrapped: Any
+    wrapped, *wrapped_optimizers = fabric.setup(learner, *optimizers.values())
+    wrapped.mark_forward_method("infer")
+    return wrapped, dict(zip(optimizers, wrapped_optimizers, strict=True))

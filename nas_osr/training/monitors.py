@@ -114,7 +114,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def split_norms(means: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """What `train_epoch` returns, as the loss terms by name and the gradient norms by player."""
+    """The means over an epoch, as the loss terms by name and the gradient norms by player."""
     losses = {name: value for name, value in means.items() if not name.startswith(NORM)}
     norms = {name.removeprefix(NORM): value for name, value in means.items() if name.startswith(NORM)}
     return losses, norms
@@ -220,3 +220,21 @@ def total_loss(losses: Mapping[str, float]) -> float:
 def recorded_norms(record: Mapping[str, Any]) -> Mapping[str, float]:
     """The gradient norms in a record of the history; none in those of older versions."""
     return record.get("monitors", {}).get("gradient_norm", {})
+
+
+def record_warnings(record: Mapping[str, Any]) -> Mapping[str, str]:
+    """The warnings in a history record; none in those of older versions."""
+    return record.get("monitors", {}).get("warnings", {})
+
+
+def stop_reason(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a search was stopped before its last epoch, from its history; None when it was not."""
+    return history[-1].get("monitors", {}).get("stopped") if history else None
+
+
+def all_warnings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The last warning of each kind."""
+    found: dict[str, str] = {}
+    for record in history:
+        found |= record_warnings(record)
+    return found

@@ -8,13 +8,13 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
+from nas_osr.retrain.networks.base import Network
 from nas_osr.search_spaces.blocks import run_block
-from nas_osr.search_spaces.encoder import Normalise
 
 SLOPE = 0.2  # of every LeakyReLU
 
 
-class CACNetwork(nn.Module):
+class CACNetwork(Network):
     """Nine 3x3 convolutions in three blocks, each of which ends by halving the resolution and with Dropout2d.
 
     Channels are 64, 64, 128 and then 128 throughout. The dropped share is 0.2, and 0.3 for images above 32 pixels, as
@@ -22,14 +22,11 @@ class CACNetwork(nn.Module):
     that pooling changes nothing and a linear head is the paper's.
     """
 
-    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
-
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, mean, std, image_shape)
         dropout = 0.2 if max(image_shape[1:]) <= 32 else 0.3
-        self.normalise = Normalise(mean, std)
         self.to_half = make_block((image_channels, 64, 64, 128), dropout)
         self.to_quarter = make_block((128, 128, 128, 128), dropout)
         self.to_eighth = make_block((128, 128, 128, 128), dropout)

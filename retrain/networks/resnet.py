@@ -9,27 +9,25 @@ import torchvision.models as models
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
+from nas_osr.retrain.networks.base import Network
 from nas_osr.search_spaces.blocks import run_block
-from nas_osr.search_spaces.encoder import Normalise
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A residual network (He et al. 2016) whose stem is a 3x3 convolution with stride 1 and no pooling.
 
     The last map is at 1/8 of the image's resolution. Weights are fresh.
     """
 
     make: ClassVar[Callable[..., models.ResNet]]
-    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, mean, std, image_shape)
         body = type(self).make(weights=None)
         stem = nn.Conv2d(image_channels, body.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does for the others
-        self.normalise = Normalise(mean, std)
         self.stem = nn.Sequential(stem, body.bn1, body.relu, body.layer1)
         self.to_half = body.layer2
         self.to_quarter = body.layer3

@@ -9,22 +9,22 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from nas_osr.outputs import Features
+from nas_osr.retrain.networks.base import Network
 from nas_osr.search_spaces.blocks import run_block
-from nas_osr.search_spaces.encoder import Normalise
 
 
-class VGG13(nn.Module):
+class VGG13(Network):
     """The ten convolutions of VGG-13 with BatchNorm (Simonyan & Zisserman 2015), under one linear head.
 
     The last map has 512 features at 1/32 of the image's resolution: a single position for 32 pixels.
     """
 
-    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
+    smallest_side = 32
 
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
     ) -> None:
-        super().__init__()
+        super().__init__(image_channels, mean, std, image_shape)
         layers = list(make_layers(cfgs["B"], batch_norm=True))
         layers[0] = nn.Conv2d(image_channels, 64, 3, padding=1)
         for layer in layers:
@@ -34,7 +34,6 @@ class VGG13(nn.Module):
         # each stage ends before a pooling, with the last map at its resolution
         ends = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         starts = [0, *ends[:-1]]
-        self.normalise = Normalise(mean, std)
         self.stages = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in zip(starts, ends, strict=True))
         self.pool = layers[-1]
 
@@ -45,7 +44,7 @@ class VGG13(nn.Module):
         return Features({2: self.pool(x)}, {-1: maps[1], 0: maps[2], 1: maps[3]})
 
 
-class DHRNet(nn.Module):
+class DHRNet(Network):
     """The encoder of CROSR's DHRNet for small colour images (Yoshihashi et al. 2019), after VGG.
 
     Three stages of 3x3 convolutions with BatchNorm and ReLU (2 of 64 channels, 2 of 128, 3 of 256), each ending with
@@ -53,13 +52,10 @@ class DHRNet(nn.Module):
     them. The objective `crosr` adds the lateral latents and the reconstruction: its maps are those after each pooling.
     """
 
-    checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
-
     def __init__(
         self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
     ) -> None:
-        super().__init__()
-        self.normalise = Normalise(mean, std)
+        super().__init__(image_channels, mean, std, image_shape)
         self.to_half = make_stage((image_channels, 64, 64))
         self.to_quarter = make_stage((64, 128, 128))
         self.to_eighth = make_stage((128, 256, 256, 256))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,134 +16,80 @@ import torch
 from lightning_fabric import Fabric
 
 from nas_osr.data.batches import iterate_batches, to_float
-from nas_osr.data.dataset import LabelledImages, OpenSetData, load_data
+from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
-from nas_osr.objectives import resolve_objective_config
-from nas_osr.retrain.model import build_learner, resolve_architecture
-from nas_osr.retrain.recipes import make_recipe
+from nas_osr.retrain.parts import Part
+from nas_osr.retrain.retrain_cost import check_retrain_memory, estimate_retrain
+from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.retrain.train import train
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
-from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.seeds import derive_seed
-from nas_osr.training.fabric import describe_fabric, make_fabric
+from nas_osr.training.determinism import deterministic_algorithms
+from nas_osr.training.fabric import describe_fabric
 
-OBJECTIVE = "gmvae"
 DRAWS = 16  # of the latents of every validation image: the losses are means over them
 
 
-def run_subclusters(config: SubclustersRequest, command: list[str]) -> dict[str, Any]:
-    """Train every known class alone with each count, and recommend one; complete run folder in `config.out`.
+def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str, Any]:
+    """Train every known class alone with each count, and recommend one; complete run folder in `request.out`.
 
     Args:
-        config: the request; open fields are filled from the preset.
+        request: what is open in it is filled as that of a retraining is.
         command: the command line, for the provenance.
 
     Returns:
         out; classes (each with its class name, losses in nats an image for every count, and the recommended count);
-        subclusters, the recommended counts in label order; option, the same as an option of `nas-osr retrain`.
+        subclusters, the recommended counts in label order; option, the same as an option of `nas-osr retrain`. With
+        `dry_run` what would run, and an estimate.
 
     Raises:
-        UserError: anything in the request is wrong, missing or in use (nothing is written then); a training diverged.
+        UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory
+            (nothing is written then); a training diverged.
     """
-    config = config.resolved()
-    assert config.recipe is not None
-    recipe = make_recipe(config.recipe, config.recipe_config)
-    architecture = resolve_architecture(config.as_retrain())
-    protocol = config.published_protocol(config.split)
-    check_image_shape(protocol.image_shape)
-    settings = resolve_objective_config(OBJECTIVE, config.objective_config, protocol, "retrain")
-    config = replace(
-        config,
-        architecture=architecture.to_dict(),
-        channels=0,
-        recipe_config=asdict(recipe),
-        objective_config={name: value for name, value in asdict(settings).items() if name != "subclusters"},
-    )
-    fabric = make_fabric(config.device, config.precision, config.threads)
-    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class)
-    with RunFolder.create(config.out, overwrite=config.overwrite, resume=config.resume == "auto") as run:
-        if run.finished and config.resume == "auto":
-            return {"out": config.out, **run.read_json("summary.json")}
-        run.provenance(command, config.recorded(), config.seed, data.fingerprint(), **describe_fabric(fabric))
-        architecture.save(run.path / "architecture.json")
-        measured = measure(config, data, architecture, settings, fabric, run)
-        result = summarise(config, protocol.class_names, measured, math.prod(protocol.image_shape))
+    plan = plan_subclusters(request)
+    if request.dry_run:
+        return {"would_train": plan.recorded, "estimate": estimate_retrain(plan.parts)}
+    training, output = plan.parts[0].training, plan.output
+    fabric = training.machine.open(ranks=False)
+    digest = plan.load_known().fingerprint()
+    with deterministic_algorithms(training.machine.deterministic), output.create() as run:
+        if run.finished and output.resume:
+            return {"out": output.out, **run.read_json("summary.json")}
+        check_retrain_memory(plan.parts, fabric)
+        run.provenance(command, plan.recorded, plan.parts[0].seed, digest, **describe_fabric(fabric))
+        training.save_architecture(run.path)
+        result = recommend_counts(plan, train_classes(plan, fabric, run))
         run.write_json("summary.json", result)
         run.finish()
-    return {"out": config.out, **result}
+    return {"out": output.out, **result}
 
 
-def measure(
-    config: SubclustersRequest,
-    data: OpenSetData,
-    architecture: Architecture,
-    settings: Any,
-    fabric: Fabric,
-    run: RunFolder,
-) -> list[dict[str, Any]]:
+def train_classes(plan: SubclustersPlan, fabric: Fabric, run: RunFolder) -> list[dict[str, Any]]:
     """A record for every class and count, in order: class, subclusters, and the losses on validation images.
 
     Each is appended to the run's history as soon as it is there; those of a resumed run are taken from it.
     """
     records = run.read_history()
     run.truncate_history(len(records))
-    wanted = [(label, count) for label in range(data.protocol.num_known) for count in config.counts]
-    for label, count in wanted[len(records) :]:
-        name = data.protocol.class_names[label]
-        losses = train_class(
-            config,
-            class_data(data, label),
-            architecture,
-            replace(settings, subclusters=count),
-            fabric,
-            title=f"{name}, {count}",
-        )
-        record = {"class": name, "subclusters": count, "validation": losses}
+    for part in plan.parts[len(records) :]:
+        record = {**part.recorded, "validation": train_class(part, fabric, plan.output.quiet)}
         run.append_history(record)
         records.append(record)
     return records
 
 
-def class_data(data: OpenSetData, label: int) -> OpenSetData:
-    """The known images of one class alone, which becomes label 0."""
-    protocol = replace(
-        data.protocol,
-        known=data.protocol.known[label : label + 1],
-        known_names=data.protocol.known_names[label : label + 1],
-        unknown=(),
-        unknown_names=(),
-    )
-
-    def select(images: LabelledImages) -> LabelledImages:
-        own = images.select(images.labels == label)
-        return replace(own, labels=torch.zeros_like(own.labels))
-
-    return OpenSetData(protocol, select(data.train), select(data.validation), None, None)
-
-
-def train_class(
-    config: SubclustersRequest, data: OpenSetData, architecture: Architecture, settings: Any, fabric: Fabric, title: str
-) -> dict[str, float]:
+def train_class(part: Part, fabric: Fabric, quiet: bool) -> dict[str, float]:
     """Train a fresh network on the images of one class; its losses on the validation images, see `mean_losses`."""
-    assert config.recipe is not None and config.epochs is not None and config.batch_size is not None
-    with torch.random.fork_rng(), ProgressReporter(config.epochs, config.quiet, title) as reporter:
-        torch.manual_seed(derive_seed(config.seed, "weights"))
-        trained = train(
-            build_learner(architecture, data.protocol, OBJECTIVE, settings),
-            data,
-            make_recipe(config.recipe, config.recipe_config),
-            fabric,
-            Unkept(reporter),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            seed=config.seed,
-        )
-        torch.manual_seed(derive_seed(config.seed, "draws"))
-        return mean_losses(trained, data.validation.to(fabric.device), DRAWS)
+    data, epochs = part.data.load(), part.training.schedule.epochs
+    with torch.random.fork_rng(), ProgressReporter(epochs, quiet, part.folder) as reporter:
+        torch.manual_seed(derive_seed(part.seed, "weights"))
+        learner = part.training.build(data.outliers)
+        trained = train(part.training, learner, data.known, fabric, Unkept(reporter), part.seed)
+        torch.manual_seed(derive_seed(part.seed, "draws"))
+        return mean_losses(trained, data.known.validation.to(fabric.device), DRAWS)
 
 
 class Unkept:
@@ -198,16 +143,17 @@ def mean_losses(learner: Any, data: LabelledImages, draws: int) -> dict[str, flo
     return sums
 
 
-def summarise(
-    config: SubclustersRequest, class_names: Sequence[str], measured: Sequence[Mapping[str, Any]], values: int
-) -> dict[str, Any]:
-    """What summary.json holds; see `run_subclusters`. `values` is the number of pixel values of an image."""
-    classes = []
-    for label, name in enumerate(class_names):
-        own = measured[label * len(config.counts) : (label + 1) * len(config.counts)]
-        losses = [{"subclusters": record["subclusters"], **record["validation"]} for record in own]
-        chosen = recommend(losses, config.gain, config.tolerance * values)
-        classes.append({"class": name, "losses": losses, "recommended": chosen})
+def recommend_counts(plan: SubclustersPlan, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What summary.json holds; see `run_subclusters`. `measured` is what `train_classes` returns."""
+    tolerance = plan.tolerance * math.prod(plan.parts[0].training.protocol.image_shape)
+    of_class: dict[str, list[dict[str, Any]]] = {}
+    for record in measured:
+        losses = {"subclusters": record["subclusters"], **record["validation"]}
+        of_class.setdefault(record["class"], []).append(losses)
+    classes = [
+        {"class": name, "losses": losses, "recommended": recommend(losses, plan.gain, tolerance)}
+        for name, losses in of_class.items()
+    ]
     counts = [entry["recommended"] for entry in classes]
     return {
         "classes": classes,

@@ -1,119 +1,73 @@
-"""What a search will cost: FLOPs, seconds and memory, from steps of its own supernet on a few random images."""
+"""What a bilevel search computes, from its own supernet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
+import torch
 from lightning_fabric import Fabric
 
-from nas_osr.cost.estimate import (
-    Memory,
-    StepCost,
-    count_memory,
-    count_step,
-    count_training_images,
-    describe_estimate,
-    image_bytes,
-    time_judging,
-    time_step,
-)
-from nas_osr.cost.memory import available_memory, check_memory
-from nas_osr.cost.steps import Step, leave_no_trace
-from nas_osr.data.dataset import VALIDATION_SHARE
-from nas_osr.data.protocols import Protocol
-from nas_osr.strategies.base import ObjectiveFactory
-from nas_osr.strategies.bilevel.bilevel_steps import build_levels, make_steps
-from nas_osr.strategies.bilevel.search import Levels
-from nas_osr.strategies.search_request import SearchRequest
-from nas_osr.training.fabric import describe_fabric, make_fabric
-
-MEND = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
+from nas_osr.cost.steps import OUTLIERS, PROGRESS, Call, Step, augmenter, bare_step, random_images
+from nas_osr.cost.whole_run import Cost, random_step
+from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.strategies.base import SearchPlan
+from nas_osr.strategies.bilevel.levels import Levels
+from nas_osr.strategies.pseudo_unknown import count_search_images
+from nas_osr.training.epochs import Schedule
 
 
-def estimate_search(config: SearchRequest, protocol: Protocol) -> dict[str, Any]:
-    """The cost of a search whose request has been checked: its fields are filled, its pseudo-unknowns named.
-
-    Not in it: what an objective learns before its first step, reading images, fitting the rule, saving.
-
-    Returns:
-        See `nas_osr.cost.estimate.describe_estimate`, with device, device_name, precision, cpu_threads, epochs,
-        warmup_epochs and training_images: images of the weight half.
-    """
-    assert config.epochs is not None and config.warmup_epochs is not None and config.batch_size is not None
-    with leave_no_trace():
-        fabric = make_fabric(config.device, config.precision, config.threads)
-        levels, costs, memory = count_search(config, protocol, fabric)
-        for index, name in enumerate(costs):
-            seconds = time_step(kind(levels, config, protocol, index), config.batch_size, fabric.device)
-            costs[name] = replace(costs[name], seconds=seconds)
-        judging = time_judging(levels.learner, protocol, fabric.device)
-        about = describe_fabric(fabric)
-    half, judged = count_images(config, protocol)
-    steps = half // config.batch_size
-    counts = {
-        "weights": steps * config.epochs,
-        "architecture": steps * (config.epochs - config.warmup_epochs),
-    }
-    return describe_estimate(
-        {**about, "epochs": config.epochs, "warmup_epochs": config.warmup_epochs, "training_images": half},
-        fabric.device,
-        sum(parameter.numel() for parameter in levels.learner.parameters()),
-        costs,
-        counts,
+def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
+    """See `nas_osr.strategies.base.Strategy.cost`; outliers are random ones where the objective needs some."""
+    levels, schedule = build_levels(plan, fabric)
+    images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
+    epochs, batch_size, warmup_epochs = plan.weights.epochs, plan.weights.batch_size, plan.strategy.config.warmup_epochs
+    steps = images.half // batch_size
+    return Cost(
+        learner=levels.learner,
+        optimizers=[*levels.players.values(), levels.architecture],
+        steps={
+            "weights": lambda count: random_weight_step(levels, schedule, count),
+            "architecture": lambda count: random_architecture_step(levels, schedule, count),
+        },
+        counts={"weights": steps * epochs, "architecture": steps * (epochs - warmup_epochs)},
+        batch_size=batch_size,
         # the supernet and the network that it decodes to, which is smaller but shares the heads
-        2 * judged * judging * config.epochs,
-        memory,
+        scored=2 * images.judged * epochs,
+        resident=2 * images.half + images.judged,
+        protocol=plan.protocol,
+        about={"epochs": epochs, "warmup_epochs": warmup_epochs, "training_images": images.half},
     )
 
 
-def check_search_memory(
-    config: SearchRequest, protocol: Protocol, fabric: Fabric, make_heads: ObjectiveFactory
-) -> None:
-    """UserError when its heads cannot be made or it clearly does not fit onto its device; a warning when it may not.
-
-    The images have been read already: on a CPU only the copies of the two halves are still to come.
-    """
-    assert config.batch_size is not None
-    own = replace(config, batch_size=config.batch_size // fabric.world_size)  # of a rank
-    with leave_no_trace():
-        _, _, memory = count_search(own, protocol, fabric, flops=False, make_heads=make_heads)
-    device = fabric.device
-    check_memory(memory.total, available_memory(device), str(device), MEND)
+def build_levels(plan: SearchPlan, fabric: Fabric) -> tuple[Levels, Schedule]:
+    """The levels of a search in train mode, and the schedule of its weights."""
+    outliers = random_images(OUTLIERS, plan.protocol.image_shape, torch.device("cpu"))
+    levels = Levels.build(plan, fabric, outliers)
+    levels.learner.train()
+    return levels, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
 
 
-def count_search(
-    config: SearchRequest,
-    protocol: Protocol,
-    fabric: Fabric,
-    flops: bool = True,
-    make_heads: ObjectiveFactory | None = None,
-) -> tuple[Levels, dict[str, StepCost], Memory]:
-    """The levels of a search, what a step of each kind costs (without seconds), and the memory. Steps have run."""
-    assert config.batch_size is not None
-    levels = build_levels(config, protocol, fabric, make_heads)
-    costs = {
-        name: count_step(kind(levels, config, protocol, index), levels.learner, config.batch_size, flops)
-        for index, name in enumerate(("weights", "architecture"))
-    }
-    half, judged = count_images(config, protocol)
-    on_device = image_bytes(protocol, 2 * half + judged)
-    optimizers = [*levels.players.values(), levels.architecture]
-    return levels, costs, count_memory(levels.learner, optimizers, costs.values(), on_device)
+def make_steps(levels: Levels, schedule: Schedule, count: int) -> list[Step]:
+    """A weight step and an architecture step on a random batch of `count` images each."""
+    return [random_weight_step(levels, schedule, count), random_architecture_step(levels, schedule, count)]
 
 
-def kind(levels: Levels, config: SearchRequest, protocol: Protocol, index: int) -> Callable[[int], Step]:
-    """Batch size -> the weight step (0) or architecture step (1)."""
-    return lambda count: make_steps(levels, replace(config, batch_size=count), protocol)[index]
+def random_weight_step(levels: Levels, schedule: Schedule, count: int) -> Step:
+    """The weight step on a random batch of `count` images."""
+    return random_step("weights", levels.fabric, levels.learner, levels.players, schedule, count)
 
 
-def count_images(config: SearchRequest, protocol: Protocol) -> tuple[int, int]:
-    """Images of a half, and images that are judged after each epoch: rule sample, validation and pseudo-unknown."""
-    counts = count_training_images(protocol, config.data_folder, config.limit_per_class)
-    pseudo = config.pseudo_unknown or []
-    kept = sum(count for label, count in enumerate(counts) if label not in pseudo)
-    validation = round(VALIDATION_SHARE * kept)
-    half = (kept - validation) // 2
-    per_class = validation // (len(counts) - len(pseudo))
-    return half, min(config.rule_sample, 2 * half) + validation + per_class * len(pseudo)
+def random_architecture_step(levels: Levels, schedule: Schedule, count: int) -> Step:
+    """The architecture step on a random batch of `count` images."""
+    fabric, precision = levels.fabric, levels.fabric.strategy.precision
+    images = random_images(count, levels.heads.image_shape, fabric.device)
+    labels = torch.randint(levels.heads.num_classes, (count,), device=fabric.device)
+    augment = augmenter(images, schedule.augmentation)
+    inputs = augment()
+    converted = precision.convert_input(inputs)
+
+    def run() -> None:
+        levels.architecture_step(inputs, labels, PROGRESS)
+
+    def bare() -> None:
+        bare_step(levels.learner, {"main": levels.architecture}, converted, labels, precision)
+
+    return Step("architecture", count, run, Call(bare, lambda: frozen(levels.learner, levels.frozen_weights)), augment)

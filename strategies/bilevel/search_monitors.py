@@ -9,11 +9,12 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas_osr.training.monitors import explosion_warnings
+from nas_osr.training.monitors import explosion_warnings, record_warnings
 
 if TYPE_CHECKING:
     from nas_osr.search_spaces.supernet import Supernet
 
+STOP_RULES = ("skips", "entropy")  # the warnings below that may end a search
 STOP_EPOCHS = 3  # in a row with its warning before a stop rule ends the search
 
 # DARTS+ (Liang et al. 2019) stops at two skip connections among the eight operations of a normal cell; P-DARTS (Chen et
@@ -32,7 +33,7 @@ def monitor_search(
     norms: Mapping[str, float],
     history: Sequence[Mapping[str, Any]],
     free: Collection[str],
-    stop_rule: str | None,
+    stop_rule: str,
     last: bool,
 ) -> dict[str, Any]:
     """What a history record says under `monitors`; docs/run-folder.md names the fields.
@@ -42,24 +43,24 @@ def monitor_search(
         norms: mean gradient norm by player.
         history: the records before.
         free: the parameter-free operations, by name.
-        stop_rule: one of `nas_osr.strategies.search_request.STOP_RULES`, or None.
+        stop_rule: one of `STOP_RULES`, or none.
         last: whether no epoch follows.
     """
-    values = {"gradient_norm": dict(norms), **measure(record, free)}
+    values = {"gradient_norm": dict(norms), **search_figures(record, free)}
     before = [earlier for earlier in history if earlier["phase"] == record["phase"]]
     warnings = explosion_warnings(record["losses"], norms, before)
     stopped = None
     if record["phase"] == "search":
         warnings |= collapse_warnings(record, values)
         recent = [record_warnings(earlier) for earlier in before[-(STOP_EPOCHS - 1) :]] + [warnings]
-        if stop_rule is not None and len(recent) == STOP_EPOCHS and all(stop_rule in found for found in recent):
+        if stop_rule in STOP_RULES and len(recent) == STOP_EPOCHS and all(stop_rule in found for found in recent):
             stopped = f"stop_rule {stop_rule}, {STOP_EPOCHS} epochs in a row: {warnings[stop_rule]}"
         if last or stopped is not None:
             warnings |= result_warnings(record, values)
     return {**values, "warnings": warnings, "stopped": stopped}
 
 
-def measure(record: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
+def search_figures(record: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
     """The share of parameter-free operations, the entropies and the discretisation gap of a history record."""
     operations = decoded_operations(record["branches"])
     alphas = [sum(p for name, p in alpha.items() if name in free) for alpha in record["alpha"].values()]
@@ -81,7 +82,7 @@ def measure(record: Mapping[str, Any], free: Collection[str]) -> dict[str, Any]:
 
 
 def collapse_warnings(record: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
-    """Warnings `skips` and `entropy` of an epoch after warm-up; `values` is what `measure` returns for its record."""
+    """Warnings `skips` and `entropy` of an epoch after warm-up; `values` are the `search_figures` of its record."""
     warnings = {}
     count = len(decoded_operations(record["branches"]))
     skips = round(values["parameter_free"]["decoded"] * count)
@@ -115,24 +116,6 @@ def result_warnings(record: Mapping[str, Any], values: Mapping[str, Any]) -> dic
             f"{record['f1']:.2f}: the supernet says little about the network; compare it with random architectures"
         )
     return warnings
-
-
-def record_warnings(record: Mapping[str, Any]) -> Mapping[str, str]:
-    """The warnings in a history record; none in those of older versions."""
-    return record.get("monitors", {}).get("warnings", {})
-
-
-def stop_reason(history: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a search was stopped before its last epoch, from its history; None when it was not."""
-    return history[-1].get("monitors", {}).get("stopped") if history else None
-
-
-def all_warnings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The last warning of each kind."""
-    found: dict[str, str] = {}
-    for record in history:
-        found |= record_warnings(record)
-    return found
 
 
 def parameter_free(supernet: Supernet) -> set[str]:

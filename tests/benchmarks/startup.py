@@ -33,7 +33,8 @@ command = search.search
 def with_stop(*arguments):
     global step
     import nas_osr.strategies.run
-    import nas_osr.training.loop as training  # the check of memory, which takes steps of its own, has the real function
+    # the check of memory, which takes steps of its own, has the real function
+    import nas_osr.training.epochs as training
     step, training.weight_step = training.weight_step, stop
     command(*arguments)
 

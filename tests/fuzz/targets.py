@@ -36,6 +36,7 @@ from nas_osr.evaluation.user_arrays import read_arrays
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.retrain.reopen import only_split, read_retrain_config
 from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.taking_over import take_over
 from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import PROGRAM
@@ -43,6 +44,7 @@ from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import load_with_weights, render
 from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph
 from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
+from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.sweeps.sweep_file import read_sweep
 from nas_osr.sweeps.sweep_folder import SweepFolder
@@ -141,13 +143,17 @@ def seeds_config() -> list[bytes]:
 def read_request(folder: Path) -> None:
     values = parse_options(SearchRequest, ["--config", str(folder / "config.yaml")], "search")
     if values is not None and not values.get("plugin"):
-        config = SearchRequest(**values).resolved()
-        config.published_protocol(config.split)
+        plan_search(SearchRequest(**values))
 
 
 def retrained() -> dict[str, Any]:
     given = RetrainRequest(
-        protocol="digits", preset="tiny", architecture=published().to_dict(), objective="cross_entropy", rule="mls"
+        protocol="digits",
+        family="arpl",
+        preset="tiny",
+        architecture=published().to_dict(),
+        objective="cross_entropy",
+        rule="mls",
     )
     return {**given.recorded(), "splits": "0", "seeds": "0"}
 
@@ -162,6 +168,15 @@ def read_run_config(folder: Path) -> None:
     objective_class(config.objective, import_plugins=False)
     protocol = config.published_protocol(only_split(run, config))
     resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
+
+
+def read_searched_for(folder: Path) -> None:
+    take_over(RetrainRequest(architecture=str(folder)))
+
+
+def write_search(folder: Path) -> None:
+    write_run(folder)
+    published().save(folder / "architecture.json")
 
 
 def write_run(folder: Path) -> None:
@@ -335,6 +350,7 @@ TARGETS = {
     "checkpoint": Target("checkpoint.pt", seeds_checkpoint, read_own_checkpoint, change_zip),
     "config": Target("config.yaml", seeds_config, read_request, change_yaml),
     "run-config": Target("config.yaml", seeds_run_config, read_run_config, change_yaml, write_run),
+    "search-config": Target("config.yaml", seeds_config, read_searched_for, change_yaml, write_search),
     "sweep": Target("sweep.yaml", lambda: [SWEEP.read_bytes()], read_plan, change_yaml),
     "sweep-state": Target("sweep.json", seeds_sweep_state, read_state, change_json),
     "image": Target("image.png", seeds_images, read_photograph, change_bytes),

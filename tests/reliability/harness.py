@@ -35,14 +35,16 @@ COMMON = [
     "--protocol=digits", "--preset=tiny", "--limit_per_class=10", "--batch_size=8", "--epochs=2", "--device=cpu",
     "--threads=1", "--quiet", "--checkpoint_minutes=1e-9",
 ]  # fmt: skip
-SEARCH = ["search", *COMMON, "--layers=3", "--channels=16", "--warmup_epochs=1", "--rule_sample=20"]
+SEARCH = ["search", *COMMON, "--layers=3", "--channels=16", "--rule_sample=20"]
 RETRAIN = ["retrain", "random:0", *COMMON, "--channels=16", "--bootstrap=0"]
 NARROW_GAN = ["--objective_config.gan_width=4", "--objective_config.gan_latent=8"]
+BILEVEL = [*SEARCH, "--strategy_config.warmup_epochs=1"]
 SCENARIOS: dict[str, list[str]] = {
-    "search-pas": [*SEARCH, "--strategy=pas"],
+    "search-pas": [*BILEVEL, "--strategy=pas"],
     "retrain-gan": [*RETRAIN, "--objective=confidence", *NARROW_GAN, "--splits=0-1"],
     "retrain-moco": [*RETRAIN, "--objective=moco", "--objective_config.queue_size=40"],
-    "search-darts": [*SEARCH, "--strategy=darts", "--objective=cross_entropy"],
+    "search-darts": [*BILEVEL, "--strategy=darts", "--objective=cross_entropy"],
+    "search-random": [*SEARCH, "--strategy=random", "--strategy_config.trials=2", "--objective=cross_entropy"],
     "retrain-vae": [*RETRAIN, "--objective=vae_contrastive", "--splits=0-1"],
     "retrain-gradmix": [
         *RETRAIN, "--objective=supcon", "--objective_config.mix=gradmix", "--objective_config.augment=true",
@@ -52,7 +54,7 @@ SCENARIOS: dict[str, list[str]] = {
         "--objective_config.gan_epochs=1",
     ],
     "retrain-gmvae": [*RETRAIN, "--objective=gmvae", "--objective_config.subclusters=2"],
-    "search-moco": [*SEARCH, "--objective=moco", "--objective_config.queue_size=40"],
+    "search-moco": [*BILEVEL, "--objective=moco", "--objective_config.queue_size=40"],
     "retrain-crosr": [*RETRAIN, "--objective=crosr"],
     "retrain-cac": [*RETRAIN, "--objective=cac", "--recipe=cac"],
     "retrain-openmax": [*RETRAIN, "--objective=cross_entropy", "--rule=openmax", "--rule_config.tail=5"],

@@ -29,7 +29,10 @@ RETRAIN = [*harness.RETRAIN, "--objective=cross_entropy", "--splits=0-1", *EVERY
 def test_five_kills_leave_the_same_bits() -> None:
     command = [sys.executable, str(HERE / "harness.py"), "--kills", "5", "--seed", "3", "--scenarios"]
     done = subprocess.run(
-        [*command, "search-pas", "retrain-gan", "retrain-moco"], capture_output=True, text=True, check=False
+        [*command, "search-pas", "search-random", "retrain-gan", "retrain-moco"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout)

@@ -12,19 +12,18 @@ from torch import Tensor
 
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
-from nas_osr.objectives import OBJECTIVES, make_objective, objective_class, resolve_objective_config
-from nas_osr.outputs import FeatureShapes
-from nas_osr.retrain.model import build_learner
-from nas_osr.retrain.recipes import make_recipe
+from nas_osr.objectives import OBJECTIVES
+from nas_osr.plans import LearningData
+from nas_osr.retrain.retrain_plan import plan_measured
+from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.train import train
-from nas_osr.scoring import make_rule
 from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.space import Space
-from nas_osr.strategies.bilevel.search import Bilevel
+from nas_osr.strategies import STRATEGIES
+from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.learner import Learner
 
 GAN = {"gan_width": 4, "gan_latent": 8, "gan_epochs": 1, "gan_batch_size": 16}
 # every objective, with everything in it that learns, remembers or draws
@@ -112,38 +111,28 @@ def outliers(data: OpenSetData) -> Tensor:
 def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu") -> Any:
     """Two epochs of six steps."""
     name, settings = VARIANTS[variant]
-    protocol = data.protocol
-    config = resolve_objective_config(name, settings, protocol, "retrain")
-    architecture = sample_architecture(Space(3, 16), 0)
+    architecture = sample_architecture(Space(3, 16), 0).to_dict()
+    request = RetrainRequest(
+        preset="tiny", architecture=architecture, objective=name, objective_config=settings, epochs=2, batch_size=9
+    )
+    plan = plan_measured(request, data.protocol)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        learner: Learner = build_learner(architecture, protocol, name, config)
-        if learner.objective.needs_outliers(config):
-            learner.objective.set_outliers(outliers(data))
-        recipe = make_recipe("fast", {})
-        return train(
-            learner, data, recipe, make_fabric(device, "32-true", 1), recorder, epochs=2, batch_size=9, seed=0
-        )  # fmt: skip
+        learner = plan.build(outliers(data))
+        return train(plan, learner, data, make_fabric(device, "32-true", 1), recorder, seed=0)
 
 
 def search(data: OpenSetData, variant: str, strategy: str, recorder: Interrupting) -> Any:
-    """Two epochs, the first of warm-up."""
+    """Two epochs, the first of warm-up; or two trials of two epochs."""
     name, settings = VARIANTS[variant]
-    chosen, protocol = objective_class(name), data.protocol
-    config = SearchRequest(
-        protocol="digits", preset="tiny", layers=3, channels=16, epochs=2, warmup_epochs=1, batch_size=3,
-        rule=chosen.default_rule, strategy=strategy, rule_sample=20,
-    ).resolved()  # fmt: skip
-    objective_config = resolve_objective_config(name, settings, protocol, "search")
-
-    def make(shapes: FeatureShapes, classes: int) -> Any:
-        heads = make_objective(name, shapes, protocol.image_shape, classes, objective_config)
-        if chosen.needs_outliers(objective_config):
-            heads.set_outliers(outliers(data))
-        return heads
-
-    bilevel = Bilevel(config, make_fabric("cpu", "32-true", 1), pseudo_unknown=strategy == "pas")
-    return bilevel.search(config.space(), make, lambda: make_rule(chosen.default_rule), data, recorder)
+    own = {"trials": 2} if strategy == "random" else {"warmup_epochs": 1}
+    request = SearchRequest(
+        protocol="digits", preset="tiny", layers=3, channels=16, epochs=2, batch_size=3, objective=name,
+        objective_config=settings, strategy=strategy, strategy_config=own, rule_sample=20,
+    )  # fmt: skip
+    plan = plan_measurement(request, data.protocol)
+    images = LearningData(data, outliers(data), "")
+    return plan.strategy.search(plan, images, make_fabric("cpu", "32-true", 1), recorder)
 
 
 def test_every_objective_is_among_the_variants() -> None:
@@ -187,10 +176,11 @@ def test_retraining_goes_on_inside_an_epoch_on_a_gpu(digits: OpenSetData, varian
     assert_same(whole.state, rest.state)
 
 
+QUICK = [("moco", "pas"), ("moco", "random")]
 SEARCHES = [
-    pytest.param(variant, strategy, marks=[] if (variant, strategy) == ("moco", "pas") else pytest.mark.slow)
+    pytest.param(variant, strategy, marks=[] if (variant, strategy) in QUICK else pytest.mark.slow)
     for variant in VARIANTS
-    for strategy in ("pas", "darts")
+    for strategy in STRATEGIES
 ]
 
 
@@ -198,17 +188,20 @@ SEARCHES = [
 def test_a_search_goes_on_inside_an_epoch(digits: OpenSetData, variant: str, strategy: str) -> None:
     whole = Interrupting()
     expected = search(digits, variant, strategy, whole)
-    steps = 13 if strategy == "darts" else 10  # more than a warm-up epoch has: alphas and betas are learning
+    # more than a warm-up epoch has: alphas and betas are learning; in the second trial of random search
+    steps = {"pas": 10, "darts": 13, "random": 40}[strategy]
     cut = Interrupting(stop_after=steps)
     with pytest.raises(KeyboardInterrupt):
         search(digits, variant, strategy, cut)
-    assert cut.state is not None and cut.state["epoch"] == 0 and cut.state["inside"]["steps"] > 0
+    assert cut.state is not None and cut.state["epoch"] == 0
+    inside = cut.state["trial"]["training"]["inside"] if strategy == "random" else cut.state["inside"]
+    assert inside["steps"] > 0
     rest = Interrupting(before=cut)
     found = search(digits, variant, strategy, rest)
     assert len(whole.records) == 2
     assert_same(whole.records, rest.records)
     assert_same(whole.state, rest.state)
-    assert found.architecture == expected.architecture
+    assert found == expected
 
 
 def test_another_state_of_one_generator_gives_other_bits(digits: OpenSetData) -> None:

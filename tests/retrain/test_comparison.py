@@ -38,7 +38,8 @@ def write_retraining(
 ) -> Path:
     """A retraining's folder with one part for each of `aurocs`; the accuracy is 0.9 everywhere."""
     value = None if config.get("network") else published().to_dict()
-    given = RetrainRequest(protocol=protocol, family=family, architecture=value, **config).recorded()
+    filled = {"objective": "vae_contrastive", "preset": "small", "splits": "0", **config}
+    given = RetrainRequest(protocol=protocol, family=family, architecture=value, **filled).recorded()
     write_run(folder, given)
     for name, auroc in aurocs.items():
         split, _, seed = name.removeprefix("split-").partition("-seed-")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES, objective_class, resolve_objective_config
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.model import build_learner, count_macs
-from nas_osr.retrain.networks import NETWORKS, build_network, check_network
+from nas_osr.retrain.networks import NETWORKS, check_network, network_class
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.folder import RunFolder
@@ -26,6 +28,7 @@ from nas_osr.search_spaces.architectures.references import published
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork
 
+ROOT = Path(__file__).resolve().parents[2]
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TINY: dict[str, Any] = {
     "protocol": "digits", "preset": "tiny", "limit_per_class": 10, "epochs": 1, "batch_size": 32, "device": "cpu",
@@ -36,7 +39,7 @@ COMMAND = ["nas-osr", "retrain"]
 
 def build(name: str, channels: int = 3, side: int = 32) -> nn.Module:
     torch.manual_seed(0)
-    return build_network(name, channels, MEAN[:channels], STD[:channels], (channels, side, side))
+    return network_class(name)(channels, MEAN[:channels], STD[:channels], (channels, side, side))
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -83,7 +86,7 @@ def test_maps(name: str, branch: int, side: int) -> None:
 def test_networks_normalise_first() -> None:
     for name in ("cac", "resnet18", "vgg13"):
         encoder = build(name).eval()
-        other = build_network(name, 3, (0.0,) * 3, (1.0,) * 3, (3, 32, 32)).eval()
+        other = network_class(name)(3, (0.0,) * 3, (1.0,) * 3, (3, 32, 32)).eval()
         other.load_state_dict(encoder.state_dict())
         images = torch.rand(2, 3, 32, 32)
         normalised = (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
@@ -216,7 +219,7 @@ def test_evaluate_reopens_a_network_from_its_name(finished: tuple[Path, RetrainR
     assert values["network"] == config.network and values["architecture"] is None and values["channels"] == 0
     files = [part / name for name in ("metrics.json", "predictions.csv")]
     before = [file.read_bytes() for file in files]
-    (result,) = run_evaluate(EvaluateRequest(str(out), device="cpu", threads=1, bootstrap=0))
+    (result,) = run_evaluate(EvaluateRequest(run=str(out), device="cpu", threads=1, bootstrap=0))
     assert [file.read_bytes() for file in files] == before
     assert result["network"] == config.network
     state = torch.load(part / "checkpoint.pt", weights_only=True)["learner"]
@@ -257,7 +260,7 @@ def test_an_architecture_run_says_that_it_has_no_network(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--network", "resnet19"], "unknown network 'resnet19': choose one of cac, dhrnet, resnet18"),
+        (["--network", "resnet19"], "unknown network 'resnet19': choose from cac, dhrnet, resnet18"),
         (["random:0", "--network", "cac"], "architecture and network are both given"),
         (["--network", "cac", "--channels", "32"], "channels is the width of an architecture"),
         (["--network", "cac", "--stem", "pooled"], "stem is a part of an architecture"),
@@ -276,5 +279,24 @@ def test_images_too_small_for_vgg_are_refused() -> None:
     with pytest.raises(UserError, match="network vgg13 needs images of at least 32 pixels a side, got 16x16"):
         check_network("vgg13", (3, 16, 16))
     check_network("resnet18", (3, 16, 16))
-    with pytest.raises(UserError, match=r"unknown network \['cac'\]"):
-        check_network(["cac"])
+
+
+def test_a_users_own_network_by_its_dotted_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "plug-ins.md").read_text()
+    [code] = re.findall(r"```python\n((?:(?!```).)*class Small\(Network\).*?)```", page, flags=re.DOTALL)
+    (tmp_path / "my_networks.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = str(tmp_path / "run")
+    config = RetrainRequest(**TINY, network="my_networks.Small", objective="cross_entropy", out=out)
+    run_retrain(config, COMMAND)
+    monkeypatch.delitem(sys.modules, "my_networks")
+    evaluate = ["evaluate", out, "--bootstrap", "0", "--device", "cpu"]
+    assert main(evaluate) == 2
+    assert (
+        "network 'my_networks.Small' is a plug-in that is not loaded: add --plugin my_networks"
+        in capsys.readouterr().err
+    )
+    assert main([*evaluate, "--plugin", "my_networks"]) == 0
+    monkeypatch.delitem(sys.modules, "my_networks")

@@ -85,7 +85,7 @@ def test_another_folder_of_images_is_looked_into(finished: Path) -> None:
         (r"^network: null$", "network: cac", "checkpoint.pt does not fit network cac"),
         (r"^splits:", "strategy: pas\nsplits:", "config.yaml: there is no option strategy"),
         (r"^objective: .*$", "objective: sitecustom.Loss", "--plugin sitecustom"),
-        (r"^objective: .*$", "objective: [a]", "objective must be text, got a list"),
+        (r"^objective: .*$", "objective: [a]", "objective must be text or null, got a list"),
         (r"^data_dir: .*$", "data_dir: [a]", "data_dir must be text or null, got a list"),
         (
             r"^limit_per_class: .*$",

@@ -72,7 +72,7 @@ def test_evaluate_recomputes_everything_from_the_saved_model(finished: tuple[Pat
     out, _ = finished
     files = [part / name for part in sorted(out.glob("split-*")) for name in ("metrics.json", "predictions.csv")]
     before = [file.read_bytes() for file in files]
-    results = run_evaluate(EvaluateRequest(str(out), device="cpu", threads=1, bootstrap=20))
+    results = run_evaluate(EvaluateRequest(run=str(out), device="cpu", threads=1, bootstrap=20))
     after = [file.read_bytes() for file in files]
     assert len(results) == 2 and before == after
 
@@ -81,7 +81,7 @@ def test_evaluate_with_another_rule_leaves_the_first_result(finished: tuple[Path
     out, _ = finished
     part = out / "split-1"
     before = (part / "metrics.json").read_bytes()
-    (result,) = run_evaluate(EvaluateRequest(str(part), rule="mls", device="cpu", threads=1, bootstrap=0))
+    (result,) = run_evaluate(EvaluateRequest(run=str(part), rule="mls", device="cpu", threads=1, bootstrap=0))
     assert result["rule"] == "mls" and (part / "metrics.json").read_bytes() == before
     assert json.loads((part / "metrics-mls.json").read_text())["metrics"] == result["metrics"]
 
@@ -97,18 +97,18 @@ def test_evaluate_with_every_rule_opens_the_images_once(
     passes: list[int] = []
     infer = Learner.infer
     monkeypatch.setattr(Learner, "infer", lambda self, images: passes.append(len(images)) or infer(self, images))
-    together = {result["rule"]: result for result in run_evaluate(EvaluateRequest(str(part), rule="all", **common))}
+    together = {result["rule"]: result for result in run_evaluate(EvaluateRequest(run=str(part), rule="all", **common))}
     images = sum(count for count in passes if count > 1)  # one image counts multiplications
     assert list(together) == rules_for(objective_class(read_retrain_config(RunFolder.open(part)).objective))
     own = json.loads((part / "metrics.json").read_text())["rule"]
     training_images = len(reopen(RunFolder.open(part), device="cpu", threads=1).data.train)
     for name, result in together.items():
         passes.clear()
-        (alone,) = run_evaluate(EvaluateRequest(str(other), rule=name, **common))
+        (alone,) = run_evaluate(EvaluateRequest(run=str(other), rule=name, **common))
         needed = images if make_rule(name, {}).learns else images - training_images
         assert alone == result and sum(count for count in passes if count > 1) == needed, name
         assert result["label"] == ("" if name == own else name)
-    pair = run_evaluate(EvaluateRequest(str(part), rule="energy, mls,energy", **common))
+    pair = run_evaluate(EvaluateRequest(run=str(part), rule="energy, mls,energy", **common))
     assert pair == [together["energy"], together["mls"]]
 
 
@@ -125,7 +125,7 @@ def test_wrong_lists_of_rules_are_refused_before_images_are_opened(
 ) -> None:
     monkeypatch.setattr("nas_osr.retrain.evaluate.reopen", None)
     with pytest.raises(UserError, match=message):
-        run_evaluate(EvaluateRequest(str(finished[0] / "split-0"), **settings))
+        run_evaluate(EvaluateRequest(run=str(finished[0] / "split-0"), **settings))
 
 
 def test_several_rules_are_printed_side_by_side(
@@ -151,11 +151,11 @@ def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) 
     """All other classes of the run's own source are its unknown classes anyway: the same figures."""
     out, summary = finished
     part = out / "split-1"
-    (result,) = run_evaluate(EvaluateRequest(str(part), unknown="digits", device="cpu", threads=1, bootstrap=0))
+    (result,) = run_evaluate(EvaluateRequest(run=str(part), unknown="digits", device="cpu", threads=1, bootstrap=0))
     assert result["metrics"] == summary["parts"]["split-1"]
     assert (part / "predictions-digits.csv").exists()
     with pytest.raises(UserError, match="cifar11"):
-        run_evaluate(EvaluateRequest(str(part), unknown="cifar11"))
+        run_evaluate(EvaluateRequest(run=str(part), unknown="cifar11"))
 
 
 def test_outputs_can_be_averaged_over_mirror_images(
@@ -164,7 +164,7 @@ def test_outputs_can_be_averaged_over_mirror_images(
     part = tmp_path / "split-0"
     shutil.copytree(finished[0] / "split-0", part)
     before = (part / "metrics.json").read_bytes()
-    request = EvaluateRequest(str(part), rule="mls", mirrored=True, device="cpu", threads=1, bootstrap=0)
+    request = EvaluateRequest(run=str(part), rule="mls", mirrored=True, device="cpu", threads=1, bootstrap=0)
     with monkeypatch.context() as patched:
         patched.setattr("nas_osr.retrain.evaluate.reopen", None)  # which reads the images
         with pytest.raises(UserError, match="mirror image is no digit"):
@@ -204,7 +204,7 @@ def test_nothing_in_a_run_folder_causes_an_import(
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(re.sub(rf"^{field}: .*$", f"{field}: {value}", text, flags=re.MULTILINE))
     with pytest.raises(UserError, match="--plugin sitecustom"):
-        run_evaluate(EvaluateRequest(str(folder), device="cpu"))
+        run_evaluate(EvaluateRequest(run=str(folder), device="cpu"))
 
 
 def test_operations_of_an_architecture_file_are_not_imported(tmp_path: Path) -> None:

@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from nas_osr.cli.options import parse_options
+from nas_osr.configuration import make_request
 from nas_osr.errors import UserError
 from nas_osr.objectives.gmvae import GMVAE
 from nas_osr.runs.folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.strategies import STRATEGIES
 from nas_osr.strategies.run import run_search
+from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 
 TINY: dict[str, Any] = {
-    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 2, "warmup_epochs": 1, "batch_size": 16,
-    "limit_per_class": 40, "device": "cpu", "threads": 1, "quiet": True,
+    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 2, "batch_size": 16,
+    "strategy_config": {"warmup_epochs": 1}, "limit_per_class": 40, "device": "cpu", "threads": 1, "quiet": True,
 }  # fmt: skip
 
 
@@ -84,8 +89,17 @@ def marked_folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_search_reads_no_test_file_and_no_true_unknown(marked_folder: Path, tmp_path: Path) -> None:
-    settings = {**TINY, "protocol": "folder", "known": ["ant", "bee", "cat", "dog"], "data_dir": str(marked_folder)}
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_search_reads_no_test_file_and_no_true_unknown(strategy: str, marked_folder: Path, tmp_path: Path) -> None:
+    own = {"trials": 1} if strategy == "random" else {"warmup_epochs": 1}
+    settings = {
+        **TINY,
+        "strategy": strategy,
+        "strategy_config": own,
+        "protocol": "folder",
+        "known": ["ant", "bee", "cat", "dog"],
+        "data_dir": str(marked_folder),
+    }
     settings |= {"batch_size": 4, "limit_per_class": None}
     result = run_search(SearchRequest(**settings, out=str(tmp_path / "run")), ["nas-osr"])
     assert 0.0 <= result["f1"] <= 1.0
@@ -109,8 +123,11 @@ def test_search_reads_no_test_file_and_no_true_unknown(marked_folder: Path, tmp_
         ({"preset": "huge"}, "unknown preset"),
         ({"operations": ["skip", "pool"]}, "unknown operation 'pool': choose from skip, conv, conv2"),
         ({"stem": "dense"}, "unknown stem 'dense': choose from strided, pooled"),
-        ({"warmup_epochs": 2}, "warmup_epochs must lie"),
-        ({"order": "both"}, "order must be one of"),
+        ({"strategy_config": {"warmup_epochs": 2}}, "warmup_epochs must lie"),
+        ({"strategy_config": {"trials": 2}}, "strategy pas has no setting 'trials'"),
+        ({"strategy": "random", "strategy_config": {"trials": 0}}, "trials must be greater than 0"),
+        ({"strategy": "darts", "pseudo_unknown": [1]}, "darts keeps all known classes"),
+        ({"strategy_config": {"order": "both"}}, "order must be one of"),
         ({"augmentation": "mixup"}, "mixup"),
         ({"pseudo_unknown": [9]}, "pseudo_unknown must be"),
         ({"batch_size": 500}, "batch_size 500 is larger than half"),
@@ -180,3 +197,21 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     plan = run_search(SearchRequest(**TINY, out=str(tmp_path / "run"), dry_run=True), ["nas-osr"])
     assert plan["would_search"]["objective_config"]["ce_weight"] == 30.0
     assert json.dumps(plan) and not (tmp_path / "run").exists()
+
+
+def test_options_of_earlier_versions_are_the_strategys_own(tmp_path: Path) -> None:
+    old = {
+        "protocol": "digits",
+        "warmup_epochs": 4,
+        "architecture_lr": 0.01,
+        "order": "weights_first",
+        "stop_rule": None,
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--warmup_epochs", "3", "--strategy_config.stop_rule=skips"]
+    expected = {"warmup_epochs": 3, "architecture_lr": 0.01, "order": "weights_first", "stop_rule": "skips"}
+    values = parse_options(SearchRequest, arguments, "search")
+    assert values == {"protocol": "digits", "strategy_config": expected}
+    assert make_request(SearchRequest, {**old, "stop_rule": "skips"}, "search").strategy_config["stop_rule"] == "skips"
+    with pytest.raises(UserError, match="strategy random has no setting 'architecture_lr': it has trials"):
+        plan_search(make_request(SearchRequest, {**old, "strategy": "random"}, "search"))

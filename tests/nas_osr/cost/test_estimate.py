@@ -28,12 +28,12 @@ from nas_osr.data.protocols import make_protocol
 from nas_osr.data.rehearsal import rehearse
 from nas_osr.errors import UserError
 from nas_osr.retrain.retrain_cost import count_images as count_retrain_images
+from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.strategies.bilevel.bilevel_steps import make_steps
-from nas_osr.strategies.bilevel.pseudo_unknown import split_for_search
-from nas_osr.strategies.bilevel.search_cost import count_images, count_search
+from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.strategies.run import run_search
+from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
 
@@ -128,18 +128,20 @@ def test_memory_is_parameters_gradients_and_states() -> None:
 
 
 def test_images_are_counted_about_as_they_are() -> None:
-    config = SearchRequest(protocol="digits", preset="tiny", pseudo_unknown=[0, 1]).resolved()
-    protocol = make_protocol("digits")
-    data = load_data(protocol)
-    split = split_for_search(data, [0, 1], 0, config.rule_sample)
-    half, judged = count_images(config, protocol)
-    assert half == pytest.approx(len(split.weight), rel=0.02)
-    assert judged == pytest.approx(len(split.fit_sample) + len(split.scored()), rel=0.02)
-    train, validation = count_retrain_images(RetrainRequest(protocol="digits"), protocol)
+    plan = plan_search(SearchRequest(protocol="digits", preset="tiny", pseudo_unknown=[0, 1]))
+    protocol, loaded = plan.protocol, plan.data.load()
+    data, split = loaded.known, plan.divide(loaded)
+    images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
+    assert images.half == pytest.approx(len(split.weight), rel=0.02)
+    assert images.training == pytest.approx(len(split.training()), rel=0.02)
+    assert images.judged == pytest.approx(len(split.fit_sample) + len(split.scored()), rel=0.02)
+    [part] = plan_retrain(RetrainRequest(protocol="digits")).parts
+    train, validation = count_retrain_images(part.data)
     assert train == pytest.approx(len(data.train), rel=0.02)
     assert validation == pytest.approx(len(data.validation), rel=0.02)
     rehearsed = load_data(rehearse(protocol, [0, 1]))
-    train, validation = count_retrain_images(RetrainRequest(protocol="digits"), rehearsed.protocol)
+    [part] = plan_retrain(RetrainRequest(protocol="digits", pseudo_unknown=[0, 1])).parts
+    train, validation = count_retrain_images(part.data)
     assert train == pytest.approx(len(rehearsed.train), rel=0.02)
     assert validation == pytest.approx(len(rehearsed.validation), rel=0.02)
 
@@ -161,17 +163,18 @@ def test_images_of_merged_classes_and_limits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("objective", ["vae_contrastive", "supcon", "confidence"])
 def test_the_counts_of_a_search_are_those_of_its_whole_batch(objective: str) -> None:
     """Views and players included. supcon compares pairs, which the straight line leaves out."""
-    config = SearchRequest(
+    request = SearchRequest(
         protocol="digits", preset="tiny", layers=3, batch_size=24, pseudo_unknown=[0], objective=objective
-    ).resolved()
-    protocol = make_protocol("digits")
+    )
+    plan = plan_search(request)
     with leave_no_trace():
-        levels, costs, needed = count_search(config, protocol, make_fabric("cpu", "32-true", 0))
-        whole = [probe(step, levels.learner) for step in make_steps(levels, config, protocol)]
+        computed = plan.strategy.cost(plan, make_fabric("cpu", "32-true", 0))
+        costs, needed = computed.count(flops=True)
+        whole = [probe(make(24), computed.learner) for make in computed.steps.values()]
     for found, truth in zip(costs.values(), whole, strict=True):
         assert found.flops == pytest.approx(truth.flops, rel=0.02)
         assert found.activations == pytest.approx(truth.activations, rel=0.02)
-    weights = [item for item in levels.learner.parameters() if item.requires_grad]
+    weights = [item for item in computed.learner.parameters() if item.requires_grad]
     assert needed.optimizers >= 2 * sum(item.nbytes for item in weights)  # Adam's two moments
 
 
@@ -198,7 +201,7 @@ def test_a_dry_run_says_what_it_costs(kind: str, tmp_path: Path) -> None:
     state = torch.get_rng_state()
     out = str(tmp_path / "run")
     if kind == "search":
-        config = SearchRequest(**TINY, layers=3, epochs=5, warmup_epochs=2, dry_run=True, out=out)
+        config = SearchRequest(**TINY, layers=3, epochs=5, strategy_config={"warmup_epochs": 2}, dry_run=True, out=out)
         estimate = run_search(config, ["nas-osr"])["estimate"]
         steps = estimate["training_images"] // 16
         assert {name: step["count"] for name, step in estimate["steps"].items()} == {

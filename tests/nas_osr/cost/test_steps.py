@@ -27,11 +27,14 @@ from nas_osr.cost.steps import (
     take_turns,
 )
 from nas_osr.data.protocols import make_protocol
+from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.retrain_steps import make_step
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
-from nas_osr.strategies.bilevel.bilevel_steps import build_levels, count_cell_evaluations, make_steps
+from nas_osr.strategies.bilevel.bilevel_steps import count_cell_evaluations
+from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
+from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
 from nas_osr.training.learner import Learner
@@ -149,11 +152,10 @@ def test_the_product_has_its_precision_and_leaves_tf32_as_it_was() -> None:
 
 def small_steps(precision: str = "32-true", **settings: Any) -> tuple[Any, dict[str, Step]]:
     """A supernet of three layers on digits with its steps, from one seed."""
-    config = SearchRequest(preset="tiny", layers=3, batch_size=6, clip=0.0, **settings).resolved()
-    protocol = make_protocol("digits")
+    plan = plan_measurement(SearchRequest(preset="tiny", layers=3, clip=0.0, **settings), make_protocol("digits"))
     torch.manual_seed(0)
-    levels = build_levels(config, protocol, make_fabric("cpu", precision, 0))
-    return levels, {step.name: step for step in make_steps(levels, config, protocol)}
+    levels, schedule = build_levels(plan, make_fabric("cpu", precision, 0))
+    return levels, {step.name: step for step in make_steps(levels, schedule, 6)}
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -209,10 +211,9 @@ def test_objectives_of_all_kinds_can_be_measured(objective: str, settings: dict[
     with leave_no_trace():
         _, steps = small_steps(objective=objective, objective_config=settings)
         config = RetrainRequest(
-            protocol="digits", preset="tiny", architecture="random:0", batch_size=6, objective=objective,
-            objective_config=settings,
-        ).resolved()  # fmt: skip
-        retraining = make_step(config, make_protocol("digits"), make_fabric("cpu", "32-true", 0))
+            preset="tiny", architecture="random:0", batch_size=6, objective=objective, objective_config=settings
+        )
+        retraining = make_step(plan_measured(config, make_protocol("digits")), make_fabric("cpu", "32-true", 0))
         for step in (*steps.values(), retraining):
             step.augment()
             assert count_flops(step.run) > 0
@@ -233,11 +234,10 @@ def test_every_form_is_evaluated_once(layers: int, branches: tuple[int, ...], fo
 def test_a_pair_of_steps_at_paper_scale_costs_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     """CIFAR-10, four kept classes: 9.45 GMAC an image, where the public code needs 33.1; nothing is computed here."""
     monkeypatch.setattr(Learner, "to", lambda self, *arguments, **settings: self)  # fake parameters cannot be swapped
-    config, protocol = SearchRequest(preset="paper", pseudo_unknown=[0, 1]), make_protocol("cifar10")
-    config = config.resolved()
+    plan = plan_measurement(SearchRequest(preset="paper", pseudo_unknown=[0, 1]), make_protocol("cifar10"))
     with leave_no_trace(), FakeTensorMode(allow_non_fake_inputs=True):
-        levels = build_levels(config, protocol, make_fabric("cpu", "32-true", 0))
-        steps = make_steps(levels, config, protocol)
+        levels, schedule = build_levels(plan, make_fabric("cpu", "32-true", 0))
+        steps = make_steps(levels, schedule, plan.weights.batch_size)
         macs = {step.name: count_flops(step.run) / 2 / step.images for step in steps}
     assert levels.heads.num_classes == 4
     assert macs["weights"] == pytest.approx(5.858e9, rel=0.001)

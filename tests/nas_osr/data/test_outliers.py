@@ -145,15 +145,16 @@ def test_retraining_with_outliers(photographs: str, tmp_path: Path) -> None:
     assert state is not None and not any("outliers" in name for name in state["learner"])
     before = part.read_json("metrics.json")
     (tmp_path / "cifar10").rename(tmp_path / "away")  # evaluating needs none of it
-    (again,) = run_evaluate(EvaluateRequest(str(out), device="cpu", threads=1, bootstrap=0))
+    (again,) = run_evaluate(EvaluateRequest(run=str(out), device="cpu", threads=1, bootstrap=0))
     assert again["metrics"] == before["metrics"]
 
 
 def test_searching_with_outliers(photographs: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = SearchRequest(
-        **RUN, layers=3, epochs=2, warmup_epochs=1, outliers="cifar10", data_dir=photographs, out=str(out)
-    )
+        **RUN, layers=3, epochs=2, strategy_config={"warmup_epochs": 1}, outliers="cifar10", data_dir=photographs,
+        out=str(out),
+    )  # fmt: skip
     run_search(config, ["nas-osr"])
     run = RunFolder.open(out)
     assert {*run.read_history()[1]["losses"]} == {"ce", "kl", "architecture/ce", "architecture/kl"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.data.augmentation import AugmentationConfig
+from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 from nas_osr.metrics.open_set import auroc
@@ -21,15 +22,17 @@ from nas_osr.objectives.parts.pooling import pool
 from nas_osr.objectives.parts.saliency import saliency_maps
 from nas_osr.objectives.supcon import SupCon, SupConConfig
 from nas_osr.outputs import Features, FeatureShapes
+from nas_osr.retrain.subclusters.choice import Unkept
+from nas_osr.runs.progress import ProgressReporter
 from nas_osr.scoring.neighbours import Neighbours
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
+from nas_osr.training.epochs import Schedule, Trainer, run_epochs
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.learner import Learner, make_optimizers
-from nas_osr.training.loop import train_epoch
+from nas_osr.training.learner import Learner, make_optimizers, set_up
 
 IMAGE = (3, 32, 32)
 SPACE = Space(layers=3, channels=16, operations=("skip", "conv"))
@@ -322,36 +325,29 @@ def patterns(count: int, kinds: list[int]) -> tuple[Tensor, Tensor]:
     return (0.5 + 0.3 * images + 0.1 * torch.randn(count, 1, 32, 32)).clamp(0, 1), labels
 
 
+class Unjudged(Trainer):
+    """A training whose losses alone are looked at."""
+
+    def phase(self, epoch: int) -> str:
+        return "training"
+
+    def judge(self, *known: Any) -> dict[str, Any]:
+        return {}
+
+
 @pytest.mark.parametrize("mix", ["gradmix", "none"])
 def test_training_tells_classes_and_unknown_images_apart(mix: str) -> None:
     learner = discrete_learner(channels=1, mix=mix, flip=False)
     fabric = make_fabric("cpu", "32-true", 1)
     torch.manual_seed(2)
     images, labels = patterns(96, [0, 1, 2])
-    bytes_ = (images * 255).to(torch.uint8)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in torch.randperm(96).split(32):
-            yield bytes_[index], labels[index]
-
     weights = list(learner.encoder.parameters())
     optimizers = make_optimizers(learner, weights, lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
-    wrapped: Any = fabric.setup(learner, *optimizers.values())
-    history = [
-        train_epoch(
-            fabric,
-            wrapped[0],
-            dict(zip(optimizers, wrapped[1:], strict=True)),
-            batches(),
-            lambda images: images,
-            steps=3,
-            epoch=epoch,
-            epochs=8,
-            schedule=lambda position: 1.0,
-            clip=5.0,
-        )
-        for epoch in range(8)
-    ]
+    schedule = Schedule(8, 32, lambda position: 1.0, 5.0, 1.0, AugmentationConfig("none"), 2)
+    data = LabelledImages((images * 255).to(torch.uint8), labels, labels)
+    recorder = Unkept(ProgressReporter(8, quiet=True))
+    run_epochs(Unjudged(fabric, *set_up(fabric, learner, optimizers), data, schedule), recorder)
+    history = [record["losses"] for record in recorder.history()]
     assert history[-1]["supcon"] < history[0]["supcon"] - 0.2
     learner.eval()
     rule = Neighbours(k=5)

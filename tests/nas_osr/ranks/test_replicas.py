@@ -21,8 +21,8 @@ from nas_osr.strategies.search_request import SearchRequest
 WORKER = Path(__file__).with_name("worker.py")
 ROOT = Path(__file__).parents[3]
 TINY: dict[str, Any] = {
-    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 2, "warmup_epochs": 1, "batch_size": 8,
-    "limit_per_class": 24, "device": "cpu", "quiet": True,
+    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 2, "batch_size": 8,
+    "strategy_config": {"warmup_epochs": 1}, "limit_per_class": 24, "device": "cpu", "quiet": True,
 }  # fmt: skip
 
 

@@ -18,11 +18,12 @@ from nas_osr.errors import UserError
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import current_rank
 from nas_osr.ranks.replicas import assert_equal, average_statistics, own_rows, start_equal
-from nas_osr.strategies.bilevel.bilevel_steps import build_levels
-from nas_osr.strategies.bilevel.search import Levels
-from nas_osr.strategies.search_request import SearchRequest, check_request
+from nas_osr.strategies.bilevel.levels import Levels
+from nas_osr.strategies.bilevel.search_cost import build_levels
+from nas_osr.strategies.search_plan import plan_measurement
+from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.loop import weight_step
+from nas_osr.training.update import weight_step
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vae_contrastive": {},
@@ -55,15 +56,13 @@ def compare_steps(fabric: Any, name: str) -> dict[str, float]:
     """How far the gradients of two ranks, and of one rank's rows alone, are from those of the whole batch."""
     # the GAN of `confidence` makes images of 32 pixels
     protocol = make_protocol("cifar10" if name == "confidence" else "digits")
-    config = check_request(
-        SearchRequest(
-            protocol=protocol.name, preset="tiny", layers=3, objective=name, objective_config=OBJECTIVES[name]
-        )
+    request = SearchRequest(
+        protocol=protocol.name, preset="tiny", layers=3, objective=name, objective_config=OBJECTIVES[name]
     )
     levels: list[Levels] = []
     for _ in range(2):
         torch.manual_seed(0)
-        levels.append(build_levels(config, protocol, fabric))
+        levels.append(build_levels(plan_measurement(request, protocol), fabric)[0])
     whole, ours = levels
     alone: Any = Alone()
     whole.fabric = alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from nas_osr.data.augmentation import AugmentationConfig
+from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes, Outputs
+from nas_osr.retrain.subclusters.choice import Unkept
+from nas_osr.runs.progress import ProgressReporter
+from nas_osr.training.epochs import Schedule, Trainer, train_epoch
 from nas_osr.training.fabric import make_fabric
 from nas_osr.training.learner import Learner
-from nas_osr.training.loop import train_epoch, weight_step
 from nas_osr.training.monitors import (
     CHECK_EVERY,
     FiniteWatch,
@@ -29,6 +34,8 @@ from nas_osr.training.monitors import (
     monitor_retraining,
     split_norms,
 )
+from nas_osr.training.step_checkpoints import StepCheckpoints
+from nas_osr.training.update import weight_step
 
 BAD = (math.nan, math.inf, -math.inf)
 IMAGES = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2)
@@ -60,13 +67,15 @@ class Scripted(Objective):
         }
 
 
-def epoch_of(objective: Objective, steps: int, lr: float = 0.1, **settings: Any) -> dict[str, float]:
+def epoch_of(
+    objective: Objective, steps: int, lr: float = 0.1, clip: float = 0.0, kind: type[Trainer] = Trainer
+) -> dict[str, float]:
     learner = Learner(nn.Identity(), objective)
     optimizer = torch.optim.SGD(objective.parameters(), lr=lr)
-    return train_epoch(
-        make_fabric("cpu", "32-true", 0), learner, {"main": optimizer}, [(IMAGES, LABELS)] * steps, lambda x: x,
-        steps=steps, epoch=4, epochs=20, schedule=lambda _: 1.0, **{"clip": 0.0, **settings},
-    )  # fmt: skip
+    images = LabelledImages(IMAGES.repeat(steps, 1, 1, 1), LABELS.repeat(steps), LABELS.repeat(steps))
+    schedule = Schedule(20, len(IMAGES), lambda _: 1.0, clip, 1.0, AugmentationConfig("none"), 0)
+    trainer = kind(make_fabric("cpu", "32-true", 0), learner, {"main": optimizer}, images, schedule)
+    return train_epoch(trainer, 4, StepCheckpoints(Unkept(ProgressReporter(1)), torch.device("cpu"), dict, None))
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -85,15 +94,25 @@ def test_a_gradient_that_is_not_finite_is_told_from_the_losses_that_follow(clip:
 
 
 def test_what_comes_first_in_a_step_is_named() -> None:
-    def before(_: float) -> dict[str, Tensor]:
+    def other() -> dict[str, Tensor]:
         return {"architecture/term": torch.tensor(math.nan if objective.step >= 2 else 0.0)}
+
+    class After(Trainer):
+        def step(self, batches: Any, progress: float) -> Iterator[dict[str, Tensor]]:
+            yield from super().step(batches, progress)
+            yield other()
+
+    class Before(Trainer):
+        def step(self, batches: Any, progress: float) -> Iterator[dict[str, Tensor]]:
+            yield other()
+            yield from super().step(batches, progress)
 
     objective = Scripted({2: math.nan})
     with pytest.raises(UserError, match="loss term 'term' is not finite in step 3 "):
-        epoch_of(objective, 6, after_step=before)
+        epoch_of(objective, 6, kind=After)
     objective = Scripted({3: math.nan})
     with pytest.raises(UserError, match="'architecture/term' is not finite in step 4 "):
-        epoch_of(objective, 6, before_step=before)
+        epoch_of(objective, 6, kind=Before)
 
 
 def test_a_later_player_is_not_blamed_for_an_earlier_ones_gradient() -> None:

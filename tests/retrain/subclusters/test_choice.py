@@ -15,7 +15,8 @@ from nas_osr.data.dataset import LabelledImages, OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources.base import Source
 from nas_osr.errors import UserError
-from nas_osr.retrain.subclusters.choice import class_data, mean_losses, recommend
+from nas_osr.retrain.subclusters.choice import mean_losses, recommend
+from nas_osr.retrain.subclusters.subclusters_plan import class_data, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.runs.folder import RunFolder
 
@@ -160,7 +161,7 @@ def test_the_command_end_to_end(
         (["--recipe", "slow"], "unknown recipe"),
         (["--epochs", "0"], "epochs must be greater than 0"),
         (["--known", "[3]"], "at least two labels"),
-        (["--resume", "yes"], "resume must be one of"),
+        (["--resume", "yes"], "--resume must be"),
     ],
 )
 def test_mistakes_leave_no_trace(
@@ -173,6 +174,8 @@ def test_mistakes_leave_no_trace(
     assert not out.exists()
 
 
-def test_resolved_fills_what_the_preset_leaves_open() -> None:
-    config = SubclustersRequest(preset="tiny", counts=[3, 1]).resolved()
-    assert (config.counts, config.epochs, config.batch_size, config.recipe) == ([1, 3], 30, 64, "fast")
+def test_a_plan_fills_what_the_preset_leaves_open() -> None:
+    plan = plan_subclusters(SubclustersRequest(preset="tiny", protocol="digits", counts=[3, 1]))
+    names = ("counts", "split", "epochs", "batch_size", "recipe")
+    assert [plan.recorded[name] for name in names] == [[1, 3], 0, 30, 64, "fast"]
+    assert [part.training.objective.settings.subclusters for part in plan.parts] == [1, 3] * 6

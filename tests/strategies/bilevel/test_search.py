@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from nas_osr.data.dataset import LabelledImages, OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
-from nas_osr.objectives import make_objective, resolve_objective_config
-from nas_osr.scoring import make_rule
+from nas_osr.plans import LearningData
 from nas_osr.search_spaces.supernet import Supernet
 from nas_osr.strategies.base import SearchResult
-from nas_osr.strategies.bilevel import search as bilevel
-from nas_osr.strategies.bilevel.pseudo_unknown import SearchData, choose_pseudo_unknown, split_for_search
-from nas_osr.strategies.bilevel.search import Bilevel
+from nas_osr.strategies.bilevel import levels
+from nas_osr.strategies.pseudo_unknown import choose_pseudo_unknown, split_for_search
+from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
-from nas_osr.training.fabric import make_fabric
 
 
 class MemoryRecorder:
@@ -82,22 +80,14 @@ def run(
 ) -> tuple[SearchResult, MemoryRecorder]:
     """A search of seconds."""
     settings: dict[str, Any] = {
-        "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 3, "warmup_epochs": 1, "batch_size": 16,
-        "rule": "cap", "strategy": "pas", "threads": 1, "device": "cpu",
+        "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 3, "batch_size": 16, "rule": "cap",
+        "objective_config": {"decoder_channels": 0}, "threads": 1, "device": "cpu",
     }  # fmt: skip
-    config = SearchRequest(**{**settings, **changes}).resolved()
-    protocol = data.protocol
-    settings = resolve_objective_config("vae_contrastive", {}, protocol, "search")
+    own = {"warmup_epochs": 1, "order": changes.pop("order", "architecture_first")}
+    plan = plan_search(SearchRequest(**{**settings, "strategy_config": own, **changes}))
     recorder = recorder or MemoryRecorder()
-    strategy = Bilevel(config, make_fabric("cpu", "32-true", 1), pseudo_unknown=config.strategy == "pas")
-    result = strategy.search(
-        config.space(),
-        lambda shapes, classes: make_objective("vae_contrastive", shapes, protocol.image_shape, classes, settings),
-        lambda: make_rule("cap"),
-        data,
-        recorder,
-    )
-    return result, recorder
+    images = LearningData(data, torch.zeros(0), "")
+    return plan.strategy.search(plan, images, plan.machine.open(), recorder), recorder
 
 
 def with_marked(data: OpenSetData, labels: tuple[int, ...], value: int) -> OpenSetData:
@@ -121,7 +111,7 @@ def test_test_images_and_true_unknowns_are_never_opened(digits: OpenSetData, mon
 
 def test_pseudo_unknown_images_influence_nothing_but_the_score(digits: OpenSetData) -> None:
     """Painting every pseudo-unknown image over changes no weight, alpha, running statistic, optimiser or loss."""
-    pseudo = choose_pseudo_unknown(digits.protocol, None, 0)
+    pseudo = choose_pseudo_unknown(digits.protocol, None, 0).pseudo
     _, plain = run(digits)
     _, marked = run(with_marked(digits, pseudo, 255))
     for one, other in zip(plain.states, marked.states, strict=True):
@@ -134,7 +124,7 @@ def test_pseudo_unknown_images_influence_nothing_but_the_score(digits: OpenSetDa
 
 def test_the_mark_is_seen_where_it_may_be(digits: OpenSetData) -> None:
     """The same mark on a kept class does change weights: the test above can fail."""
-    kept = next(label for label in range(6) if label not in choose_pseudo_unknown(digits.protocol, None, 0))
+    kept = choose_pseudo_unknown(digits.protocol, None, 0).kept[0]
     _, plain = run(digits, epochs=2)
     _, marked = run(with_marked(digits, (kept,), 255), epochs=2)
     assert plain.records[0]["losses"] != marked.records[0]["losses"]
@@ -143,14 +133,14 @@ def test_the_mark_is_seen_where_it_may_be(digits: OpenSetData) -> None:
 def test_each_step_changes_its_own_side_only(digits: OpenSetData, monkeypatch: pytest.MonkeyPatch) -> None:
     """Warm-up leaves alphas and betas alone; the architecture step leaves weights and running statistics alone."""
     supernets: list[Supernet] = []
-    original = bilevel.build_supernet
+    original = levels.build_supernet
 
     def keep(*arguments: Any) -> Supernet:
         supernets.append(original(*arguments))
         return supernets[0]
 
     seen = {"architecture steps": 0}
-    original_frozen = bilevel.frozen
+    original_frozen = levels.frozen
 
     def check(module: nn.Module, parameters: list[nn.Parameter]) -> Any:
         class Watch:
@@ -174,8 +164,8 @@ def test_each_step_changes_its_own_side_only(digits: OpenSetData, monkeypatch: p
 
         return Watch()
 
-    monkeypatch.setattr(bilevel, "build_supernet", keep)
-    monkeypatch.setattr(bilevel, "frozen", check)
+    monkeypatch.setattr(levels, "build_supernet", keep)
+    monkeypatch.setattr(levels, "frozen", check)
     _, recorder = run(digits)
     first, last = recorder.records[0], recorder.records[-1]
     assert first["phase"] == "warmup" and last["phase"] == "search"
@@ -186,18 +176,16 @@ def test_each_step_changes_its_own_side_only(digits: OpenSetData, monkeypatch: p
 
 
 def test_selection_takes_the_best_f1_after_warmup_and_later_on_ties(digits: OpenSetData) -> None:
-    result, recorder = run(digits, epochs=4, warmup_epochs=1)
+    result, recorder = run(digits, epochs=4)
     competing = [record for record in recorder.records if record["phase"] == "search"]
     best = max(competing, key=lambda record: (record["f1"], record["epoch"]))
-    assert result.architecture.found["epoch"] == best["epoch"]
-    assert result.architecture.found["F1"] == best["f1"]
+    assert (result.epoch, result.score) == (best["epoch"], best["f1"])
     assert result.architecture.to_dict()["branches"] == best["branches"]
 
 
 def test_darts_keeps_all_classes_and_takes_the_last_epoch(digits: OpenSetData) -> None:
     result, recorder = run(digits, strategy="darts")
-    assert result.architecture.found["pseudo_unknown"] == []
-    assert result.architecture.found["epoch"] == 2
+    assert result.epoch == 2
     assert all(record["auroc"] is None for record in recorder.records)
 
 
@@ -207,7 +195,7 @@ def test_resuming_gives_the_same_bits(digits: OpenSetData) -> None:
     resumed, part = run(digits, part)
     assert_same(recorder.records, part.records)
     assert_same(recorder.states[-1], part.states[-1])
-    assert whole.architecture == resumed.architecture
+    assert whole == resumed
 
 
 def test_steps_can_come_in_either_order(digits: OpenSetData) -> None:
@@ -218,9 +206,9 @@ def test_steps_can_come_in_either_order(digits: OpenSetData) -> None:
 
 
 def test_halves_are_disjoint_and_equal_in_every_class(digits: OpenSetData) -> None:
-    pseudo = choose_pseudo_unknown(digits.protocol, None, 3)
-    split: SearchData = split_for_search(digits, pseudo, 3, rule_sample=50)
-    assert len(pseudo) == 2 and split.num_kept == 4
+    classes = choose_pseudo_unknown(digits.protocol, None, 3)
+    split = split_for_search(digits, classes, 3, rule_sample=50)
+    assert len(classes.pseudo) == 2 and len(classes.kept) == 4
     half = {tuple(image.flatten().tolist()) for image in split.weight.images}
     other = {tuple(image.flatten().tolist()) for image in split.architecture.images}
     assert not half & other
@@ -229,10 +217,10 @@ def test_halves_are_disjoint_and_equal_in_every_class(digits: OpenSetData) -> No
     for part in (split.weight, split.architecture, split.fit_sample, split.validation):
         # search labels and source classes agree with the protocol
         for label, source in zip(part.labels.tolist(), part.source_labels.tolist(), strict=True):
-            assert digits.protocol.label_map[source] == split.kept[label]
+            assert digits.protocol.label_map[source] == classes.kept[label]
     assert set(split.pseudo_unknown.labels.tolist()) == {4}
     sources = split.pseudo_unknown.source_labels
-    assert {digits.protocol.label_map[source] for source in sources.tolist()} == set(pseudo)
+    assert {digits.protocol.label_map[source] for source in sources.tolist()} == set(classes.pseudo)
     assert torch.bincount(sources)[sources.unique()].tolist() == [len(split.validation) // 4] * 2
 
 
@@ -248,5 +236,5 @@ def test_wrong_pseudo_unknown_labels_are_refused(digits: OpenSetData, given: lis
 def test_pseudo_unknown_classes_of_the_published_family_are_the_published_ones() -> None:
     protocol = make_protocol("mnist", 0, family="nas_osr")
     assert protocol.pseudo_unknown is not None
-    assert choose_pseudo_unknown(protocol, None, 0) == tuple(sorted(protocol.pseudo_unknown))
+    assert choose_pseudo_unknown(protocol, None, 0).pseudo == tuple(sorted(protocol.pseudo_unknown))
     assert {protocol.known[label][0] for label in protocol.pseudo_unknown} == {6, 4}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,14 +17,22 @@ from nas_osr.errors import UserError
 from nas_osr.runs.folder import RunFolder
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
+from nas_osr.strategies import make_strategy
 from nas_osr.strategies.bilevel import search as bilevel
-from nas_osr.strategies.bilevel.search_monitors import STOP_EPOCHS, entropies, measure, monitor_search, parameter_free
+from nas_osr.strategies.bilevel.search_monitors import (
+    STOP_EPOCHS,
+    entropies,
+    monitor_search,
+    parameter_free,
+    search_figures,
+)
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
 
 TINY: dict[str, Any] = {
-    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 6, "warmup_epochs": 1, "batch_size": 16,
-    "limit_per_class": 20, "device": "cpu", "threads": 1, "quiet": True, "objective": "cross_entropy",
+    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 6, "strategy_config": {"warmup_epochs": 1},
+    "batch_size": 16, "limit_per_class": 20, "device": "cpu", "threads": 1, "quiet": True,
+    "objective": "cross_entropy",
 }  # fmt: skip
 FREE = {"skip"}
 THIRD = 1 / 3
@@ -41,13 +50,13 @@ def record(operations: list[str], skip: float = 0.5, **changes: Any) -> dict[str
 
 
 def kinds(value: dict[str, Any], last: bool = False, history: list[dict[str, Any]] | None = None) -> set[str]:
-    return set(monitor_search(value, {}, history or [], FREE, None, last)["warnings"])
+    return set(monitor_search(value, {}, history or [], FREE, "none", last)["warnings"])
 
 
 def test_figures_of_a_record_by_hand() -> None:
     mixed = record(["skip", "conv", "conv2", "skip"])
     mixed["alpha"]["0/0"] = {"skip": 1.0, "conv": 0.0, "conv2": 0.0}
-    found = measure(mixed, FREE)
+    found = search_figures(mixed, FREE)
     assert found["parameter_free"] == {"decoded": 0.5, "alpha": pytest.approx((1.0 + 3 * 0.5) / 4)}
     own = (0.5 * math.log(2) + 0.5 * math.log(4)) / math.log(3)
     two = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75)) / math.log(2)
@@ -64,12 +73,12 @@ def test_branches_that_share_a_cell_count_it_once() -> None:
         "1": {"path": [0, 1, 1], "operations": ["skip", "conv", "conv"]},
         "2": {"path": [0, 1, 2], "operations": ["skip", "conv", "conv2"]},
     }
-    assert measure(both, FREE)["parameter_free"]["decoded"] == 0.25
+    assert search_figures(both, FREE)["parameter_free"]["decoded"] == 0.25
 
 
 def test_spaces_without_a_choice_have_no_entropy() -> None:
     alone = record(["skip"] * 3, alpha={"0/0": {"skip": 1.0}}, beta={"0/0": {"finer": 0.0, "same": 1.0}})
-    found = measure(alone, FREE)["entropy"]
+    found = search_figures(alone, FREE)["entropy"]
     assert found == {"alpha": None, "beta": None, "alpha_by_layer": {}, "beta_by_layer": {}}
     assert kinds(alone, last=True) == {"skips"}
 
@@ -133,7 +142,7 @@ def test_a_rule_stops_after_its_warning_has_held() -> None:
 
     warmup = record(["skip"] * 4, phase="warmup")
     assert run([warmup, warmup, skips, skips, calm, skips, skips, skips], "skips") == [False] * 7 + [True]
-    assert not any(run([skips] * 5, None)) and not any(run([skips] * 5, "entropy"))
+    assert not any(run([skips] * 5, "none")) and not any(run([skips] * 5, "entropy"))
     old = [{name: value for name, value in skips.items() if name != "monitors"}] * 3  # of an older version
     assert monitor_search(skips, {}, old, FREE, "skips", False)["stopped"] is None
 
@@ -147,7 +156,8 @@ def test_parameter_free_operations_are_found_by_their_parameters() -> None:
 
 def test_a_stopped_search_is_a_whole_run_and_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bilevel, "parameter_free", lambda supernet: {"skip", "conv", "conv2"})
-    config = SearchRequest(**TINY, out=str(tmp_path / "run"), stop_rule="skips")
+    stopping = {**TINY, "strategy_config": {"warmup_epochs": 1, "stop_rule": "skips"}, "out": str(tmp_path / "run")}
+    config = SearchRequest(**stopping)
     result = run_search(config, ["nas-osr", "search"])
     history = RunFolder.open(tmp_path / "run").read_history()
     assert len(history) == 1 + STOP_EPOCHS < TINY["epochs"]
@@ -165,9 +175,7 @@ def test_a_stopped_search_is_a_whole_run_and_stays_stopped(tmp_path: Path, monke
     provenance = json.loads(folder.read_text())
     folder.write_text(json.dumps({**provenance, "finished": None}))
     before = (tmp_path / "run" / "history.jsonl").read_bytes()
-    again = run_search(
-        SearchRequest(**TINY, out=str(tmp_path / "run"), stop_rule="skips", resume="auto"), ["nas-osr", "search"]
-    )
+    again = run_search(SearchRequest(**stopping, resume="auto"), ["nas-osr", "search"])
     assert (tmp_path / "run" / "history.jsonl").read_bytes() == before and again == result
 
 
@@ -181,16 +189,18 @@ def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
     for line in lines:
         del line["monitors"]
     (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    config = (run / "config.yaml").read_text().splitlines()
-    (run / "config.yaml").write_text("\n".join(line for line in config if not line.startswith("stop_rule")) + "\n")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    own = config.pop("strategy_config")
+    del own["stop_rule"], config["deterministic"]  # which are younger
+    (run / "config.yaml").write_text(yaml.safe_dump({**config, **own}))
     result = run_search(SearchRequest(**short, out=str(run), resume="auto"), ["nas-osr", "search"])
     assert result["stopped"] is None and result["warnings"] == {}
     (run / "provenance.json").write_text(json.dumps({**provenance, "finished": None}))
-    with pytest.raises(UserError, match="stop_rule was None"):
-        run_search(SearchRequest(**short, out=str(run), resume="auto", stop_rule="skips"), ["nas-osr", "search"])
+    short["strategy_config"] = {"warmup_epochs": 1, "stop_rule": "skips"}
+    with pytest.raises(UserError, match="strategy_config was {.*} at the start and is {.*'stop_rule': 'skips'"):
+        run_search(SearchRequest(**short, out=str(run), resume="auto"), ["nas-osr", "search"])
 
 
 def test_stop_rules_are_checked() -> None:
-    assert SearchRequest(stop_rule="none").resolved().stop_rule is None
-    with pytest.raises(UserError, match="stop_rule must be one of skips, entropy"):
-        SearchRequest(stop_rule="eigenvalues").resolved()
+    with pytest.raises(UserError, match="stop_rule must be one of skips, entropy, none, got 'eigenvalues'"):
+        make_strategy("pas", {"stop_rule": "eigenvalues"}, "tiny")

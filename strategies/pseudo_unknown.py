@@ -1,4 +1,4 @@
-"""The data of a search: kept and pseudo-unknown classes, weight half and architecture half (PAS).
+"""The classes and images of a search: kept and pseudo-unknown ones, weight half and architecture half (PAS).
 
 Only known training and validation images come in; nothing here can reach a test image or a true unknown class.
 """
@@ -6,12 +6,12 @@ Only known training and validation images come in; nothing here can reach a test
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.data.dataset import VALIDATION_SHARE, LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import check_pseudo_unknown
 from nas_osr.errors import UserError
@@ -19,46 +19,77 @@ from nas_osr.seeds import make_generator
 
 
 @dataclass(frozen=True)
+class Classes:
+    """The protocol's labels that are kept in a search, and those that play the unknown."""
+
+    kept: tuple[int, ...]
+    pseudo: tuple[int, ...]
+
+    @classmethod
+    def without(cls, pseudo: Sequence[int], count: int) -> Classes:
+        """All of `count` labels are kept, but for `pseudo`. Raises UserError: see `check_pseudo_unknown`."""
+        chosen = check_pseudo_unknown(pseudo, count)
+        return cls(tuple(label for label in range(count) if label not in chosen), chosen)
+
+
+@dataclass(frozen=True)
 class SearchData:
     """What a search may see. Labels are 0..K-1 for the K kept classes and K for pseudo-unknown images.
 
     Attributes:
-        kept, pseudo: the protocol's labels of the kept and of the pseudo-unknown classes.
         weight, architecture: the two disjoint halves of the kept training images.
         fit_sample: kept training images on which the scoring rule is fitted.
         validation: kept validation images; they set the threshold and are scored.
         pseudo_unknown: as many images of each pseudo-unknown class as validation has of a kept one; scored only.
     """
 
-    kept: tuple[int, ...]
-    pseudo: tuple[int, ...]
     weight: LabelledImages
     architecture: LabelledImages
     fit_sample: LabelledImages
     validation: LabelledImages
     pseudo_unknown: LabelledImages
 
-    @property
-    def num_kept(self) -> int:
-        """K, the number of kept classes."""
-        return len(self.kept)
-
     def to(self, device: str | torch.device) -> SearchData:
         """The same on another device."""
-        names = [item.name for item in fields(self) if item.name not in ("kept", "pseudo")]
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        return SearchData(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+
+    def training(self) -> LabelledImages:
+        """All kept training images: both halves."""
+        return join(self.weight, self.architecture)
 
     def scored(self) -> LabelledImages:
         """Kept validation images and pseudo-unknown images together."""
-        parts = (self.validation, self.pseudo_unknown)
-        return LabelledImages(
-            torch.cat([part.images for part in parts]),
-            torch.cat([part.labels for part in parts]),
-            torch.cat([part.source_labels for part in parts]),
-        )
+        return join(self.validation, self.pseudo_unknown)
 
 
-def choose_pseudo_unknown(protocol: Protocol, given: Sequence[int] | None, seed: int) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images a search sees: in its kept training images, in each half of them, and in each judgement."""
+
+    training: int
+    half: int
+    judged: int
+
+
+def count_search_images(known: Sequence[int], classes: Classes, rule_sample: int) -> ImageCounts:
+    """What `split_for_search` leaves, near enough for an estimate, of so many images of each known label."""
+    kept = sum(known[label] for label in classes.kept)
+    validation = round(VALIDATION_SHARE * kept)
+    half = (kept - validation) // 2
+    pseudo_unknown = validation // len(classes.kept) * len(classes.pseudo)
+    return ImageCounts(2 * half, half, min(rule_sample, 2 * half) + validation + pseudo_unknown)
+
+
+def join(*parts: LabelledImages) -> LabelledImages:
+    """Images one after the other."""
+    return LabelledImages(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.source_labels for part in parts]),
+    )
+
+
+def choose_pseudo_unknown(protocol: Protocol, given: Sequence[int] | None, seed: int) -> Classes:
     """The labels that play the unknown: given, published with the split, or max(1, round(N / 3)) drawn from the seed.
 
     Raises UserError when a given label is not one of 0..N-1, or when fewer than two classes would be kept.
@@ -72,19 +103,19 @@ def choose_pseudo_unknown(protocol: Protocol, given: Sequence[int] | None, seed:
     else:
         order = torch.randperm(count, generator=make_generator(seed, "pseudo-unknown"))
         chosen = order[: max(1, round(count / 3))].tolist()
-    return check_pseudo_unknown(chosen, count)
+    return Classes.without(chosen, count)
 
 
-def split_for_search(data: OpenSetData, pseudo: Sequence[int], seed: int, rule_sample: int) -> SearchData:
+def split_for_search(data: OpenSetData, classes: Classes, seed: int, rule_sample: int) -> SearchData:
     """Divide known training and validation images for a search; the halves are equal in every class (NAS-OSR, 50/50).
 
     Args:
         data: known images; `data.test` is not called.
-        pseudo: labels that play the unknown; may be empty.
+        classes: labels that are kept, and labels that play the unknown, which may be none.
         seed: seed of all draws.
         rule_sample: how many kept training images the rule is fitted on, at most.
     """
-    kept = tuple(label for label in range(data.protocol.num_known) if label not in set(pseudo))
+    kept = classes.kept
     relabel = torch.full((data.protocol.num_known,), len(kept))
     relabel[list(kept)] = torch.arange(len(kept))
 
@@ -106,15 +137,13 @@ def split_for_search(data: OpenSetData, pseudo: Sequence[int], seed: int, rule_s
 
     validation = torch.cat([torch.nonzero(data.validation.labels == label).flatten() for label in kept])
     per_class = len(validation) // len(kept)
-    unknown = [draw(data.train.labels, label, "pseudo-unknown images")[:per_class] for label in pseudo]
+    unknown = [draw(data.train.labels, label, "pseudo-unknown images")[:per_class] for label in classes.pseudo]
 
     def select(images: LabelledImages, index: Tensor) -> LabelledImages:
         chosen = images.select(index)
         return LabelledImages(chosen.images, relabel[chosen.labels], chosen.source_labels)
 
     return SearchData(
-        kept=kept,
-        pseudo=tuple(pseudo),
         weight=select(data.train, torch.cat(weight)),
         architecture=select(data.train, torch.cat(architecture)),
         fit_sample=select(data.train, sample),

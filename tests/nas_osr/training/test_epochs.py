@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from nas_osr.data.augmentation import AugmentationConfig
+from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.outputs import FeatureShapes
+from nas_osr.retrain.subclusters.choice import Unkept
+from nas_osr.runs.progress import ProgressReporter
+from nas_osr.training.epochs import Schedule, Trainer, train_epoch
 from nas_osr.training.fabric import choose_device, make_fabric
 from nas_osr.training.learner import Learner
-from nas_osr.training.loop import train_epoch, weight_step
 from nas_osr.training.losses import LossMeter
+from nas_osr.training.step_checkpoints import StepCheckpoints
+from nas_osr.training.update import weight_step
 
 
 class TwoPlayers(Objective):
@@ -96,27 +105,29 @@ def test_clipping_bounds_the_step_and_scale_divides_the_loss(learner: Learner) -
     torch.testing.assert_close(steps["scaled"], steps["plain"] / 2)
 
 
-def test_epoch_follows_its_schedule_and_hooks(learner: Learner) -> None:
+def test_epoch_follows_its_schedule_and_steps(learner: Learner) -> None:
     fabric = make_fabric("cpu", "32-true", 0)
     optimizers = optimizers_of(learner, lr=1.0)
     rates, order = [], []
-    batch = ((IMAGES * 255).to(torch.uint8), LABELS)
+    data = LabelledImages((IMAGES * 255).to(torch.uint8).repeat(2, 1, 1, 1), LABELS.repeat(2), LABELS.repeat(2))
 
-    def augment(images: Tensor) -> Tensor:
-        order.append("weights")
-        rates.append(optimizers["main"].param_groups[0]["lr"])
-        assert 0.0 <= float(images.min()) and float(images.max()) <= 1.0
-        return images
+    class Watched(Trainer):
+        def input(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            order.append("weights")
+            rates.append(optimizers["main"].param_groups[0]["lr"])
+            images, labels = super().input(images, labels)
+            assert 0.0 <= float(images.min()) and float(images.max()) <= 1.0
+            return images, labels
 
-    def hook(name: str) -> dict[str, Tensor]:
-        order.append(name)
-        return {f"{name}/term": torch.tensor(2.0)}
+        def step(self, batches: Any, progress: float) -> Iterator[dict[str, Tensor]]:
+            order.append("before")
+            yield {"before/term": torch.tensor(2.0)}
+            yield from super().step(batches, progress)
+            order.append(f"after {progress}")
 
-    means = train_epoch(
-        fabric, learner, optimizers, [batch, batch], augment, steps=2, epoch=3, epochs=10, clip=1.0,
-        schedule=lambda position: 0.01 * position, before_step=lambda _: hook("before"),
-        after_step=lambda progress: hook(f"after {progress}"),
-    )  # fmt: skip
+    schedule = Schedule(10, 6, lambda position: 0.01 * position, 1.0, 1.0, AugmentationConfig("none"), 0)
+    checkpoints = StepCheckpoints(Unkept(ProgressReporter(1)), torch.device("cpu"), dict, None)
+    means = train_epoch(Watched(fabric, learner, optimizers, data, schedule), 3, checkpoints)
     assert rates == pytest.approx([0.03, 0.035])
     assert order == ["before", "weights", "after 0.3", "before", "weights", "after 0.35"]
     assert means["before/term"] == 2.0 and {"fit", "size", "follow"} <= set(means)

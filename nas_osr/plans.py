@@ -1,0 +1,241 @@
+"""What a run does, complete and frozen: the pieces that the plan of a search and that of a retraining share.
+
+A request (`nas_osr.requests`) may leave fields open. A plan is made of one that has been resolved, and making it checks
+whatever can be checked without an image; every field has its value then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from nas_osr.cost.estimate import count_training_images
+from nas_osr.data.dataset import OpenSetData, load_data
+from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
+from nas_osr.data.protocols import Protocol
+from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
+from nas_osr.objectives.base import Objective
+from nas_osr.outputs import FeatureShapes
+from nas_osr.plugins import import_plugin
+from nas_osr.ranks.place import check_divided
+from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
+from nas_osr.runs.folder import RunFolder
+from nas_osr.scoring import check_rule, make_rule, rule_class
+from nas_osr.scoring.base import ScoringRule
+from nas_osr.search_spaces.encoder import check_image_shape
+from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
+from nas_osr.training.fabric import make_fabric
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LearningData:
+    """The images that a run learns from.
+
+    Attributes:
+        known: of the known classes.
+        outliers: given unknown images, uint8 [n, C, H, W]; n is 0 for an objective that takes none.
+        fingerprint: of all of them.
+    """
+
+    known: OpenSetData
+    outliers: Tensor
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DataPlan:
+    """Which images.
+
+    Attributes:
+        protocol: the classes, and the shape of the images.
+        load_known: reads the known training images.
+        load_outliers: reads the given unknown images, uint8 [n, C, H, W]; there are none (n = 0) where no source is.
+        count_known: how many images each known label has, those for validation included; opens none.
+    """
+
+    protocol: Protocol
+    load_known: Callable[[], OpenSetData]
+    load_outliers: Callable[[], Tensor]
+    count_known: Callable[[], list[int]]
+
+    def load(self) -> LearningData:
+        """Read what is learned from. Raises UserError: data missing, corrupt or of another shape."""
+        known, outliers = self.load_known(), self.load_outliers()
+        return LearningData(known, outliers, fingerprint(known, outliers if len(outliers) else None))
+
+
+@dataclass(frozen=True)
+class ObjectivePlan:
+    """What is learned, and how it is judged.
+
+    Attributes:
+        name: of the objective: a name or dotted path.
+        kind: its class.
+        settings: its full config, an instance of `kind.config_class`.
+        rule: of the scoring rule: a name or dotted path.
+        rule_settings: what the user set of the rule.
+    """
+
+    name: str
+    kind: type[Objective]
+    settings: Any
+    rule: str
+    rule_settings: Mapping[str, Any]
+
+    @property
+    def needs_outliers(self) -> bool:
+        """Whether it learns from given unknown images."""
+        return self.kind.needs_outliers(self.settings)
+
+    def of_classes(self, labels: Sequence[int], num_classes: int) -> ObjectivePlan:
+        """The same for some of all `num_classes` known labels, which are numbered anew in this order."""
+        return replace(self, settings=self.kind.select_classes(self.settings, labels, num_classes))
+
+    def make(
+        self, shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, outliers: Tensor
+    ) -> Objective:
+        """The objective with fresh heads.
+
+        Args:
+            shapes: of the encoder's maps.
+            image_shape: (C, H, W).
+            num_classes: of which it has heads.
+            outliers: uint8 [n, C, H, W]; looked at where the objective needs them.
+
+        Raises:
+            UserError: the heads do not fit the maps or the classes.
+        """
+        objective = self.kind(shapes, image_shape, num_classes, self.settings)
+        if self.needs_outliers:
+            objective.set_outliers(outliers)
+        return objective
+
+    def make_rule(self) -> ScoringRule:
+        """A new rule, not fitted."""
+        return make_rule(self.rule, self.rule_settings)
+
+    def check_divided(self, batch_size: int) -> None:
+        """UserError when there are several ranks and a batch of this objective cannot be divided among them."""
+        check_divided(self.name, self.kind.divisible, batch_size)
+
+
+@dataclass(frozen=True)
+class MachinePlan:
+    """Where it is computed, and how; the fields are those of `nas_osr.requests.MachineOptions`."""
+
+    device: str
+    precision: str
+    threads: int
+    deterministic: bool
+    checkpointing: bool
+    compile: bool
+
+    def open(self, ranks: bool = True) -> Fabric:
+        """The device; see `nas_osr.training.fabric.make_fabric`. UserError when it, or its compiler, is not there."""
+        fabric = make_fabric(self.device, self.precision, self.threads, ranks=ranks)
+        if self.compile:
+            check_compiler(fabric.device)
+        return fabric
+
+    def prepare(self, encoder: nn.Module) -> None:
+        """Set an encoder's switches, which change what a step costs and nothing else."""
+        prepare_encoder(encoder, checkpointing=self.checkpointing, compiled=self.compile)
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """Where a run goes, and what it says meanwhile.
+
+    Attributes:
+        out: folder of the run.
+        resume: whether what is there is continued.
+        overwrite: whether what is there is replaced.
+        checkpoint_minutes: so often inside an epoch; 0 is at its end only.
+        quiet: no progress.
+    """
+
+    out: str
+    resume: bool
+    overwrite: bool
+    checkpoint_minutes: float
+    quiet: bool
+
+    def create(self) -> RunFolder:
+        """The run's folder; see `RunFolder.create`."""
+        return RunFolder.create(self.out, overwrite=self.overwrite, resume=self.resume)
+
+
+def given(value: T | None, default: T) -> T:
+    """What a user gave, or else what fills an open field."""
+    return default if value is None else value
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Import what the user names; comes before anything is looked up by name. Raises UserError."""
+    for module in modules:
+        import_plugin(module)
+
+
+def plan_data(request: RunRequest, published: Protocol, protocol: Protocol, objective: ObjectivePlan) -> DataPlan:
+    """Which images a request names; none is opened.
+
+    Args:
+        published: the whole protocol: outliers show no class that it knows or tests.
+        protocol: what is learned of it: itself, or a rehearsal, whose truly unknown classes stay unseen, too.
+        objective: what learns from them.
+
+    Raises:
+        UserError: the images are of a shape that no network takes, outliers are missing or not wanted, or there is no
+            such source of them.
+    """
+    check_image_shape(protocol.image_shape)
+    check_outliers(objective.name, objective.settings, request.outliers)
+    folder, limit, outliers = request.data_folder, request.limit_per_class, request.outliers
+    load_none: Callable[[], Tensor] = partial(torch.zeros, (0, *protocol.image_shape), dtype=torch.uint8)
+    if outliers is not None:
+        outlier_classes(outliers, published, folder)
+    return DataPlan(
+        protocol,
+        load_known=partial(load_data, protocol, folder, limit_per_class=limit),
+        load_outliers=load_none if outliers is None else partial(load_outliers, outliers, published, folder, limit),
+        count_known=partial(count_training_images, protocol, folder, limit),
+    )
+
+
+def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) -> ObjectivePlan:
+    """What a request asks to be learned of a protocol in the phase "search" or "retrain".
+
+    Raises:
+        UserError: there is no such objective or rule, a setting of one is wrong, or the rule cannot be fed by the
+            objective.
+    """
+    kind = objective_class(request.objective)
+    settings = resolve_objective_config(request.objective, request.objective_config, protocol, phase)
+    rule = request.rule or kind.default_rule
+    check_rule(rule_class(rule), kind)
+    plan = ObjectivePlan(request.objective, kind, settings, rule, request.rule_config)
+    plan.make_rule()
+    return plan
+
+
+def plan_machine(request: MachineOptions) -> MachinePlan:
+    """Where a request is computed."""
+    return MachinePlan(**same_fields(MachinePlan, request))
+
+
+def plan_output(request: SavingOptions) -> OutputPlan:
+    """Where a request's run goes."""
+    return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
+
+
+def same_fields(plan: type, request: Any) -> dict[str, Any]:
+    """The fields of a plan from a request that has fields of the same names."""
+    return {item.name: getattr(request, item.name) for item in fields(plan)}

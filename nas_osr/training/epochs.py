@@ -1,0 +1,222 @@
+"""The one epoch loop, of searching and retraining alike: restore, prepare; each epoch train, judge, record, save."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from nas_osr.data.augmentation import AugmentationConfig, augment
+from nas_osr.data.batches import iterate_batches, to_float
+from nas_osr.data.dataset import LabelledImages
+from nas_osr.ranks.first import FirstRank
+from nas_osr.ranks.replicas import assert_equal, average_statistics, own_rows, start_equal
+from nas_osr.runs.recorder import Recorder
+from nas_osr.seeds import derive_seed, make_generator
+from nas_osr.training.losses import LossMeter
+from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, check_weights, split_norms
+from nas_osr.training.step_checkpoints import StepCheckpoints
+from nas_osr.training.update import weight_step
+
+Batch = tuple[Tensor, Tensor]  # uint8 images [B, C, H, W] and labels [B]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long weights are trained, and in which steps.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images a step, of all ranks together.
+        factor: position in epochs -> factor on the learning rate of `main`; other players keep theirs.
+        clip: largest gradient norm of a player; 0 is off.
+        scale: the summed loss is divided by this before the gradient is taken.
+        augmentation: of the images.
+        seed: of everything random.
+    """
+
+    epochs: int
+    batch_size: int
+    factor: Callable[[float], float]
+    clip: float
+    scale: float
+    augmentation: AugmentationConfig
+    seed: int
+
+
+class Trainer:
+    """A learner with what its training needs. A subclass says what is judged after an epoch, and what else a step does.
+
+    Every rank is given whole batches, augments them alike, and learns from its own rows.
+
+    Attributes:
+        fabric: device, precision and ranks.
+        learner: a `nas_osr.training.learner.Learner` as Fabric wrapped it.
+        optimizers: of the weights, by player, as Fabric wrapped them.
+        images: what is learned from, on the device.
+        schedule: how.
+        prepared: what the objective says of what it learned before the first step.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        learner: Any,
+        optimizers: Mapping[str, Any],
+        images: LabelledImages,
+        schedule: Schedule,
+    ) -> None:
+        self.fabric, self.learner, self.optimizers = fabric, learner, optimizers
+        self.images, self.schedule = images, schedule
+        self.prepared: dict[str, float] = {}
+        self.generator = torch.Generator(device=fabric.device)  # of the augmentation; every epoch has its own
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch: its whole batches; where there are too few images for one, all of them are it."""
+        return max(1, len(self.images) // self.schedule.batch_size)
+
+    # What differs between trainings -------------------------------------------------------------------------------
+
+    def phase(self, epoch: int) -> str:
+        """What the history calls this epoch."""
+        raise NotImplementedError
+
+    def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
+        """What joins the record of an epoch: scores and monitors, as plain values. The first rank alone is asked.
+
+        Args:
+            record: epoch, phase and losses.
+            norms: mean gradient norm by player.
+            history: the records before.
+        """
+        raise NotImplementedError
+
+    def batches(self, epoch: int, done: int) -> Iterator[tuple[Batch, ...]]:
+        """What each step of an epoch learns from, when `done` of them are done."""
+        order = make_generator(self.schedule.seed, "order", epoch)
+        drop_last = len(self.images) >= self.schedule.batch_size
+        batches = iterate_batches(self.images, self.schedule.batch_size, generator=order, drop_last=drop_last)
+        return zip(islice(batches, done, None), strict=True)
+
+    def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
+        """Learn from what `batches` gave, at this share of the training; loss terms and gradient norms, by update."""
+        inputs, clip, scale = self.input(*batches[0]), self.schedule.clip, self.schedule.scale
+        yield weight_step(self.fabric, self.learner, self.optimizers, *inputs, progress, clip, scale)
+
+    def keep(self, record: Mapping[str, Any]) -> None:
+        """Take note of a whole record, on every rank, before it and the training's state are saved."""
+
+    def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether no further epoch is wanted."""
+        return False
+
+    def images_seen(self, epoch: int) -> int:
+        """How many images an epoch learns from."""
+        return len(self.images)
+
+    # What they share ----------------------------------------------------------------------------------------------
+
+    def input(self, images: Tensor, labels: Tensor) -> Batch:
+        """This rank's rows of a batch, augmented: float [b, C, H, W] in [0, 1], and labels [b]."""
+        changed = own_rows(self.fabric, augment(to_float(images), self.schedule.augmentation, self.generator))
+        return changed.contiguous(memory_format=torch.channels_last), own_rows(self.fabric, labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the training changes."""
+        return {
+            "prepared": self.prepared,
+            "learner": self.learner.state_dict(),
+            "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.prepared = state.get("prepared", {})
+        self.learner.load_state_dict(state["learner"])
+        for player, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][player])
+
+
+def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
+    """Train for all epochs, or for those that are left. Torch's global random state is seeded: fork it around this.
+
+    Raises:
+        UserError: a loss, a gradient or a weight is not finite.
+        KeyboardInterrupt: the process is to end; what is needed to go on has been saved.
+    """
+    fabric, learner, schedule = trainer.fabric, trainer.learner, trainer.schedule
+    # restore the last checkpoint; a training that begins prepares what its objective takes as given
+    state = recorder.restore()
+    if state is not None:
+        trainer.load_state_dict(state)
+    else:
+        trainer.prepared = learner.objective.prepare(trainer.images, derive_seed(schedule.seed, "prepare"))
+    checkpoints = StepCheckpoints(recorder, fabric.device, trainer.state_dict, state)
+    start_equal(fabric, learner)
+    for epoch in range(0 if state is None else state["epoch"] + 1, schedule.epochs):
+        history = recorder.history()
+        if trainer.stopped(history):
+            break
+        # train
+        losses, norms = split_norms(train_epoch(trainer, epoch, checkpoints))
+        assert_equal(fabric, learner.parameters(), "weights")
+        average_statistics(fabric, learner)
+        trained = time.perf_counter()
+        # judge
+        learner.eval()
+        record = {"epoch": epoch, "phase": trainer.phase(epoch), "losses": losses}
+        record |= FirstRank(fabric, (record, norms, history)).call(lambda known: trainer.judge(*known))
+        if epoch == 0 and trainer.prepared:
+            record["prepared"] = trainer.prepared
+        trainer.keep(record)
+        # record
+        timing = {
+            "epoch": epoch,
+            "seconds": time.perf_counter() - checkpoints.started,
+            "training_seconds": trained - checkpoints.started,
+            "images": trainer.images_seen(epoch),
+            "ranks": fabric.world_size,
+        }
+        recorder.record(record, timing)
+        # save
+        recorder.save({"epoch": epoch, **trainer.state_dict()})
+
+
+def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> dict[str, float]:
+    """One epoch, or the rest of one that was interrupted; the mean of each loss term and gradient norm."""
+    schedule, steps, main = trainer.schedule, trainer.steps, trainer.optimizers["main"]
+    meter, watch = LossMeter(), FiniteWatch()
+
+    def check() -> None:
+        watch.check(epoch, schedule.epochs, steps)
+        check_weights(trainer.learner, epoch, schedule.epochs)
+
+    # every random stream of an epoch has a seed of its own, or goes on where the epoch was left
+    torch.manual_seed(derive_seed(schedule.seed, "epoch", epoch))
+    trainer.generator = make_generator(schedule.seed, "augmentation", epoch, device=trainer.fabric.device)
+    done = checkpoints.begin(epoch, trainer.generator)
+    checkpoints.restore_losses(meter)
+    trainer.learner.train()
+    for step, batches in enumerate(trainer.batches(epoch, done), start=done):
+        # the learning rate follows its schedule
+        position = epoch + step / steps
+        for group in main.param_groups:
+            group["lr"] = main.defaults["lr"] * schedule.factor(position)
+        # update the weights, and whatever else learns in this phase
+        for terms in trainer.step(batches, position / schedule.epochs):
+            meter.add(watch.see(terms, step))
+        # look for what is not finite, now and then: each look waits for the device
+        if (step + 1) % CHECK_EVERY == 0:
+            watch.check(epoch, schedule.epochs, steps)
+        # save between two steps where it is time to
+        checkpoints.after_step(step + 1, meter, check)
+    check()
+    meter.average(trainer.fabric)
+    return meter.means()

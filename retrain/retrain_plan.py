@@ -1,0 +1,119 @@
+"""What a retraining does, complete and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nas_osr.configuration import check_choice, check_not_negative, check_positive, check_switches
+from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
+from nas_osr.objectives import objective_class
+from nas_osr.plans import MachinePlan, OutputPlan, given, import_plugins, plan_machine, plan_output
+from nas_osr.plugins import check_name
+from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions
+from nas_osr.retrain.model import resolve_architecture
+from nas_osr.retrain.networks import network_class
+from nas_osr.retrain.parts import Part, SchedulePlan, TrainingPlan, list_parts, plan_training
+from nas_osr.retrain.recipes import make_recipe
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.taking_over import take_over
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.stems import STEMS
+
+
+@dataclass(frozen=True)
+class RetrainPlan:
+    """A retraining.
+
+    Attributes:
+        parts: its splits and seeds, at least one.
+        machine: where it is computed.
+        output: where it goes.
+        bootstrap: resamples for the intervals of the metrics; 0 leaves them out.
+        recorded: what its config.yaml holds.
+    """
+
+    parts: tuple[Part, ...]
+    machine: MachinePlan
+    output: OutputPlan
+    bootstrap: int
+    recorded: Mapping[str, Any]
+
+
+def plan_retrain(request: RetrainRequest) -> RetrainPlan:
+    """The plan of a request. No image is opened.
+
+    Raises:
+        UserError: anything in the request is wrong.
+    """
+    filled, network, schedule = fill_request(request)
+    parts = list_parts(filled, network, schedule)
+    return RetrainPlan(parts, plan_machine(filled), plan_output(filled), filled.bootstrap, filled.recorded())
+
+
+def plan_measured(request: RetrainRequest, protocol: Protocol) -> TrainingPlan:
+    """What a request trains on a protocol, whichever it names itself. Raises UserError as `plan_retrain` does."""
+    return plan_training(*fill_request(request), protocol)
+
+
+def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture | str, SchedulePlan]:
+    """The request with every open field filled, and its network and schedule.
+
+    What is open is the search's, or else the preset's or a default.
+
+    Raises:
+        UserError: a value is out of range, or there is no such thing.
+    """
+    import_plugins(request.plugin)
+    check_network_options(request)
+    check_not_negative(request, "bootstrap", "checkpoint_minutes")
+    check_choice(request, "resume", ("no", "auto"))
+    check_switches(request)
+    request = take_over(request)
+    preset_name = given(request.preset, ScheduleOptions.preset)
+    preset = get_preset(preset_name)
+    objective = given(request.objective, ObjectiveOptions.objective)
+    recipe_name = given(request.recipe, preset.recipe)
+    recipe = make_recipe(recipe_name, request.recipe_config)
+    epochs = given(request.epochs, preset.retrain_epochs)
+    batch_size = given(request.batch_size, preset.retrain_batch_size)
+    channels = given(request.channels, preset.retrain_channels)
+    network = request.network or resolve_architecture(request.architecture, preset.space, channels, request.stem)
+    filled = replace(
+        request,
+        protocol=given(request.protocol, DataOptions.protocol),
+        family=given(request.family, DataOptions.family),
+        splits=given(request.splits, "0"),
+        limit_per_class=request.limit_per_class or None,
+        preset=preset_name,
+        objective=objective,
+        objective_config={**preset.objective_settings.get(objective, {}), **request.objective_config},
+        rule=given(request.rule, objective_class(objective).default_rule),
+        architecture=network.to_dict() if isinstance(network, Architecture) else None,
+        channels=0,
+        stem=None,
+        recipe=recipe_name,
+        recipe_config=asdict(recipe),
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+    check_positive(filled, "epochs", "batch_size")
+    return filled, network, SchedulePlan(recipe, epochs, batch_size)
+
+
+def check_network_options(request: RetrainRequest) -> None:
+    """UserError unless a network is named in one way only, and what is asked of an architecture is asked of one."""
+    if request.stem is not None:
+        check_name("stem", request.stem, STEMS, "stem: ")
+    if request.network is None:
+        return
+    network_class(request.network)
+    if request.architecture not in (RetrainRequest.architecture, None):
+        raise UserError("architecture and network are both given: leave one of them out")
+    if request.channels:
+        raise UserError(f"channels is the width of an architecture: network {request.network} has its own")
+    if request.stem is not None:
+        raise UserError(f"stem is a part of an architecture: network {request.network} has its own")

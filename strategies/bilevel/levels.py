@@ -1,0 +1,79 @@
+"""The two levels of a bilevel search: weights, and alphas with betas, each with its own optimisers and steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from nas_osr.objectives.base import Objective
+from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.ranks.replicas import average_gradients
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, name_cell
+from nas_osr.search_spaces.space import mixing_cells
+from nas_osr.search_spaces.supernet import Supernet, build_supernet
+from nas_osr.strategies.base import SearchPlan
+from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.monitors import NORM, gradient_norm
+
+ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
+
+
+class Levels:
+    """The supernet with its heads, and an optimiser for each level: weights (one a player) and alphas with betas.
+
+    Attributes:
+        learner: supernet and objective as Fabric wrapped them.
+        players: the weights' optimisers by player.
+        architecture: the optimiser of alphas and betas.
+    """
+
+    def __init__(self, supernet: Supernet, heads: Objective, plan: SearchPlan, fabric: Fabric) -> None:
+        self.supernet, self.heads, self.fabric = supernet, heads, fabric
+        learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
+        plan.machine.prepare(supernet)
+        weights = supernet.weight_parameters()
+        self.frozen_weights = [*weights, *heads.parameters()]
+        architecture = torch.optim.Adam(
+            list(supernet.architecture_parameters.values()),
+            lr=plan.strategy.config.architecture_lr,
+            betas=ARCHITECTURE_BETAS,
+            fused=True,
+        )
+        players = make_optimizers(learner, weights, plan.weights.make_optimizer)
+        self.learner, self.players = set_up(fabric, learner, {**players, "": architecture})
+        self.architecture = self.players.pop("")
+
+    @classmethod
+    def build(cls, plan: SearchPlan, fabric: Fabric, outliers: Tensor) -> Levels:
+        """With fresh weights, from torch's global generator. Raises UserError when its heads cannot be made."""
+        supernet = plan.make_encoder(build_supernet, plan.space)
+        return cls(supernet, plan.make_heads(supernet, outliers), plan, fabric)
+
+    def architecture_step(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        """Update alphas and betas on one batch; weights and running statistics stay as they are."""
+        with frozen(self.learner, self.frozen_weights):
+            losses = self.learner(images, labels, "main", progress)
+            self.architecture.zero_grad(set_to_none=True)
+            self.fabric.backward(torch.stack(list(losses.values())).sum())
+            average_gradients(self.fabric, self.architecture)
+            norm = gradient_norm(self.supernet.architecture_parameters.values())
+            self.architecture.step()
+        return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
+
+    def describe_weights(self) -> dict[str, Any]:
+        """Alpha and beta of every cell, as the history has them."""
+        operations = self.supernet.space.operations
+        alphas, betas = self.supernet.alphas(), self.supernet.betas()
+        return {
+            "alpha": {name_cell(cell): dict(zip(operations, alpha, strict=True)) for cell, alpha in alphas.items()},
+            "beta": {name_cell(cell): {"finer": finer, "same": same} for cell, (finer, same) in betas.items()},
+        }
+
+    def architecture_weights(self) -> ArchitectureWeights:
+        """Alpha of every cell, and beta of those with two sources."""
+        betas = self.supernet.betas()
+        mixing = mixing_cells(self.supernet.space.layers, self.supernet.space.branches)
+        return ArchitectureWeights(self.supernet.alphas(), {cell: betas[cell] for cell in mixing})

@@ -1,0 +1,132 @@
+"""From what a user asks of a search to its plan."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import NoReturn
+
+from nas_osr.configuration import check_choice, check_not_negative, check_positive, check_switches
+from nas_osr.data.augmentation import default_augmentation
+from nas_osr.data.protocols import Protocol
+from nas_osr.plans import (
+    DataPlan,
+    ObjectivePlan,
+    given,
+    import_plugins,
+    plan_data,
+    plan_machine,
+    plan_objective,
+    plan_output,
+)
+from nas_osr.search_spaces.checks import check_space
+from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.space import Space
+from nas_osr.strategies import make_strategy
+from nas_osr.strategies.base import SearchPlan, WeightsPlan
+from nas_osr.strategies.search_request import SearchRequest
+
+
+def plan_search(request: SearchRequest) -> SearchPlan:
+    """The plan of a search. The preset fills what is left open; no image is opened.
+
+    Raises:
+        UserError: anything in the request is wrong.
+    """
+    import_plugins(request.plugin)
+    protocol = request.published_protocol(request.split)
+    objective = find_objective(request, protocol)
+    return assemble(request, objective, plan_data(request, protocol, protocol, objective))
+
+
+def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
+    """The plan of a search on these classes of which steps alone are wanted: it has no images. Raises UserError."""
+    return assemble(request, find_objective(request, protocol), DataPlan(protocol, no_images, no_images, no_images))
+
+
+def no_images() -> NoReturn:
+    """In place of what reads images."""
+    raise RuntimeError("steps are measured on random images")
+
+
+def plan_space(request: SearchRequest) -> Space:
+    """The space that a request names: the preset's where it says nothing. Raises UserError."""
+    usual = get_preset(request.preset).space
+    return Space(
+        layers=given(request.layers, usual.layers),
+        channels=given(request.channels, usual.channels),
+        operations=tuple(request.operations or usual.operations),
+        branches=tuple(request.branches or usual.branches),
+        stem=given(request.stem, usual.stem),
+    )
+
+
+def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
+    """The objective of all known classes, with what the preset says of it. Raises UserError."""
+    usual = get_preset(request.preset).objective_settings.get(request.objective, {})
+    request = replace(request, objective_config={**usual, **request.objective_config})
+    return plan_objective(request, protocol, "search")
+
+
+def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
+    """The plan from its pieces. Raises UserError."""
+    check_search_request(request)
+    preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
+    check_space(space, protocol.image_shape)
+    default_augmentation(protocol, request.augmentation)
+    strategy = make_strategy(request.strategy, request.strategy_config, request.preset)
+    classes = strategy.classes(protocol, request.pseudo_unknown, request.seed)
+    weights = WeightsPlan(
+        epochs=given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
+        batch_size=given(request.batch_size, preset.batch_size),
+        weight_lr=request.weight_lr,
+        weight_decay=request.weight_decay,
+        weight_lr_decay=request.weight_lr_decay,
+        clip=request.clip,
+        augmentation=request.augmentation,
+    )
+    check_positive(weights, "epochs", "batch_size", "weight_lr")
+    objective.check_divided(weights.batch_size)
+    plan = SearchPlan(
+        strategy=strategy,
+        space=space,
+        data=data,
+        classes=classes,
+        objective=objective.of_classes(classes.kept, protocol.num_known),
+        rule_sample=request.rule_sample,
+        weights=weights,
+        machine=plan_machine(request),
+        output=plan_output(request),
+        seed=request.seed,
+        found={
+            "strategy": request.strategy,
+            "objective": request.objective,
+            "rule": objective.rule,
+            "protocol": request.protocol,
+            "family": request.family,
+            **({} if request.known is None else {"known": request.known}),
+            **({} if request.class_seed is None else {"class_seed": request.class_seed}),
+            "split": request.split,
+            "seed": request.seed,
+            "pseudo_unknown": list(classes.pseudo),
+        },
+        recorded={
+            **request.recorded(),
+            **asdict(space),
+            "strategy_config": asdict(strategy.config),
+            "objective_config": asdict(objective.settings),
+            "rule": objective.rule,
+            "epochs": weights.epochs,
+            "batch_size": weights.batch_size,
+            "pseudo_unknown": list(classes.pseudo),
+        },
+    )
+    strategy.check_plan(plan)
+    return plan
+
+
+def check_search_request(request: SearchRequest) -> None:
+    """UserError when an option is out of range that no part of the plan looks at."""
+    check_positive(request, "rule_sample")
+    check_not_negative(request, "checkpoint_minutes")
+    check_choice(request, "resume", ("no", "auto"))
+    check_switches(request)

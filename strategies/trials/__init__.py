@@ -1,0 +1,1 @@
+"""Strategies that try architectures one after the other, each trained shortly."""
