@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC
     from nas_osr.retrain.retrain_request import RetrainRequest as RetrainRequest
     from nas_osr.runs.folder import RunFolder as RunFolder
     from nas_osr.scoring import make_rule as make_rule
+    from nas_osr.scoring.base import Scores as Scores
     from nas_osr.scoring.base import ScoringRule as ScoringRule
     from nas_osr.search_spaces.architectures.architecture import Architecture as Architecture
     from nas_osr.search_spaces.architectures.architecture import Branch as Branch

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nas_osr.sweeps.runner import list_arguments
 
 from nas_osr.cli.options import parse_options
 from nas_osr.configuration import Numbers, make_request, option_types
@@ -25,6 +24,7 @@ from nas_osr.option_docs import named_types
 from nas_osr.plain import plain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.sweeps.sweep_folder import list_arguments
 
 
 @dataclass

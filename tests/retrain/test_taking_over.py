@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nas_osr.sweeps.file import read_sweep
 
 import nas_osr
 from nas_osr.cli.main import main
@@ -26,6 +25,7 @@ from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.sweeps.sweep_file import read_sweep
 
 SEARCHED: dict[str, Any] = {
     "protocol": "digits", "family": "nas_osr", "split": 2, "preset": "tiny", "limit_per_class": 40,
