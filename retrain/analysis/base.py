@@ -42,10 +42,10 @@ class Table(NamedTuple):
 
 @dataclass
 class Analysis:
-    """An analysis of finished retrainings: its fields are its options.
+    """Which run is analysed, and how it is shown.
 
-    A kind sets `name`, says its options as fields, each with its help under it, and implements `figures` and `tables`.
-    It refuses strange options in `check` and draws what they ask for in `draw`.
+    A kind of analysis sets `name`, says its options as fields, each with its help under it, and implements `figures`
+    and `tables`. It refuses strange options in `check` and draws what they ask for in `draw`.
     """
 
     name: ClassVar[str]  # the figures are kept as analysis-NAME.json
@@ -77,7 +77,7 @@ class Analysis:
 
 @dataclass
 class NetworkAnalysis(DeviceOptions, Analysis):
-    """An analysis that runs the network."""
+    """Which run is analysed, and where its network runs."""
 
     data_dir: str | None = None
     "folder of the images, where it is not the run's."
