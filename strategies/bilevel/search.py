@@ -34,7 +34,7 @@ from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter
 from nas_osr.strategies.pseudo_open_set import pseudo_open_set_scores
 from nas_osr.strategies.pseudo_unknown import SearchData
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
-from nas_osr.training.graphs import CapturedStep, StepFunction, make_step
+from nas_osr.training.graphs import CapturedStep
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import stop_reason
 
@@ -77,10 +77,9 @@ class Searching(Trainer):
         schedule = plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
         fabric, learner, graphs = levels.fabric, levels.learner, plan.machine.graphs
         super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
-        self.update_architecture: StepFunction = levels.architecture_step
-        if isinstance(self.update, CapturedStep):
-            own = {"architecture": levels.architecture}
-            self.update_architecture = make_step(levels.architecture_step, graphs, fabric, learner, own)
+        self.update_architecture = levels.make_architecture_step(
+            graphs if isinstance(self.update, CapturedStep) else "off"
+        )
         self.levels, self.split, self.plan, self.config = levels, split, plan, plan.strategy.config
         self.picks_last = picks_last
         self.best: Winner | None = None
