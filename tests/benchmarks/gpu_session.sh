@@ -7,7 +7,7 @@
 set -u
 OUT=$(realpath -m "$1"); shift
 mkdir -p "$OUT"
-PARTS=${*:-tests bench kernels retrain supcon plain search}
+PARTS=${*:-tests kernels bench retrain supcon plain search}
 DEVICE=${DEVICE:-cuda}; PRESET=${PRESET:-paper}; BATCHES=${BATCHES:-64 256}; EPOCHS=${EPOCHS:-60}; WARMUP=${WARMUP:-20}
 DEADLINE=${DEADLINE:-570}  # seconds for everything; the search takes what is left
 PRECISION=bf16-mixed; RETRAIN_BATCH=${RETRAIN_BATCH:-256}
@@ -25,7 +25,7 @@ run() { # NAME LIMIT COMMAND...: at most so many seconds, and no longer than all
 osr() { local name=$1 limit=$2; shift 2; run "$name" "$limit" python3 -m nas_osr "$@"; }
 
 part_tests() { # everything that is marked for a GPU: above all, captured steps against plain ones
-    run tests "${TESTS_LIMIT:-150}" python3 -m pytest -q -m gpu -p no:cacheprovider --durations 5 -rfEs \
+    run tests 150 env CUBLAS_WORKSPACE_CONFIG=:4096:8 python3 -m pytest -q -m gpu -p no:cacheprovider --durations 5 -rfEs \
         $(grep -rl 'mark\.gpu' tests --include='test_*.py')
 }
 part_bench() {

