@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -30,7 +30,7 @@ from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
-from nas_osr.training.fabric import make_fabric
+from nas_osr.training.fabric import describe_fabric, make_fabric
 
 T = TypeVar("T")
 
@@ -137,6 +137,7 @@ class MachinePlan:
     deterministic: bool
     checkpointing: bool
     compile: bool
+    graphs: Literal["auto", "on", "off"]
 
     def open(self, ranks: bool = True) -> Fabric:
         """The device; see `nas_osr.training.fabric.make_fabric`. UserError when it, or its compiler, is not there."""
@@ -144,6 +145,10 @@ class MachinePlan:
         if self.compile:
             check_compiler(fabric.device)
         return fabric
+
+    def conditions(self, fabric: Fabric) -> dict[str, Any]:
+        """What the last bits of a result depend on; see `describe_fabric`."""
+        return {**describe_fabric(fabric), "graphs": self.graphs}
 
     def prepare(self, encoder: nn.Module) -> None:
         """Set an encoder's switches, which change what a step costs and nothing else."""

@@ -90,7 +90,7 @@ def build_training(plan: TrainingPlan, fabric: Fabric) -> tuple[Any, dict[str, A
 
 def make_step(plan: TrainingPlan, fabric: Fabric) -> Step:
     """The step of a training on a random batch."""
-    return random_step("retrain", fabric, *build_training(plan, fabric), plan.schedule.batch_size)
+    return random_step("retrain", fabric, *build_training(plan, fabric), plan.schedule.batch_size, plan.machine.graphs)
 
 
 def count_images(data: DataPlan) -> tuple[int, int]:

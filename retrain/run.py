@@ -27,7 +27,6 @@ from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.shared import check_equal_options, open_recorder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
-from nas_osr.training.fabric import describe_fabric
 
 
 def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def run_part(
         data = opened or part.data.load()
         check_divided(training.objective.name, True, min(schedule.batch_size, len(data.known.train)))
         check_same(fabric, "training images", data.fingerprint)
-        about = describe_fabric(fabric)
+        about = plan.machine.conditions(fabric)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
         folder.call(lambda run: training.save_architecture(run.path))
         started = time.perf_counter()

@@ -12,6 +12,7 @@ from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.retrain.parts import TrainingPlan
 from nas_osr.runs.recorder import Recorder
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
+from nas_osr.training.graphs import Choice
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import monitor_retraining
 
@@ -26,7 +27,7 @@ def train(
     `torch.random.fork_rng`.
     """
     wrapped, players, schedule = plan.set_up(learner, fabric, seed)
-    run_epochs(Retraining(fabric, wrapped, players, data, schedule), recorder)
+    run_epochs(Retraining(fabric, wrapped, players, data, schedule, plan.machine.graphs), recorder)
     return wrapped
 
 
@@ -34,9 +35,15 @@ class Retraining(Trainer):
     """A training that is watched on known validation images."""
 
     def __init__(
-        self, fabric: Fabric, learner: Any, optimizers: Mapping[str, Any], data: OpenSetData, schedule: Schedule
+        self,
+        fabric: Fabric,
+        learner: Any,
+        optimizers: Mapping[str, Any],
+        data: OpenSetData,
+        schedule: Schedule,
+        graphs: Choice,
     ) -> None:
-        super().__init__(fabric, learner, optimizers, data.train.to(fabric.device), schedule)
+        super().__init__(fabric, learner, optimizers, data.train.to(fabric.device), schedule, graphs)
         self.validation = data.validation.to(fabric.device)
 
     def phase(self, epoch: int) -> str:

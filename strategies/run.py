@@ -21,7 +21,6 @@ from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
-from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.monitors import all_warnings, stop_reason
 
 MEND = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
@@ -62,7 +61,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         if done is not None:
             return done
         check_search_memory(plan, fabric)
-        about = describe_fabric(fabric)
+        about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)

@@ -162,8 +162,8 @@ def step_rows(result: dict[str, Any]) -> list[list[str]]:
     """A row for each kind of step."""
     rows = [
         [
-            "step", "images", "seconds", "images/s", "GFLOP", "GMAC/image", "of peak", "memory GiB", "overhead",
-            "augmentation", "of step",
+            "step", "images", "seconds", "images/s", "launches", "GFLOP", "GMAC/image", "of peak", "memory GiB",
+            "overhead", "augmentation", "of step",
         ]
     ]  # fmt: skip
     for phase in ("search", "retrain"):
@@ -191,6 +191,7 @@ def cost_cells(name: str, step: dict[str, Any]) -> list[str]:
         str(step["images"]),
         f"{step['seconds']:.4g}",
         f"{step['images_per_second']:.4g}",
+        str(step["launches"]),
         f"{step['flops'] / 1e9:.4g}",
         f"{step['gmac_per_image']:.4g}",
         f"{100 * step['share_of_peak']:.1f} %",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from nas_osr.cost.steps import PROGRESS, Call, Step, augmenter, bare_step, rando
 from nas_osr.data.protocols import Protocol
 from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric
+from nas_osr.training.graphs import Choice, make_step
 from nas_osr.training.update import weight_step
 
 
@@ -87,13 +89,20 @@ class Cost:
 
 
 def random_step(
-    name: str, fabric: Fabric, learner: Any, optimizers: Mapping[str, Any], schedule: Schedule, count: int
+    name: str,
+    fabric: Fabric,
+    learner: Any,
+    optimizers: Mapping[str, Any],
+    schedule: Schedule,
+    count: int,
+    graphs: Choice = "off",
 ) -> Step:
     """A weight step on a random batch of `count` images.
 
     Args:
         learner, optimizers: as Fabric wrapped them; optimisers by player.
         schedule: of its training.
+        graphs: whether it is captured; see `nas_osr.training.graphs.make_step`.
     """
     objective, precision = learner.module.objective, fabric.strategy.precision
     images = random_images(count, objective.image_shape, fabric.device)
@@ -102,10 +111,10 @@ def random_step(
     inputs = augment()
     converted = precision.convert_input(inputs)
 
-    def run() -> None:
-        weight_step(fabric, learner, optimizers, inputs, labels, PROGRESS, schedule.clip, schedule.scale)
+    plain = partial(weight_step, fabric, learner, optimizers, clip=schedule.clip, scale=schedule.scale)
+    update = make_step(plain, graphs, fabric, learner, optimizers)
 
     def bare() -> None:
         bare_step(learner, optimizers, converted, labels, precision, schedule.scale)
 
-    return Step(name, count, run, Call(bare), augment)
+    return Step(name, count, partial(update, inputs, labels, PROGRESS), Call(bare), augment)

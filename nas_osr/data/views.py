@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_osr.data.precision import outside_autocast
 from nas_osr.errors import UserError
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision has them
@@ -55,6 +56,7 @@ class ViewConfig:
             raise UserError(f"views: hue must lie between 0 and 0.5, got {self.hue}")
 
 
+@outside_autocast
 def random_views(images: Tensor, config: ViewConfig | None = None, generator: torch.Generator | None = None) -> Tensor:
     """One random view of each image.
 

@@ -32,6 +32,8 @@ class Objective(nn.Module):
         divisible: True when a batch may be divided among processes: its loss is the mean of its parts' losses, and what
             is random for each image comes through `draw`.
         share: (rank, ranks): this process is given the rank-th of so many equal parts of each batch.
+        capturable: True when all of `losses` is computed on the device, with nothing random or decided in Python, so
+            that a step can be captured as a CUDA graph; `progress` is a tensor there.
         makes_views: True when `losses` augments the images itself; it is then given images as they are.
     """
 
@@ -39,6 +41,7 @@ class Objective(nn.Module):
     config_class: ClassVar[type]
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
+    capturable: ClassVar[bool] = False
     makes_views: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
     players: tuple[str, ...] = ("main",)
@@ -115,7 +118,7 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """The weighted loss terms by name, each a scalar; their sum is minimised.
 
@@ -124,6 +127,7 @@ class Objective(nn.Module):
         Args:
             batch: images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1.
             player: one of `players`.
-            progress: share of the training done, in [0, 1]; schedules of coefficients follow it.
+            progress: share of the training done, in [0, 1]; schedules of coefficients follow it. A float64 scalar on
+                the device in a captured step.
         """
         raise NotImplementedError

@@ -61,6 +61,7 @@ class CAC(Objective):
     provides = frozenset({"logits", "embedding", "distances"})
     default_rule = "cac"
     divisible = True
+    capturable = True
     config: CACConfig
     anchors: Tensor
 
@@ -83,7 +84,7 @@ class CAC(Objective):
         return Outputs(logits=logits, embedding=embedding, distances=anchor_distances(logits, self.anchors))
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """Terms `tuplet` and `anchor`, weighted; a term without weight is left out."""
         images, labels = batch

@@ -187,7 +187,7 @@ class Confidence(Objective):
         return to_float(outliers[chosen])
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """The terms of one player, weighted.
 

@@ -71,6 +71,7 @@ class CROSR(Objective):
     provides = frozenset({"logits", "embedding"})
     default_rule = "crosr"
     divisible = True
+    capturable = True
     config: CROSRConfig
 
     def __init__(
@@ -133,7 +134,7 @@ class CROSR(Objective):
         return Outputs(logits=self.classifier(pool(features)).float(), embedding=embedding)
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """Terms `ce` and, where it has weight, `reconstruction`."""
         images, labels = batch

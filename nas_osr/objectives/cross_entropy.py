@@ -53,6 +53,7 @@ class CrossEntropy(Objective):
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
     divisible = True
+    capturable = True
     config: CrossEntropyConfig
 
     def __init__(
@@ -73,7 +74,7 @@ class CrossEntropy(Objective):
         return Outputs(logits=self.classifier(embedding).float(), embedding=embedding)
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """Terms `ce` and, where it has weight, `center`."""
         images, labels = batch

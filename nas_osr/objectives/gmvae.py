@@ -113,6 +113,7 @@ class GMVAE(Objective):
     provides = frozenset({"embedding", "latent_mean", "latent_variance"})
     default_rule = "nc_distance"
     divisible = True
+    capturable = True
     config: GMVAEConfig
     components: Tensor
     log_weights: Tensor
@@ -225,7 +226,7 @@ class GMVAE(Objective):
         return Outputs(embedding=mean, latent_mean=mean, latent_variance=variance)
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """Terms `reconstruction`, `kl_w`, `covering` and, where it is on, `v_prior`; see the module's formula."""
         images, labels = batch

@@ -111,7 +111,7 @@ class MoCo(Objective):
         return Outputs(embedding=unit_vectors(self.head(pool(encoder(images)))))
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """Term `info_nce`. A weight step first moves the momentum encoder, and leaves its keys in the queue.
 

@@ -141,7 +141,7 @@ class SupCon(Objective):
         return Outputs(embedding=self.embed(encoder(images)))
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """Terms `supcon`, `simclr` and `mix`, weighted; a term without weight is left out.
 

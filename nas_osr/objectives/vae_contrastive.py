@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.objectives.parts.decoder import Decoder
+from nas_osr.objectives.parts.rising import risen, weighted
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class VAEContrastive(Objective):
     )
     default_rule = "cap"
     divisible = True
+    capturable = True
     config: VAEContrastiveConfig
 
     def __init__(
@@ -181,7 +183,7 @@ class VAEContrastive(Objective):
         )
 
     def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
+        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float | Tensor = 1.0
     ) -> dict[str, Tensor]:
         """Terms `ce`, `kl_class`, `kl_instance`, `reconstruction`, `contrastive`, weighted (REFERENCE: eq. 3)."""
         images, labels = batch
@@ -191,14 +193,14 @@ class VAEContrastive(Objective):
         noise = self.draw(lambda count: mean.new_empty(count, mean.shape[1]).normal_(), len(mean))
         sample = mean + variance.sqrt() * noise
         u, z = sample.split([config.class_dim, config.instance_dim], dim=1)
-        beta = config.kl_weight * (min(1.0, progress / config.kl_warmup) if config.kl_warmup else 1.0)
+        beta = config.kl_weight * risen(progress, config.kl_warmup)
 
         target = torch.cat([self.class_mean(labels).float(), torch.zeros_like(z)], dim=1)
         divergence = 0.5 * (variance + (mean - target).square() - 1.0 - variance.log())
         terms = {
             "ce": config.ce_weight * F.cross_entropy(self.classifier(u).float(), labels),
-            "kl_class": beta * divergence[:, : config.class_dim].sum(1).mean(),
-            "kl_instance": beta * config.instance_kl_weight * divergence[:, config.class_dim :].sum(1).mean(),
+            "kl_class": weighted(beta, divergence[:, : config.class_dim].sum(1).mean()),
+            "kl_instance": weighted(beta * config.instance_kl_weight, divergence[:, config.class_dim :].sum(1).mean()),
         }
         # one pass of the decoder for the image's own reconstruction and every counterfactual
         classes = self.counterfactual_classes(labels)

@@ -11,7 +11,6 @@ each with other parameters frozen, which its bookkeeping of one backward pass a 
 from __future__ import annotations
 
 import atexit
-import logging
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -71,7 +70,6 @@ def join_ranks(device: torch.device, precision: str, rank: Rank) -> Fabric:
     machines, rest = divmod(rank.count, rank.local_count)
     if rest:
         raise UserError(f"{rank.count} processes, {rank.local_count} of them here: start equally many on each machine")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its banner is no part of the output
     strategy = Replicas(cluster_environment=TorchElasticEnvironment(), timeout=PATIENCE)
     fabric = Fabric(
         accelerator=device.type,

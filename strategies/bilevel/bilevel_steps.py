@@ -40,11 +40,13 @@ def benchmark_search(
     plan = plan_measurement(config, protocol)
     levels, schedule = build_levels(plan, fabric)
     evaluations, forms = count_cell_evaluations(levels.supernet, protocol.image_shape)
-    result = measure_steps(make_steps(levels, schedule, plan.weights.batch_size), fabric, rounds, warmup)
+    steps = make_steps(levels, schedule, plan.weights.batch_size, plan.machine.graphs)
+    result = measure_steps(steps, fabric, rounds, warmup)
     weights, architecture = result["steps"]["weights"], result["steps"]["architecture"]
     pair = describe_cost(
         weights["seconds"] + architecture["seconds"],
         weights["images"],
+        weights["launches"] + architecture["launches"],
         weights["flops"] + architecture["flops"],
         result["matrix_product"]["flops_per_second"],
     )

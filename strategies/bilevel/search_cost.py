@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from lightning_fabric import Fabric
 
@@ -12,6 +14,7 @@ from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.training.epochs import Schedule
+from nas_osr.training.graphs import Choice
 
 
 def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
@@ -45,17 +48,17 @@ def build_levels(plan: SearchPlan, fabric: Fabric) -> tuple[Levels, Schedule]:
     return levels, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
 
 
-def make_steps(levels: Levels, schedule: Schedule, count: int) -> list[Step]:
+def make_steps(levels: Levels, schedule: Schedule, count: int, graphs: Choice = "off") -> list[Step]:
     """A weight step and an architecture step on a random batch of `count` images each."""
-    return [random_weight_step(levels, schedule, count), random_architecture_step(levels, schedule, count)]
+    return [make(levels, schedule, count, graphs) for make in (random_weight_step, random_architecture_step)]
 
 
-def random_weight_step(levels: Levels, schedule: Schedule, count: int) -> Step:
+def random_weight_step(levels: Levels, schedule: Schedule, count: int, graphs: Choice = "off") -> Step:
     """The weight step on a random batch of `count` images."""
-    return random_step("weights", levels.fabric, levels.learner, levels.players, schedule, count)
+    return random_step("weights", levels.fabric, levels.learner, levels.players, schedule, count, graphs)
 
 
-def random_architecture_step(levels: Levels, schedule: Schedule, count: int) -> Step:
+def random_architecture_step(levels: Levels, schedule: Schedule, count: int, graphs: Choice = "off") -> Step:
     """The architecture step on a random batch of `count` images."""
     fabric, precision = levels.fabric, levels.fabric.strategy.precision
     images = random_images(count, levels.heads.image_shape, fabric.device)
@@ -64,10 +67,15 @@ def random_architecture_step(levels: Levels, schedule: Schedule, count: int) -> 
     inputs = augment()
     converted = precision.convert_input(inputs)
 
-    def run() -> None:
-        levels.architecture_step(inputs, labels, PROGRESS)
+    update = levels.make_architecture_step(graphs)
 
     def bare() -> None:
         bare_step(levels.learner, {"main": levels.architecture}, converted, labels, precision)
 
-    return Step("architecture", count, run, Call(bare, lambda: frozen(levels.learner, levels.frozen_weights)), augment)
+    return Step(
+        "architecture",
+        count,
+        partial(update, inputs, labels, PROGRESS),
+        Call(bare, lambda: frozen(levels.learner, levels.frozen_weights)),
+        augment,
+    )

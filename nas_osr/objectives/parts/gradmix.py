@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_osr.data.precision import outside_autocast
+
 TIE = 1e-5  # saliencies that differ relatively by less are equal: resizing rounds
 
 
@@ -71,6 +73,7 @@ def inside(size: tuple[int, int], box: tuple[int, int], top: Tensor, left: Tenso
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
+@outside_autocast
 def gradmix(images: Tensor, maps: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     """Put each mate's whole image, resized, on the most salient spot.
 
@@ -96,6 +99,7 @@ def gradmix(images: Tensor, maps: Tensor, mates: Tensor, gamma: float) -> tuple[
     return mixed, box[0] * box[1] / (height * width)
 
 
+@outside_autocast
 def cutmix(images: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     """Replace a box at a random place by what the mate has there (Yun et al. 2019); see `gradmix`."""
     size = (images.shape[2], images.shape[3])
@@ -104,6 +108,7 @@ def cutmix(images: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     return torch.where(place, images[mates], images), box[0] * box[1] / (size[0] * size[1])
 
 
+@outside_autocast
 def mixup(images: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     """Blend every image with its mate, which has the share gamma^2 (Zhang et al. 2018); see `gradmix`."""
     share = gamma**2
