@@ -233,7 +233,8 @@ def test_descriptions_that_contradict_themselves_are_refused(change: dict) -> No
 
 def test_making_a_protocol_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys; from nas_osr.data import make_protocol, AugmentationConfig, default_augmentation;"
+        "import sys; from nas_osr.data.protocols import make_protocol;"
+        "from nas_osr.data.augmentation import default_augmentation;"
         "import nas_osr.cli.data; default_augmentation(make_protocol('cifar+10'));"
         "sys.exit(bool({'torch', 'numpy', 'PIL', 'scipy', 'sklearn'} & set(sys.modules)))"
     )
