@@ -18,15 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.data.sources.shapes import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
+from nas_osr.objectives.base import Batch, Objective, Terms
+from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 if TYPE_CHECKING:
     from nas_osr.data.protocols import Protocol
-
-SLOPE = 0.2  # of every LeakyReLU in the decoder
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,8 @@ class CROSRConfig:
     pixel_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.reconstruction_weight >= 0:
-            raise UserError(f"crosr: reconstruction_weight must not be negative, got {self.reconstruction_weight}")
-        for name in ("latent_channels", "decoder_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"crosr: {name} must be at least 1, got {getattr(self, name)}")
+        check_not_negative(self, "reconstruction_weight", where="crosr: ")
+        check_positive(self, "latent_channels", "decoder_channels", where="crosr: ")
 
 
 class CROSR(Objective):
@@ -73,15 +71,13 @@ class CROSR(Objective):
     divisible = True
     config: CROSRConfig
 
-    def __init__(
-        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: CROSRConfig
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
-        if not feature_shapes.intermediate:
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CROSRConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
+        if not shapes.intermediate:
             raise UserError("crosr: the encoder has no intermediate maps to reconstruct from")
-        self.classifier = nn.Linear(pooled_width(feature_shapes), num_classes)
-        self.scales = sorted(feature_shapes.intermediate, reverse=True)
-        channels = [feature_shapes.intermediate[scale][0] for scale in self.scales]
+        self.classifier = nn.Linear(pooled_width(shapes), num_classes)
+        self.scales = sorted(shapes.intermediate, reverse=True)
+        channels = [shapes.intermediate[scale][0] for scale in self.scales]
         latents = [min(width, config.latent_channels) for width in channels]
         widths = [min(width, config.decoder_channels) for width in channels]
         self.to_latent = nn.ModuleList(
@@ -132,9 +128,7 @@ class CROSR(Objective):
         embedding = torch.cat([latent.float().mean(dim=(2, 3)) for latent in self.latents(features)], dim=1)
         return Outputs(logits=self.classifier(pool(features)).float(), embedding=embedding)
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float = 1.0) -> Terms:
         """Terms `ce` and, where it has weight, `reconstruction`."""
         images, labels = batch
         features = encoder(images)

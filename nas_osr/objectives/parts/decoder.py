@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-SLOPE = 0.2  # of every LeakyReLU in the decoder
+from nas_osr.data.sources.shapes import Shape
+from nas_osr.errors import UserError
+
+BOTTOM = 2  # scale of the map that feeds the latents
+SLOPE = 0.2  # of every LeakyReLU in decoders and GANs
+
+
+def check_decoder_channels(config: Any, where: str) -> None:
+    """UserError, beginning with `where`, unless `decoder_channels` is 0 (as the encoder has) or at least 16."""
+    if config.decoder_channels < 0 or 0 < config.decoder_channels < 16:
+        raise UserError(f"{where}decoder_channels must be 0 or at least 16, got {config.decoder_channels}")
 
 
 class Decoder(nn.Module):
@@ -18,9 +30,7 @@ class Decoder(nn.Module):
         extra: channels of the encoder maps that join at each scale, keyed by scale (2, 1, 0, -1).
     """
 
-    def __init__(
-        self, latent_dim: int, channels: int, image_shape: tuple[int, int, int], extra: dict[int, int]
-    ) -> None:
+    def __init__(self, latent_dim: int, channels: int, image_shape: Shape, extra: dict[int, int]) -> None:
         super().__init__()
         self.start = (channels, image_shape[1] // 16, image_shape[2] // 16)
         self.expand = nn.Linear(latent_dim, self.start[0] * self.start[1] * self.start[2])

@@ -222,7 +222,7 @@ def test_running_statistics_see_known_images_only(source: str, monkeypatch: pyte
             fakes = torch.full((len(IMAGES), *SHAPE), level)
             monkeypatch.setattr(objective, "other_images", lambda count, fakes=fakes: fakes)
             if objective.generator is not None:
-                monkeypatch.setattr(objective.generator, "sample", lambda count, fakes=fakes: fakes)
+                monkeypatch.setattr(objective.generator, "forward", lambda noise, fakes=fakes: fakes)
         for player in objective.players:
             learner(IMAGES, LABELS, player)
         assert isinstance(learner.encoder, Encoder)
