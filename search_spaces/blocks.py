@@ -25,13 +25,6 @@ def run_block(block: nn.Module, x: Any, checkpointing: bool) -> Any:
     return checkpoint(block, x, use_reentrant=False, preserve_rng_state=random, context_fn=_contexts(block))
 
 
-def checkpoint_blocks(encoder: nn.Module) -> None:
-    """Let an encoder run its blocks with checkpointing from now on."""
-    for module in encoder.modules():
-        if hasattr(type(module), "checkpointing"):
-            module.checkpointing = True  # type: ignore[assignment]
-
-
 def _contexts(block: nn.Module) -> Callable[[], tuple[Any, Any]]:
     """What torch asks for: contexts of the first and of the second pass."""
     learns = [(parameter, parameter.requires_grad) for parameter in block.parameters()]
