@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_osr.data.sources.base import Archive, Source
-from nas_osr.data.sources.official_files import has_checksum, read_whole
-from nas_osr.errors import UserError
+from nas_osr.data.sources.official_files import read_official
 
 if TYPE_CHECKING:
     from nas_osr.data.sources.base import Arrays
@@ -36,17 +35,10 @@ class SVHN(Source):
 
     def read_official(self, path: Path, part: str, classes: Collection[int], limit: int | None) -> Arrays:
         """All images of a part. No file but the official one is opened: SciPy's reader can crash on a damaged one."""
-        content = read_whole(path)
-        if not has_checksum(content, self.checksums[part][path.name]):
-            raise UserError(
-                f"{path} is not the official file, or damaged (its checksum is another): move it away and run "
-                "`nas-osr data prepare svhn --download`, or lay the images out as svhn/{train,test}/DIGIT/*.png"
-            )
         import numpy as np
         from scipy.io import loadmat
 
-        arrays = loadmat(
-            io.BytesIO(content), variable_names=("X", "y")
-        )  # [32, 32, 3, n]; [n, 1], where 10 is the digit 0
+        content = read_official(path, self.checksums[part][path.name], self.name)
+        arrays = loadmat(io.BytesIO(content), variable_names=("X", "y"))  # [32, 32, 3, n]; [n, 1], 10 is the digit 0
         labels = arrays["y"].reshape(-1).astype(np.int64) % 10
         return np.ascontiguousarray(arrays["X"].transpose(3, 2, 0, 1)), labels
