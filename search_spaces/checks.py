@@ -94,10 +94,9 @@ def _try(
 
 
 def _fits(result: Any, wanted: Wanted) -> bool:
-    shape = list(result.shape) if isinstance(result, Tensor) else []
-    return (
-        len(shape) == 4 and shape[0] == IMAGES and all(b in (None, a) for a, b in zip(shape[1:], wanted, strict=True))
-    )
+    if not isinstance(result, Tensor) or result.dim() != 4:
+        return False
+    return all(wish in (None, side) for side, wish in zip(result.shape, (IMAGES, *wanted), strict=True))
 
 
 def _text(value: Any) -> str:
