@@ -44,9 +44,16 @@ class AugmentationConfig:
         check_not_negative(self, "rotation", "padding", where="augmentation: ")
 
 
+def is_range(value: Any) -> bool:
+    """Whether this is a pair of rising numbers in (0, 1]."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return all(isinstance(end, (int, float)) for end in value) and 0 < value[0] <= value[1] <= 1
+
+
 def check_crops(config: Any, where: str) -> None:
     """UserError, beginning with `where`, unless `scale` and `aspect` say how large a crop may be."""
-    if not 0.0 < config.scale[0] <= config.scale[1] <= 1.0:
+    if not is_range(config.scale):
         raise UserError(f"{where}scale must be two rising numbers in (0, 1], got {config.scale}")
     if not config.aspect >= 1.0:
         raise UserError(f"{where}aspect must be at least 1, got {config.aspect}")

@@ -12,6 +12,7 @@ need of an image is kept there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,17 +85,11 @@ class CROSR(Objective):
             nn.Sequential(nn.Conv2d(width, latent, 1), nn.ReLU())
             for width, latent in zip(channels, latents, strict=True)
         )
-        self.from_latent = nn.ModuleList(
-            nn.Conv2d(latent, width, 1) for latent, width in zip(latents, widths, strict=True)
-        )
-        self.refine = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, finer, 3, padding=1, bias=False),
-                nn.BatchNorm2d(finer),
-                nn.LeakyReLU(SLOPE, inplace=True),
-            )
-            for width, finer in zip(widths, [*widths[1:], widths[-1]], strict=True)
-        )
+        self.from_latent = nn.ModuleList(map(partial(nn.Conv2d, kernel_size=1), latents, widths))
+        self.refine = nn.ModuleList()
+        for width, finer in zip(widths, [*widths[1:], widths[-1]], strict=True):
+            convolution = nn.Conv2d(width, finer, 3, padding=1, bias=False)
+            self.refine.append(nn.Sequential(convolution, nn.BatchNorm2d(finer), nn.LeakyReLU(SLOPE, inplace=True)))
         self.to_image = nn.Conv2d(widths[-1], image_shape[0], 3, padding=1)
         self.inverse_std: Tensor
         scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)

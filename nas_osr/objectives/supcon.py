@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.data.augmentation import is_range
 from nas_osr.data.sources.shapes import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
@@ -76,13 +77,6 @@ class SupConConfig:
             raise UserError(f"supcon: saliency_layers must be a list of scales from -1 to 2, got {layers!r}")
         if not is_range(self.gamma):
             raise UserError(f"supcon: gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
-
-
-def is_range(value: Any) -> bool:
-    """Whether this is a pair of rising numbers in (0, 1]."""
-    if not isinstance(value, tuple) or len(value) != 2:
-        return False
-    return all(isinstance(end, (int, float)) for end in value) and 0 < value[0] <= value[1] <= 1
 
 
 class ProjectionHead(nn.Sequential):

@@ -40,13 +40,9 @@ class CAC(ScoringRule):
         self.alpha = float(alpha)
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
-        """Re-estimate the anchors from training images without augmentation.
+        """Re-estimate the anchors from training images without augmentation. targets: [B] int64 in 0..N-1.
 
-        Args:
-            outputs: `logits` of B images; correct is where their argmax is the target.
-            targets: [B] int64 in 0..N-1.
-            objective: where it has a tensor `anchors` [N, N], a class without a correct image keeps its row of it;
-                otherwise such a class gets alpha e_j.
+        A class without a correct image keeps its row of the objective's `anchors` [N, N], and has alpha e_j without.
         """
         logits = bounded(outputs.logits)
         trained = getattr(objective, "anchors", None)
@@ -55,10 +51,8 @@ class CAC(ScoringRule):
         else:
             anchors = self.alpha * torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
         right = logits.argmax(dim=1) == targets
-        for label in range(logits.shape[1]):
-            own = logits[right & (targets == label)]
-            if len(own) > 0:
-                anchors[label] = own.mean(dim=0)
+        for label in targets[right].unique().tolist():
+            anchors[label] = logits[right & (targets == label)].mean(dim=0)
         self.anchors = anchors
 
     def scores(self, outputs: Outputs) -> Scores:

@@ -58,10 +58,9 @@ class NCDistance(ScoringRule):
         self.subclusters = None if subclusters is None else self.check_subclusters(subclusters)
         if isinstance(step, bool) or not isinstance(step, (int, float)) or not 1e-4 <= step <= 0.5:
             raise UserError(f"scoring rule '{self.name}': step must lie between 0.0001 and 0.5, not {step!r}")
-        self.step = float(step)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise UserError(f"scoring rule '{self.name}': seed must be a whole number from 0, not {seed!r}")
-        self.seed = seed
+        self.step, self.seed = float(step), seed
 
     def check_subclusters(self, value: object) -> int | tuple[int, ...]:
         """A number of clusters, or one per class. Raises UserError when it is neither."""

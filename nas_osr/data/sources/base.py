@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_osr.errors import UserError
+from nas_osr.files.storage import file_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     Arrays = tuple[np.ndarray, np.ndarray]
 
-PARTS = ("train", "test")
+SOURCE_PARTS = ("train", "test")
 DATA_DIR_VARIABLE = "NAS_OSR_DATA"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic")
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Source:
 
         from nas_osr.data.sources.shapes import fit_shape
 
-        if part not in PARTS:
+        if part not in SOURCE_PARTS:
             raise UserError(f"unknown part {part!r}: choose train or test")
         wanted = sorted(set(classes))
         if not wanted:
@@ -242,8 +245,6 @@ class Source:
         """Class id -> folder. Official names or numbers say it themselves; else alphabetical order counts, if complete
         and that of the official numbers.
         """
-        from nas_osr.data.sources.image_files import list_class_folders
-
         found = list_class_folders(folder)
         official = {name: class_id for class_id, name in enumerate(self.class_names)}
         if found and all(name in official for name in found):
@@ -271,8 +272,6 @@ class Source:
 
     def _list_images(self, folder: Path, classes: Collection[int]) -> dict[int, list[Path]]:
         """Class id -> image files, sorted by name, in a folder of class folders."""
-        from nas_osr.data.sources.image_files import list_images
-
         folders = self.class_folders(folder)
         for class_id in classes:
             if class_id not in folders:
@@ -291,3 +290,19 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"data folder {folder} does not exist: create it, or give another --data_dir")
     return folder
+
+
+def list_class_folders(folder: Path) -> list[str]:
+    """Names of the class folders, sorted; hidden ones and links that lead nowhere are left out. Raises UserError."""
+    with file_errors(folder, "list"), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if os.path.isdir(entry.path) and not entry.name.startswith("."))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of one class folder, sorted by name; raises UserError on image formats that are not read."""
+    with file_errors(folder, "list"), os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for name in names:
+        if name.lower().endswith(_OTHER_IMAGES):
+            raise UserError(f"{folder / name} is not in a format that is read: convert it to png, jpg or webp")
+    return [folder / name for name in names if name.lower().endswith(SUFFIXES)]

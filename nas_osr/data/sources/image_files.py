@@ -1,4 +1,4 @@
-"""Image files: which ones a class folder holds, and decoding many of them at once."""
+"""Image files: decoding many of them at once."""
 
 from __future__ import annotations
 
@@ -16,32 +16,13 @@ from PIL import Image, ImageOps
 
 from nas_osr.data.sources.shapes import Shape
 from nas_osr.errors import UserError
-from nas_osr.files.storage import file_errors
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic")
 _MODES = {1: "L", 3: "RGB"}
 _CHUNK = 256
 # Known by their content, whatever the name says; Pillow would run other programs for some of its formats.
 _FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 1 << 26
 _MANY_PIXELS = 1 << 24  # so large ones are decoded one at a time, for the memory
-
-
-def list_class_folders(folder: Path) -> list[str]:
-    """Names of the class folders, sorted; hidden ones and links that lead nowhere are left out. Raises UserError."""
-    with file_errors(folder, "list"), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if os.path.isdir(entry.path) and not entry.name.startswith("."))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files of one class folder, sorted by name; raises UserError on image formats that are not read."""
-    with file_errors(folder, "list"), os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    for name in names:
-        if name.lower().endswith(_OTHER_IMAGES):
-            raise UserError(f"{folder / name} is not in a format that is read: convert it to png, jpg or webp")
-    return [folder / name for name in names if name.lower().endswith(SUFFIXES)]
 
 
 def read_images(paths: Sequence[Path], shape: Shape, *, grey_too: bool = False, convert: bool = False) -> np.ndarray:

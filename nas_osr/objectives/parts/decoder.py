@@ -36,26 +36,17 @@ class Decoder(nn.Module):
         self.expand = nn.Linear(latent_dim, self.start[0] * self.start[1] * self.start[2])
         self.scales = (2, 1, 0, -1)
         self.extra = extra
-        stages = []
+        self.stages = nn.ModuleList()
         for scale in self.scales:
-            narrower = max(channels // 2, 4)
-            stages.append(
-                nn.Sequential(
-                    nn.ConvTranspose2d(
-                        channels + extra.get(scale, 0), narrower, 3, stride=2, padding=1, output_padding=1, bias=False
-                    ),
-                    nn.BatchNorm2d(narrower),
-                    nn.LeakyReLU(SLOPE, inplace=True),
-                )
-            )
-            channels = narrower
-        self.stages = nn.ModuleList(stages)
+            joined, channels = channels + extra.get(scale, 0), max(channels // 2, 4)
+            widen = nn.ConvTranspose2d(joined, channels, 3, stride=2, padding=1, output_padding=1, bias=False)
+            self.stages.append(nn.Sequential(widen, nn.BatchNorm2d(channels), nn.LeakyReLU(SLOPE, inplace=True)))
         self.to_image = nn.Sequential(
             nn.Conv2d(channels, channels, 1), nn.LeakyReLU(SLOPE, inplace=True), nn.Conv2d(channels, image_shape[0], 1)
         )
 
     def forward(self, latents: Tensor, maps: dict[int, Tensor]) -> Tensor:
-        """latents [K*B, latent_dim], maps of the B images [B, C, H, W] -> images [K*B, C, H, W]."""
+        """Latents [K*B, latent_dim], maps of the B images [B, C, H, W] -> images [K*B, C, H, W]."""
         return torch.sigmoid(self.logits(latents, maps))
 
     def logits(self, latents: Tensor, maps: dict[int, Tensor]) -> Tensor:

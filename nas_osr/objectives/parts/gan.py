@@ -26,15 +26,9 @@ INITIAL_STD = 0.02
 
 
 class Generator(nn.Module):
-    """Standard normal noise to images.
+    """Standard normal noise of `latent_dim` dimensions to images (C, S, S), S being 32 or 64; UserError on other sizes.
 
-    Args:
-        image_shape: (C, S, S) with S 32 or 64.
-        latent_dim: dimensions of the noise.
-        width: channels of the maps at half the image's side, doubled at each coarser one.
-
-    Raises:
-        UserError: images of another size.
+    `width` is the number of channels at half the image's side, doubled at each coarser one.
     """
 
     def __init__(self, image_shape: Shape, latent_dim: int = 100, width: int = 64) -> None:
@@ -65,15 +59,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images to the logit that they are real.
-
-    Args:
-        image_shape: (C, S, S) with S 32 or 64.
-        width: channels of the maps at half the image's side, doubled at each coarser one.
-
-    Raises:
-        UserError: images of another size.
-    """
+    """Images to the logit that they are real; their sizes and `width` are those of `Generator`."""
 
     def __init__(self, image_shape: Shape, width: int = 64) -> None:
         super().__init__()
