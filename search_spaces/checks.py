@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.encoder import check_image_shape

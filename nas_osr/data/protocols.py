@@ -6,17 +6,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_osr.data.known_classes import parse_known
 from nas_osr.data.sources import open_source, source_class
+from nas_osr.data.sources.base import Shape, Source
 from nas_osr.data.tasks import Task, find_task, published_splits
 from nas_osr.errors import UserError
 from nas_osr.plain import plain
-
-if TYPE_CHECKING:
-    from nas_osr.data.sources.base import Source
-    from nas_osr.data.sources.shapes import Shape
 
 REHEARSAL = "rehearsal"  # see `nas_osr.data.rehearsal`
 

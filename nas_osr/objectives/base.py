@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.outputs import FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.dataset import LabelledImages
-    from nas_osr.data.protocols import Protocol
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1
 Terms = dict[str, Tensor]  # weighted terms of a loss by name, each a scalar

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from nas_osr.configuration import check_choice, check_positive
 from nas_osr.data.batches import to_float
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.objectives.parts.gan import (
@@ -42,10 +44,6 @@ from nas_osr.objectives.parts.gan import (
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
-
-if TYPE_CHECKING:
-    from nas_osr.data.dataset import LabelledImages
-    from nas_osr.data.protocols import Protocol
 
 IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 

@@ -13,22 +13,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_osr.configuration import check_not_negative, check_positive
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import Features, FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
 
 
 @dataclass(frozen=True)

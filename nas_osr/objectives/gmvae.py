@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_osr.configuration import check_choice, check_not_negative, check_positive
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
@@ -34,9 +35,6 @@ from nas_osr.objectives.parts.densities import (
     truncated_gaussian_loss,
 )
 from nas_osr.outputs import Features, FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
 
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
 LATENT_LIMIT = 1e8  # a larger z is decoded as this: squares in the decoder's BatchNorm stay finite in float32

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas_osr.configuration import check_positive
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -26,9 +27,6 @@ from nas_osr.objectives.parts.contrastive import info_nce_loss, unit_vectors
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.supcon import ProjectionHead
 from nas_osr.outputs import FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ views. lambda alone (theta 0, no mixing) is SimCLR. There is no classifier: imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas_osr.configuration import check_choice, check_not_negative, check_positive
 from nas_osr.data.augmentation import is_range
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -29,9 +30,6 @@ from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup,
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.parts.saliency import WEIGHTS, saliency_maps
 from nas_osr.outputs import Features, FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
 
 MIXES = ("gradmix", "cutmix", "mixup", "none")
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import file_errors
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from nas_osr.data.sources.shapes import Shape
-
-    Arrays = tuple[np.ndarray, np.ndarray]
+Shape = tuple[int, int, int]  # (C, H, W)
+Arrays: TypeAlias = "tuple[np.ndarray, np.ndarray]"  # images and class ids
 
 SOURCE_PARTS = ("train", "test")
 DATA_DIR_VARIABLE = "NAS_OSR_DATA"

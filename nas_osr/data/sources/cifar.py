@@ -5,13 +5,9 @@ from __future__ import annotations
 import pickle
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Archive, Source
+from nas_osr.data.sources.base import Archive, Arrays, Source
 from nas_osr.data.sources.official_files import read_official
-
-if TYPE_CHECKING:
-    from nas_osr.data.sources.base import Arrays
 
 _SITE = "https://www.cs.toronto.edu/~kriz"
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from nas_osr.data.sources.shapes import Shape
 from nas_osr.errors import UserError
 
 _MODES = {1: "L", 3: "RGB"}
@@ -25,7 +24,9 @@ MAX_PIXELS = 1 << 26
 _MANY_PIXELS = 1 << 24  # so large ones are decoded one at a time, for the memory
 
 
-def read_images(paths: Sequence[Path], shape: Shape, *, grey_too: bool = False, convert: bool = False) -> np.ndarray:
+def read_images(
+    paths: Sequence[Path], shape: tuple[int, int, int], *, grey_too: bool = False, convert: bool = False
+) -> np.ndarray:
     """Decode files on all cores.
 
     Args:
@@ -57,7 +58,9 @@ def read_images(paths: Sequence[Path], shape: Shape, *, grey_too: bool = False, 
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _read_image(path: Path, shape: Shape, grey_too: bool, convert: bool, large: threading.Lock) -> np.ndarray:
+def _read_image(
+    path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool, large: threading.Lock
+) -> np.ndarray:
     """uint8 [H, W, C]"""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
@@ -75,10 +78,15 @@ def _read_image(path: Path, shape: Shape, grey_too: bool, convert: bool, large: 
         raise UserError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
 
 
-def _decode(opened: Image.Image, path: Path, shape: Shape, grey_too: bool, convert: bool) -> np.ndarray:
+def _decode(opened: Image.Image, path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool) -> np.ndarray:
     """uint8 [H, W, C]"""
     channels, height, width = shape
-    image = _converted(opened, shape, path) if convert else opened
+    image = opened
+    if convert:
+        if opened.mode.startswith(("I", "F")):  # more than 8 bits: there is no one right way to squeeze them
+            raise UserError(f"{path} has mode {opened.mode}, more than 8 bits a channel: convert it to 8 bits")
+        upright = ImageOps.exif_transpose(opened).convert(_MODES[channels])
+        image = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     if image.size != (width, height):
         found = f"{image.size[0]}x{image.size[1]}"
         raise UserError(f"{path} is {found} pixels, not {width}x{height}: resize it, or use the protocol folder")
@@ -92,13 +100,6 @@ def _decode(opened: Image.Image, path: Path, shape: Shape, grey_too: bool, conve
         wanted = "8-bit grey (mode L)" if channels == 1 else "8-bit colour (mode RGB)"
         raise UserError(f"{path} has mode {image.mode}, not {wanted}: convert it, or use the protocol folder")
     return np.asarray(image).reshape(height, width, channels)
-
-
-def _converted(image: Image.Image, shape: Shape, path: Path) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # more than 8 bits: there is no one right way to squeeze them
-        raise UserError(f"{path} has mode {image.mode}, more than 8 bits a channel: convert it to 8 bits")
-    upright = ImageOps.exif_transpose(image)
-    return ImageOps.fit(upright.convert(_MODES[shape[0]]), (shape[2], shape[1]), Image.Resampling.BILINEAR)
 
 
 def _num_cores() -> int:

@@ -8,14 +8,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Archive, Source
+from nas_osr.data.sources.base import Archive, Arrays, Source
 from nas_osr.data.sources.official_files import read_whole
 from nas_osr.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from nas_osr.data.sources.base import Arrays
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 

@@ -6,12 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Shape = tuple[int, int, int]  # (C, H, W)
-
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow converts to "L"
 
 
-def fit_shape(images: Tensor, shape: Shape) -> Tensor:
+def fit_shape(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """uint8 [n, c, h, w] -> uint8 [n, C, H, W].
 
     28x28 images going to 32x32 are zero-padded by 2; other sizes are resized (bilinear, antialiased). Grey is repeated

@@ -5,13 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Archive, Source
+from nas_osr.data.sources.base import Archive, Arrays, Source
 from nas_osr.data.sources.official_files import read_official
-
-if TYPE_CHECKING:
-    from nas_osr.data.sources.base import Arrays
 
 _MD5 = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 
 BOTTOM = 2  # scale of the map that feeds the latents

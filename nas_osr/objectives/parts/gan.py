@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
-from nas_osr.data.sources.shapes import Shape
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.freezing import frozen, unrecorded

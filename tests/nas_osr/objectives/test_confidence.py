@@ -386,8 +386,8 @@ def test_beta_is_the_papers() -> None:
         ({"source": "vae"}, "source must be one of gan, pretrained_gan, outliers, got 'vae'"),
         ({"beta": 0}, "beta must be greater than 0, got 0"),
         ({"gan_learning_rate": -1.0}, "gan_learning_rate must be greater than 0"),
-        ({"gan_width": 0}, "gan_width must be at least 1"),
-        ({"gan_epochs": 0}, "gan_epochs must be at least 1"),
+        ({"gan_width": 0}, "gan_width must be greater than 0"),
+        ({"gan_epochs": 0}, "gan_epochs must be greater than 0"),
         ({"gan_latent": 1.5}, "gan_latent must be like 100"),
     ],
 )

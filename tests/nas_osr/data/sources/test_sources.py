@@ -17,10 +17,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from nas_osr.data.sources import official_files, open_source
-from nas_osr.data.sources.base import Source, resolve_data_dir
+from nas_osr.data.sources.base import Shape, Source, resolve_data_dir
 from nas_osr.data.sources.cifar import CIFAR10, CIFAR100
 from nas_osr.data.sources.mnist import read_idx
-from nas_osr.data.sources.shapes import Shape
 from nas_osr.data.sources.svhn import SVHN
 from nas_osr.errors import UserError
 
