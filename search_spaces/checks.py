@@ -28,11 +28,7 @@ Wanted = tuple[int | None, int, int]  # (C, H, W) of a map; None is any
 def check_space(space: Space, image_shape: Shape) -> None:
     """Import the user's own classes that a space of theirs names, and try each in every form that a supernet has.
 
-    Torch's random state is left as it was.
-
-    Args:
-        space: from the user's own command line or configuration.
-        image_shape: (C, H, W) of the images.
+    The space is from the user's own command line or configuration. Torch's random state is left as it was.
 
     Raises:
         UserError: the image's sides do not fit, a class is missing, or one that is not ours cannot be built or gives

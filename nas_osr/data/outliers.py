@@ -23,10 +23,8 @@ def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tup
     """The classes of a source that may serve as outliers, as ids, and the names of those that may not.
 
     A class that the protocol knows, or tests as unknown, never serves: the same class of the same source, and any of
-    the same name (the digit 7 of MNIST and of SVHN). Training on it would give the answer away.
-
-    Args:
-        name: a source, see `nas_osr.data.sources`; "folder": the class folders under `data_dir`/train.
+    the same name (the digit 7 of MNIST and of SVHN). Training on it would give the answer away. The source "folder" is
+    the class folders under `data_dir`/train.
 
     Raises:
         UserError: there is no such source, or no class is left.

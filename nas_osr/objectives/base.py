@@ -100,11 +100,9 @@ class Objective(nn.Module):
         raise UserError(f"objective {self.name} takes no outlier images as it is set: leave --outliers out")
 
     def draw(self, make: Callable[[int], Tensor], count: int) -> Tensor:
-        """Random rows [count, ...] for this part of a batch: those that its images get however the batch is divided.
+        """Random rows [count, ...] for the `count` images of this part of a batch, the same however it is divided.
 
-        Args:
-            make: number of rows -> rows drawn from torch's global generator, which all processes seed alike.
-            count: images in the part.
+        `make` turns a number into so many rows from torch's global generator, which all processes seed alike.
         """
         rank, ranks = self.share
         return make(count * ranks)[rank * count : (rank + 1) * count]

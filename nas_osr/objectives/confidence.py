@@ -113,7 +113,6 @@ class Confidence(Objective):
 
     @classmethod
     def needs_outliers(cls, config: ConfidenceConfig) -> bool:
-        """Whether the source is given images."""
         return config.source == "outliers"
 
     def set_outliers(self, images: Tensor) -> None:

@@ -106,13 +106,10 @@ class CROSR(Objective):
 
     def decode(self, latents: list[Tensor]) -> Tensor:
         """The latents of every level, coarsest first -> images [B, C, H, W] in [0, 1]."""
-        x: Tensor | None = None
-        for latent, widen, refine in zip(latents, self.from_latent, self.refine, strict=True):
+        x = self.refine[0](self.from_latent[0](latents[0]))
+        for latent, widen, refine in zip(latents[1:], self.from_latent[1:], self.refine[1:], strict=True):
             joined = widen(latent)
-            if x is not None:
-                joined = joined + F.interpolate(x, size=joined.shape[2:])
-            x = refine(joined)
-        assert x is not None
+            x = refine(joined + F.interpolate(x, size=joined.shape[2:]))
         return torch.sigmoid(self.to_image(F.interpolate(x, size=self.image_shape[1:])))
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:

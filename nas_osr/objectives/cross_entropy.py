@@ -80,9 +80,6 @@ class CrossEntropy(Objective):
 def center_loss(embedding: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
     """1/2 mean_i ||f_i - c_{y_i}||^2 (Wen et al. 2016, eq. 2, over the batch size), a scalar.
 
-    Args:
-        embedding: f, [B, D].
-        centers: c, [N, D].
-        labels: y, [B] int64 in 0..N-1.
+    f is the embedding [B, D], c are the centers [N, D], y the labels [B] int64 in 0..N-1.
     """
     return 0.5 * (embedding - centers[labels]).square().sum(dim=1).mean()

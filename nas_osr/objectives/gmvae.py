@@ -174,13 +174,9 @@ class GMVAE(Objective):
         return features.branches[BOTTOM].flatten(1).to(self.to_latent.weight.dtype)
 
     def subcluster_priors(self, w: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances of the subclusters of each image's class, each [B, K, latent_dim].
+        """Means and variances of the subclusters of each image's class, each [B, K, latent_dim], from w [B, prior_dim].
 
-        Where the class has fewer than K, the rest repeats some other subcluster.
-
-        Args:
-            w: [B, prior_dim].
-            labels: [B] int64 in 0..N-1.
+        Where the class has fewer than K, the rest repeats some other subcluster. labels: [B] int64 in 0..N-1.
         """
         every = self.prior(w).view(len(w), -1, 2 * self.config.latent_dim)
         index = self.components[labels][:, :, None].expand(-1, -1, every.shape[2])

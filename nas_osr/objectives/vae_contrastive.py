@@ -131,7 +131,7 @@ class VAEContrastive(Objective):
 
     @property
     def loss_scale(self) -> float:
-        """The weight of the leading term: recipes divide by it, so that learning rates mean the same everywhere."""
+        """The cross-entropy's weight, at least 1."""
         return max(self.config.ce_weight, 1.0)
 
     def encode(self, features: Features) -> tuple[Tensor, Tensor]:
@@ -212,12 +212,7 @@ class VAEContrastive(Objective):
         return order.topk(self.config.counterfactuals + 1, largest=False).indices.T
 
     def contrast(self, errors: Tensor, labels: Tensor) -> Tensor:
-        """The contrastive term without its weight, a scalar.
-
-        Args:
-            errors: [K, B], of the reconstructions under `counterfactual_classes`.
-            labels: [B].
-        """
+        """The contrastive term without its weight, a scalar, of errors [K, B] under `counterfactual_classes`."""
         logits = -self.config.temperature * errors.T
         sampled = self.config.counterfactuals
         if not sampled:

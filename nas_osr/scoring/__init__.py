@@ -76,11 +76,9 @@ def rules_for(objective: type[Objective]) -> list[str]:
 
 
 def list_rules(text: str, objective: type[Objective] | None = None) -> list[str]:
-    """The names in a list such as `mls,energy`, each once.
+    """The names in a list such as `mls,energy`, each once; `all` is every shipped rule that the objective feeds.
 
-    Args:
-        text: names with commas between them; or `all`: every shipped rule that the objective feeds.
-        objective: what feeds them; None where it is not known, and `all` are none then.
+    Where the objective is not known (None), `all` are none.
     """
     if text == ALL_RULES:
         return [] if objective is None else rules_for(objective)

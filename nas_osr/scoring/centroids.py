@@ -198,10 +198,7 @@ def pick_tau(taus: np.ndarray, curve: np.ndarray) -> float | None:
     """The first tau after the first steep one at which F1 is flat; None where there is no such tau.
 
     With forward differences F1'(tau_i) = (F1_{i+1} - F1_i) / (tau_{i+1} - tau_i):
-    tau~ = min{tau: F1' >= 1.5} and the result is min{tau > tau~: F1' <= 0.4}.
-
-    Args:
-        taus, curve: [T] ascending thresholds and F1 at each.
+    tau~ = min{tau: F1' >= 1.5} and the result is min{tau > tau~: F1' <= 0.4}. taus ascend; taus and curve are [T] each.
     """
     slopes = np.diff(curve) / np.diff(taus)
     steep = np.flatnonzero(slopes >= STEEP)

@@ -180,13 +180,9 @@ class Source:
         return fit_shape(tensor, image_shape), ids
 
     def read(self, part: str, classes: Collection[int], image_shape: Shape, limit: int | None) -> Arrays:
-        """At least the images of these classes, uint8 [n, c, h, w], with their class ids, int64 [n].
+        """At least the images of these classes (one or more), uint8 [n, c, h, w], with their class ids, int64 [n].
 
-        Args:
-            part: "train" or "test".
-            classes: class ids, at least one.
-            image_shape: (C, H, W) that is wanted in the end; `load` sees to it, where files have a size of their own.
-            limit: images of each class that are enough.
+        `limit` images of each class are enough. Where files have a size of their own, `load` sees to `image_shape`.
         """
         location = self.find(part)
         if location is None:

@@ -97,15 +97,10 @@ def initialise(network: nn.Module) -> None:
 
 
 def discriminator_terms(discriminator: Discriminator, images: Tensor, fakes: Tensor) -> dict[str, Tensor]:
-    """Binary cross-entropy of real images against 1 and of fakes against 0, each a mean over its own batch.
+    """Binary cross-entropy of real images [B, C, S, S] in [0, 1] against 1, and of as many fakes against 0, by name.
 
-    The two batches pass one after the other, each with its own BatchNorm statistics; fakes get no gradient.
-
-    Args:
-        images, fakes: [B, C, S, S] in [0, 1].
-
-    Returns:
-        `discriminator_real` and `discriminator_fake`.
+    Each is a mean over its own batch. The two batches pass one after the other, each with its own BatchNorm statistics;
+    fakes get no gradient.
     """
     return {
         "discriminator_real": F.softplus(-discriminator(images)).mean(),
