@@ -51,7 +51,8 @@ def read_images(
             images[index] = _read_image(paths[index], shape, grey_too, convert, large)
 
     large = threading.Lock()
-    with warnings.catch_warnings(), ThreadPoolExecutor(_num_cores()) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(cores, 16)) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with the file's name
         for _ in pool.map(read_chunk, range(0, len(paths), _CHUNK)):
             pass
@@ -100,8 +101,3 @@ def _decode(opened: Image.Image, path: Path, shape: tuple[int, int, int], grey_t
         wanted = "8-bit grey (mode L)" if channels == 1 else "8-bit colour (mode RGB)"
         raise UserError(f"{path} has mode {image.mode}, not {wanted}: convert it, or use the protocol folder")
     return np.asarray(image).reshape(height, width, channels)
-
-
-def _num_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)

@@ -51,8 +51,12 @@ class MNIST(Source):
     megabytes = 12
 
     def read_official(self, path: Path, part: str, classes: Collection[int], limit: int | None) -> Arrays:
-        """All images of a part, from idx files, as they are or gzipped."""
-        image_path, label_path = self._files(path, part)
+        """All images of a part, from idx files; from a gzipped one where there is no other."""
+        paths = [path / f"{_PREFIXES[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+        zipped = [file.with_name(f"{file.name}.gz") for file in paths]
+        image_path, label_path = (
+            z if z.is_file() and not file.is_file() else file for file, z in zip(paths, zipped, strict=True)
+        )
         images, labels = read_idx(image_path), read_idx(label_path)
         if images.ndim != 3 or images.shape[1:] != self.file_shape[1:]:
             raise UserError(
@@ -63,13 +67,6 @@ class MNIST(Source):
         if labels.max() >= len(self.class_names):
             raise UserError(f"{label_path} has a label outside 0 to 9: fetch the official file again")
         return images[:, None], labels.astype("int64")
-
-    @staticmethod
-    def _files(folder: Path, part: str) -> list[Path]:
-        """Images and labels; a gzipped one where there is no other."""
-        paths = [folder / f"{_PREFIXES[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
-        zipped = [path.with_name(f"{path.name}.gz") for path in paths]
-        return [z if z.is_file() and not path.is_file() else path for path, z in zip(paths, zipped, strict=True)]
 
 
 class FashionMNIST(MNIST):
