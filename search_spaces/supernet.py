@@ -42,7 +42,7 @@ class HierarchicalSpace(ModelSpace):
         for layer, scale in self.cells:
             key = f"{layer}_{scale}"
             ends = layer == space.layers - 1 and scale in space.branches
-            if (layer + 1, scale) in self.cells or ends:  # nothing else takes the keeping form
+            if (layer + 1, scale) in self.cells or ends:  # else nothing takes the keeping form
                 self.keep[key] = self._choice(layer, scale, 1)
             if (layer + 1, scale + 1) in self.cells:
                 self.halve[key] = self._choice(layer, scale, 2)

@@ -42,7 +42,7 @@ class ScoringRule:
         name: the registered name.
         needs: the fields of `Outputs` that the rule reads.
         learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers or
-            words, which `state_dict` keeps. They are None before.
+            words, which `state_dict` keeps. None before.
         threshold: images with knownness below it are unknown; None before `set_threshold`.
         acceptance: the share of known validation images to accept, in (0, 1).
     """
@@ -55,7 +55,7 @@ class ScoringRule:
         self.acceptance = self.check_share("acceptance", acceptance)
         self.threshold: float | None = None
         for name in self.learned:
-            setattr(self, name, None)
+            setattr(self, name, getattr(self, name, None))
 
     @property
     def learns(self) -> bool:

@@ -90,9 +90,8 @@ def cutmix(images: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     """Replace a box at a random place by what the mate has there (Yun et al. 2019); see `gradmix`."""
     size = (images.shape[2], images.shape[3])
     box = box_size(gamma, *size)
-    top, left = (torch.randint(side - extent + 1, (len(images),), device=images.device)
-                 for side, extent in zip(size, box, strict=True))  # fmt: skip
-    place = inside(size, box, top, left)
+    edges = [torch.randint(size[dim] - box[dim] + 1, (len(images),), device=images.device) for dim in (0, 1)]
+    place = inside(size, box, *edges)
     return torch.where(place, images[mates], images), box[0] * box[1] / (size[0] * size[1])
 
 
