@@ -170,24 +170,24 @@ def suggest(name: str, names: Collection[str], dashes: str = "") -> str:
     return f"; did you mean {dashes}{close[0]}?" if close else ""
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """UserError unless each of these fields is greater than zero."""
+def check_positive(config: Any, *names: str, where: str = "") -> None:
+    """UserError, beginning with `where`, unless each of these fields is greater than zero."""
     for name in names:
         if not getattr(config, name) > 0:
-            raise UserError(f"{name} must be greater than 0, got {getattr(config, name)}")
+            raise UserError(f"{where}{name} must be greater than 0, got {getattr(config, name)}")
 
 
-def check_not_negative(config: Any, *names: str) -> None:
-    """UserError unless each of these fields is a number from zero."""
+def check_not_negative(config: Any, *names: str, where: str = "") -> None:
+    """UserError, beginning with `where`, unless each of these fields is a number from zero."""
     for name in names:
         if not getattr(config, name) >= 0:
-            raise UserError(f"{name} must not be negative, got {getattr(config, name)}")
+            raise UserError(f"{where}{name} must not be negative, got {getattr(config, name)}")
 
 
-def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    """UserError unless the field is one of the choices."""
+def check_choice(config: Any, name: str, choices: tuple[str, ...], where: str = "") -> None:
+    """UserError, beginning with `where`, unless the field is one of the choices."""
     if getattr(config, name) not in choices:
-        raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+        raise UserError(f"{where}{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
 
 
 def check_switches(config: Any) -> None:

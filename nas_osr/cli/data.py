@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources import open_source
-from nas_osr.data.sources.base import PARTS, Source, resolve_data_dir
+from nas_osr.data.sources.base import SOURCE_PARTS, Source, resolve_data_dir
 from nas_osr.data.tasks import PROTOCOLS, Task, count_splits, find_task
 from nas_osr.errors import UserError
 
@@ -84,7 +84,7 @@ def check(data_dir: Path | None = None) -> None:
 def _needed_parts(task: Task) -> dict[str, tuple[str, ...]]:
     """Source -> parts: all of the known images' source; unknown images of another are test images only."""
     others = {} if task.unknown_source is None else {task.unknown_source: ("test",)}
-    return {task.source: PARTS, **others}
+    return {task.source: SOURCE_PARTS, **others}
 
 
 def _families(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import nas_osr
 from nas_osr.cli.show import show_json, show_yaml
 from nas_osr.data.sources import SOURCES, open_source, source_class
-from nas_osr.data.sources.base import PARTS
+from nas_osr.data.sources.base import SOURCE_PARTS
 from nas_osr.runs import provenance
 
 
@@ -67,7 +67,7 @@ def describe_images(data_dir: Path | None) -> dict[str, Any]:
     found = [
         f"{source} {part}"
         for source in (SOURCES if folder.is_dir() else ())
-        for part in PARTS
+        for part in SOURCE_PARTS
         if source_class(source).comes_with is None and open_source(source, folder).find(part) is not None
     ]
     return {"folder": str(folder), "there": folder.is_dir(), "found": found}
