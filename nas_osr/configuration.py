@@ -164,10 +164,12 @@ def describe_type(hint: Any) -> str:
     return WORDS[NoneType if hint is None else origin or hint]
 
 
-def suggest(name: str, names: Collection[str], dashes: str = "") -> str:
-    """ "; did you mean NAME?" when there is a similar name."""
+def suggest(name: str, names: Collection[str], dashes: str = "", instead: str = "", before: str = "; ") -> str:
+    """ "; did you mean NAME?" when there is a similar name; else "; INSTEAD NAME, NAME, ..." if that is given."""
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {dashes}{close[0]}?" if close else ""
+    if close:
+        return f"{before}did you mean {dashes}{close[0]}?"
+    return f"{before}{instead} {', '.join(names)}" if instead else ""
 
 
 def check_positive(config: Any, *names: str) -> None:

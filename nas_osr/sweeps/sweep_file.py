@@ -20,7 +20,6 @@ the value with its type. A value of the grid may be a mapping, so that several o
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from typing import Any
 
 import yaml
 
+from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
 from nas_osr.files.text import check_json_value, read_text
 from nas_osr.files.yaml_text import MAX_BYTES, compose_yaml, construct_yaml
@@ -97,9 +97,7 @@ def read_sweep(
     if not path.exists():
         names = shipped()
         if reference not in names:
-            close = difflib.get_close_matches(reference, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(names)}"
-            raise UserError(f"{reference}: no such sweep file; {hint}")
+            raise UserError(f"{reference}: no such sweep file{suggest(reference, names, instead='shipped are')}")
         path = names[reference]
     content = Content(read_text(path, MAX_BYTES), reference)
     top = content.fields(content.value, (), required=("about", "runs"), optional=("common",))
@@ -139,22 +137,20 @@ class Content:
         root = compose_yaml(text, origin)
         self._lines: dict[tuple[Any, ...], int] = {}
         if root is not None:
-            self._index(root, (), 0)
+            self._index(root, ())
         self.value: Any = construct_yaml(root, origin)
         check_json_value(self.value, f"{origin}: file", MAX_DEPTH)
 
-    def _index(self, node: yaml.Node, path: tuple[Any, ...], depth: int) -> None:
+    def _index(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
         self._lines.setdefault(path, node.start_mark.line + 1)
-        if depth > MAX_DEPTH:
-            raise UserError(f"{self.origin}:{node.start_mark.line + 1}: nested too deeply")
         if isinstance(node, yaml.MappingNode):
             for key, item in node.value:
                 inner = (*path, str(key.value))
                 self._lines[inner] = key.start_mark.line + 1
-                self._index(item, inner, depth + 1)
+                self._index(item, inner)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
-                self._index(item, (*path, index), depth + 1)
+                self._index(item, (*path, index))
 
     def at(self, *path: Any) -> str:
         """FILE:LINE of the value at a path of keys and indices, or of what it would be in."""
@@ -171,9 +167,8 @@ class Content:
             raise UserError(f"{self.at(*path)}: expected a mapping with {', '.join(known)}")
         for key in value:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-                raise UserError(f"{self.at(*path, key)}: unknown key {key}; {hint}")
+                hint = suggest(str(key), known, instead="there are")
+                raise UserError(f"{self.at(*path, key)}: unknown key {key}{hint}")
         for key in required:
             if key not in value:
                 raise UserError(f"{self.at(*path)}: {key} is missing")
@@ -234,18 +229,19 @@ def expand(
         own = {key: value for key, value in overrides.items() if key.partition(".")[0] in offered}
         used.update(own)
         needed = tuple(str(fill(need, point, content.at(*path, "needs"))) for need in needs)
-        for text in texts(filled):
-            for target in re.findall(r"\{out\}/([^/]*)", text):
-                if target not in needed:
-                    raise UserError(f"{at}: run {name} uses {{out}}/{target}: say `needs: {target}` as well")
+        used_texts: list[str] = []
+        map_texts(filled, used_texts.append)
+        for target in (target for text in used_texts for target in re.findall(r"\{out\}/([^/]*)", text)):
+            if target not in needed:
+                raise UserError(f"{at}: run {name} uses {{out}}/{target}: say `needs: {target}` as well")
         yield Run(name, command, merge(filled, own), needed, at)
 
 
 def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Both, the overrides last and winning; an overridden mapping loses the entries that dotted names gave it."""
-    kept = {name: value for name, value in options.items() if not any(name.startswith(f"{o}.") for o in overrides)}
-    for name in overrides:
-        kept.pop(name, None)
+    kept = {
+        name: value for name, value in options.items() if not any(f"{name}.".startswith(f"{o}.") for o in overrides)
+    }
     return {**kept, **overrides}
 
 
@@ -264,14 +260,17 @@ def points(content: Content, index: int) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
+def map_texts(value: Any, function: Callable[[str], Any]) -> Any:
+    """A value with `function` applied to every text inside it."""
+    if isinstance(value, dict):
+        return {key: map_texts(item, function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [map_texts(item, function) for item in value]
+    return function(value) if isinstance(value, str) else value
+
+
 def fill(value: Any, point: Mapping[str, Any], at: str) -> Any:
     """A value with its placeholders replaced; "{out}" stays. UserError on an unknown one."""
-    if isinstance(value, dict):
-        return {key: fill(item, point, at) for key, item in value.items()}
-    if isinstance(value, list):
-        return [fill(item, point, at) for item in value]
-    if not isinstance(value, str):
-        return value
 
     def look_up(match: re.Match[str]) -> Any:
         name, _, key = match[1].partition(".")
@@ -284,22 +283,16 @@ def fill(value: Any, point: Mapping[str, Any], at: str) -> Any:
             raise UserError(f"{at}: {match[0]} is not in the grid of this run, which has {', '.join(point) or 'none'}")
         return found
 
-    whole = PLACEHOLDER.fullmatch(value)
-    if whole:
-        return look_up(whole)
-    parts = [str(look_up(match)) for match in PLACEHOLDER.finditer(value)]
-    if sum(map(len, parts)) > MAX_TEXT:
-        raise UserError(f"{at}: more than {MAX_TEXT} characters with its placeholders filled in")
-    return PLACEHOLDER.sub(lambda match: parts.pop(0), value)
+    def fill_text(text: str) -> Any:
+        whole = PLACEHOLDER.fullmatch(text)
+        if whole:
+            return look_up(whole)
+        parts = [str(look_up(match)) for match in PLACEHOLDER.finditer(text)]
+        if sum(map(len, parts)) > MAX_TEXT:
+            raise UserError(f"{at}: more than {MAX_TEXT} characters with its placeholders filled in")
+        return PLACEHOLDER.sub(lambda match: parts.pop(0), text)
 
-
-def texts(value: Any) -> Iterator[str]:
-    """Every text inside a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from texts(item)
+    return map_texts(value, fill_text)
 
 
 def order(runs: Mapping[str, Run]) -> tuple[Run, ...]:
@@ -307,8 +300,7 @@ def order(runs: Mapping[str, Run]) -> tuple[Run, ...]:
     for run in runs.values():
         for need in run.needs:
             if need not in runs:
-                close = difflib.get_close_matches(need, [name for name in runs if name != run.name], n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
+                hint = suggest(need, [name for name in runs if name != run.name])
                 raise UserError(f"{run.where}: run {run.name} needs {need!r}, which is not a run of this sweep{hint}")
     try:
         TopologicalSorter({name: run.needs for name, run in runs.items()}).prepare()
