@@ -239,10 +239,8 @@ def expand(
 
 def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Both, the overrides last and winning; an overridden mapping loses the entries that dotted names gave it."""
-    kept = {
-        name: value for name, value in options.items() if not any(f"{name}.".startswith(f"{o}.") for o in overrides)
-    }
-    return {**kept, **overrides}
+    heads = tuple(f"{name}." for name in overrides)
+    return {**{name: value for name, value in options.items() if not f"{name}.".startswith(heads)}, **overrides}
 
 
 def points(content: Content, index: int) -> Iterator[dict[str, Any]]:
