@@ -34,13 +34,13 @@ import yaml
 from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
 from nas_osr.files.text import check_json_value, read_text
-from nas_osr.files.yaml_text import MAX_BYTES, compose_yaml, construct_yaml
+from nas_osr.files.yaml_text import MAX_YAML_BYTES, compose_yaml, construct_yaml
 
 OUT = "out"
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)?)\}")
 NAME = re.compile(r"[A-Za-z0-9][\w+.,=-]*", re.ASCII)
 MAX_RUNS = 10_000
-MAX_DEPTH = 12
+MAX_SWEEP_DEPTH = 12
 MAX_TEXT = 10_000  # characters that placeholders put into one text
 # What a sweep decides for each run, and what would make a run depend on another file or stop it.
 RESERVED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "config", "help", "print_config"})
@@ -99,7 +99,7 @@ def read_sweep(
         if reference not in names:
             raise UserError(f"{reference}: no such sweep file{suggest(reference, names, instead='shipped are')}")
         path = names[reference]
-    content = Content(read_text(path, MAX_BYTES), reference)
+    content = Content(read_text(path, MAX_YAML_BYTES), reference)
     top = content.fields(content.value, (), required=("about", "runs"), optional=("common",))
     if not isinstance(top["about"], str) or not top["about"].strip():
         raise UserError(f"{content.at('about')}: about must be a sentence, got {top['about']!r}")
@@ -139,7 +139,7 @@ class Content:
         if root is not None:
             self._index(root, ())
         self.value: Any = construct_yaml(root, origin)
-        check_json_value(self.value, f"{origin}: file", MAX_DEPTH)
+        check_json_value(self.value, f"{origin}: file", MAX_SWEEP_DEPTH)
 
     def _index(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
         self._lines.setdefault(path, node.start_mark.line + 1)

@@ -18,16 +18,17 @@ from typing import Any
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import append_line, file_errors, lock_folder, replace_file
+from nas_osr.files.text import read_object
 from nas_osr.plain import plain
 from nas_osr.runs import provenance
 from nas_osr.runs.folder import RunFolder
-from nas_osr.runs.names import PROGRAM, read_object
+from nas_osr.runs.names import PROGRAM
 from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.sweeps.executor import Job
 from nas_osr.sweeps.sweep_file import OUT, Run, map_texts
 
 STATE = "sweep.json"
-SCHEMA = 1
+SWEEP_SCHEMA = 1
 
 
 class SweepFolder:
@@ -113,7 +114,7 @@ class SweepFolder:
     def record(self, run: Run, **entries: Any) -> None:
         """Write down what is known of a run; entries are added to those that are there."""
         self.records[run.name] = {**self.records.get(run.name, {}), **entries}
-        state = {"program": PROGRAM, "schema": SCHEMA, "runs": self.records}
+        state = {"program": PROGRAM, "schema": SWEEP_SCHEMA, "runs": self.records}
         with replace_file(self.path / STATE) as file:
             file.write((json.dumps(state, indent=2, allow_nan=False) + "\n").encode())
 
