@@ -4,15 +4,15 @@ and the ranges that requests share. Free of torch."""
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from dataclasses import MISSING
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from nas_osr.errors import UserError, show
+from nas_osr.option_docs import list_defaults, option_types
 from nas_osr.plain import plain
 
 T = TypeVar("T")
@@ -60,8 +60,8 @@ def make_request(kind: Callable[..., T], values: Mapping[str, Any], where: str) 
 
 def check_complete(kind: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
     """UserError unless every option of a dataclass or a function that needs a value has one."""
-    for name, parameter in inspect.signature(kind).parameters.items():
-        if parameter.default is parameter.empty and values.get(name) is None:
+    for name, default in list_defaults(kind).items():
+        if default is MISSING and values.get(name) is None:
             raise UserError(f"{where}: {name} is missing")
 
 
@@ -98,13 +98,6 @@ def rename_former(kind: Callable[..., Any], values: Mapping[str, Any]) -> dict[s
         if name in former and value is not None:
             found[former[name]] = {name: value, **found.get(former[name], {})}
     return found
-
-
-@cache
-def option_types(kind: Callable[..., Any]) -> dict[str, Any]:
-    """The hint of every option, in the order of the fields or parameters."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {name: hints[name] for name in inspect.signature(kind).parameters}
 
 
 def check_value(value: Any, hint: Any, where: str) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from nas_osr.cli.commands import COMMANDS, load
+from nas_osr.cli.commands import COMMANDS
 from nas_osr.cli.main import main
 from nas_osr.cli.options import set_entry
 from nas_osr.cli.show import show_json, show_table
@@ -22,9 +22,10 @@ from nas_osr.configuration import (
     check_options,
     check_positive,
     make_request,
-    option_types,
 )
 from nas_osr.errors import UserError
+from nas_osr.option_docs import option_types
+from nas_osr.plugins import load
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 from nas_osr.sweeps.run import Outcome, run_sweep
 from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped

@@ -106,12 +106,6 @@ def write_predictions(path: str | Path, predictions: Judgements) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with replace_file(Path(path)) as file:
-        file.write(format_predictions(predictions))
-
-
-def format_predictions(predictions: Judgements) -> bytes:
-    """The content of predictions.csv; see `write_predictions`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [name for name in COLUMNS if hasattr(predictions, name)]
@@ -120,7 +114,8 @@ def format_predictions(predictions: Judgements) -> bytes:
     for values, scores in zip(zip(*columns, strict=True), predictions.class_scores.tolist(), strict=True):
         writer.writerow([*values[:-1], repr(values[-1]), *map(repr, scores)])
     # a folder name that is not valid UTF-8 is written with its odd bytes as \\udcXX
-    return text.getvalue().encode(errors="backslashreplace")
+    with replace_file(Path(path)) as file:
+        file.write(text.getvalue().encode(errors="backslashreplace"))
 
 
 def read_predictions(path: str | Path) -> Predictions:

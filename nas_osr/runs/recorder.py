@@ -74,8 +74,6 @@ class RunRecorder:
         self._open.__exit__(*exception)
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        """See `Recorder`."""
-
         def keep(run: RunFolder) -> None:
             run.append_history(record)
             run.append_timing(timing)
@@ -85,7 +83,6 @@ class RunRecorder:
         self._folder.call(keep)
 
     def wants_checkpoint(self) -> bool:
-        """See `Recorder`."""
         if not self._folder.alone:
             return False
         self._stop.defer()  # whoever asks will ask again after the next step
@@ -103,8 +100,6 @@ class RunRecorder:
         self._folder.call(keep)
 
     def restore(self) -> dict[str, Any] | None:
-        """See `Recorder`."""
-
         def read(run: RunFolder) -> dict[str, Any] | None:
             state = run.load_checkpoint() if self._resume else None
             run.truncate_history(0 if state is None else state["epoch"] + 1)
@@ -113,7 +108,6 @@ class RunRecorder:
         return self._folder.call(read)
 
     def history(self) -> list[dict[str, Any]]:
-        """See `Recorder`."""
         return self._folder.call(RunFolder.read_history)
 
     def _write_events(self, run: RunFolder, record: dict[str, Any]) -> None:
