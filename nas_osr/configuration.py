@@ -53,16 +53,15 @@ def make_request(kind: Callable[..., T], values: Mapping[str, Any], where: str) 
     Raises:
         UserError: an option that there is not, a value of the wrong type, or one missing.
     """
-    checked = check_options(kind, values, where)
-    check_complete(kind, checked, where)
-    return kind(**checked)
+    return kind(**check_complete(kind, check_options(kind, values, where), where))
 
 
-def check_complete(kind: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
-    """UserError unless every option of a dataclass or a function that needs a value has one."""
+def check_complete(kind: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values; UserError unless every option of a dataclass or a function that needs a value has one."""
     for name, default in list_defaults(kind).items():
         if default is MISSING and values.get(name) is None:
             raise UserError(f"{where}: {name} is missing")
+    return values
 
 
 def check_options(kind: Callable[..., Any], values: Mapping[str, Any], where: str, dashes: str = "") -> dict[str, Any]:

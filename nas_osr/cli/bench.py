@@ -66,10 +66,9 @@ def bench(request: BenchRequest, command: list[str]) -> None:
     result = run_bench(request)
     if request.json:
         show_json(result)
-        return
-    show_table(step_rows(result))
-    for line in bench_notes(result):
-        print(line)
+    else:
+        show_table(step_rows(result))
+        print("\n".join(bench_notes(result)))
 
 
 def run_bench(request: BenchRequest) -> dict[str, Any]:

@@ -76,8 +76,7 @@ def parse_options(
         defaults = {name: None if value is MISSING else value for name, value in list_defaults(kind).items()}
         print(format_yaml(plain({**defaults, **values}, command)), end="")
         return None
-    check_complete(kind, values, command)
-    return values
+    return check_complete(kind, values, command)
 
 
 def split_arguments(

@@ -218,9 +218,8 @@ def show_plan(plan: Sweep, folder: SweepFolder, as_json: bool) -> None:
     finished = {run.name for run in plan.runs if folder.finished(run)}
     if as_json:
         show_json({"would_run": {name: {"command": lines[name], "finished": name in finished} for name in lines}})
-        return
-    for name, line in lines.items():
-        print(f"{'# finished: ' if name in finished else ''}{line}")
+    else:
+        print("\n".join(f"{'# finished: ' if name in finished else ''}{line}" for name, line in lines.items()))
 
 
 def show_outcomes(plan: Sweep, folder: SweepFolder, outcomes: Mapping[str, Outcome], as_json: bool) -> None:

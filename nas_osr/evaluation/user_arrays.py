@@ -85,7 +85,7 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
             raise UserError(f"array {member.filename}: expected numbers or text, found values of type {dtype}")
         if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
             raise ValueError(f"{member.filename} is not as long as it says")
-    with archive.open(member) as file:
+        file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
 
 

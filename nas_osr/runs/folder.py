@@ -103,12 +103,11 @@ class RunFolder:
 
     def _take_over(self, overwrite: bool, resume: bool) -> None:
         begun = self._begun()
-        if begun and resume:
-            self.resumed = not self.finished
-        elif begun and not overwrite and self.finished:
-            raise UserError(f"{self.path}: holds a finished run: choose another --out, or --overwrite it")
-        elif begun and not overwrite:
+        if begun and not (resume or overwrite):
+            if self.finished:
+                raise UserError(f"{self.path}: holds a finished run: choose another --out, or --overwrite it")
             raise UserError(f"{self.path}: holds an unfinished run: continue with --resume auto, or --overwrite it")
+        self.resumed = begun and resume and not self.finished
         self._replaces = not (begun and resume)
 
     @classmethod

@@ -103,7 +103,7 @@ def read_sweep(
     top = content.fields(content.value, (), required=("about", "runs"), optional=("common",))
     if not isinstance(top["about"], str) or not top["about"].strip():
         raise UserError(f"{content.at('about')}: about must be a sentence, got {top['about']!r}")
-    common = content.options((), "common")
+    common = content.options(top, (), "common")
     if not isinstance(top["runs"], list) or not top["runs"]:
         raise UserError(f"{content.at('runs')}: runs must be a list of at least one run")
     runs: dict[str, Run] = {}
@@ -174,11 +174,8 @@ class Content:
                 raise UserError(f"{self.at(*path)}: {key} is missing")
         return value
 
-    def options(self, path: tuple[Any, ...], key: str) -> dict[str, Any]:
-        """The mapping of option names to values under a key, {} where there is none; UserError otherwise."""
-        parent = self.value
-        for step in path:
-            parent = parent[step]
+    def options(self, parent: Mapping[str, Any], path: tuple[Any, ...], key: str) -> dict[str, Any]:
+        """The options under a key of the mapping at a path, {} without it; UserError unless they are a mapping."""
         value = parent.get(key)
         if value is None:
             return {}
@@ -209,7 +206,7 @@ def expand(
     needs = entry.get("needs") or []
     needs = needs if isinstance(needs, list) else [needs]
 
-    for point in points(content, index):
+    for point in points(content, entry, path):
         at = content.at(*path)
         name = str(fill(entry["name"], point, content.at(*path, "name")))
         if not NAME.fullmatch(name) or name.endswith((".log", ".json")):
@@ -224,7 +221,7 @@ def expand(
             raise UserError(f"{content.at(*path, 'command')}: {error}") from None
         options = {key: value for key, value in common.items() if key.partition(".")[0] in offered}
         used.update(options)
-        options |= content.options(path, "options")
+        options |= content.options(entry, path, "options")
         filled = {key: fill(value, point, content.at(*path, "options", key)) for key, value in options.items()}
         own = {key: value for key, value in overrides.items() if key.partition(".")[0] in offered}
         used.update(own)
@@ -243,10 +240,10 @@ def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     return {**{name: value for name, value in options.items() if not f"{name}.".startswith(heads)}, **overrides}
 
 
-def points(content: Content, index: int) -> Iterator[dict[str, Any]]:
+def points(content: Content, entry: Mapping[str, Any], place: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     """Every combination of an entry's grid, as {name: value}; one empty combination where there is none."""
-    path = ("runs", index, "grid")
-    grid = content.value["runs"][index].get("grid") or {}
+    path = (*place, "grid")
+    grid = entry.get("grid") or {}
     if not isinstance(grid, dict):
         raise UserError(f"{content.at(*path)}: grid must be a mapping of names to lists of values, got {grid!r}")
     for name, values in grid.items():
