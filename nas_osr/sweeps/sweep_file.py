@@ -107,19 +107,19 @@ def read_sweep(
     if not isinstance(top["runs"], list) or not top["runs"]:
         raise UserError(f"{content.at('runs')}: runs must be a list of at least one run")
     runs: dict[str, Run] = {}
-    used: set[str] = set()  # of common and overrides
     for index in range(len(top["runs"])):
-        for run in expand(content, index, common, overrides or {}, option_names, used):
+        for run in expand(content, index, common, overrides or {}, option_names):
             if run.name in runs:
                 raise UserError(f"{run.where}: there is a run {run.name!r} already: names must be different")
             runs[run.name] = run
             if len(runs) > MAX_RUNS:
                 raise UserError(f"{run.where}: more than {MAX_RUNS} runs")
+    offered = {name for command in {run.command for run in runs.values()} for name in option_names(command)}
     for key in common:
-        if key not in used:
+        if key.partition(".")[0] not in offered:
             raise UserError(f"{content.at('common', key)}: no command of this sweep has an option {key}")
     for key in overrides or {}:
-        if key not in used:
+        if key.partition(".")[0] not in offered:
             raise UserError(f"{reference}: --set.{key}: no command of this sweep has that option")
     return Sweep(path.stem, " ".join(top["about"].split()), order(runs))
 
@@ -193,9 +193,8 @@ def expand(
     common: Mapping[str, Any],
     overrides: Mapping[str, Any],
     option_names: Callable[[str], set[str]],
-    used: set[str],
 ) -> Iterator[Run]:
-    """The runs of one entry, in the order of its grid; adds to `used` what it takes of `common` and `overrides`."""
+    """The runs of one entry, in the order of its grid."""
     path = ("runs", index)
     entry = content.fields(
         content.value["runs"][index], path, required=("name", "command"), optional=("grid", "options", "needs")
@@ -220,11 +219,9 @@ def expand(
         except UserError as error:
             raise UserError(f"{content.at(*path, 'command')}: {error}") from None
         options = {key: value for key, value in common.items() if key.partition(".")[0] in offered}
-        used.update(options)
         options |= content.options(entry, path, "options")
         filled = {key: fill(value, point, content.at(*path, "options", key)) for key, value in options.items()}
         own = {key: value for key, value in overrides.items() if key.partition(".")[0] in offered}
-        used.update(own)
         needed = tuple(str(fill(need, point, content.at(*path, "needs"))) for need in needs)
         used_texts: list[str] = []
         map_texts(filled, used_texts.append)
