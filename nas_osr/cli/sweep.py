@@ -94,9 +94,8 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
             print(line, file=sys.stderr, flush=True)
 
     try:
-        with folder:
-            assert folder.lock is not None
-            executor = LocalExecutor(request.jobs, [folder.lock], report)
+        with folder.locked() as lock:
+            executor = LocalExecutor(request.jobs, [lock], report)
             share, retries = share_cores(request.jobs), request.retries
             outcomes = run_sweep(plan, folder, executor, run_command, share, retries=retries, only=only, report=report)
     except KeyboardInterrupt as interruption:

@@ -120,21 +120,21 @@ def read_parts(
         UserError: an array is missing, has another shape than its fellows, or values out of range.
     """
     names = sorted(needs | {"logits"} if all(f"{part}_logits" in arrays for part in parts) else needs)
-    fields = {part: {name: read_field(arrays, f"{part}_{name}", reader) for name in names} for part in parts}
+    fields = {f"{part}_{name}": read_field(arrays, f"{part}_{name}", reader) for part in parts for name in names}
     first = parts[0]
     for part in parts:
         for name in names:
-            check_equal(f"{part}_{name}", fields[part][name], f"{first}_{name}", fields[first][name], 1, "columns")
-            check_equal(f"{part}_{name}", fields[part][name], f"{part}_{names[0]}", fields[part][names[0]], 0, "rows")
-    per_class = [name for name in PER_CLASS if name in names]
-    for name in per_class[1:]:
-        check_equal(
-            f"{first}_{name}", fields[first][name], f"{first}_{per_class[0]}", fields[first][per_class[0]], 1, "columns"
-        )
-    labels = {part: read_labels(arrays, part, f"{part}_{names[0]}", len(fields[part][names[0]])) for part in parts}
+            check_equal(fields, f"{part}_{name}", f"{first}_{name}", 1, "columns")
+            check_equal(fields, f"{part}_{name}", f"{part}_{names[0]}", 0, "rows")
+    per_class = [f"{first}_{name}" for name in PER_CLASS if name in names]
+    for field in per_class[1:]:
+        check_equal(fields, field, per_class[0], 1, "columns")
+    labels = {
+        part: read_labels(arrays, part, f"{part}_{names[0]}", len(fields[f"{part}_{names[0]}"])) for part in parts
+    }
     known = labels[first]
     assert known is not None
-    num_known = fields[first][per_class[0]].shape[1] if per_class else int(known.max()) + 1
+    num_known = fields[per_class[0]].shape[1] if per_class else int(known.max()) + 1
     for part, values in labels.items():
         if values is not None:
             check_range(part, values, num_known)
@@ -142,7 +142,8 @@ def read_parts(
         check_every_class(first, known, num_known)
     made = {}
     for part, values in labels.items():
-        made[part] = PartArrays(fields[part], None if values is None else values.astype(np.int64))
+        own = {name: fields[f"{part}_{name}"] for name in names}
+        made[part] = PartArrays(own, None if values is None else values.astype(np.int64))
     return made, num_known
 
 
@@ -187,12 +188,11 @@ def as_array(values: Any, name: str) -> Array:
         raise UserError(f"array {name}: {error}") from None
 
 
-def check_equal(name: str, values: Array, other: str, reference: Array, axis: int, what: str) -> None:
+def check_equal(fields: Mapping[str, Array], name: str, other: str, axis: int, what: str) -> None:
     """Raise UserError unless two arrays have as many rows or columns."""
-    if values.shape[axis] != reference.shape[axis]:
-        raise UserError(
-            f"array {name} has {values.shape[axis]} {what}, but {other} {reference.shape[axis]}; both must have as many"
-        )
+    count, expected = fields[name].shape[axis], fields[other].shape[axis]
+    if count != expected:
+        raise UserError(f"array {name} has {count} {what}, but {other} {expected}; both must have as many")
 
 
 def check_range(part: str, labels: Array, num_known: int) -> None:

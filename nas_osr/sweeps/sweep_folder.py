@@ -9,10 +9,11 @@ A run that keeps a run folder has finished when its provenance says so; another 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,17 @@ SWEEP_SCHEMA = 1
 
 
 class SweepFolder:
-    """The folder of a sweep, locked while it is used as a context manager.
+    """The folder of a sweep.
 
     Args:
         path: the folder; made when it is locked.
         option_names: the options that a command has.
-
-    Attributes:
-        lock: descriptor of the lock. Runs that keep it open too, and outlive a killed sweep, keep the folder locked.
     """
 
     def __init__(self, path: str | Path, option_names: Callable[[str], set[str]]) -> None:
         self.path = Path(path)
         self.option_names = option_names
         self.records: Any = {}
-        self.lock: int | None = None
         if (self.path / STATE).exists():
             state = read_object(self.path / STATE)
             self.records = state.get("runs") if state.get("program") == PROGRAM else None
@@ -55,16 +52,19 @@ class SweepFolder:
         elif self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise UserError(f"{self.path}: not empty and not the folder of a sweep; choose another --out")
 
-    def __enter__(self) -> SweepFolder:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int]:
+        """Inside, no other process uses the folder.
+
+        Yields the lock's descriptor. Runs that keep it open too, and outlive a killed sweep, keep the folder locked.
+        """
         with file_errors(self.path, "create the folder of the sweep"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = lock_folder(self.path)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
+            lock = lock_folder(self.path)
+        try:
+            yield lock
+        finally:
+            os.close(lock)
 
     def keeps_run(self, run: Run) -> bool:
         """Whether the command leaves a run folder, which knows itself whether the run has finished."""
