@@ -24,7 +24,7 @@ from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.train import train
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
-from nas_osr.runs.shared import check_equal_options, open_recorder
+from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
 
@@ -131,7 +131,7 @@ def run_part(
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
-            with open_recorder(fabric, folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
+            with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
                 trained = train(training, learner, data.known, fabric, recorder, part.seed)
         trained.eval()
         return folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))

@@ -13,7 +13,7 @@ from nas_osr.errors import UserError
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
-from nas_osr.runs.shared import check_equal_options, open_recorder
+from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
 from nas_osr.strategies import make_strategy
@@ -66,7 +66,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
         minutes = plan.output.checkpoint_minutes
-        with open_recorder(fabric, folder, reporter, plan.output.resume, minutes) as recorder:
+        with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
         return folder.call(lambda run: write_result(run, result, plan))
 

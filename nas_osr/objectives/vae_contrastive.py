@@ -29,8 +29,8 @@ from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
-from nas_osr.objectives.parts.decoder import Decoder
+from nas_osr.objectives.base import Batch, Objective, Terms
+from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
 from nas_osr.objectives.parts.rising import risen, weighted
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 

@@ -121,17 +121,14 @@ def average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
 
     Every rank must have a gradient for the same parameters.
     """
-    if fabric.world_size > 1:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        average(fabric, [parameter.grad for parameter in parameters if parameter.grad is not None])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    average(fabric, (parameter.grad for parameter in parameters if parameter.grad is not None))
 
 
 def average_statistics(fabric: Fabric, module: nn.Module) -> None:
     """Replace the running statistics of BatchNorm layers by their means over all ranks."""
-    if fabric.world_size > 1:
-        norms = [item for item in module.modules() if isinstance(item, _BatchNorm)]
-        statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
-        average(fabric, statistics)
+    norms = (item for item in module.modules() if isinstance(item, _BatchNorm))
+    average(fabric, (value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None))
 
 
 def average(fabric: Fabric, tensors: Iterable[Tensor]) -> None:
