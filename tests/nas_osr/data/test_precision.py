@@ -42,6 +42,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         inner = getattr(module, name)
 
         def watched(*arguments: Any, **keywords: Any) -> Any:
+            assert arguments[0].dtype == torch.float32, name  # Fabric's own precision would make it bf16
             result = inner(*arguments, **keywords)
             found.append(result[0] if isinstance(result, tuple) else result)
             return result
