@@ -7,7 +7,7 @@
 set -u
 OUT=$(realpath -m "$1"); shift
 mkdir -p "$OUT"
-PARTS=${*:-tests kernels bench retrain supcon plain search}
+PARTS=${*:-tests supcon bench retrain plain search}
 DEVICE=${DEVICE:-cuda}; PRESET=${PRESET:-paper}; BATCHES=${BATCHES:-64 256}; EPOCHS=${EPOCHS:-60}; WARMUP=${WARMUP:-20}
 DEADLINE=${DEADLINE:-570}  # seconds for everything; the search takes what is left
 PRECISION=bf16-mixed; RETRAIN_BATCH=${RETRAIN_BATCH:-256}
