@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +20,6 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 EXIT_TERMINATED = 143
 SPINS = "20000"
-MALLOPT = {"M_TRIM_THRESHOLD": (-1, -1), "M_TOP_PAD": (-2, 1 << 27), "M_MMAP_MAX": (-4, 0)}  # number, value: malloc.h
 MAX_MESSAGE = 4000  # characters; a broken file may have put any number into it
 
 
@@ -37,26 +34,9 @@ def set_waiting() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
-def keep_memory() -> None:
-    """Let the C library keep the memory of large tensors for the next step, unless the user has said otherwise.
-
-    glibc gives each back to the system when it is freed, and the next one's pages are cleared one fault at a time.
-    docs/performance.md has the figures. Other C libraries are left as they are.
-    """
-    told = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
-        name.startswith("MALLOC_") for name in os.environ
-    )
-    if told or platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    for number, value in MALLOPT.values():
-        mallopt(number, value)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `nas-osr` with these arguments (the process's own by default) and return its exit code."""
     set_waiting()
-    keep_memory()
     try:
         with terminable(), one_voice():
             dispatch(list(sys.argv[1:] if arguments is None else arguments))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from nas_osr.search_spaces.layout import Convolution, subsample
+from nas_osr.search_spaces.layout import subsample
 from nas_osr.search_spaces.paper import SLOPE
 
 
@@ -15,7 +15,8 @@ def activation() -> nn.Module:
 
 def conv_bn(channels_in: int, channels_out: int, kernel: int, stride: int) -> nn.Sequential:
     """A convolution with "same" padding and BatchNorm, no activation."""
-    return nn.Sequential(Convolution(channels_in, channels_out, kernel, stride), nn.BatchNorm2d(channels_out))
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, stride, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
 
 class Subsample(nn.Module):

@@ -1,4 +1,4 @@
-"""Steps with and without each fast path: tiny maps as matrix products, kept layouts, fused optimisers.
+"""Steps with and without each fast path: kept layouts, fused optimisers.
 
     python tests/benchmarks/fast_paths.py --preset small
 
@@ -16,14 +16,13 @@ from collections.abc import Iterator
 from unittest import mock
 
 import torch
-from torch import nn
 
 from nas_osr.cost.steps import Step, leave_no_trace
 from nas_osr.data.protocols import make_protocol
 from nas_osr.retrain.retrain_cost import make_step
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.search_spaces import layout, network
+from nas_osr.search_spaces import network
 from nas_osr.search_spaces import supernet as hierarchical
 from nas_osr.search_spaces.operations import parts
 from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
@@ -31,7 +30,7 @@ from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
 
-PATHS = ("products", "layout", "fused")
+PATHS = ("layout", "fused")
 VARIANTS = {"all off": (), **{f"only {path}": (path,) for path in PATHS}, "all on": PATHS}
 
 
@@ -39,8 +38,6 @@ VARIANTS = {"all off": (), **{f"only {path}": (path,) for path in PATHS}, "all o
 def only(paths: tuple[str, ...]) -> Iterator[None]:
     """Inside: only these fast paths are taken. `fused` counts where optimisers are made, the others where they run."""
     with contextlib.ExitStack() as stack:
-        if "products" not in paths:
-            stack.enter_context(mock.patch.object(layout.Convolution, "forward", nn.Conv2d.forward))
         if "layout" not in paths:
             for module in (hierarchical, network):
                 stack.enter_context(mock.patch.object(module, "keep_layout", lambda maps: maps))

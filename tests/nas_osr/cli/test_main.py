@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 
@@ -164,34 +163,3 @@ def test_threads_wait_as_the_user_says_else_a_little_while(monkeypatch, given, p
     monkeypatch.setattr(os, "environ", dict(given))
     cli.set_waiting()
     assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == (policy, spins)
-
-
-FAULTS = """
-import resource, sys
-import numpy as np
-from nas_osr.cli import main as cli
-if sys.argv[1:] == ["kept"]:
-    cli.keep_memory()
-def step():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for side in (3000, 2500, 2000):
-        np.ones((side, side)) + 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-step()
-print(min(step() for _ in range(3)))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives large blocks back at once")
-def test_the_memory_of_large_arrays_is_kept_for_the_next_ones_unless_the_user_says_otherwise():
-    clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES" and "MALLOC_" not in name}
-
-    def faults(way: str, **environment: str) -> int:
-        command = [sys.executable, "-c", FAULTS, way]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**clean, **environment})
-        return int(done.stdout)
-
-    plain = faults("plain")
-    assert faults("kept") < plain / 5
-    assert faults("kept", GLIBC_TUNABLES="glibc.malloc.tcache_count=7") > plain / 2  # which changes nothing itself
-    assert faults("kept", MALLOC_ARENA_MAX="8") > plain / 2
