@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
 from nas_osr.configuration import parse_range
+from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.errors import UserError
 from nas_osr.metrics.resampling import mean_and_spread
@@ -18,7 +20,7 @@ from nas_osr.ranks.place import check_divided
 from nas_osr.retrain.comparison import check_result
 from nas_osr.retrain.evaluate import describe, evaluate_test, fit_rules, write_evaluation
 from nas_osr.retrain.parts import Part
-from nas_osr.retrain.retrain_cost import check_retrain_memory, estimate_retrain
+from nas_osr.retrain.retrain_cost import estimate_retrain, retrain_cost
 from nas_osr.retrain.retrain_plan import RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.train import train
@@ -60,7 +62,7 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
         deterministic_algorithms(plan.machine.deterministic),
         opened_by_first(fabric, plan.output.create) as outer,
     ):
-        check_retrain_memory(plan.parts, fabric)
+        check_fits(partial(retrain_cost, plan.parts), fabric)
         outer.call(lambda folder: begin(folder, plan, command))
         results = [run_part(plan, part, opened.pop(part.folder, None), fabric, outer, command) for part in plan.parts]
         summary = {

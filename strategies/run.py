@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
-
-from lightning_fabric import Fabric
 
 from nas_osr.configuration import rename_former
 from nas_osr.cost.steps import leave_no_trace
+from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.runs.folder import RunFolder
@@ -24,7 +24,7 @@ from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.monitors import all_warnings, stop_reason
 
-MEND = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
+LESS_MEMORY_OF_SEARCH = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
 PICTURES = ["graphml", "gv", "svg"]
 
 
@@ -61,7 +61,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         done = folder.call(lambda run: read_result(run) if run.finished else None)
         if done is not None:
             return done
-        check_search_memory(plan, fabric)
+        check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)
         about = describe_fabric(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
@@ -77,12 +77,6 @@ def estimate_search(plan: SearchPlan) -> dict[str, Any]:
     with leave_no_trace():
         fabric = plan.machine.open(ranks=False)
         return plan.strategy.cost(plan, fabric).estimate(fabric)
-
-
-def check_search_memory(plan: SearchPlan, fabric: Fabric) -> None:
-    """UserError when its networks cannot be made or clearly do not fit onto the device; a warning when they may not."""
-    with leave_no_trace():
-        plan.strategy.cost(plan.of_rank(fabric.world_size), fabric).check_memory(fabric.device, MEND)
 
 
 def modernise_config(run: RunFolder) -> None:

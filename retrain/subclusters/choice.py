@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
+from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.retrain.parts import Part
-from nas_osr.retrain.retrain_cost import check_retrain_memory, estimate_retrain
+from nas_osr.retrain.retrain_cost import estimate_retrain, retrain_cost
 from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.retrain.train import train
@@ -58,7 +60,7 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
     with deterministic_algorithms(training.machine.deterministic), output.create() as run:
         if run.finished and output.resume:
             return {"out": output.out, **run.read_json("summary.json")}
-        check_retrain_memory(plan.parts, fabric)
+        check_fits(partial(retrain_cost, plan.parts), fabric)
         run.provenance(command, plan.recorded, plan.parts[0].seed, digest, **describe_fabric(fabric))
         training.save_architecture(run.path)
         result = recommend_counts(plan, train_classes(plan, fabric, run))

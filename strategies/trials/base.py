@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -76,12 +77,12 @@ class Trials(Strategy):
         return Cost(
             learner=learner,
             optimizers=list(optimizers.values()),
-            steps={"weights": lambda count: random_step("weights", fabric, learner, optimizers, schedule, count)},
-            counts={"weights": max(1, images.training // batch_size) * epochs * trials},
+            steps={"weights": partial(random_step, "weights", fabric, learner, optimizers, schedule)},
             batch_size=batch_size,
+            protocol=plan.protocol,
+            counts={"weights": max(1, images.training // batch_size) * epochs * trials},
             scored=images.judged * trials,
             resident=2 * images.training + images.judged,
-            protocol=plan.protocol,
             about={"trials": trials, "epochs": epochs, "training_images": images.training},
         )
 

@@ -62,7 +62,7 @@ def compare_steps(fabric: Any, name: str) -> dict[str, float]:
     levels: list[Levels] = []
     for _ in range(2):
         torch.manual_seed(0)
-        levels.append(build_levels(plan_measurement(request, protocol), fabric)[0])
+        levels.append(build_levels(plan_measurement(request, protocol), fabric))
     whole, ours = levels
     alone: Any = Alone()
     whole.fabric = alone
