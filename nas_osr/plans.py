@@ -21,14 +21,13 @@ from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
-from nas_osr.outputs import FeatureShapes
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
 from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
 from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
-from nas_osr.search_spaces.encoder import check_image_shape
+from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
 from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.training.fabric import make_fabric
 
@@ -90,31 +89,26 @@ class ObjectivePlan:
     rule: str
     rule_settings: Mapping[str, Any]
 
-    @property
-    def needs_outliers(self) -> bool:
-        """Whether it learns from given unknown images."""
-        return self.kind.needs_outliers(self.settings)
-
     def of_classes(self, labels: Sequence[int], num_classes: int) -> ObjectivePlan:
         """The same for some of all `num_classes` known labels, which are numbered anew in this order."""
         return replace(self, settings=self.kind.select_classes(self.settings, labels, num_classes))
 
     def make(
-        self, shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, outliers: Tensor
+        self, encoder: nn.Module, image_shape: tuple[int, int, int], num_classes: int, outliers: Tensor | None
     ) -> Objective:
-        """The objective with fresh heads.
+        """The objective with fresh heads (from torch's global generator) over an encoder.
 
         Args:
-            shapes: of the encoder's maps.
             image_shape: (C, H, W).
             num_classes: of which it has heads.
-            outliers: uint8 [n, C, H, W]; looked at where the objective needs them.
+            outliers: uint8 [n, C, H, W]; looked at where the objective needs them, and not before it trains.
 
         Raises:
             UserError: the heads do not fit the maps or the classes.
         """
+        shapes = feature_shapes(encoder, image_shape)
         objective = self.kind(shapes, image_shape, num_classes, self.settings)
-        if self.needs_outliers:
+        if outliers is not None and self.kind.needs_outliers(self.settings):
             objective.set_outliers(outliers)
         return objective
 

@@ -160,7 +160,7 @@ def only_split(run: RunFolder, config: RetrainRequest) -> int:
 def load_learner(kept: KeptRun) -> Learner:
     """The trained network of a run folder, on the CPU. Raises UserError when there is none or it does not fit."""
     run, network = kept.run, kept.network
-    learner = build_learner(network, kept.protocol, kept.objective.name, kept.objective.settings)
+    learner = build_learner(network, kept.protocol, kept.objective)
     state = run.load_checkpoint()
     if state is None:
         raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")

@@ -15,7 +15,8 @@ from nas_osr.cost.whole_run import Cost, random_step
 from nas_osr.data.dataset import REHEARSAL_SHARE, VALIDATION_SHARE
 from nas_osr.data.protocols import REHEARSAL
 from nas_osr.plans import DataPlan
-from nas_osr.retrain.parts import Part, TrainingPlan
+from nas_osr.retrain.retrain_plan import Part
+from nas_osr.retrain.train import TrainingPlan
 
 
 def estimate_retrain(parts: Sequence[Part]) -> dict[str, Any]:
@@ -34,9 +35,10 @@ def retrain_cost(parts: Sequence[Part], fabric: Fabric) -> Cost:
     Steps are those of the part with most classes; the parts (splits and seeds) differ in little else.
     """
     largest = max(parts, key=lambda part: part.training.protocol.num_known)
-    training = replace(largest.training, schedule=largest.training.schedule.of_rank(fabric.world_size))
+    schedule = largest.training.schedule
+    epochs, batch_size = schedule.epochs, schedule.batch_size // fabric.world_size
+    training = replace(largest.training, schedule=replace(schedule, batch_size=batch_size))
     cost, images = training_cost(training, fabric), [count_images(part.data) for part in parts]
-    epochs, batch_size = training.schedule.epochs, training.schedule.batch_size
     return replace(
         cost,
         counts={"retrain": sum(max(1, train // batch_size) for train, _ in images) * epochs},

@@ -13,9 +13,29 @@ from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import Choices
 from nas_osr.requests import DataOptions, DeviceOptions, RunRequest, ScheduleOptions
 from nas_osr.retrain.networks import NETWORKS
-from nas_osr.retrain.training_options import RecipeOptions
+from nas_osr.retrain.recipes import RECIPES
 from nas_osr.search_spaces.presets import PRESETS
 from nas_osr.search_spaces.stems import STEMS
+
+
+@dataclass
+class RecipeOptions:
+    """How a network is trained."""
+
+    recipe: Annotated[str | None, Choices(RECIPES)] = None
+    "optimiser, schedule and augmentation; the preset's when not given."
+    recipe_config: dict[str, Any] = field(default_factory=dict)
+    "settings of the recipe, for example --recipe_config.learning_rate 0.1."
+
+
+@dataclass
+class TrainingOptions(RecipeOptions):
+    """What is trained, and how."""
+
+    architecture: Any = None
+    "run folder of a search, a .json or .graphml file, published, random:SEED, or the value itself."
+    network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
+    "a baseline network instead of an architecture."
 
 
 @dataclass

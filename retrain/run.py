@@ -19,11 +19,10 @@ from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import check_divided
 from nas_osr.retrain.comparison import check_result
 from nas_osr.retrain.evaluate import describe, evaluate_test, fit_rules, write_evaluation
-from nas_osr.retrain.parts import Part
+from nas_osr.retrain.model import save_architecture
 from nas_osr.retrain.retrain_cost import estimate_retrain, retrain_cost
-from nas_osr.retrain.retrain_plan import RetrainPlan, plan_retrain
+from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.train import train
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.shared import check_equal_options, open_recorder
@@ -55,7 +54,7 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
     first = plan.parts[0]
     # what can be wrong with the first part shows before anything is written
     with torch.random.fork_rng():
-        first.training.make_learner()
+        first.training.build()
     opened = {first.folder: first.data.load()}
     check_equal_options(fabric, plan.recorded)
     with (
@@ -128,14 +127,14 @@ def run_part(
         check_same(fabric, "training images", data.fingerprint)
         about = describe_fabric(fabric)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
-        folder.call(lambda run: training.save_architecture(run.path))
+        folder.call(lambda run: save_architecture(training.network, run))
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
             with open_recorder(fabric, folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
-                trained = train(training, learner, data.known, fabric, recorder, part.seed)
+                trained = training.train(learner, data.known, fabric, recorder, part.seed)
         trained.eval()
         return folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))
 

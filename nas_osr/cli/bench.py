@@ -9,7 +9,7 @@ from nas_osr.cli.show import show_json, show_table
 from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.errors import UserError
 from nas_osr.requests import LossOptions, MachineOptions, PresetOptions, ProtocolOptions, SpaceOptions
-from nas_osr.retrain.training_options import TrainingOptions
+from nas_osr.retrain.retrain_request import TrainingOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from nas_osr.search_spaces.blocks import run_block
 from nas_osr.search_spaces.encoder import Normalise
 
 
@@ -35,3 +36,8 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.normalise = Normalise(mean, std)
+
+    def in_turn(self, images: Tensor, *blocks: nn.Module) -> list[Tensor]:
+        """What each block makes of the one before, the first of `images` [B, C, H, W] in [0, 1], normalised."""
+        x = self.normalise(images)
+        return [x := run_block(block, x, self.checkpointing) for block in blocks]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from nas_osr.outputs import Features
 from nas_osr.retrain.networks.base import Network
-from nas_osr.search_spaces.blocks import run_block
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -33,9 +32,7 @@ class CACNetwork(Network):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the flattened map, and those at 1/2, 1/4 and 1/8."""
-        half = run_block(self.to_half, self.normalise(images), self.checkpointing)
-        quarter = run_block(self.to_quarter, half, self.checkpointing)
-        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
+        half, quarter, eighth = self.in_turn(images, self.to_half, self.to_quarter, self.to_eighth)
         return Features({2: eighth.flatten(1)[:, :, None, None]}, {-1: half, 0: quarter, 1: eighth})
 
 

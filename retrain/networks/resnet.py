@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from nas_osr.outputs import Features
 from nas_osr.retrain.networks.base import Network
-from nas_osr.search_spaces.blocks import run_block
 
 
 class ResNet(Network):
@@ -35,10 +34,7 @@ class ResNet(Network):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the last map, and those at 1/2, 1/4 and 1/8."""
-        stem = run_block(self.stem, self.normalise(images), self.checkpointing)
-        half = run_block(self.to_half, stem, self.checkpointing)
-        quarter = run_block(self.to_quarter, half, self.checkpointing)
-        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
+        _, half, quarter, eighth = self.in_turn(images, self.stem, self.to_half, self.to_quarter, self.to_eighth)
         return Features({2: eighth}, {-1: half, 0: quarter, 1: eighth})
 
 

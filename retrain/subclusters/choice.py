@@ -21,11 +21,11 @@ from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
-from nas_osr.retrain.parts import Part
+from nas_osr.retrain.model import save_architecture
 from nas_osr.retrain.retrain_cost import estimate_retrain, retrain_cost
+from nas_osr.retrain.retrain_plan import Part
 from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
-from nas_osr.retrain.train import train
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.seeds import derive_seed
@@ -62,7 +62,7 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
             return {"out": output.out, **run.read_json("summary.json")}
         check_fits(partial(retrain_cost, plan.parts), fabric)
         run.provenance(command, plan.recorded, plan.parts[0].seed, digest, **describe_fabric(fabric))
-        training.save_architecture(run.path)
+        save_architecture(training.network, run)
         result = recommend_counts(plan, train_classes(plan, fabric, run))
         run.write_json("summary.json", result)
         run.finish()
@@ -89,7 +89,7 @@ def train_class(part: Part, fabric: Fabric, quiet: bool) -> dict[str, float]:
     with torch.random.fork_rng(), ProgressReporter(epochs, quiet, part.folder) as reporter:
         torch.manual_seed(derive_seed(part.seed, "weights"))
         learner = part.training.build(data.outliers)
-        trained = train(part.training, learner, data.known, fabric, Unkept(reporter), part.seed)
+        trained = part.training.train(learner, data.known, fabric, Unkept(reporter), part.seed)
         torch.manual_seed(derive_seed(part.seed, "draws"))
         return mean_losses(trained, data.known.validation.to(fabric.device), DRAWS)
 

@@ -13,8 +13,7 @@ from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.plans import OutputPlan
-from nas_osr.retrain.parts import Part
-from nas_osr.retrain.retrain_plan import plan_retrain
+from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 
 
