@@ -15,7 +15,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_choice, check_not_negative, check_switches
 from nas_osr.cost.estimate import count_training_images
+from nas_osr.cost.steps import leave_no_trace
+from nas_osr.cost.whole_run import Cost
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
@@ -139,6 +142,12 @@ class MachinePlan:
             check_compiler(fabric.device)
         return fabric
 
+    def estimate(self, make: Callable[[Fabric], Cost]) -> dict[str, Any]:
+        """What a run will cost here, on one rank; see `nas_osr.cost.whole_run.Cost.estimate`."""
+        with leave_no_trace():
+            fabric = self.open(ranks=False)
+            return make(fabric).estimate(fabric)
+
     def prepare(self, encoder: nn.Module) -> None:
         """Set an encoder's switches, which change what a step costs and nothing else."""
         prepare_encoder(encoder, checkpointing=self.checkpointing, compiled=self.compile)
@@ -146,14 +155,9 @@ class MachinePlan:
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """Where a run goes, and what it says meanwhile.
+    """Where a run goes, and what it says meanwhile; the fields are those of `nas_osr.requests.SavingOptions`.
 
-    Attributes:
-        out: folder of the run.
-        resume: whether what is there is continued.
-        overwrite: whether what is there is replaced.
-        checkpoint_minutes: so often inside an epoch; 0 is at its end only.
-        quiet: no progress.
+    `resume` says whether what is in `out` is continued.
     """
 
     out: str
@@ -221,12 +225,15 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
 
 
 def plan_machine(request: MachineOptions) -> MachinePlan:
-    """Where a request is computed."""
+    """Where a request is computed. UserError: it asks for what excludes each other."""
+    check_switches(request)
     return MachinePlan(**same_fields(MachinePlan, request))
 
 
 def plan_output(request: SavingOptions) -> OutputPlan:
-    """Where a request's run goes."""
+    """Where a request's run goes. UserError: an option is out of range."""
+    check_not_negative(request, "checkpoint_minutes")
+    check_choice(request, "resume", ("no", "auto"))
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 
 

@@ -162,6 +162,10 @@ class OutputOptions:
     quiet: bool = False
     "print no progress."
 
+    def recorded(self) -> dict[str, Any]:
+        """What config.yaml holds: the fields that decide the result, as plain values."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_RECORDED}
+
 
 @dataclass
 class SavingOptions(OutputOptions):
@@ -174,7 +178,3 @@ class SavingOptions(OutputOptions):
 @dataclass
 class RunRequest(SavingOptions, MachineOptions, ScheduleOptions, ObjectiveOptions, DataOptions):
     """Options of every run."""
-
-    def recorded(self) -> dict[str, Any]:
-        """What config.yaml holds: the fields that decide the result, as plain values."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_RECORDED}

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from nas_osr.cost.steps import OUTLIERS, leave_no_trace, random_images
+from nas_osr.cost.steps import OUTLIERS, random_images
 from nas_osr.cost.whole_run import Cost, random_step
 from nas_osr.data.dataset import REHEARSAL_SHARE, VALIDATION_SHARE
 from nas_osr.data.protocols import REHEARSAL
@@ -19,20 +18,11 @@ from nas_osr.retrain.retrain_plan import Part
 from nas_osr.retrain.train import TrainingPlan
 
 
-def estimate_retrain(parts: Sequence[Part]) -> dict[str, Any]:
-    """What a retraining will cost; see `nas_osr.cost.whole_run.Cost.estimate`.
-
-    Also in it: parts, epochs (of a part) and training_images (of all parts).
-    """
-    with leave_no_trace():
-        fabric = parts[0].training.machine.open(ranks=False)
-        return retrain_cost(parts, fabric).estimate(fabric)
-
-
 def retrain_cost(parts: Sequence[Part], fabric: Fabric) -> Cost:
     """What the parts of a retraining compute on each rank. The evaluation after the last epoch is not in it.
 
-    Steps are those of the part with most classes; the parts (splits and seeds) differ in little else.
+    Steps are those of the part with most classes; the parts (splits and seeds) differ in little else. An estimate also
+    says parts, epochs (of a part) and training_images (of all parts).
     """
     largest = max(parts, key=lambda part: part.training.protocol.num_known)
     schedule = largest.training.schedule

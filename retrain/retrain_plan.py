@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive, check_switches, parse_range
+from nas_osr.configuration import check_not_negative, check_positive, parse_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class
 from nas_osr.plans import (
     DataPlan,
-    MachinePlan,
     OutputPlan,
     given,
     import_plugins,
@@ -60,28 +59,22 @@ class RetrainPlan:
 
     Attributes:
         parts: its splits and seeds, at least one.
-        machine: where it is computed.
         output: where it goes.
         bootstrap: resamples for the intervals of the metrics; 0 leaves them out.
         recorded: what its config.yaml holds.
     """
 
     parts: tuple[Part, ...]
-    machine: MachinePlan
     output: OutputPlan
     bootstrap: int
     recorded: Mapping[str, Any]
 
 
 def plan_retrain(request: RetrainRequest) -> RetrainPlan:
-    """The plan of a request. No image is opened.
-
-    Raises:
-        UserError: anything in the request is wrong.
-    """
+    """The plan of a request. No image is opened. UserError: anything in the request is wrong."""
     filled, network, schedule = fill_request(request)
     parts = list_parts(filled, network, schedule)
-    return RetrainPlan(parts, plan_machine(filled), plan_output(filled), filled.bootstrap, filled.recorded())
+    return RetrainPlan(parts, plan_output(filled), filled.bootstrap, filled.recorded())
 
 
 def plan_measured(request: RetrainRequest, protocol: Protocol) -> TrainingPlan:
@@ -99,9 +92,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     """
     import_plugins(request.plugin)
     check_network_options(request)
-    check_not_negative(request, "bootstrap", "checkpoint_minutes")
-    check_choice(request, "resume", ("no", "auto"))
-    check_switches(request)
+    check_not_negative(request, "bootstrap")
     request = take_over(request)
     preset_name = given(request.preset, ScheduleOptions.preset)
     preset = get_preset(preset_name)

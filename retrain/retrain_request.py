@@ -97,7 +97,17 @@ class FinishedOptions:
 
 
 @dataclass
-class EvaluateRequest(DeviceOptions, FinishedOptions):
+class ReopenOptions(DeviceOptions):
+    """How a finished retraining is opened again."""
+
+    data_dir: str | None = None
+    "folder of the images, where it is not the run's."
+    plugin: list[str] = field(default_factory=list)
+    "modules with your own classes that the run was made with; a run folder by itself imports nothing."
+
+
+@dataclass
+class EvaluateRequest(ReopenOptions, FinishedOptions):
     """Evaluate a retrained network again from its saved model: rule, threshold and every figure are computed anew.
 
     Results under another unknown source or rule, or with --mirrored, are written beside the run's own, as
@@ -112,11 +122,7 @@ class EvaluateRequest(DeviceOptions, FinishedOptions):
     "settings of the rule, where it is one."
     mirrored: bool = False
     "average the outputs for each image and its mirror image; twice the time."
-    data_dir: str | None = None
-    "folder of the images, where it is not the run's."
     bootstrap: int = 1000
     "resamples for the confidence intervals of the metrics; 0 leaves them out."
-    plugin: list[str] = field(default_factory=list)
-    "modules with your own classes that the run was made with; a run folder by itself imports nothing."
     json: bool = False
     "print the result as one JSON object."

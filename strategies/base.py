@@ -27,14 +27,8 @@ from nas_osr.training.epochs import Schedule
 class WeightsPlan:
     """How network weights learn while an architecture is searched: with Adam, at a rate that falls with every epoch.
 
-    Attributes:
-        epochs: passes over the images.
-        batch_size: images a step, of all ranks together.
-        weight_lr: learning rate at the start.
-        weight_decay: of Adam.
-        weight_lr_decay: factor on the learning rate after every epoch.
-        clip: largest gradient norm; 0 is off.
-        augmentation: recipe for training images.
+    The fields are those of `nas_osr.strategies.search_request.WeightOptions`, and `epochs` (passes over the images) and
+    `batch_size` (images a step, of all ranks together).
     """
 
     epochs: int

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from nas_osr.configuration import rename_former
-from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.ranks.first import check_same, opened_by_first
@@ -31,10 +30,7 @@ PICTURES = ["graphml", "gv", "svg"]
 def run_search(request: SearchRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
     """Search as requested and leave a complete run folder in `request.out`.
 
-    Args:
-        request: open fields are filled from the preset.
-        command: the command line, for the provenance.
-        estimate: whether a `dry_run` says what the search would cost, too.
+    `command` is for the provenance; `estimate` is whether a `dry_run` says what the search would cost, too.
 
     Returns:
         What was found: out, f1, epoch (of a strategy that tries architectures: the trial), phase ("search" or
@@ -47,7 +43,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     """
     plan = plan_search(request)
     if request.dry_run:
-        cost = {"estimate": estimate_search(plan)} if estimate else {}
+        cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
     fabric = plan.machine.open()
     data = plan.data.load()
@@ -70,13 +66,6 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         with open_recorder(fabric, folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
         return folder.call(lambda run: write_result(run, result, plan))
-
-
-def estimate_search(plan: SearchPlan) -> dict[str, Any]:
-    """What the search will cost; see `nas_osr.cost.whole_run.Cost.estimate`."""
-    with leave_no_trace():
-        fabric = plan.machine.open(ranks=False)
-        return plan.strategy.cost(plan, fabric).estimate(fabric)
 
 
 def modernise_config(run: RunFolder) -> None:

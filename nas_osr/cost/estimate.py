@@ -30,14 +30,14 @@ TIMED = 3  # steps of a timed batch; the quickest counts, which other processes 
 ENOUGH = 1.0  # seconds of steps of one batch after which no more are timed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """One step: its images, floating-point operations, bytes saved for the backward pass at once, and seconds."""
+    """One step: its images, floating-point operations, seconds, and bytes saved for the backward pass at once."""
 
     images: int
     flops: int
-    activations: int
     seconds: float = 0.0
+    activation_bytes: int
 
 
 class SavedBytes:
@@ -91,7 +91,7 @@ def probe(step: Step, module: nn.Module, flops: bool = True) -> StepCost:
             counted = count_flops(step.run)
         else:
             step.run()
-    return StepCost(step.images, counted, saved.peak)
+    return StepCost(images=step.images, flops=counted, activation_bytes=saved.peak)
 
 
 def line(small: tuple[int, float], large: tuple[int, float], images: int) -> float:
@@ -111,9 +111,9 @@ def count_step(make: Callable[[int], Step], module: nn.Module, images: int, flop
     first, second = (probe(make(min(count, images)), module, flops) for count in PROBES)
     operations, activations = (
         round(line((first.images, getattr(first, name)), (second.images, getattr(second, name)), images))
-        for name in ("flops", "activations")
+        for name in ("flops", "activation_bytes")
     )
-    return StepCost(images, operations, activations)
+    return StepCost(images=images, flops=operations, activation_bytes=activations)
 
 
 def time_call(make: Callable[[int], Callable[[], object]], images: int, device: torch.device) -> float:
@@ -190,7 +190,7 @@ def count_memory(
         "parameters": sum(tensor.nbytes for tensor in [*parameters, *learner.buffers()]),
         "gradients": sum(item.grad.nbytes for item in parameters if item.grad is not None),
         "optimizers": sum(value.nbytes for value in states if isinstance(value, Tensor)),
-        "activations": max(cost.activations for cost in costs),
+        "activations": max(cost.activation_bytes for cost in costs),
         "images": images,
     }
 

@@ -138,14 +138,8 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak, where the device can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def peak_memory(device: torch.device) -> int:
-    """Bytes: tensors on a GPU since `reset_peak_memory`; on a CPU all that the process has ever held at once."""
+    """Bytes: tensors on a GPU since its peak was reset; on a CPU all that the process has ever held at once."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -164,7 +158,8 @@ def take_turns(calls: Mapping[K, Call], device: torch.device, rounds: int, warmu
     for turn in range(warmup + rounds):
         for name, call in calls.items():
             with call.around():
-                reset_peak_memory(device)
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
                 started = now(device)
                 call.run()
                 elapsed = now(device) - started

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,16 +85,7 @@ class Cost:
             **describe_fabric(fabric),
             **self.about,
             "parameters": sum(parameter.numel() for parameter in self.learner.parameters()),
-            "steps": {
-                name: {
-                    "images": cost.images,
-                    "flops": cost.flops,
-                    "seconds": cost.seconds,
-                    "activation_bytes": cost.activations,
-                    "count": self.counts[name],
-                }
-                for name, cost in costs.items()
-            },
+            "steps": {name: {**asdict(cost), "count": self.counts[name]} for name, cost in costs.items()},
             "flops": sum(cost.flops * self.counts[name] for name, cost in costs.items()),
             "scoring_seconds": scoring_seconds,
             "seconds": sum(cost.seconds * self.counts[name] for name, cost in costs.items()) + scoring_seconds,

@@ -64,7 +64,6 @@ class Corruption(NetworkAnalysis):
     "print no progress."
 
     def check(self) -> None:
-        """Refuse strange kinds and severities; the library must be installed. Raises UserError."""
         strange = [kind for kind in self.kinds if kind not in CORRUPTIONS]
         if strange or not self.kinds:
             raise UserError(f"kinds must be of {', '.join(CORRUPTIONS)}, got {', '.join(strange) or 'none'}")

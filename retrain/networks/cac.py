@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -21,10 +20,7 @@ class CACNetwork(Network):
     that pooling changes nothing and a linear head is the paper's.
     """
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         dropout = 0.2 if max(image_shape[1:]) <= 32 else 0.3
         self.to_half = make_block((image_channels, 64, 64, 128), dropout)
         self.to_quarter = make_block((128, 128, 128, 128), dropout)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torchvision.models as models
@@ -20,10 +20,7 @@ class ResNet(Network):
 
     make: ClassVar[Callable[..., models.ResNet]]
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         body = type(self).make(weights=None)
         stem = nn.Conv2d(image_channels, body.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does for the others

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -20,10 +19,7 @@ class VGG13(Network):
 
     smallest_side = 32
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         layers = list(make_layers(cfgs["B"], batch_norm=True))
         layers[0] = nn.Conv2d(image_channels, 64, 3, padding=1)
         for layer in layers:
@@ -50,10 +46,7 @@ class DHRNet(Network):
     them. The objective `crosr` adds the lateral latents and the reconstruction: its maps are those after each pooling.
     """
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         self.to_half = make_stage((image_channels, 64, 64))
         self.to_quarter = make_stage((64, 128, 128))
         self.to_eighth = make_stage((128, 256, 256, 256))

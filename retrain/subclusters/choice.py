@@ -22,7 +22,7 @@ from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.retrain.model import save_architecture
-from nas_osr.retrain.retrain_cost import estimate_retrain, retrain_cost
+from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part
 from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
@@ -38,10 +38,6 @@ DRAWS = 16  # of the latents of every validation image: the losses are means ove
 def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str, Any]:
     """Train every known class alone with each count, and recommend one; complete run folder in `request.out`.
 
-    Args:
-        request: what is open in it is filled as that of a retraining is.
-        command: the command line, for the provenance.
-
     Returns:
         out; classes (each with its class name, losses in nats an image for every count, and the recommended count);
         subclusters, the recommended counts in label order; option, the same as an option of `nas-osr retrain`. With
@@ -52,15 +48,15 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
             (nothing is written then); a training diverged.
     """
     plan = plan_subclusters(request)
+    training, output, cost = plan.parts[0].training, plan.output, partial(retrain_cost, plan.parts)
     if request.dry_run:
-        return {"would_train": plan.recorded, "estimate": estimate_retrain(plan.parts)}
-    training, output = plan.parts[0].training, plan.output
+        return {"would_train": plan.recorded, "estimate": training.machine.estimate(cost)}
     fabric = training.machine.open(ranks=False)
     digest = plan.load_known().fingerprint()
     with deterministic_algorithms(training.machine.deterministic), output.create() as run:
         if run.finished and output.resume:
             return {"out": output.out, **run.read_json("summary.json")}
-        check_fits(partial(retrain_cost, plan.parts), fabric)
+        check_fits(cost, fabric)
         run.provenance(command, plan.recorded, plan.parts[0].seed, digest, **describe_fabric(fabric))
         save_architecture(training.network, run)
         result = recommend_counts(plan, train_classes(plan, fabric, run))
@@ -102,22 +98,19 @@ class Unkept:
         self.records: list[dict[str, Any]] = []
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Show one epoch."""
         self.records.append(record)
         self.reporter.epoch(record, timing)
 
     def wants_checkpoint(self) -> bool:
-        """Never."""
         return False
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep nothing."""
 
     def restore(self) -> None:
-        """There is nothing to resume."""
+        return None
 
     def history(self) -> list[dict[str, Any]]:
-        """All records so far."""
         return self.records
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from nas_osr.requests import NOT_RECORDED, MachineOptions, OutputOptions
+from nas_osr.requests import MachineOptions, OutputOptions
 from nas_osr.retrain.retrain_request import NetworkOptions, RetrainRequest
 
 
@@ -43,7 +43,3 @@ class SubclustersRequest(NetworkOptions, OutputOptions, MachineOptions):
             splits=None if self.split is None else str(self.split),
             seeds=str(self.seed),
         )
-
-    def recorded(self) -> dict[str, Any]:
-        """What is left to record once a plan has filled it: the fields that decide the result, as plain values."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_RECORDED}

@@ -24,7 +24,8 @@ from nas_osr.strategies.search_request import SearchRequest
 
 def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
     """See `nas_osr.strategies.base.Strategy.cost`; outliers are random ones where the objective needs some."""
-    levels = build_levels(plan, fabric)
+    levels = Levels.build(plan, fabric, random_images(OUTLIERS, plan.protocol.image_shape, torch.device("cpu")))
+    levels.learner.train()
     learner, schedule = levels.learner, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
     architecture_step = partial(
         random_step,
@@ -54,13 +55,6 @@ def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
         resident=2 * images.half + images.judged,
         about={"epochs": epochs, "warmup_epochs": warmup_epochs, "training_images": images.half},
     )
-
-
-def build_levels(plan: SearchPlan, fabric: Fabric) -> Levels:
-    """The levels of a search in train mode."""
-    levels = Levels.build(plan, fabric, random_images(OUTLIERS, plan.protocol.image_shape, torch.device("cpu")))
-    levels.learner.train()
-    return levels
 
 
 def benchmark_search(

@@ -67,7 +67,7 @@ class Trials(Strategy):
         return self.config.trials  # type: ignore[no-any-return]
 
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
-        """See `Strategy`: that of the first architecture, as often as there are trials."""
+        """That of the first architecture, as often as there are trials."""
         outliers = random_images(OUTLIERS, plan.protocol.image_shape, torch.device("cpu"))
         learner, optimizers = build_trial(self.propose(plan, 0, []), plan, outliers, fabric)
         learner.train()
@@ -87,7 +87,6 @@ class Trials(Strategy):
         )
 
     def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
-        """See `Strategy`."""
         split = plan.divide(data).to(fabric.device)
         # restore: which trials are done, and how far the one had come that was interrupted
         state = recorder.restore() or {"epoch": -1}

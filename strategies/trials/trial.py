@@ -16,8 +16,7 @@ from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.strategies.pseudo_open_set import pseudo_open_set_scores
-from nas_osr.strategies.pseudo_unknown import SearchData
+from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Trainer, run_epochs
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import explosion_warnings
@@ -27,11 +26,10 @@ class Trial(Trainer):
     """The training of one architecture; nothing is scored before its end."""
 
     def phase(self, epoch: int) -> str:
-        """See `Trainer`."""
         return "trial"
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
-        """See `Trainer`: whether the training explodes."""
+        """Whether the training explodes."""
         warnings = explosion_warnings(record["losses"], norms, history)
         return {"monitors": {"gradient_norm": dict(norms), "warnings": warnings}}
 
@@ -47,30 +45,24 @@ class TrialRecorder:
 
     def __init__(self, recorder: Recorder, trial: int, state: Mapping[str, Any] | None) -> None:
         self.recorder, self.trial = recorder, trial
-        self.records: list[dict[str, Any]] = [] if state is None else list(state["records"])
-        self.timings: list[dict[str, Any]] = [] if state is None else list(state["timings"])
-        self._state = None if state is None else state["training"]
+        state = state or {"records": [], "timings": [], "training": None}
+        self.records, self.timings, self._training = list(state["records"]), list(state["timings"]), state["training"]
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Keep one epoch."""
         self.records.append(record)
         self.timings.append(timing)
 
     def wants_checkpoint(self) -> bool:
-        """See `Recorder`."""
         return self.recorder.wants_checkpoint()
 
     def save(self, state: dict[str, Any]) -> None:
-        """Save the training inside a checkpoint of the search."""
         inside = {"records": self.records, "timings": self.timings, "training": state}
         self.recorder.save({"epoch": self.trial - 1, "trial": inside})
 
     def restore(self) -> dict[str, Any] | None:
-        """What the interrupted trial goes on from."""
-        return self._state
+        return self._training
 
     def history(self) -> list[dict[str, Any]]:
-        """The epochs of this trial so far."""
         return self.records
 
 
