@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from nas_osr.cost.steps import count_flops
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.plans import ObjectivePlan
@@ -86,10 +86,10 @@ def count_macs(learner: Any, image_shape: tuple[int, int, int]) -> int:
     training = learner.training
     device = next(learner.parameters()).device
     learner.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        learner.infer(torch.zeros(1, *image_shape, device=device))
+    with torch.no_grad():
+        flops = count_flops(lambda: learner.infer(torch.zeros(1, *image_shape, device=device)))
     learner.train(training)
-    return counter.get_total_flops() // 2
+    return flops // 2
 
 
 def save_architecture(network: Architecture | str, run: RunFolder) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 from lightning_fabric import Fabric
 
-from nas_osr.cost.steps import OUTLIERS, random_images
+from nas_osr.cost.steps import random_outliers
 from nas_osr.cost.whole_run import Cost, random_step
 from nas_osr.data.dataset import REHEARSAL_SHARE, VALIDATION_SHARE
 from nas_osr.data.protocols import REHEARSAL
@@ -43,8 +42,7 @@ def training_cost(plan: TrainingPlan, fabric: Fabric) -> Cost:
 
     Outliers are random images where the objective needs them.
     """
-    outliers = random_images(OUTLIERS, plan.protocol.image_shape, torch.device("cpu"))
-    learner, optimizers, schedule = plan.set_up(plan.build(outliers), fabric, seed=0)
+    learner, optimizers, schedule = plan.set_up(plan.build(random_outliers(plan.protocol.image_shape)), fabric, seed=0)
     for group in optimizers["main"].param_groups:  # random images at the peak would soon be all NaN
         group["lr"] *= schedule.factor(0.0)
     learner.train()

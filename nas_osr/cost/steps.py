@@ -87,6 +87,11 @@ def random_images(count: int, image_shape: tuple[int, int, int], device: torch.d
     return torch.randint(0, 256, (count, *image_shape), dtype=torch.uint8, device=device)
 
 
+def random_outliers(image_shape: tuple[int, int, int]) -> Tensor:
+    """As many of them, on the CPU, as an objective needs that learns from given ones."""
+    return random_images(OUTLIERS, image_shape, torch.device("cpu"))
+
+
 def augmenter(images: Tensor, config: AugmentationConfig) -> Callable[[], Tensor]:
     """What the training loop does to a batch uint8 [B, C, H, W] before a step: to float, augmented, channels last."""
     generator = make_generator(0, "augmentation", device=images.device)

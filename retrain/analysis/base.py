@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nas_osr.retrain.reopen import Reopened
 
 # Which run, and how it is shown: no part of what is computed.
-NOT_RECORDED = frozenset({"run", "json", "quiet", "plot", "pictures", "data_dir", "plugin", "threads"})
+NOT_KEPT = frozenset({"run", "json", "quiet", "plot", "pictures", "data_dir", "plugin", "threads"})
 PLOT_FORMATS = ("png", "svg", "pdf")
 Curve = tuple[Sequence[float], Sequence[float], Sequence[float] | None]  # x, y and the spread of y
 
@@ -63,7 +63,7 @@ class Analysis:
 
     def keep(self, run: RunFolder, figures: Any) -> None:
         """Leave analysis-NAME.json in the run folder: the figures, and the options that they were computed with."""
-        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_RECORDED}
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_KEPT}
         run.write_json(f"analysis-{self.name}.json", {"options": options, **figures})
 
     def draw(self, results: Mapping[str, Any]) -> None:

@@ -97,8 +97,7 @@ class Corruption(NetworkAnalysis):
 
         self.report(f"{folder_name(run)}: closed-set accuracy, at each severity")
         opened = self.reopen(run)
-        assert opened.config.rule is not None
-        rule = make_rule(opened.config.rule, opened.config.rule_config, import_plugins=False)
+        rule = make_rule(opened.objective.rule, opened.objective.rule_settings, import_plugins=False)
         fit_rules([rule], opened.learner, opened.data, opened.fabric.device)
         clean, places = self.sample(opened)
         severities = parse_range("severities", self.severities)

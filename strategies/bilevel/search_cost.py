@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from nas_osr.cost.steps import OUTLIERS, describe_cost, random_images
+from nas_osr.cost.steps import describe_cost, random_outliers
 from nas_osr.cost.whole_run import Cost, random_step
 from nas_osr.data.protocols import Protocol
 from nas_osr.objectives.parts.freezing import frozen
@@ -24,7 +23,7 @@ from nas_osr.strategies.search_request import SearchRequest
 
 def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
     """See `nas_osr.strategies.base.Strategy.cost`; outliers are random ones where the objective needs some."""
-    levels = Levels.build(plan, fabric, random_images(OUTLIERS, plan.protocol.image_shape, torch.device("cpu")))
+    levels = Levels.build(plan, fabric, random_outliers(plan.protocol.image_shape))
     levels.learner.train()
     learner, schedule = levels.learner, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
     architecture_step = partial(

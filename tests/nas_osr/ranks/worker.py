@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from nas_osr.cost.steps import OUTLIERS, random_images
+from nas_osr.cost.steps import random_outliers
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
@@ -62,7 +62,7 @@ def compare_steps(fabric: Any, name: str) -> dict[str, float]:
     levels: list[Levels] = []
     for _ in range(2):
         torch.manual_seed(0)
-        outliers = random_images(OUTLIERS, protocol.image_shape, torch.device("cpu"))
+        outliers = random_outliers(protocol.image_shape)
         levels.append(Levels.build(plan_measurement(request, protocol), fabric, outliers))
     whole, ours = levels
     alone: Any = Alone()
