@@ -12,24 +12,27 @@ from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from nas_osr.configuration import make_request
 from nas_osr.option_docs import list_options
+from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.run import run_retrain
+from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
 
 P = ParamSpec("P")
 Request = TypeVar("Request")
-Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 
 
-def takes(kind: Callable[P, Request]) -> Callable[[Callable[[Request], Result]], Callable[P, Result]]:
+def takes(kind: Callable[P, Request]) -> Callable[[Callable[[Request], Answer]], Callable[P, Answer]]:
     """Let a function of a request take the request's options instead; positional ones in the order of the fields."""
 
-    def decorate(function: Callable[[Request], Result]) -> Callable[P, Result]:
+    def decorate(function: Callable[[Request], Answer]) -> Callable[P, Answer]:
         hints = {**get_type_hints(kind), "return": get_type_hints(function)["return"]}
         signature = inspect.signature(kind)
         parameters = [item.replace(annotation=hints[name]) for name, item in signature.parameters.items()]
         where = f"nas_osr.{function.__name__}"
 
-        def call(*values: P.args, **options: P.kwargs) -> Result:
+        def call(*values: P.args, **options: P.kwargs) -> Answer:
             named = signature.bind_partial(*values).arguments
             return function(make_request(kind, dict(**named, **options), where))
 
@@ -47,22 +50,16 @@ def takes(kind: Callable[P, Request]) -> Callable[[Callable[[Request], Result]],
 @takes(SearchRequest)
 def search(request: SearchRequest) -> dict[str, Any]:
     """Search an architecture; the result is that of `nas_osr.strategies.run.run_search`."""
-    from nas_osr.strategies.run import run_search
-
     return run_search(request, ["nas_osr.search"])
 
 
 @takes(RetrainRequest)
 def train(request: RetrainRequest) -> dict[str, Any]:
     """Train and evaluate an architecture; the result is that of `nas_osr.retrain.run.run_retrain`."""
-    from nas_osr.retrain.run import run_retrain
-
     return run_retrain(request, ["nas_osr.train"])
 
 
 @takes(EvaluateRequest)
 def evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate a retrained network again; the result is that of `nas_osr.retrain.evaluate.run_evaluate`."""
-    from nas_osr.retrain.evaluate import run_evaluate
-
     return run_evaluate(request)

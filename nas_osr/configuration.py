@@ -4,15 +4,15 @@ and the ranges that requests share. Free of torch."""
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from dataclasses import MISSING
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from nas_osr.errors import UserError, show
+from nas_osr.option_docs import list_defaults, option_types
 from nas_osr.plain import plain
 
 T = TypeVar("T")
@@ -53,16 +53,15 @@ def make_request(kind: Callable[..., T], values: Mapping[str, Any], where: str) 
     Raises:
         UserError: an option that there is not, a value of the wrong type, or one missing.
     """
-    checked = check_options(kind, values, where)
-    check_complete(kind, checked, where)
-    return kind(**checked)
+    return kind(**check_complete(kind, check_options(kind, values, where), where))
 
 
-def check_complete(kind: Callable[..., Any], values: Mapping[str, Any], where: str) -> None:
-    """UserError unless every option of a dataclass or a function that needs a value has one."""
-    for name, parameter in inspect.signature(kind).parameters.items():
-        if parameter.default is parameter.empty and values.get(name) is None:
+def check_complete(kind: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values; UserError unless every option of a dataclass or a function that needs a value has one."""
+    for name, default in list_defaults(kind).items():
+        if default is MISSING and values.get(name) is None:
             raise UserError(f"{where}: {name} is missing")
+    return values
 
 
 def check_options(kind: Callable[..., Any], values: Mapping[str, Any], where: str, dashes: str = "") -> dict[str, Any]:
@@ -98,13 +97,6 @@ def rename_former(kind: Callable[..., Any], values: Mapping[str, Any]) -> dict[s
         if name in former and value is not None:
             found[former[name]] = {name: value, **found.get(former[name], {})}
     return found
-
-
-@cache
-def option_types(kind: Callable[..., Any]) -> dict[str, Any]:
-    """The hint of every option, in the order of the fields or parameters."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {name: hints[name] for name in inspect.signature(kind).parameters}
 
 
 def check_value(value: Any, hint: Any, where: str) -> Any:
@@ -164,30 +156,32 @@ def describe_type(hint: Any) -> str:
     return WORDS[NoneType if hint is None else origin or hint]
 
 
-def suggest(name: str, names: Collection[str], dashes: str = "") -> str:
-    """ "; did you mean NAME?" when there is a similar name."""
+def suggest(name: str, names: Collection[str], dashes: str = "", instead: str = "", before: str = "; ") -> str:
+    """ "; did you mean NAME?" when there is a similar name; else "; INSTEAD NAME, NAME, ..." if that is given."""
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {dashes}{close[0]}?" if close else ""
+    if close:
+        return f"{before}did you mean {dashes}{close[0]}?"
+    return f"{before}{instead} {', '.join(names)}" if instead else ""
 
 
-def check_positive(config: Any, *names: str) -> None:
-    """UserError unless each of these fields is greater than zero."""
+def check_positive(config: Any, *names: str, where: str = "") -> None:
+    """UserError, beginning with `where`, unless each of these fields is greater than zero."""
     for name in names:
         if not getattr(config, name) > 0:
-            raise UserError(f"{name} must be greater than 0, got {getattr(config, name)}")
+            raise UserError(f"{where}{name} must be greater than 0, got {getattr(config, name)}")
 
 
-def check_not_negative(config: Any, *names: str) -> None:
-    """UserError unless each of these fields is a number from zero."""
+def check_not_negative(config: Any, *names: str, where: str = "") -> None:
+    """UserError, beginning with `where`, unless each of these fields is a number from zero."""
     for name in names:
         if not getattr(config, name) >= 0:
-            raise UserError(f"{name} must not be negative, got {getattr(config, name)}")
+            raise UserError(f"{where}{name} must not be negative, got {getattr(config, name)}")
 
 
-def check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
-    """UserError unless the field is one of the choices."""
+def check_choice(config: Any, name: str, choices: tuple[str, ...], where: str = "") -> None:
+    """UserError, beginning with `where`, unless the field is one of the choices."""
     if getattr(config, name) not in choices:
-        raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+        raise UserError(f"{where}{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
 
 
 def check_switches(config: Any) -> None:

@@ -1,8 +1,7 @@
 """The options of a request or a function: names, types, defaults, and what is written of them. Free of torch.
 
-A request is a dataclass. What an option means stands as a string under its field, or under `Args:` in the docstring, as
-that of a function's parameter does. A request inherits groups of options; the first line of a group's docstring is its
-title.
+A request is a dataclass. What an option means stands as a string under its field; under `Args:` for a parameter of a
+function. A request inherits groups of options; the first line of a group's docstring is its title.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Option:
 
 def list_options(kind: Callable[..., Any]) -> list[Option]:
     """The fields of a dataclass, or the parameters of a function."""
-    hints = get_type_hints(kind, include_extras=True)
+    hints = option_types(kind)
     lineage = kind.__mro__[:-1] if isinstance(kind, type) else (kind,)
     texts: dict[str, str] = {}
     for part in reversed(lineage):
@@ -84,6 +83,13 @@ def list_options(kind: Callable[..., Any]) -> list[Option]:
         Option(name, hints[name], default, texts.get(name, ""), titles.get(name, ""))
         for name, default in list_defaults(kind).items()
     ]
+
+
+@cache
+def option_types(kind: Callable[..., Any]) -> dict[str, Any]:
+    """The hint of every option, in the order of the fields or parameters."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {name: hints[name] for name in inspect.signature(kind).parameters}
 
 
 @cache

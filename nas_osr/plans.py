@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -32,7 +32,7 @@ from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
 from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
-from nas_osr.training.fabric import make_fabric
+from nas_osr.training.fabric import describe_fabric, make_fabric
 
 T = TypeVar("T")
 
@@ -134,6 +134,7 @@ class MachinePlan:
     deterministic: bool
     checkpointing: bool
     compile: bool
+    graphs: Literal["auto", "on", "off"]
 
     def open(self, ranks: bool = True) -> Fabric:
         """The device; see `nas_osr.training.fabric.make_fabric`. UserError when it, or its compiler, is not there."""
@@ -147,6 +148,10 @@ class MachinePlan:
         with leave_no_trace():
             fabric = self.open(ranks=False)
             return make(fabric).estimate(fabric)
+
+    def conditions(self, fabric: Fabric) -> dict[str, Any]:
+        """What the last bits of a result depend on; see `describe_fabric`."""
+        return {**describe_fabric(fabric), "graphs": self.graphs}
 
     def prepare(self, encoder: nn.Module) -> None:
         """Set an encoder's switches, which change what a step costs and nothing else."""

@@ -27,6 +27,12 @@ def check_name(kind: str, name: str, built_in: Collection[str], where: str = "")
         raise UserError(f"{where}unknown {kind} {show(name)}: choose from {known} or give package.module.Class")
 
 
+def load(reference: str) -> Any:
+    """What "module:name" refers to."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def load_class(
     kind: str, name: str, built_in: Mapping[str, str], base: type[T], *, import_plugins: bool = True
 ) -> type[T]:
@@ -44,8 +50,7 @@ def load_class(
         UserError: there is no such module, or no such class in it.
     """
     if name in built_in:
-        module_name, _, attribute = built_in[name].partition(":")
-        return getattr(importlib.import_module(module_name), attribute)
+        return load(built_in[name])
     check_name(kind, name, built_in)
     module_name, _, attribute = name.rpartition(".")
     if module_name not in sys.modules:
@@ -80,7 +85,7 @@ def read_attribute(reference: str, name: str) -> Any:
                         return frozenset(ast.literal_eval(value.args[0]))
                     return ast.literal_eval(value)
         owner = next((base.id for base in classes[owner].bases if isinstance(base, ast.Name)), "")
-    return getattr(getattr(importlib.import_module(module), found), name)
+    return getattr(load(reference), name)
 
 
 def import_plugin(module_name: str) -> None:

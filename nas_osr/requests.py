@@ -143,6 +143,8 @@ class MachineOptions(DeviceOptions):
     "compute the inside of cells again in the backward pass instead of keeping it: saves memory."
     compile: bool = False
     "compile the encoder with torch.compile; the first steps take minutes."
+    graphs: Literal["auto", "on", "off"] = "auto"
+    "capture training steps as CUDA graphs and replay them, where that is possible; auto is off."
 
 
 @dataclass

@@ -15,6 +15,7 @@ from nas_osr.data.protocols import REHEARSAL
 from nas_osr.plans import DataPlan
 from nas_osr.retrain.retrain_plan import Part
 from nas_osr.retrain.train import TrainingPlan
+from nas_osr.training.graphs import Choice
 
 
 def retrain_cost(parts: Sequence[Part], fabric: Fabric) -> Cost:
@@ -37,10 +38,10 @@ def retrain_cost(parts: Sequence[Part], fabric: Fabric) -> Cost:
     )
 
 
-def training_cost(plan: TrainingPlan, fabric: Fabric) -> Cost:
+def training_cost(plan: TrainingPlan, fabric: Fabric, graphs: Choice = "off") -> Cost:
     """The step of one training, at the learning rate of the first; no data are opened.
 
-    Outliers are random images where the objective needs them.
+    Outliers are random images where the objective needs them. `graphs` is whether the step is captured.
     """
     learner, optimizers, schedule = plan.set_up(plan.build(random_outliers(plan.protocol.image_shape)), fabric, seed=0)
     for group in optimizers["main"].param_groups:  # random images at the peak would soon be all NaN
@@ -49,7 +50,7 @@ def training_cost(plan: TrainingPlan, fabric: Fabric) -> Cost:
     return Cost(
         learner=learner,
         optimizers=list(optimizers.values()),
-        steps={"retrain": partial(random_step, "retrain", fabric, learner, optimizers, schedule)},
+        steps={"retrain": partial(random_step, "retrain", fabric, learner, optimizers, schedule, graphs=graphs)},
         batch_size=schedule.batch_size,
         protocol=plan.protocol,
     )

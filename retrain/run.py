@@ -25,10 +25,9 @@ from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
-from nas_osr.runs.shared import check_equal_options, open_recorder
+from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
-from nas_osr.training.fabric import describe_fabric
 
 
 def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
@@ -117,7 +116,7 @@ def run_part(
         data = opened or part.data.load()
         check_divided(training.objective.name, True, min(schedule.batch_size, len(data.known.train)))
         check_same(fabric, "training images", data.fingerprint)
-        about = describe_fabric(fabric)
+        about = training.machine.conditions(fabric)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
         folder.call(lambda run: save_architecture(training.network, run))
         started = time.perf_counter()
@@ -125,7 +124,7 @@ def run_part(
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
-            with open_recorder(fabric, folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
+            with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)
         trained.eval()
         return folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))

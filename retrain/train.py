@@ -19,6 +19,7 @@ from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
+from nas_osr.training.graphs import Choice
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import monitor_retraining
 
@@ -87,7 +88,8 @@ class TrainingPlan:
         """
         wrapped, players, schedule = self.set_up(learner, fabric, seed)
         train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
-        run_epochs(Retraining(fabric, wrapped, players, train, schedule, validation), recorder)
+        graphs = self.machine.graphs
+        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation), recorder)
         return wrapped
 
 
@@ -101,9 +103,10 @@ class Retraining(Trainer):
         optimizers: Mapping[str, Any],
         images: LabelledImages,
         schedule: Schedule,
+        graphs: Choice,
         validation: LabelledImages,
     ) -> None:
-        super().__init__(fabric, learner, optimizers, images, schedule)
+        super().__init__(fabric, learner, optimizers, images, schedule, graphs)
         self.validation = validation
 
     def phase(self, epoch: int) -> str:

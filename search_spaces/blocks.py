@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,21 +22,13 @@ def run_block(block: nn.Module, x: Any, checkpointing: bool) -> Any:
     if not checkpointing or not torch.is_grad_enabled():
         return block(x)
     random = any(isinstance(layer, _DropoutNd) for layer in block.modules())
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=random, context_fn=_contexts(block))
-
-
-def checkpoint_blocks(encoder: nn.Module) -> None:
-    """Let an encoder run its blocks with checkpointing from now on."""
-    for module in encoder.modules():
-        if hasattr(type(module), "checkpointing"):
-            module.checkpointing = True  # type: ignore[assignment]
-
-
-def _contexts(block: nn.Module) -> Callable[[], tuple[Any, Any]]:
-    """What torch asks for: contexts of the first and of the second pass."""
     learns = [(parameter, parameter.requires_grad) for parameter in block.parameters()]
     records = [(norm, norm.track_running_stats) for norm in block.modules() if isinstance(norm, _BatchNorm)]
-    return lambda: (contextlib.nullcontext(), _second_pass(learns, records))
+
+    def contexts() -> tuple[Any, Any]:
+        return contextlib.nullcontext(), _second_pass(learns, records)
+
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=random, context_fn=contexts)
 
 
 @contextlib.contextmanager

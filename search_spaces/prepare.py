@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from nas_osr.errors import UserError
-from nas_osr.search_spaces.blocks import checkpoint_blocks
 
 
 def prepare_encoder(encoder: nn.Module, *, checkpointing: bool, compiled: bool) -> None:
@@ -17,7 +16,9 @@ def prepare_encoder(encoder: nn.Module, *, checkpointing: bool, compiled: bool) 
         compiled: call the encoder through torch.compile from now on, but for inference (`Learner.infer`).
     """
     if checkpointing:
-        checkpoint_blocks(encoder)
+        for module in encoder.modules():
+            if hasattr(type(module), "checkpointing"):
+                module.checkpointing = True  # type: ignore[assignment]
     if compiled:
         encoder.compile(dynamic=False)
 
@@ -25,11 +26,7 @@ def prepare_encoder(encoder: nn.Module, *, checkpointing: bool, compiled: bool) 
 def check_compiler(device: torch.device) -> None:
     """UserError unless torch.compile works on this device; it is tried, on a small function."""
     try:
-        torch.compile(_small_function)(torch.zeros(8, device=device))
+        torch.compile(lambda x: (x.sin() + 1).sum())(torch.zeros(8, device=device))
     except Exception as error:  # whatever is missing, each compiler says it in its own class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"compile: torch.compile does not work on {device} here ({reason}): leave it out") from error
-
-
-def _small_function(x: torch.Tensor) -> torch.Tensor:
-    return (x.sin() + 1).sum()

@@ -12,44 +12,29 @@ from nas_osr.search_spaces.space import Space
 
 @dataclass(frozen=True)
 class Preset:
-    """A space with the schedules that suit it.
+    """A space with the schedules that suit it; the defaults are the paper's.
 
     Attributes:
         space: the space that is searched.
         epochs, batch_size: of a search; a strategy may have other epochs, and has options of its own.
         retrain_channels: width C of a retrained network, 0 for the width that was searched.
         retrain_epochs, retrain_batch_size, recipe: of a retraining; an epoch is a pass over all training images.
-        objective_settings: coefficients by objective that keep the cost in proportion.
+        objective_settings: coefficients by objective that keep the cost in proportion: decoders and generators that
+            cost no more than the encoders beside them.
     """
 
     space: Space
-    epochs: int
-    batch_size: int
-    retrain_channels: int
-    retrain_epochs: int
-    retrain_batch_size: int
-    recipe: str
+    epochs: int = 60
+    batch_size: int = 64
+    retrain_channels: int = 0
+    retrain_epochs: int = 300
+    retrain_batch_size: int = 64
+    recipe: str = "paper"
     objective_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-# decoders and generators that cost no more than the encoders beside them
-SMALL_OBJECTIVES = {
-    "vae_contrastive": {"decoder_channels": 64},
-    "gmvae": {"decoder_channels": 64},
-    "confidence": {"gan_width": 32},
-}
-TINY_OBJECTIVES = {"confidence": {"gan_width": 16}}
-
 PRESETS: dict[str, Preset] = {
-    "paper": Preset(
-        space=Space(),
-        epochs=60,
-        batch_size=64,
-        retrain_channels=0,
-        retrain_epochs=300,
-        retrain_batch_size=64,
-        recipe="paper",
-    ),
+    "paper": Preset(Space()),
     # two CPU cores and an hour for a search and a retraining on CIFAR-10
     "small": Preset(
         space=Space(channels=32),
@@ -59,18 +44,20 @@ PRESETS: dict[str, Preset] = {
         retrain_epochs=20,
         retrain_batch_size=128,
         recipe="fast",
-        objective_settings=SMALL_OBJECTIVES,
+        objective_settings={
+            "vae_contrastive": {"decoder_channels": 64},
+            "gmvae": {"decoder_channels": 64},
+            "confidence": {"gan_width": 32},
+        },
     ),
     # seconds to a minute: tests and first steps
     "tiny": Preset(
         space=Space(layers=4, channels=16),
         epochs=20,
         batch_size=32,
-        retrain_channels=0,
         retrain_epochs=30,
-        retrain_batch_size=64,
         recipe="fast",
-        objective_settings=TINY_OBJECTIVES,
+        objective_settings={"confidence": {"gan_width": 16}},
     ),
 }
 

@@ -41,16 +41,13 @@ class HierarchicalSpace(ModelSpace):
         self.keep, self.halve, self.inputs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for layer, scale in self.cells:
             key = f"{layer}_{scale}"
-            if self.keeps(layer, scale):
+            ends = layer == space.layers - 1 and scale in space.branches
+            if (layer + 1, scale) in self.cells or ends:  # else nothing takes the keeping form
                 self.keep[key] = self._choice(layer, scale, 1)
             if (layer + 1, scale + 1) in self.cells:
                 self.halve[key] = self._choice(layer, scale, 2)
             if (layer - 1, scale) in self.cells and (layer - 1, scale - 1) in self.cells:
                 self.inputs[key] = InputChoice(2, 1, label=f"beta_{key}")
-
-    def keeps(self, layer: int, scale: int) -> bool:
-        """Whether the keeping form of this cell is of use: another cell or an enabled branch takes it."""
-        return (layer + 1, scale) in self.cells or (layer == self.space.layers - 1 and scale in self.space.branches)
 
     def _choice(self, layer: int, scale: int, stride: int) -> LayerChoice:
         channels = self.space.channels * 2**scale

@@ -12,7 +12,7 @@ from nas_osr.errors import UserError
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
-from nas_osr.runs.shared import check_equal_options, open_recorder
+from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
 from nas_osr.strategies import make_strategy
@@ -20,7 +20,6 @@ from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
-from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.monitors import all_warnings, stop_reason
 
 LESS_MEMORY_OF_SEARCH = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
@@ -58,12 +57,12 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         if done is not None:
             return done
         check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)
-        about = describe_fabric(fabric)
+        about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
         minutes = plan.output.checkpoint_minutes
-        with open_recorder(fabric, folder, reporter, plan.output.resume, minutes) as recorder:
+        with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
         return folder.call(lambda run: write_result(run, result, plan))
 

@@ -17,7 +17,7 @@ from nas_osr.data.augmentation import RECIPES, augment
 from nas_osr.data.batches import to_float
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.views import random_views
-from nas_osr.objectives import OBJECTIVES
+from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.retrain.retrain_cost import training_cost
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
@@ -40,6 +40,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("supcon", {"mix": "mixup", "simclr_weight": 1.0}),
     ("vae_contrastive", {"decoder_features": True}),
 ]
+CAPTURABLE = {name: objective_class(name).capturable for name in OBJECTIVES}
 IDS = [" ".join([name, *map(str, settings.values())]) for name, settings in CASES]
 
 
@@ -108,6 +109,16 @@ def without_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas_osr.cost.whole_run.augmenter", lambda images, config: lambda: to_float(images))
 
 
+class DrawsThere(TorchDispatchMode):
+    """Fails where random numbers are drawn elsewhere than on the device: a captured step would repeat them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            assert result.is_meta, f"{func} draws in Python"
+        return result
+
+
 def run(step: Any) -> None:
     with NoTransfer(), NoReading():
         step.run()
@@ -124,6 +135,14 @@ def test_no_step_of_a_search_waits(objective: str, settings: dict[str, Any], met
         steps = plan.strategy.cost(plan, meta).make_steps(8)
     for step in steps:
         run(step)
+        if CAPTURABLE[objective]:
+            with DrawsThere():
+                step.run()
+
+
+def test_drawing_on_the_host_is_caught() -> None:
+    with DrawsThere(), pytest.raises(AssertionError, match="draws in Python"):
+        torch.randperm(4)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

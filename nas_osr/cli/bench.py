@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from nas_osr.cli.show import show_json, show_table
 from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.cost import GIB
 from nas_osr.errors import UserError
 from nas_osr.requests import LossOptions, MachineOptions, PresetOptions, ProtocolOptions, SpaceOptions
 from nas_osr.retrain.retrain_request import TrainingOptions
@@ -16,7 +18,22 @@ if TYPE_CHECKING:
 
     from nas_osr.data.protocols import Protocol
 
-GIB = 2**30
+# The columns of the table: of every row, and of single steps only.
+COSTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "images": lambda step: str(step["images"]),
+    "seconds": lambda step: f"{step['seconds']:.4g}",
+    "images/s": lambda step: f"{step['images_per_second']:.4g}",
+    "launches": lambda step: str(step["launches"]),
+    "GFLOP": lambda step: f"{step['flops'] / 1e9:.4g}",
+    "GMAC/image": lambda step: f"{step['gmac_per_image']:.4g}",
+    "of peak": lambda step: f"{100 * step['share_of_peak']:.1f} %",
+}
+DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "memory GiB": lambda step: f"{step['peak_memory_bytes'] / GIB:.2f}",
+    "overhead": lambda step: f"{100 * step['overhead']:+.1f} %",
+    "augmentation": lambda step: f"{step['augmentation_seconds']:.4g} s",
+    "of step": lambda step: f"{100 * step['augmentation_share']:.1f} %",
+}
 
 
 @dataclass
@@ -50,10 +67,9 @@ def bench(request: BenchRequest, command: list[str]) -> None:
     result = run_bench(request)
     if request.json:
         show_json(result)
-        return
-    show_table(step_rows(result))
-    for line in bench_notes(result):
-        print(line)
+    else:
+        show_table(step_rows(result))
+        print("\n".join(bench_notes(result)))
 
 
 def run_bench(request: BenchRequest) -> dict[str, Any]:
@@ -77,7 +93,10 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
 
     for module in request.plugin:
         import_plugin(module)
-    check_bench(request)
+    check_positive(request, "steps")
+    check_not_negative(request, "warmup")
+    if request.network is not None and request.architecture is not None:
+        raise UserError("architecture and network are both given: leave one of them out")
     protocol = bench_protocol(request)
     with leave_no_trace(), deterministic_algorithms(request.deterministic):
         fabric = make_fabric(request.device, request.precision, request.threads)
@@ -100,20 +119,12 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
     }
 
 
-def check_bench(request: BenchRequest) -> None:
-    """UserError when options are out of range or contradict each other."""
-    check_positive(request, "steps")
-    check_not_negative(request, "warmup")
-    if request.classes is not None and request.classes < 2:
-        raise UserError(f"classes must be at least 2, got {request.classes}")
-    if request.network is not None and request.architecture is not None:
-        raise UserError("architecture and network are both given: leave one of them out")
-
-
 def bench_protocol(request: BenchRequest) -> Protocol:
     """The protocol that is asked for, with the number of classes and the image size that are. Raises UserError."""
     protocol = request.published_protocol(request.split)
     if request.classes is not None:
+        if request.classes < 2:
+            raise UserError(f"classes must be at least 2, got {request.classes}")
         known = tuple((label,) for label in range(request.classes))
         protocol = replace(protocol, known=known, known_names=(), pseudo_unknown=None)
     if request.image_size is not None:
@@ -148,7 +159,8 @@ def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) ->
     if request.phase != "retrain":
         measured["search"] = benchmark_search(search_config, protocol, fabric, request.steps, request.warmup)
     if request.phase != "search":
-        measured["retrain"] = training_cost(retraining, fabric).measure(fabric, request.steps, request.warmup)
+        cost = training_cost(retraining, fabric, retraining.machine.graphs)
+        measured["retrain"] = cost.measure(fabric, request.steps, request.warmup)
     return measured
 
 
@@ -160,41 +172,13 @@ def shared_options(request: BenchRequest, target: type) -> dict[str, Any]:
 
 def step_rows(result: dict[str, Any]) -> list[list[str]]:
     """A row for each kind of step."""
-    rows = [
-        [
-            "step", "images", "seconds", "images/s", "GFLOP", "GMAC/image", "of peak", "memory GiB", "overhead",
-            "augmentation", "of step",
-        ]
-    ]  # fmt: skip
+    rows = [["step", *COSTS, *DETAILS]]
     for phase in ("search", "retrain"):
-        if phase not in result:
-            continue
-        for name, step in result[phase]["steps"].items():
-            rows.append(
-                [
-                    *cost_cells(name, step),
-                    f"{step['peak_memory_bytes'] / GIB:.2f}",
-                    f"{100 * step['overhead']:+.1f} %",
-                    f"{step['augmentation_seconds']:.4g} s",
-                    f"{100 * step['augmentation_share']:.1f} %",
-                ]
-            )
-        if "pair" in result[phase]:
-            rows.append([*cost_cells("both", result[phase]["pair"]), "", "", "", ""])
+        for name, step in result.get(phase, {"steps": {}})["steps"].items():
+            rows.append([name, *(show(step) for show in (*COSTS.values(), *DETAILS.values()))])
+        if "pair" in result.get(phase, {}):
+            rows.append(["both", *(show(result[phase]["pair"]) for show in COSTS.values()), *("" for _ in DETAILS)])
     return rows
-
-
-def cost_cells(name: str, step: dict[str, Any]) -> list[str]:
-    """The first cells of a row."""
-    return [
-        name,
-        str(step["images"]),
-        f"{step['seconds']:.4g}",
-        f"{step['images_per_second']:.4g}",
-        f"{step['flops'] / 1e9:.4g}",
-        f"{step['gmac_per_image']:.4g}",
-        f"{100 * step['share_of_peak']:.1f} %",
-    ]
 
 
 def bench_notes(result: dict[str, Any]) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nas_osr.plugins import load
 from nas_osr.retrain.analysis import ANALYSES
 
 
@@ -124,9 +124,3 @@ COMMANDS: dict[str, Command] = {
         ("doctor --json",),
     ),
 }
-
-
-def load(reference: str) -> Callable[..., Any]:
-    """What "module:name" refers to."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from nas_osr.cli.show import show_json, show_table
+from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
 from nas_osr.retrain.comparison import METRICS, Row, find_rows, orientation_only, with_published
 
@@ -57,9 +57,7 @@ def check_metrics(names: Sequence[str] | None, rows: Sequence[Row]) -> list[str]
     offered = dict.fromkeys(name for row in rows for name in row.metrics)
     for name in names or ():
         if name not in offered:
-            close = difflib.get_close_matches(name, offered, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(offered)}"
-            raise UserError(f"compare: --metric {name}: no run has it; {hint}")
+            raise UserError(f"compare: --metric {name}: no run has it{suggest(name, offered, instead='there are')}")
     return list(names or METRICS)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
+from nas_osr.cli.show import show_table
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources import open_source
-from nas_osr.data.sources.base import PARTS, Source, resolve_data_dir
+from nas_osr.data.sources.base import SOURCE_PARTS, Source, resolve_data_dir
 from nas_osr.data.tasks import PROTOCOLS, Task, count_splits, find_task
 from nas_osr.errors import UserError
 
@@ -26,7 +26,7 @@ def list_protocols() -> None:
         protocol = make_protocol(name)
         classes = str(protocol.num_known), str(len(protocol.unknown))
         rows.append((name, *classes, pixels, _families(name), " + ".join(_needed_parts(task))))
-    _print_table(rows)
+    show_table(rows)
 
 
 def prepare(name: str, data_dir: Path | None = None, download: bool = False) -> None:
@@ -75,7 +75,7 @@ def check(data_dir: Path | None = None) -> None:
         for index, key in enumerate(needed):
             first = (name, "yes" if ready else "no") if index == 0 else ("", "")
             rows.append((*first, *key, *described[key]))
-    _print_table(rows)
+    show_table(rows)
     broken = [where for state, where in described.values() if state == "broken"]
     if broken:
         raise UserError(broken[0])
@@ -84,7 +84,7 @@ def check(data_dir: Path | None = None) -> None:
 def _needed_parts(task: Task) -> dict[str, tuple[str, ...]]:
     """Source -> parts: all of the known images' source; unknown images of another are test images only."""
     others = {} if task.unknown_source is None else {task.unknown_source: ("test",)}
-    return {task.source: PARTS, **others}
+    return {task.source: SOURCE_PARTS, **others}
 
 
 def _families(name: str) -> str:
@@ -127,9 +127,3 @@ def _fetch(source: Source, download: bool) -> None:
 def _confirm(question: str) -> bool:
     """Ask on a terminal; elsewhere the answer is no."""
     return sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

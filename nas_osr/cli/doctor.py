@@ -9,8 +9,9 @@ from typing import Any
 
 import nas_osr
 from nas_osr.cli.show import show_json, show_yaml
+from nas_osr.cost import GIB
 from nas_osr.data.sources import SOURCES, open_source, source_class
-from nas_osr.data.sources.base import PARTS
+from nas_osr.data.sources.base import SOURCE_PARTS
 from nas_osr.runs import provenance
 
 
@@ -29,7 +30,7 @@ def doctor(data_dir: Path | None = None, json: bool = False) -> None:
         "torch": describe_torch(),
         "graphviz program (dot)": shutil.which("dot") or "none: the built-in fallback draws",
         "images": describe_images(data_dir),
-        "free disk here (GiB)": round(shutil.disk_usage(".").free / 2**30, 1),
+        "free disk here (GiB)": round(shutil.disk_usage(".").free / GIB, 1),
     }
     if json:
         show_json(report)
@@ -44,7 +45,7 @@ def describe_torch() -> dict[str, Any]:
     devices = [
         {
             "name": torch.cuda.get_device_name(index),
-            "memory (GiB)": round(torch.cuda.get_device_properties(index).total_memory / 2**30, 1),
+            "memory (GiB)": round(torch.cuda.get_device_properties(index).total_memory / GIB, 1),
             "bf16": torch.cuda.is_bf16_supported(),
         }
         for index in range(torch.cuda.device_count())
@@ -67,7 +68,7 @@ def describe_images(data_dir: Path | None) -> dict[str, Any]:
     found = [
         f"{source} {part}"
         for source in (SOURCES if folder.is_dir() else ())
-        for part in PARTS
+        for part in SOURCE_PARTS
         if source_class(source).comes_with is None and open_source(source, folder).find(part) is not None
     ]
     return {"folder": str(folder), "there": folder.is_dir(), "found": found}

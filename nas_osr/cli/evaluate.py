@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_osr.cli.show import show_evaluation, show_json, show_metrics
-
-if TYPE_CHECKING:
-    from nas_osr.retrain.retrain_request import EvaluateRequest
+from nas_osr.retrain.evaluate import run_evaluate
+from nas_osr.retrain.retrain_request import EvaluateRequest
 
 
 def evaluate(config: EvaluateRequest, command: list[str]) -> None:
     """Evaluate as configured and print a table: with intervals for one result, a column each for several."""
-    from nas_osr.retrain.evaluate import run_evaluate
-
     results = run_evaluate(config)
     if config.json:
         show_json(results)
-        return
-    if len(results) > 1:
+    elif len(results) > 1:
         show_metrics({name: result["metrics"] for name, result in zip(headings(config, results), results, strict=True)})
-        return
-    [result] = results
-    show_evaluation(result["metrics"], result["intervals"])
+    else:
+        show_evaluation(results[0]["metrics"], results[0]["intervals"])
 
 
 def headings(config: EvaluateRequest, results: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import difflib
 import os
 import platform
 import sys
 from collections.abc import Sequence
 
 import nas_osr
-from nas_osr.cli.commands import COMMANDS, Command, load
+from nas_osr.cli.commands import COMMANDS, Command
+from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
+from nas_osr.plugins import load
 from nas_osr.ranks.place import one_voice, refuse_ranks
 from nas_osr.retrain.analysis import analysis_class
 from nas_osr.runs.stopping import Terminated, terminable
@@ -111,9 +112,7 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     family = [name for name in COMMANDS if name.startswith(f"{first} ")]
     if family:
         raise UserError(f"nas-osr {first} needs one of {', '.join(name.split()[1] for name in family)} after it")
-    close = difflib.get_close_matches(first, COMMANDS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
-    raise UserError(f"unknown command {first!r}: {hint}")
+    raise UserError(f"unknown command {first!r}{suggest(first, COMMANDS, instead='choose one of', before=': ')}")
 
 
 def is_own_analysis(name: str) -> bool:
@@ -131,16 +130,12 @@ def own_analysis(name: str) -> Command:
 def overview(commands: dict[str, Command]) -> str:
     """The text of `nas-osr --help`, for all commands or some."""
     width = max(map(len, commands)) + 2
-    lines = [f"  {name:<{width}}{command.summary}" for name, command in commands.items()]
-    return "\n".join(
-        [
-            "usage: nas-osr COMMAND [OPTIONS]",
-            "",
-            "Neural architecture search for open-set image recognition.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "`nas-osr COMMAND --help` shows the options of a command, `nas-osr --version` the version.",
-        ]
-    )
+    lines = "\n".join(f"  {name:<{width}}{command.summary}" for name, command in commands.items())
+    return f"""usage: nas-osr COMMAND [OPTIONS]
+
+Neural architecture search for open-set image recognition.
+
+commands:
+{lines}
+
+`nas-osr COMMAND --help` shows the options of a command, `nas-osr --version` the version."""

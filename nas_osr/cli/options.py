@@ -20,11 +20,11 @@ from types import NoneType
 from typing import Any, Literal
 
 from nas_osr.cli.help_text import help_text
-from nas_osr.configuration import check_complete, check_options, option_types, suggest
+from nas_osr.configuration import check_complete, check_options, suggest
 from nas_osr.errors import UserError, show
 from nas_osr.files.storage import read_config
 from nas_osr.files.yaml_text import format_yaml, parse_yaml
-from nas_osr.option_docs import list_defaults, named_types
+from nas_osr.option_docs import list_defaults, named_types, option_types
 from nas_osr.plain import plain
 
 TEXTS = {str, Path, Literal, Any}
@@ -76,8 +76,7 @@ def parse_options(
         defaults = {name: None if value is MISSING else value for name, value in list_defaults(kind).items()}
         print(format_yaml(plain({**defaults, **values}, command)), end="")
         return None
-    check_complete(kind, values, command)
-    return values
+    return check_complete(kind, values, command)
 
 
 def split_arguments(

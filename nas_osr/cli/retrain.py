@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nas_osr.cli.show import show_dry_run, show_json, show_metrics
-
-if TYPE_CHECKING:
-    from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.run import run_retrain
 
 
 def retrain(config: RetrainRequest, command: list[str]) -> None:
     """Retrain as configured and print a table: a column for each split and seed, and mean ± std over several."""
-    from nas_osr.retrain.run import run_retrain
-
     result = run_retrain(config, command)
     if config.json:
         show_json(result)

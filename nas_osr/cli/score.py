@@ -52,10 +52,9 @@ def score(request: ScoreRequest, command: list[str]) -> None:
     scored = score_arrays(read_arrays(request.file), request.rule, request.rule_config, request.seed)
     found = scored.judgements
     counts = [int((found.predicted_label == label).sum()) for label in range(found.num_known + 1)]
-    truth = isinstance(found, Predictions)
-    intervals = (
-        found.intervals(repeats=request.bootstrap) if isinstance(found, Predictions) and request.bootstrap else {}
-    )
+    intervals = {}
+    if isinstance(found, Predictions) and request.bootstrap:
+        intervals = found.intervals(repeats=request.bootstrap)
     if out is not None:
         write_predictions(out, found)
     if request.json:
@@ -73,8 +72,8 @@ def score(request: ScoreRequest, command: list[str]) -> None:
         return
     for note in scored.notes:
         print(note)
-    if truth:
+    if isinstance(found, Predictions):
         show_evaluation(scored.metrics, intervals)
-        return
-    labels = [*map(str, range(found.num_known)), "unknown"]
-    show_table([["label", "images"], *([label, str(count)] for label, count in zip(labels, counts, strict=True))])
+    else:
+        labels = [*map(str, range(found.num_known)), "unknown"]
+        show_table([["label", "images"], *([label, str(count)] for label, count in zip(labels, counts, strict=True))])

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nas_osr.cli.show import show_dry_run, show_json
-
-if TYPE_CHECKING:
-    from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.strategies.run import run_search
+from nas_osr.strategies.search_request import SearchRequest
 
 
 def search(config: SearchRequest, command: list[str]) -> None:
     """Search as configured and print what was found."""
-    from nas_osr.strategies.run import run_search
-
     result = run_search(config, command)
     if config.json:
         show_json(result)

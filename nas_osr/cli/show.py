@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nas_osr.cost import GIB
 from nas_osr.files.yaml_text import format_yaml
 from nas_osr.plain import plain
-
-GIB = 2**30
 
 
 def show_json(result: Any) -> None:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_osr.cli.show import show_dry_run, show_json, show_table
-
-if TYPE_CHECKING:
-    from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
+from nas_osr.retrain.subclusters.choice import run_subclusters
+from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 
 
 def subclusters(config: SubclustersRequest, command: list[str]) -> None:
     """Train every known class alone with each count, print both losses, and the recommended counts as an option."""
-    from nas_osr.retrain.subclusters.choice import run_subclusters
-
     result = run_subclusters(config, command)
     if config.json:
         show_json(result)
-        return
-    if config.dry_run:
+    elif config.dry_run:
         show_dry_run(result)
-        return
-    show_table(table(result["classes"]))
-    print(f"recommended: {result['option']}")
-    print(f"everything in {result['out']}")
+    else:
+        show_table(table(result["classes"]))
+        print(f"recommended: {result['option']}")
+        print(f"everything in {result['out']}")
 
 
 def table(classes: list[dict[str, Any]]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from nas_osr.cli.commands import COMMANDS, load
+from nas_osr.cli.commands import COMMANDS
 from nas_osr.cli.main import main
 from nas_osr.cli.options import set_entry
 from nas_osr.cli.show import show_json, show_table
@@ -22,9 +22,10 @@ from nas_osr.configuration import (
     check_options,
     check_positive,
     make_request,
-    option_types,
 )
 from nas_osr.errors import UserError
+from nas_osr.option_docs import option_types
+from nas_osr.plugins import load
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 from nas_osr.sweeps.run import Outcome, run_sweep
 from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped
@@ -93,9 +94,8 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
             print(line, file=sys.stderr, flush=True)
 
     try:
-        with folder:
-            assert folder.lock is not None
-            executor = LocalExecutor(request.jobs, [folder.lock], report)
+        with folder.locked() as lock:
+            executor = LocalExecutor(request.jobs, [lock], report)
             share, retries = share_cores(request.jobs), request.retries
             outcomes = run_sweep(plan, folder, executor, run_command, share, retries=retries, only=only, report=report)
     except KeyboardInterrupt as interruption:
@@ -217,9 +217,8 @@ def show_plan(plan: Sweep, folder: SweepFolder, as_json: bool) -> None:
     finished = {run.name for run in plan.runs if folder.finished(run)}
     if as_json:
         show_json({"would_run": {name: {"command": lines[name], "finished": name in finished} for name in lines}})
-        return
-    for name, line in lines.items():
-        print(f"{'# finished: ' if name in finished else ''}{line}")
+    else:
+        print("\n".join(f"{'# finished: ' if name in finished else ''}{line}" for name, line in lines.items()))
 
 
 def show_outcomes(plan: Sweep, folder: SweepFolder, outcomes: Mapping[str, Outcome], as_json: bool) -> None:

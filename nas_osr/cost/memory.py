@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from nas_osr.cost import GIB
 from nas_osr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-GIB = 2**30
 REFUSED = 1.25  # an estimate this many times what is free cannot be saved by its error
 CLOSE = 0.8  # from this share on, other processes or fragmentation may be too much
 PROC = Path("/proc")

@@ -20,6 +20,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import Precision
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_osr.data.augmentation import AugmentationConfig, augment
@@ -32,6 +33,7 @@ PRODUCT_SECONDS = 0.05  # a matrix product that takes at least this long is not 
 PRODUCT_SIZES = (1024, 2048, 4096, 8192)
 BF16 = "bf16-mixed"
 PROGRESS = 1.0  # of the training that a step is taken from: every coefficient at its final value
+SET_ASIDE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view")
 OUTLIERS = 256  # random images for objectives that learn from given ones
 
 
@@ -136,6 +138,26 @@ def count_flops(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
+class _Launches(TorchDispatchMode):
+    """Counts the operations that compute something: no views of what is there, and no memory that is only set aside."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not (func.is_view or func.overloadpacket.__name__ in SET_ASIDE)
+        return func(*args, **(kwargs or {}))
+
+
+def count_launches(run: Callable[[], object]) -> int:
+    """How many operations a call asks of its device, forward and backward: on a GPU each starts a kernel or more.
+
+    A fused or batched operation counts as one.
+    """
+    with _Launches() as counter:
+        run()
+    return int(counter.count)
+
+
 def now(device: torch.device) -> float:
     """Seconds on a steady clock, when everything asked of the device is done."""
     if device.type == "cuda":
@@ -202,17 +224,19 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Call, int]
 def measure_steps(steps: Sequence[Step], fabric: Fabric, rounds: int, warmup: int) -> dict[str, Any]:
     """The cost of some kinds of step, measured in turns with a matrix product of their precision.
 
-    Each step runs once more before, for its FLOPs. Wrap the call in `leave_no_trace`.
+    Each step runs twice more before, for its FLOPs and its launches. Wrap the call in `leave_no_trace`.
 
     Returns:
         matrix_product: size, dtype, flops_per_second (median).
-        steps: by name: images, seconds, images_per_second, flops, gmac_per_image (FLOPs / 2 / images / 1e9),
-            share_of_peak (of the matrix product's rate), peak_memory_bytes, bare_seconds, overhead (of the loop over
-            the bare calls: seconds / bare_seconds - 1), augmentation_seconds, augmentation_share (of `seconds`).
+        steps: by name: images, seconds, images_per_second, launches (`count_launches`), flops, gmac_per_image (FLOPs
+            / 2 / images / 1e9), share_of_peak (of the matrix product's rate), peak_memory_bytes, bare_seconds, overhead
+            (of the loop over the bare calls: seconds / bare_seconds - 1), augmentation_seconds, augmentation_share (of
+            `seconds`).
     """
     device = fabric.device
     dtype = torch.bfloat16 if fabric.strategy.precision.precision == BF16 else torch.float32
     flops = {step.name: count_flops(step.run) for step in steps}
+    launches = {step.name: count_launches(step.run) for step in steps}
     product, size = matrix_product(device, dtype)
     calls: dict[tuple[str, str], Call] = {("", "product"): product}
     for step in steps:
@@ -225,7 +249,7 @@ def measure_steps(steps: Sequence[Step], fabric: Fabric, rounds: int, warmup: in
     for step in steps:
         seconds, bare, augmented = (measured[step.name, kind].seconds for kind in ("run", "bare", "augment"))
         result[step.name] = {
-            **describe_cost(seconds, step.images, flops[step.name], rate),
+            **describe_cost(seconds, step.images, launches[step.name], flops[step.name], rate),
             "peak_memory_bytes": measured[step.name, "run"].memory,
             "bare_seconds": bare,
             "overhead": seconds / bare - 1,
@@ -236,12 +260,13 @@ def measure_steps(steps: Sequence[Step], fabric: Fabric, rounds: int, warmup: in
     return {"matrix_product": about, "steps": result}
 
 
-def describe_cost(seconds: float, images: int, flops: int, rate: float) -> dict[str, Any]:
+def describe_cost(seconds: float, images: int, launches: int, flops: int, rate: float) -> dict[str, Any]:
     """Time and arithmetic of a step; `rate` is the matrix product's FLOP/s."""
     return {
         "images": images,
         "seconds": seconds,
         "images_per_second": images / seconds,
+        "launches": launches,
         "flops": flops,
         "gmac_per_image": flops / 2 / images / 1e9,
         "share_of_peak": flops / seconds / rate,

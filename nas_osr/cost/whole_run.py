@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from nas_osr.cost.estimate import StepCost, count_memory, count_step, time_call, time_judging
 from nas_osr.cost.memory import available_memory, check_memory
@@ -27,6 +27,7 @@ from nas_osr.cost.steps import (
 from nas_osr.data.protocols import Protocol
 from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric
+from nas_osr.training.graphs import Choice, StepFunction, make_step
 from nas_osr.training.update import weight_step
 
 LESS_MEMORY = "--batch_size, --channels or --objective_config.decoder_channels"
@@ -128,7 +129,8 @@ def random_step(
     optimizers: Mapping[str, Any],
     schedule: Schedule,
     count: int,
-    update: Callable[[Tensor, Tensor, float], object] | None = None,
+    graphs: Choice = "off",
+    update: StepFunction | None = None,
     around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Step:
     """A step on a random batch of `count` images.
@@ -136,6 +138,7 @@ def random_step(
     Args:
         learner, optimizers: as Fabric wrapped them; optimisers of what learns in this step, by player.
         schedule: of its training.
+        graphs: whether it is captured; see `nas_osr.training.graphs.make_step`.
         update: what the step does with images, labels and the progress of the training; None is a weight step.
         around: what `update` sets up around the bare calls.
     """
@@ -146,11 +149,8 @@ def random_step(
     inputs = augment()
     converted = precision.convert_input(inputs)
 
-    def run() -> None:
-        if update is None:
-            weight_step(fabric, learner, optimizers, inputs, labels, PROGRESS, schedule.clip, schedule.scale)
-        else:
-            update(inputs, labels, PROGRESS)
+    plain = update or partial(weight_step, fabric, learner, optimizers, clip=schedule.clip, scale=schedule.scale)
+    run = partial(make_step(plain, graphs, fabric, learner, optimizers), inputs, labels, PROGRESS)
 
     def bare() -> None:
         bare_step(learner, optimizers, converted, labels, precision, schedule.scale)

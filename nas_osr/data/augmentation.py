@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nas_osr.configuration import check_choice, check_not_negative
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 
@@ -38,12 +39,24 @@ class AugmentationConfig:
     padding: int = 4
 
     def __post_init__(self) -> None:
-        if self.recipe not in RECIPES:
-            raise UserError(f"unknown augmentation {self.recipe!r}: choose one of {', '.join(RECIPES)}")
-        if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
-            raise UserError(f"augmentation: scale must be two rising numbers in (0, 1], got {self.scale}")
-        if self.aspect < 1.0 or self.rotation < 0.0 or self.padding < 0:
-            raise UserError("augmentation: aspect must be at least 1, rotation and padding at least 0")
+        check_choice(self, "recipe", RECIPES, where="augmentation: ")
+        check_crops(self, where="augmentation: ")
+        check_not_negative(self, "rotation", "padding", where="augmentation: ")
+
+
+def is_range(value: Any) -> bool:
+    """Whether this is a pair of rising numbers in (0, 1]."""
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    return all(isinstance(end, (int, float)) for end in value) and 0 < value[0] <= value[1] <= 1
+
+
+def check_crops(config: Any, where: str) -> None:
+    """UserError, beginning with `where`, unless `scale` and `aspect` say how large a crop may be."""
+    if not is_range(config.scale):
+        raise UserError(f"{where}scale must be two rising numbers in (0, 1], got {config.scale}")
+    if not config.aspect >= 1.0:
+        raise UserError(f"{where}aspect must be at least 1, got {config.aspect}")
 
 
 def default_augmentation(protocol: Protocol, recipe: str = "search") -> AugmentationConfig:
@@ -84,11 +97,7 @@ def _search(images: Tensor, config: AugmentationConfig, generator: torch.Generat
 
     height, width = images.shape[-2:]
     area, aspect, shift_x, shift_y, mirrored, angle = _uniform(6, images, generator)
-    # The crop: its share of the area, and a log-uniform aspect ratio, cut to what fits into the image.
-    area = config.scale[0] + (config.scale[1] - config.scale[0]) * area
-    limit = area.log().neg().clamp(max=math.log(config.aspect))
-    ratio = torch.exp(limit * (2 * aspect - 1))
-    crop_w, crop_h = (area * ratio).sqrt(), (area / ratio).sqrt()
+    crop_w, crop_h = crop_sides(area, aspect, config)
     # Its centre, in grid_sample's coordinates, where the image spans [-1, 1].
     centre_x, centre_y = (1 - crop_w) * (2 * shift_x - 1), (1 - crop_h) * (2 * shift_y - 1)
     sign = torch.where(mirrored < 0.5, -1.0, 1.0) if config.flip else torch.ones_like(mirrored)
@@ -100,6 +109,18 @@ def _search(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     read_y = _affine(crop_h * sin * (width / height), crop_h * cos, centre_y, x, y)
     grid = torch.stack([read_x, read_y], dim=-1).to(images.dtype)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False).clamp_(0.0, 1.0)
+
+
+def crop_sides(area: Tensor, aspect: Tensor, config: Any) -> tuple[Tensor, Tensor]:
+    """Width and height [B], as shares of a side, of crops from two numbers [B] each that are uniform in [0, 1).
+
+    The share of the area is uniform in the config's `scale`. The aspect ratio is log-uniform up to its `aspect`, either
+    way, narrowed to what fits into the image.
+    """
+    area = config.scale[0] + (config.scale[1] - config.scale[0]) * area
+    limit = area.log().neg().clamp(max=math.log(config.aspect))
+    ratio = (limit * (2 * aspect - 1)).exp()
+    return (area * ratio).sqrt(), (area / ratio).sqrt()
 
 
 def _pixel_centres(count: int, images: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class LabelledImages:
         return LabelledImages(self.images.to(device), self.labels.to(device), self.source_labels.to(device))
 
 
+@dataclass
 class OpenSetData:
     """The data of one protocol; `load_data` makes it.
 
@@ -54,21 +55,12 @@ class OpenSetData:
         train, validation: known images only; disjoint parts of the source's training images.
     """
 
-    def __init__(
-        self,
-        protocol: Protocol,
-        train: LabelledImages,
-        validation: LabelledImages,
-        data_dir: Path | None,
-        limit_per_class: int | None,
-        test: LabelledImages | None = None,
-    ) -> None:
-        self.protocol = protocol
-        self.train = train
-        self.validation = validation
-        self._data_dir = data_dir
-        self._limit_per_class = limit_per_class
-        self._test = test
+    protocol: Protocol
+    train: LabelledImages
+    validation: LabelledImages
+    _data_dir: Path | None
+    _limit_per_class: int | None
+    _test: LabelledImages | None = None
 
     def test(self) -> LabelledImages:
         """Known test images, then unknown ones with label N. Files are opened on the first call and not before.

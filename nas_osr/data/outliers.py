@@ -23,10 +23,8 @@ def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tup
     """The classes of a source that may serve as outliers, as ids, and the names of those that may not.
 
     A class that the protocol knows, or tests as unknown, never serves: the same class of the same source, and any of
-    the same name (the digit 7 of MNIST and of SVHN). Training on it would give the answer away.
-
-    Args:
-        name: a source, see `nas_osr.data.sources`; "folder": the class folders under `data_dir`/train.
+    the same name (the digit 7 of MNIST and of SVHN). Training on it would give the answer away. The source "folder" is
+    the class folders under `data_dir`/train.
 
     Raises:
         UserError: there is no such source, or no class is left.
@@ -52,17 +50,10 @@ def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tup
 def load_outliers(
     name: str, protocol: Protocol, data_dir: Path | None = None, limit_per_class: int | None = None
 ) -> Tensor:
-    """Training images of the classes of a source that the protocol neither knows nor tests; a warning names the others.
-
-    Args:
-        name: a source, see `nas_osr.data.sources`; "folder": the class folders under `data_dir`/train.
-        protocol: whose classes are left out (see `outlier_classes`), and whose shape the images get, converted as
-            `Source.load` does.
-        data_dir: the data folder; None: the environment variable NAS_OSR_DATA. Not needed for digits.
-        limit_per_class: at most so many images of each class, the first ones.
+    """Training images of the `outlier_classes` of a source, in the protocol's shape; a warning names the other classes.
 
     Returns:
-        uint8 [n, C, H, W], n at least 1.
+        uint8 [n, C, H, W], n at least 1; of each class the first `limit_per_class`. Converted as `Source.load` does.
 
     Raises:
         UserError: there is no such source, no class is left, or images are missing, corrupt or of a wrong shape.
@@ -78,11 +69,7 @@ def load_outliers(
 
 
 def fingerprint(data: OpenSetData, outliers: Tensor | None) -> str:
-    """What a run has learned from: the data's own fingerprint, then "+" and sha256 of the outliers where there are any.
-
-    Args:
-        outliers: uint8 [n, C, H, W].
-    """
+    """What a run has learned from: the data's own fingerprint, then "+" and sha256 of the outliers if there are any."""
     if outliers is None:
         return data.fingerprint()
     digest = hashlib.sha256(f"{list(outliers.shape)};".encode())

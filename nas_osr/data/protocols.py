@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_osr.data.known_classes import parse_known
 from nas_osr.data.sources import open_source, source_class
+from nas_osr.data.sources.base import Shape, Source
 from nas_osr.data.tasks import Task, find_task, published_splits
 from nas_osr.errors import UserError
-
-if TYPE_CHECKING:
-    from nas_osr.data.sources.base import Source
-    from nas_osr.data.sources.shapes import Shape
+from nas_osr.plain import plain
 
 REHEARSAL = "rehearsal"  # see `nas_osr.data.rehearsal`
 
@@ -74,22 +71,9 @@ class Protocol:
         """Source class id -> label in 0..N-1, for known classes."""
         return {class_id: label for label, group in enumerate(self.known) for class_id in group}
 
-    def openness(self, definition: str) -> float:
-        """How open the task is, in [0, 1], from N known labels and U unknown classes.
-
-        Args:
-            definition: "cac": 1 - sqrt(2N / (2N + U)) (Miller et al.); "gradmix": 1 - sqrt(N / (N + U)).
-        """
-        known, unknown = self.num_known, len(self.unknown)
-        if definition == "cac":
-            return 1 - math.sqrt(2 * known / (2 * known + unknown))
-        if definition == "gradmix":
-            return 1 - math.sqrt(known / (known + unknown))
-        raise UserError(f"unknown definition of openness {definition!r}: choose cac or gradmix")
-
     def to_dict(self) -> dict[str, Any]:
         """A plain description: numbers, strings and lists only. `from_dict` reads it."""
-        return _as_lists(asdict(self))
+        return plain(self, "protocol")
 
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> Protocol:
@@ -248,12 +232,6 @@ def _draw(name: str, split: int, task: Task, source: Source, seed: int) -> tuple
         generator.sample(population, count)
     drawn = generator.sample(population, count)
     return (drawn, None) if known is None else (known, drawn)
-
-
-def _as_lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_lists(entry) for key, entry in value.items()}
-    return [_as_lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def _as_tuples(value: Any) -> Any:

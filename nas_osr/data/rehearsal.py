@@ -14,11 +14,7 @@ from nas_osr.errors import UserError
 
 
 def check_pseudo_unknown(labels: Sequence[int], count: int) -> tuple[int, ...]:
-    """Labels that are to play the unknown, in rising order.
-
-    Args:
-        labels: known labels; may be empty.
-        count: N, the number of known labels.
+    """Labels that are to play the unknown, perhaps none, in rising order; `count` is N, the number of known labels.
 
     Raises:
         UserError: a label is not one of 0..N-1 or is there twice, or fewer than two classes would be kept.
@@ -36,14 +32,8 @@ def check_pseudo_unknown(labels: Sequence[int], count: int) -> tuple[int, ...]:
 def rehearse(protocol: Protocol, pseudo_unknown: Sequence[int]) -> Protocol:
     """The protocol whose known labels are divided into known and unknown ones; its true unknown classes are gone.
 
-    `load_data` takes the test images of the result from training images.
-
-    Args:
-        protocol: labels keep their order; those that stay are numbered anew from 0.
-        pseudo_unknown: labels that play the unknown, at least one.
-
-    Raises:
-        UserError: see `check_pseudo_unknown`; none is named.
+    Labels keep their order, and those that stay are numbered anew from 0. `load_data` takes the test images of the
+    result from training images. UserError as by `check_pseudo_unknown`, and when no label is named.
     """
     if not pseudo_unknown:
         raise UserError("pseudo_unknown names no label: a rehearsal needs one that plays the unknown")

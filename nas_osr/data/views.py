@@ -6,13 +6,14 @@ SupCon use on CIFAR. A crop is resampled from the whole image, so its edges are 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_osr.data.augmentation import check_crops, crop_sides
+from nas_osr.data.precision import outside_autocast
 from nas_osr.errors import UserError
 
 GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # ITU-R BT.601, as torchvision has them
@@ -44,10 +45,7 @@ class ViewConfig:
     grey_probability: float = 0.2
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.scale[0] <= self.scale[1] <= 1.0:
-            raise UserError(f"views: scale must be two rising numbers in (0, 1], got {self.scale}")
-        if not self.aspect >= 1.0:
-            raise UserError(f"views: aspect must be at least 1, got {self.aspect}")
+        check_crops(self, where="views: ")
         for name in ("brightness", "contrast", "saturation", "jitter_probability", "grey_probability"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"views: {name} must lie between 0 and 1, got {getattr(self, name)}")
@@ -55,6 +53,7 @@ class ViewConfig:
             raise UserError(f"views: hue must lie between 0 and 0.5, got {self.hue}")
 
 
+@outside_autocast
 def random_views(images: Tensor, config: ViewConfig | None = None, generator: torch.Generator | None = None) -> Tensor:
     """One random view of each image.
 
@@ -99,14 +98,8 @@ def random_views(images: Tensor, config: ViewConfig | None = None, generator: to
 
 
 def random_crops(draws: Tensor, config: ViewConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Crops from numbers [4, B] uniform in [0, 1): centre x, centre y, width and height, each [B] as shares of a side.
-
-    The share of the area is uniform. The aspect ratio is log-uniform, narrowed to what fits into the image.
-    """
-    area = config.scale[0] + (config.scale[1] - config.scale[0]) * draws[0]
-    limit = area.log().neg().clamp(max=math.log(config.aspect))
-    ratio = torch.exp(limit * (2 * draws[1] - 1))
-    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    """Crops from numbers [4, B] uniform in [0, 1): centre x, centre y, width, height, each [B] as shares of a side."""
+    width, height = crop_sides(draws[0], draws[1], config)
     return width / 2 + (1 - width) * draws[2], height / 2 + (1 - height) * draws[3], width, height
 
 

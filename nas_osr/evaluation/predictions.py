@@ -16,6 +16,7 @@ One row per image, in test order, with the header
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -34,7 +35,7 @@ from nas_osr.metrics.resampling import bootstrap_intervals, openness_f1_curve
 
 COLUMNS = ("index", "true_label", "true_class", "predicted_label", "closed_set_label", "knownness")
 SCORE_COLUMNS = ("logit", "score")
-MAX_BYTES = 1 << 30
+MAX_PREDICTIONS_BYTES = 1 << 30
 MAX_CLASS_NAME = 255  # characters: in an array of texts each takes the room of the longest
 
 
@@ -105,12 +106,6 @@ def write_predictions(path: str | Path, predictions: Judgements) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with replace_file(Path(path)) as file:
-        file.write(format_predictions(predictions))
-
-
-def format_predictions(predictions: Judgements) -> bytes:
-    """The content of predictions.csv; see `write_predictions`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [name for name in COLUMNS if hasattr(predictions, name)]
@@ -119,7 +114,8 @@ def format_predictions(predictions: Judgements) -> bytes:
     for values, scores in zip(zip(*columns, strict=True), predictions.class_scores.tolist(), strict=True):
         writer.writerow([*values[:-1], repr(values[-1]), *map(repr, scores)])
     # a folder name that is not valid UTF-8 is written with its odd bytes as \\udcXX
-    return text.getvalue().encode(errors="backslashreplace")
+    with replace_file(Path(path)) as file:
+        file.write(text.getvalue().encode(errors="backslashreplace"))
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -128,8 +124,8 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         UserError: the file cannot be read, or a line or field is not as described; says which line and column.
     """
-    text = read_text(path, MAX_BYTES).removeprefix("\ufeff")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    content = read_text(path, MAX_PREDICTIONS_BYTES).removeprefix("\ufeff")
+    reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     rows: list[list[Any]] = []
     try:
         header = next(reader, [])
@@ -138,12 +134,13 @@ def read_predictions(path: str | Path) -> Predictions:
         expected = [*COLUMNS, *(f"{column}_{label}" for label in range(num_known))]
         if column not in SCORE_COLUMNS or header != expected:
             raise UserError(f"{path}, line 1: the header must be {','.join(COLUMNS)},logit_0,...,logit_N-1 (or score_)")
-        readers = _field_readers(num_known)
+        fields = _fields(num_known)
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             if len(row) != len(header):
                 raise UserError(f"{where}: {len(row)} columns instead of {len(header)}")
-            rows.append([_read(field, *readers[i], f"{where}, column {header[i]}") for i, field in enumerate(row)])
+            described = zip(row, fields, header, strict=True)
+            rows.append([_read(text, field, f"{where}, column {name}") for text, field, name in described])
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
     if not rows:
@@ -151,44 +148,30 @@ def read_predictions(path: str | Path) -> Predictions:
     columns = list(zip(*rows, strict=True))
     if max(map(len, columns[2])) > MAX_CLASS_NAME:
         raise UserError(f"{path}: a true_class has more than {MAX_CLASS_NAME} characters")
-    return Predictions(
-        index=np.array(columns[0], dtype=np.int64),
-        true_label=np.array(columns[1], dtype=np.int64),
-        true_class=np.array(columns[2], dtype=str),
-        predicted_label=np.array(columns[3], dtype=np.int64),
-        closed_set_label=np.array(columns[4], dtype=np.int64),
-        knownness=np.array(columns[5], dtype=np.float64),
-        class_scores=np.array(columns[6:], dtype=np.float64).T.copy(),
-        column=column,
-    )
+    types = {"true_class": str, "knownness": np.float64}
+    named = {name: np.array(values, types.get(name, np.int64)) for name, values in zip(COLUMNS, columns, strict=False)}
+    class_scores = np.array(columns[len(COLUMNS) :], dtype=np.float64).T.copy()
+    return Predictions(**named, class_scores=class_scores, column=column)
 
 
-def _field_readers(num_known: int) -> list[tuple[Callable[[str], Any], str]]:
-    """Per column: a function that returns the value or raises ValueError, and what it accepts, in words."""
+Field = tuple[Callable[[str], Any], Callable[[Any], bool], str]
+"""What makes a value of a field, whether it is accepted, and what is, in words."""
 
-    def integer(upper: float) -> Callable[[str], int]:
-        def read(text: str) -> int:
-            value = int(text)
-            if not 0 <= value <= upper:
-                raise ValueError
+
+def _fields(num_known: int) -> list[Field]:
+    """Of each column."""
+    index: Field = (int, range(2**63).__contains__, "a whole number from 0")
+    label: Field = (int, range(num_known + 1).__contains__, f"a whole number in 0..{num_known}")
+    closed: Field = (int, range(num_known).__contains__, f"a whole number in 0..{num_known - 1}")
+    text: Field = (str, lambda value: True, "text")
+    number: Field = (float, lambda value: not math.isnan(value), "a number")
+    return [index, label, text, label, closed, *[number] * (num_known + 1)]
+
+
+def _read(text: str, field: Field, where: str) -> Any:
+    make, accepts, expected = field
+    with contextlib.suppress(ValueError):
+        value = make(text)
+        if accepts(value):
             return value
-
-        return read
-
-    def number(text: str) -> float:
-        value = float(text)
-        if math.isnan(value):
-            raise ValueError
-        return value
-
-    label = (integer(num_known), f"a whole number in 0..{num_known}")
-    closed = (integer(num_known - 1), f"a whole number in 0..{num_known - 1}")
-    index = (integer(2**63 - 1), "a whole number from 0")
-    return [index, label, (str, "text"), label, closed, *[(number, "a number")] * (num_known + 1)]
-
-
-def _read(field: str, read: Callable[[str], Any], expected: str, where: str) -> Any:
-    try:
-        return read(field)
-    except ValueError:
-        raise UserError(f"{where}: expected {expected}, found {field[:40]!r}") from None
+    raise UserError(f"{where}: expected {expected}, found {text[:40]!r}")

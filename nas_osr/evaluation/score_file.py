@@ -13,7 +13,7 @@ from torch import Tensor
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import evaluate_rule, judge
 from nas_osr.evaluation.predictions import Judgements
-from nas_osr.evaluation.user_arrays import PARTS, Part, check_names, hold_out, read_classes, read_parts
+from nas_osr.evaluation.user_arrays import PART_NAMES, PartArrays, check_names, hold_out, read_column, read_parts
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import make_rule
 from nas_osr.scoring.base import ScoringRule
@@ -84,15 +84,16 @@ def score_arrays(
     judgements, metrics = judge_test(chosen, parts["test"], arrays, num_known)
     if metrics and metrics["openness_cac"] is None:
         notes.append("no test_classes: of how many classes the unknown images are, and so the openness, is not known")
-    images = {name: len(parts[name]) for name in PARTS if name in parts}
+    images = {name: len(parts[name]) for name in PART_NAMES if name in parts}
     return Scored(chosen, judgements, metrics, images, tuple(notes))
 
 
 def judge_test(
-    rule: ScoringRule, test: Part, arrays: Mapping[str, Any], num_known: int
+    rule: ScoringRule, test: PartArrays, arrays: Mapping[str, Any], num_known: int
 ) -> tuple[Judgements, dict[str, float | None]]:
     """What the rule says of the test images, and the metrics where their labels are there (see `Scored`)."""
-    classes = read_classes(arrays, len(test))
+    expected = "names or whole numbers, one for each test image"
+    classes = read_column(arrays, "test_classes", "iuU", expected, len(test))
     if test.labels is None:
         if classes is not None:
             raise UserError("array test_labels is missing, but test_classes is there: give both or neither")
@@ -100,7 +101,7 @@ def judge_test(
     if classes is None:
         names, codes = np.array([*map(str, range(num_known)), "unknown"]), test.labels
     else:
-        names, codes = np.unique(classes, return_inverse=True)
+        names, codes = np.unique(classes.astype(str), return_inverse=True)
     called = dict(enumerate(names.tolist()))
     outputs, labels = tensors(test)
     metrics, predictions = evaluate_rule(
@@ -111,7 +112,7 @@ def judge_test(
     return predictions, metrics
 
 
-def tensors(part: Part) -> tuple[Outputs, Tensor]:
+def tensors(part: PartArrays) -> tuple[Outputs, Tensor]:
     """The fields as `Outputs`, and the labels [B] int64 (all 0 where there are none)."""
     labels = np.zeros(len(part), dtype=np.int64) if part.labels is None else part.labels
     fields = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in part.fields.items()}

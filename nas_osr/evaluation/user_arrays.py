@@ -21,17 +21,17 @@ from nas_osr.metrics.open_set import Array
 from nas_osr.outputs import Outputs
 from nas_osr.seeds import derive_seed
 
-PARTS = ("train", "validation", "test")
+PART_NAMES = ("train", "validation", "test")
 PER_CLASS = ("logits", "class_reconstruction_error", "distances")  # these have N columns
-NAMES = (*(f"{part}_{field}" for part in PARTS for field in (*Outputs.names(), "labels")), "test_classes")
+NAMES = (*(f"{part}_{field}" for part in PART_NAMES for field in (*Outputs.names(), "labels")), "test_classes")
 #: Share of the training images of each class that is held out where there are no validation arrays.
 HELD_OUT = 0.1
 #: All arrays of a file together.
-MAX_BYTES = 4 << 30
+MAX_ARRAYS_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
-class Part:
+class PartArrays:
     """The arrays of B images.
 
     Attributes:
@@ -45,10 +45,10 @@ class Part:
     def __len__(self) -> int:
         return len(next(iter(self.fields.values())))
 
-    def select(self, mask: Array) -> Part:
+    def select(self, mask: Array) -> PartArrays:
         """The images where mask [B] is true."""
         assert self.labels is not None
-        return Part({name: values[mask] for name, values in self.fields.items()}, self.labels[mask])
+        return PartArrays({name: values[mask] for name, values in self.fields.items()}, self.labels[mask])
 
 
 def read_arrays(path: str | Path) -> dict[str, Array]:
@@ -63,8 +63,8 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
                 check_names(member.filename.removesuffix(".npy") for member in members)
-                if sum(member.file_size for member in members) > MAX_BYTES:
-                    raise UserError(f"{path}: the arrays are larger than {MAX_BYTES >> 30} GiB")
+                if sum(member.file_size for member in members) > MAX_ARRAYS_BYTES:
+                    raise UserError(f"{path}: the arrays are larger than {MAX_ARRAYS_BYTES >> 30} GiB")
                 return {member.filename.removesuffix(".npy"): read_member(archive, member) for member in members}
         except (OSError, UserError):
             raise
@@ -85,7 +85,7 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
             raise UserError(f"array {member.filename}: expected numbers or text, found values of type {dtype}")
         if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
             raise ValueError(f"{member.filename} is not as long as it says")
-    with archive.open(member) as file:
+        file.seek(0)
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
@@ -105,14 +105,14 @@ def check_names(names: Iterable[str]) -> None:
 
 def read_parts(
     arrays: Mapping[str, Any], parts: Sequence[str], needs: frozenset[str], reader: str
-) -> tuple[dict[str, Part], int]:
+) -> tuple[dict[str, PartArrays], int]:
     """The arrays of some parts, checked, and the number N of known classes.
 
     N is the number of columns of a field in `PER_CLASS`, or else what the labels of the first part say.
 
     Args:
         arrays: by name.
-        parts: which ones are needed, in the order of `PARTS`, test among them.
+        parts: which ones are needed, in the order of `PART_NAMES`, test among them.
         needs: the fields that are needed. Logits are used besides where every part has them.
         reader: what needs them, for messages.
 
@@ -120,30 +120,31 @@ def read_parts(
         UserError: an array is missing, has another shape than its fellows, or values out of range.
     """
     names = sorted(needs | {"logits"} if all(f"{part}_logits" in arrays for part in parts) else needs)
-    fields = {part: {name: read_field(arrays, f"{part}_{name}", reader) for name in names} for part in parts}
+    fields = {f"{part}_{name}": read_field(arrays, f"{part}_{name}", reader) for part in parts for name in names}
     first = parts[0]
-    for name in names:
-        for part in parts[1:]:
-            check_equal(f"{part}_{name}", fields[part][name], f"{first}_{name}", fields[first][name], 1, "columns")
     for part in parts:
-        for name in names[1:]:
-            check_equal(f"{part}_{name}", fields[part][name], f"{part}_{names[0]}", fields[part][names[0]], 0, "rows")
-    per_class = [name for name in PER_CLASS if name in names]
-    for name in per_class[1:]:
-        check_equal(
-            f"{first}_{name}", fields[first][name], f"{first}_{per_class[0]}", fields[first][per_class[0]], 1, "columns"
-        )
-    labels = {part: read_labels(arrays, part, f"{part}_{names[0]}", len(fields[part][names[0]])) for part in parts}
+        for name in names:
+            check_equal(fields, f"{part}_{name}", f"{first}_{name}", 1, "columns")
+            check_equal(fields, f"{part}_{name}", f"{part}_{names[0]}", 0, "rows")
+    per_class = [f"{first}_{name}" for name in PER_CLASS if name in names]
+    for field in per_class[1:]:
+        check_equal(fields, field, per_class[0], 1, "columns")
+    labels = {
+        part: read_labels(arrays, part, f"{part}_{names[0]}", len(fields[f"{part}_{names[0]}"])) for part in parts
+    }
     known = labels[first]
     assert known is not None
-    num_known = fields[first][per_class[0]].shape[1] if per_class else int(known.max()) + 1
+    num_known = fields[per_class[0]].shape[1] if per_class else int(known.max()) + 1
     for part, values in labels.items():
-        check_range(part, values, num_known)
+        if values is not None:
+            check_range(part, values, num_known)
     if first == "train" or not per_class:
         check_every_class(first, known, num_known)
-    return {
-        part: Part(fields[part], None if values is None else values.astype(np.int64)) for part, values in labels.items()
-    }, num_known
+    made = {}
+    for part, values in labels.items():
+        own = {name: fields[f"{part}_{name}"] for name in names}
+        made[part] = PartArrays(own, None if values is None else values.astype(np.int64))
+    return made, num_known
 
 
 def read_field(arrays: Mapping[str, Any], name: str, reader: str) -> Array:
@@ -163,31 +164,20 @@ def read_field(arrays: Mapping[str, Any], name: str, reader: str) -> Array:
 def read_labels(arrays: Mapping[str, Any], part: str, beside: str, count: int) -> Array | None:
     """The labels of a part, `count` whole numbers; None for test images without any."""
     name = f"{part}_labels"
-    if name not in arrays:
-        if part == "test":
-            return None
+    values = read_column(arrays, name, "iu", f"whole numbers, one for each row of {beside}", count)
+    if values is None and part != "test":
         raise UserError(f"array {name} is missing: the class of each known image, 0 to N-1")
-    values = as_array(arrays[name], name)
-    if values.dtype.kind not in "iu" or values.shape != (count,):
-        raise UserError(
-            f"array {name}: expected {count} whole numbers, one for each row of {beside}, "
-            f"got {values.dtype} {values.shape}"
-        )
     return values
 
 
-def read_classes(arrays: Mapping[str, Any], count: int) -> Array | None:
-    """test_classes as `count` texts, None where there are none."""
-    name = "test_classes"
+def read_column(arrays: Mapping[str, Any], name: str, kinds: str, expected: str, count: int) -> Array | None:
+    """An array of `count` values of these kinds of dtype, `expected` in words; None where there is none."""
     if name not in arrays:
         return None
     values = as_array(arrays[name], name)
-    if values.dtype.kind not in "iuU" or values.shape != (count,):
-        raise UserError(
-            f"array {name}: expected {count} names or whole numbers, one for each test image, "
-            f"got {values.dtype} {values.shape}"
-        )
-    return values.astype(str)
+    if values.dtype.kind not in kinds or values.shape != (count,):
+        raise UserError(f"array {name}: expected {count} {expected}, got {values.dtype} {values.shape}")
+    return values
 
 
 def as_array(values: Any, name: str) -> Array:
@@ -198,18 +188,15 @@ def as_array(values: Any, name: str) -> Array:
         raise UserError(f"array {name}: {error}") from None
 
 
-def check_equal(name: str, values: Array, other: str, reference: Array, axis: int, what: str) -> None:
+def check_equal(fields: Mapping[str, Array], name: str, other: str, axis: int, what: str) -> None:
     """Raise UserError unless two arrays have as many rows or columns."""
-    if values.shape[axis] != reference.shape[axis]:
-        raise UserError(
-            f"array {name} has {values.shape[axis]} {what}, but {other} {reference.shape[axis]}; both must have as many"
-        )
+    count, expected = fields[name].shape[axis], fields[other].shape[axis]
+    if count != expected:
+        raise UserError(f"array {name} has {count} {what}, but {other} {expected}; both must have as many")
 
 
-def check_range(part: str, labels: Array | None, num_known: int) -> None:
+def check_range(part: str, labels: Array, num_known: int) -> None:
     """Raise UserError unless labels lie in 0..N-1, or 0..N for test images."""
-    if labels is None:
-        return
     upper = num_known if part == "test" else num_known - 1
     for value in (int(labels.min()), int(labels.max())):
         if not 0 <= value <= upper:
@@ -227,7 +214,7 @@ def check_every_class(part: str, labels: Array, num_known: int) -> None:
         raise UserError(f"array {part}_labels: class {absent} of 0..{num_known - 1} has no image")
 
 
-def hold_out(train: Part, seed: int) -> tuple[Part, Part]:
+def hold_out(train: PartArrays, seed: int) -> tuple[PartArrays, PartArrays]:
     """The training images without `HELD_OUT` of every class, and these; a class with one image keeps it.
 
     Raises:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from nas_osr.errors import UserError
-from nas_osr.files.text import parse_json, read_text
-from nas_osr.files.yaml_text import MAX_BYTES, parse_yaml
+from nas_osr.files.text import parse_object, read_text
+from nas_osr.files.yaml_text import MAX_YAML_BYTES, parse_yaml
 
 LOCK = ".lock"
 MAX_RECORDS_BYTES = 1 << 30
@@ -113,7 +113,7 @@ def lock_folder(path: Path) -> int:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """A configuration file in YAML, safely loaded. Raises UserError when it is missing, broken or no mapping."""
-    value = parse_yaml(read_text(path, MAX_BYTES), str(path))
+    value = parse_yaml(read_text(path, MAX_YAML_BYTES), str(path))
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise UserError(f"{path}: expected `name: value` lines")
     return value
@@ -128,13 +128,7 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
     if not Path(path).exists():
         return []
     lines = read_text(path, MAX_RECORDS_BYTES).split("\n")
-    records = []
-    for number, line in enumerate(lines[:-1], start=1):
-        record = parse_json(line, f"{path} line {number}")
-        if not isinstance(record, dict):
-            raise UserError(f"{path} line {number}: expected a JSON object")
-        records.append(record)
-    return records
+    return [parse_object(line, f"{path} line {number}") for number, line in enumerate(lines[:-1], start=1)]
 
 
 def json_line(record: Mapping[str, Any]) -> str:

@@ -45,6 +45,19 @@ def parse_json(text: str, where: str) -> Any:
         raise UserError(f"{where}: not valid JSON: {error}") from None
 
 
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """The object that a text is, see `parse_json`. Raises UserError when it is none."""
+    value = parse_json(text, where)
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected a JSON object")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """An object from a JSON file. Raises UserError when it is missing or broken."""
+    return parse_object(read_text(path), str(path))
+
+
 def as_fields(value: Any, where: str, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Any]:
     """The value as an object with exactly these fields, and perhaps the optional ones; UserError otherwise."""
     if not isinstance(value, dict):

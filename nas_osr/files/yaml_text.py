@@ -9,7 +9,7 @@ import yaml
 
 from nas_osr.errors import UserError, show
 
-MAX_BYTES = 1 << 20  # of a file: the parser is slow
+MAX_YAML_BYTES = 1 << 20  # of a file: the parser is slow
 MAX_CHARACTERS = 4 << 20  # with aliases written out
 MAX_DEPTH = 64
 MAX_BRACKETS = 4 * MAX_DEPTH  # open at once, those in comments and quotes included; the parser takes seconds for more

@@ -45,24 +45,14 @@ def tnr_at_tpr(knownness: ArrayLike, is_unknown: ArrayLike, tpr: float = 0.95) -
 
     Known is positive: an image is accepted when its knownness is at least the threshold.
     """
-    from sklearn.metrics import roc_curve
-
-    ranks, unknown = _ranks_and_sides(knownness, is_unknown)
-    if not _has_both(unknown):
-        return None
-    false_positive, true_positive, _ = roc_curve(~unknown, ranks, drop_intermediate=False)
-    return float(1.0 - false_positive[np.argmax(true_positive >= tpr)])
+    rates = _rates(knownness, is_unknown)
+    return None if rates is None else float(1.0 - rates[0][np.argmax(rates[1] >= tpr)])
 
 
 def dtacc(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Detection accuracy in [.5, 1]: the maximum over all thresholds of (TPR + TNR) / 2."""
-    from sklearn.metrics import roc_curve
-
-    ranks, unknown = _ranks_and_sides(knownness, is_unknown)
-    if not _has_both(unknown):
-        return None
-    false_positive, true_positive, _ = roc_curve(~unknown, ranks, drop_intermediate=False)
-    return float(np.max(true_positive + 1.0 - false_positive) / 2.0)
+    rates = _rates(knownness, is_unknown)
+    return None if rates is None else float(np.max(rates[1] + 1.0 - rates[0]) / 2.0)
 
 
 def oscr(knownness: ArrayLike, labels_pred: ArrayLike, labels_true: ArrayLike, num_known: int) -> float | None:
@@ -224,6 +214,14 @@ def _ranks_and_sides(knownness: ArrayLike, is_unknown: ArrayLike) -> tuple[Array
     if ranks.shape != unknown.shape:
         raise ValueError(f"knownness has shape {ranks.shape}, is_unknown {unknown.shape}")
     return ranks, unknown
+
+
+def _rates(knownness: ArrayLike, is_unknown: ArrayLike) -> tuple[Array, Array] | None:
+    """The false and true positive rates over all thresholds, known positive; None unless there are images of both."""
+    from sklearn.metrics import roc_curve
+
+    ranks, unknown = _ranks_and_sides(knownness, is_unknown)
+    return roc_curve(~unknown, ranks, drop_intermediate=False)[:2] if _has_both(unknown) else None
 
 
 def _has_both(unknown: Array) -> bool:

@@ -33,13 +33,9 @@ def objective_class(name: str, *, import_plugins: bool = True) -> type[Objective
 
 
 def resolve_objective_config(name: str, settings: Mapping[str, Any], protocol: Protocol, phase: str) -> Any:
-    """The full config of an objective: its own defaults, the paper's for this protocol and phase, then the settings.
+    """The full config of an objective by name or dotted path.
 
-    Args:
-        name: name or dotted path.
-        settings: what the user set.
-        protocol: the classes and images.
-        phase: "search" or "retrain".
+    Its own defaults, then the paper's for this protocol and phase ("search" or "retrain"), then the user's settings.
     """
     chosen = objective_class(name)
     return make_config(f"objective {name}", chosen.config_class, {**chosen.defaults(protocol, phase), **settings})
@@ -48,10 +44,7 @@ def resolve_objective_config(name: str, settings: Mapping[str, Any], protocol: P
 def check_outliers(name: str, config: Any, outliers: str | None) -> None:
     """UserError unless an objective that learns from given unknown images gets a source of them, and no other does.
 
-    Args:
-        name: name or dotted path.
-        config: what `resolve_objective_config` returned.
-        outliers: the source's name, or None.
+    `config` is what `resolve_objective_config` returned.
     """
     needed = objective_class(name).needs_outliers(config)
     if needed and outliers is None:

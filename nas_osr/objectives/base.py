@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.outputs import FeatureShapes, Outputs
 
-if TYPE_CHECKING:
-    from nas_osr.data.dataset import LabelledImages
-    from nas_osr.data.protocols import Protocol
+Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1
+Terms = dict[str, Tensor]  # weighted terms of a loss by name, each a scalar
 
 
 class Objective(nn.Module):
     """A loss with its heads, on top of any encoder.
 
-    Subclasses are built as `Objective(feature_shapes, image_shape, num_classes, config)` with their own frozen
-    dataclass `config`, and implement `forward` and `losses`.
+    Subclasses are built as `Objective(shapes, image_shape, num_classes, config)`, from the shapes of the encoder's maps
+    and (C, H, W) of the images, with their own frozen dataclass `config`, and implement `forward` and `losses`.
 
     Attributes:
         name: the registered name.
@@ -32,6 +34,8 @@ class Objective(nn.Module):
         divisible: True when a batch may be divided among processes: its loss is the mean of its parts' losses, and what
             is random for each image comes through `draw`.
         share: (rank, ranks): this process is given the rank-th of so many equal parts of each batch.
+        capturable: True when all of `losses` is computed on the device, with nothing random or decided in Python, so
+            that a step can be captured as a CUDA graph; `progress` is a tensor there.
         makes_views: True when `losses` augments the images itself; it is then given images as they are.
     """
 
@@ -39,16 +43,14 @@ class Objective(nn.Module):
     config_class: ClassVar[type]
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
+    capturable: ClassVar[bool] = False
     makes_views: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
     players: tuple[str, ...] = ("main",)
     share: tuple[int, int] = (0, 1)
 
-    def __init__(
-        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: Any
-    ) -> None:
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: Any) -> None:
         super().__init__()
-        self.feature_shapes = feature_shapes
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.config = config
@@ -101,11 +103,9 @@ class Objective(nn.Module):
         raise UserError(f"objective {self.name} takes no outlier images as it is set: leave --outliers out")
 
     def draw(self, make: Callable[[int], Tensor], count: int) -> Tensor:
-        """Random rows [count, ...] for this part of a batch: those that its images get however the batch is divided.
+        """Random rows [count, ...] for the `count` images of this part of a batch, the same however it is divided.
 
-        Args:
-            make: number of rows -> rows drawn from torch's global generator, which all processes seed alike.
-            count: images in the part.
+        `make` turns a number into so many rows from torch's global generator, which all processes seed alike.
         """
         rank, ranks = self.share
         return make(count * ranks)[rank * count : (rank + 1) * count]
@@ -114,16 +114,14 @@ class Objective(nn.Module):
         """Inference. images: [B, C, H, W] float in [0, 1]."""
         raise NotImplementedError
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
-        """The weighted loss terms by name, each a scalar; their sum is minimised.
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
+        """The weighted terms of the loss; their sum is minimised.
 
         What is random in them comes from torch's global generator, which is seeded for every epoch.
 
         Args:
-            batch: images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1.
             player: one of `players`.
-            progress: share of the training done, in [0, 1]; schedules of coefficients follow it.
+            progress: share of the training done, in [0, 1]; schedules of coefficients follow it. A float64 scalar on
+                the device in a captured step.
         """
         raise NotImplementedError

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
+from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import FeatureShapes, Outputs
 
@@ -39,11 +41,8 @@ class CACConfig:
     tuplet_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise UserError(f"cac: alpha must be greater than 0, got {self.alpha}")
-        for name in ("anchor_weight", "tuplet_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"cac: {name} must not be negative, got {getattr(self, name)}")
+        check_positive(self, "alpha", where="cac: ")
+        check_not_negative(self, "anchor_weight", "tuplet_weight", where="cac: ")
         if self.anchor_weight == self.tuplet_weight == 0:
             raise UserError("cac: anchor_weight and tuplet_weight are both 0, which leaves no loss; set one of them")
 
@@ -61,14 +60,13 @@ class CAC(Objective):
     provides = frozenset({"logits", "embedding", "distances"})
     default_rule = "cac"
     divisible = True
+    capturable = True
     config: CACConfig
     anchors: Tensor
 
-    def __init__(
-        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: CACConfig
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
-        self.to_logits = nn.Linear(pooled_width(feature_shapes), num_classes)
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CACConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
+        self.to_logits = nn.Linear(pooled_width(shapes), num_classes)
         self.register_buffer("anchors", config.alpha * torch.eye(num_classes), persistent=False)
 
     @property
@@ -82,9 +80,7 @@ class CAC(Objective):
         logits = self.to_logits(embedding).float()
         return Outputs(logits=logits, embedding=embedding, distances=anchor_distances(logits, self.anchors))
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Terms `tuplet` and `anchor`, weighted; a term without weight is left out."""
         images, labels = batch
         distances = anchor_distances(self.to_logits(pool(encoder(images))).float(), self.anchors)

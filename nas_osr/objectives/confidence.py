@@ -20,15 +20,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_choice, check_positive
 from nas_osr.data.batches import to_float
-from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
+from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
+from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.objectives.parts.gan import (
     Discriminator,
@@ -42,11 +45,7 @@ from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
 
-if TYPE_CHECKING:
-    from nas_osr.data.dataset import LabelledImages
-    from nas_osr.data.protocols import Protocol
-
-SOURCES = ("gan", "pretrained_gan", "outliers")
+IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,9 @@ class ConfidenceConfig:
     gan_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise UserError(f"confidence: source must be one of {', '.join(SOURCES)}, got {self.source!r}")
-        for name in ("beta", "gan_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"confidence: {name} must be greater than 0, got {getattr(self, name)}")
-        for name in ("gan_latent", "gan_width", "gan_epochs", "gan_batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"confidence: {name} must be at least 1, got {getattr(self, name)}")
+        check_choice(self, "source", IMAGES_FROM, where="confidence: ")
+        check_positive(self, "beta", "gan_learning_rate", "gan_latent", "gan_width", where="confidence: ")
+        check_positive(self, "gan_epochs", "gan_batch_size", where="confidence: ")
 
 
 class Confidence(Objective):
@@ -100,15 +94,9 @@ class Confidence(Objective):
     config: ConfidenceConfig
     outliers: Tensor | None
 
-    def __init__(
-        self,
-        feature_shapes: FeatureShapes,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        config: ConfidenceConfig,
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
-        self.classifier = nn.Linear(pooled_width(feature_shapes), num_classes)
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: ConfidenceConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
+        self.classifier = nn.Linear(pooled_width(shapes), num_classes)
         self.generator: Generator | None = None
         self.discriminator: Discriminator | None = None
         if config.source != "outliers":
@@ -125,7 +113,6 @@ class Confidence(Objective):
 
     @classmethod
     def needs_outliers(cls, config: ConfidenceConfig) -> bool:
-        """Whether the source is given images."""
         return config.source == "outliers"
 
     def set_outliers(self, images: Tensor) -> None:
@@ -168,7 +155,6 @@ class Confidence(Objective):
             )
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
-        """Inference. images: [B, C, H, W] in [0, 1]."""
         embedding = pool(encoder(images))
         return Outputs(logits=self.classifier(embedding).float(), embedding=embedding)
 
@@ -186,9 +172,7 @@ class Confidence(Objective):
         chosen = self.draw(lambda count: torch.randint(len(outliers), (count,), device=outliers.device), count)
         return to_float(outliers[chosen])
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """The terms of one player, weighted.
 
         main: `ce`, `kl`; discriminator: `discriminator_real`, `discriminator_fake`; generator:

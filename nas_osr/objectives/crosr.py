@@ -12,21 +12,21 @@ need of an image is kept there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
+from nas_osr.objectives.base import Batch, Objective, Terms
+from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import Features, FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
-
-SLOPE = 0.2  # of every LeakyReLU in the decoder
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,8 @@ class CROSRConfig:
     pixel_std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.reconstruction_weight >= 0:
-            raise UserError(f"crosr: reconstruction_weight must not be negative, got {self.reconstruction_weight}")
-        for name in ("latent_channels", "decoder_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"crosr: {name} must be at least 1, got {getattr(self, name)}")
+        check_not_negative(self, "reconstruction_weight", where="crosr: ")
+        check_positive(self, "latent_channels", "decoder_channels", where="crosr: ")
 
 
 class CROSR(Objective):
@@ -71,34 +68,27 @@ class CROSR(Objective):
     provides = frozenset({"logits", "embedding"})
     default_rule = "crosr"
     divisible = True
+    capturable = True
     config: CROSRConfig
 
-    def __init__(
-        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: CROSRConfig
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
-        if not feature_shapes.intermediate:
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CROSRConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
+        if not shapes.intermediate:
             raise UserError("crosr: the encoder has no intermediate maps to reconstruct from")
-        self.classifier = nn.Linear(pooled_width(feature_shapes), num_classes)
-        self.scales = sorted(feature_shapes.intermediate, reverse=True)
-        channels = [feature_shapes.intermediate[scale][0] for scale in self.scales]
+        self.classifier = nn.Linear(pooled_width(shapes), num_classes)
+        self.scales = sorted(shapes.intermediate, reverse=True)
+        channels = [shapes.intermediate[scale][0] for scale in self.scales]
         latents = [min(width, config.latent_channels) for width in channels]
         widths = [min(width, config.decoder_channels) for width in channels]
         self.to_latent = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, latent, 1), nn.ReLU())
             for width, latent in zip(channels, latents, strict=True)
         )
-        self.from_latent = nn.ModuleList(
-            nn.Conv2d(latent, width, 1) for latent, width in zip(latents, widths, strict=True)
-        )
-        self.refine = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(width, finer, 3, padding=1, bias=False),
-                nn.BatchNorm2d(finer),
-                nn.LeakyReLU(SLOPE, inplace=True),
-            )
-            for width, finer in zip(widths, [*widths[1:], widths[-1]], strict=True)
-        )
+        self.from_latent = nn.ModuleList(map(partial(nn.Conv2d, kernel_size=1), latents, widths))
+        self.refine = nn.ModuleList()
+        for width, finer in zip(widths, [*widths[1:], widths[-1]], strict=True):
+            convolution = nn.Conv2d(width, finer, 3, padding=1, bias=False)
+            self.refine.append(nn.Sequential(convolution, nn.BatchNorm2d(finer), nn.LeakyReLU(SLOPE, inplace=True)))
         self.to_image = nn.Conv2d(widths[-1], image_shape[0], 3, padding=1)
         self.inverse_std: Tensor
         scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)
@@ -117,13 +107,10 @@ class CROSR(Objective):
 
     def decode(self, latents: list[Tensor]) -> Tensor:
         """The latents of every level, coarsest first -> images [B, C, H, W] in [0, 1]."""
-        x: Tensor | None = None
-        for latent, widen, refine in zip(latents, self.from_latent, self.refine, strict=True):
+        x = self.refine[0](self.from_latent[0](latents[0]))
+        for latent, widen, refine in zip(latents[1:], self.from_latent[1:], self.refine[1:], strict=True):
             joined = widen(latent)
-            if x is not None:
-                joined = joined + F.interpolate(x, size=joined.shape[2:])
-            x = refine(joined)
-        assert x is not None
+            x = refine(joined + F.interpolate(x, size=joined.shape[2:]))
         return torch.sigmoid(self.to_image(F.interpolate(x, size=self.image_shape[1:])))
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
@@ -132,9 +119,7 @@ class CROSR(Objective):
         embedding = torch.cat([latent.float().mean(dim=(2, 3)) for latent in self.latents(features)], dim=1)
         return Outputs(logits=self.classifier(pool(features)).float(), embedding=embedding)
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Terms `ce` and, where it has weight, `reconstruction`."""
         images, labels = batch
         features = encoder(images)

@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_not_negative
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
+from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.outputs import FeatureShapes, Outputs
 
@@ -36,8 +38,7 @@ class CrossEntropyConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"cross_entropy: label_smoothing is a share from 0 to below 1, got {self.label_smoothing}")
-        if not self.center_weight >= 0:
-            raise UserError(f"cross_entropy: center_weight must not be negative, got {self.center_weight}")
+        check_not_negative(self, "center_weight", where="cross_entropy: ")
 
 
 class CrossEntropy(Objective):
@@ -53,28 +54,20 @@ class CrossEntropy(Objective):
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
     divisible = True
+    capturable = True
     config: CrossEntropyConfig
 
-    def __init__(
-        self,
-        feature_shapes: FeatureShapes,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        config: CrossEntropyConfig,
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
-        width = pooled_width(feature_shapes)
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CrossEntropyConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
+        width = pooled_width(shapes)
         self.classifier = nn.Linear(width, num_classes)
         self.centers = nn.Parameter(torch.zeros(num_classes, width)) if config.center_weight > 0 else None
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
-        """Inference. images: [B, C, H, W] in [0, 1]."""
         embedding = pool(encoder(images))
         return Outputs(logits=self.classifier(embedding).float(), embedding=embedding)
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Terms `ce` and, where it has weight, `center`."""
         images, labels = batch
         embedding = pool(encoder(images))
@@ -88,9 +81,6 @@ class CrossEntropy(Objective):
 def center_loss(embedding: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
     """1/2 mean_i ||f_i - c_{y_i}||^2 (Wen et al. 2016, eq. 2, over the batch size), a scalar.
 
-    Args:
-        embedding: f, [B, D].
-        centers: c, [N, D].
-        labels: y, [B] int64 in 0..N-1.
+    f is the embedding [B, D], c are the centers [N, D], y the labels [B] int64 in 0..N-1.
     """
     return 0.5 * (embedding - centers[labels]).square().sum(dim=1).mean()

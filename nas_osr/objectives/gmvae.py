@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
-from nas_osr.objectives.parts.decoder import Decoder
+from nas_osr.objectives.base import Batch, Objective, Terms
+from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
 from nas_osr.objectives.parts.densities import (
     bernoulli_loss,
     gaussian_log_density,
@@ -33,10 +36,6 @@ from nas_osr.objectives.parts.densities import (
 )
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
-
-BOTTOM = 2  # scale of the map that feeds the latents
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
 LATENT_LIMIT = 1e8  # a larger z is decoded as this: squares in the decoder's BatchNorm stay finite in float32
 SCALE_RANGE = (0.01, 0.5)  # of the learned pixel scale; a uniform pixel has .29
@@ -73,23 +72,16 @@ class GMVAEConfig:
     decoder_channels: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "prior_dim", "hidden"):
-            if getattr(self, name) < 1:
-                raise UserError(f"gmvae: {name} must be at least 1, got {getattr(self, name)}")
+        check_positive(self, "latent_dim", "prior_dim", "hidden", where="gmvae: ")
+        check_choice(self, "reconstruction", RECONSTRUCTIONS, where="gmvae: ")
+        check_not_negative(self, "pixel_scale", where="gmvae: ")
+        check_decoder_channels(self, where="gmvae: ")
         given = 1 if self.subclusters is None else self.subclusters
         counts = given if isinstance(given, tuple) else (given,)
         if not counts or not all(type(count) is int and count >= 1 for count in counts):
             raise UserError(
                 f"gmvae: subclusters must be a whole number from 1, or one for each class, got {self.subclusters!r}"
             )
-        if self.reconstruction not in RECONSTRUCTIONS:
-            raise UserError(
-                f"gmvae: reconstruction must be {' or '.join(RECONSTRUCTIONS)}, got {self.reconstruction!r}"
-            )
-        if not self.pixel_scale >= 0:
-            raise UserError(f"gmvae: pixel_scale must not be negative, got {self.pixel_scale}")
-        if self.decoder_channels < 0 or 0 < self.decoder_channels < 16:
-            raise UserError(f"gmvae: decoder_channels must be 0 or at least 16, got {self.decoder_channels}")
 
     def counts(self, num_classes: int) -> tuple[int, ...]:
         """K_c of every class. Raises UserError when they are listed for another number of classes."""
@@ -113,20 +105,15 @@ class GMVAE(Objective):
     provides = frozenset({"embedding", "latent_mean", "latent_variance"})
     default_rule = "nc_distance"
     divisible = True
+    capturable = True
     config: GMVAEConfig
     components: Tensor
     log_weights: Tensor
 
-    def __init__(
-        self,
-        feature_shapes: FeatureShapes,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        config: GMVAEConfig,
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: GMVAEConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
         counts = config.counts(num_classes)
-        channels, height, width = feature_shapes.branches[BOTTOM]
+        channels, height, width = shapes.branches[BOTTOM]
         flat = channels * height * width
         self.to_latent = nn.Linear(flat, 2 * config.latent_dim)
         self.to_prior_input = nn.Sequential(
@@ -188,13 +175,9 @@ class GMVAE(Objective):
         return features.branches[BOTTOM].flatten(1).to(self.to_latent.weight.dtype)
 
     def subcluster_priors(self, w: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances of the subclusters of each image's class, each [B, K, latent_dim].
+        """Means and variances of the subclusters of each image's class, each [B, K, latent_dim], from w [B, prior_dim].
 
-        Where the class has fewer than K, the rest repeats some other subcluster.
-
-        Args:
-            w: [B, prior_dim].
-            labels: [B] int64 in 0..N-1.
+        Where the class has fewer than K, the rest repeats some other subcluster. labels: [B] int64 in 0..N-1.
         """
         every = self.prior(w).view(len(w), -1, 2 * self.config.latent_dim)
         index = self.components[labels][:, :, None].expand(-1, -1, every.shape[2])
@@ -218,15 +201,12 @@ class GMVAE(Objective):
         return truncated_gaussian_loss(logits.sigmoid(), self.pixel_scale(), images)
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
-        """Inference. images: [B, C, H, W] in [0, 1]."""
         features = encoder(images)
         with torch.autocast(images.device.type, enabled=False):
             mean, variance = self.encode(features)
         return Outputs(embedding=mean, latent_mean=mean, latent_variance=variance)
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Terms `reconstruction`, `kl_w`, `covering` and, where it is on, `v_prior`; see the module's formula."""
         images, labels = batch
         features = encoder(images)

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_positive
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
+from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.contrastive import info_nce_loss, unit_vectors
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.supcon import ProjectionHead
 from nas_osr.outputs import FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,7 @@ class MoCoConfig:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise UserError(f"moco: temperature must be greater than 0, got {self.temperature}")
-        for name in ("queue_size", "head_width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"moco: {name} must be at least 1, got {getattr(self, name)}")
+        check_positive(self, "temperature", "queue_size", "head_width", where="moco: ")
         if not 0 <= self.momentum <= 1:
             raise UserError(f"moco: momentum must lie between 0 and 1, got {self.momentum}")
 
@@ -77,11 +73,9 @@ class MoCo(Objective):
     queue: Tensor
     position: Tensor
 
-    def __init__(
-        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: MoCoConfig
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
-        self.head = ProjectionHead(pooled_width(feature_shapes), config.head_width)
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: MoCoConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
+        self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.key_encoder: nn.Module | None = None
         self.register_buffer("queue", unit_vectors(torch.randn(config.queue_size, config.head_width)))
@@ -110,9 +104,7 @@ class MoCo(Objective):
         """Inference by the encoder itself. images: [B, C, H, W] in [0, 1]."""
         return Outputs(embedding=unit_vectors(self.head(pool(encoder(images)))))
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Term `info_nce`. A weight step first moves the momentum encoder, and leaves its keys in the queue.
 
         Where the weights are frozen (an architecture step) or the objective is in eval mode, both stay as they are.

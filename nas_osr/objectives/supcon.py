@@ -12,25 +12,26 @@ views. lambda alone (theta 0, no mixing) is SimCLR. There is no classifier: imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.data.augmentation import is_range
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
+from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.contrastive import mixed_nt_xent_loss, nt_xent_loss, supcon_loss, unit_vectors
+from nas_osr.objectives.parts.decoder import BOTTOM
 from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.parts.saliency import WEIGHTS, saliency_maps
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
-
 MIXES = ("gradmix", "cutmix", "mixup", "none")
-BOTTOM = 2  # the 1/16 scale
 
 
 @dataclass(frozen=True)
@@ -63,30 +64,17 @@ class SupConConfig:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("supcon_weight", "simclr_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"supcon: {name} must not be negative, got {getattr(self, name)}")
+        check_not_negative(self, "supcon_weight", "simclr_weight", where="supcon: ")
+        check_positive(self, "temperature", "head_width", where="supcon: ")
+        check_choice(self, "mix", MIXES, where="supcon: ")
+        check_choice(self, "saliency", WEIGHTS, where="supcon: ")
         if self.supcon_weight == self.simclr_weight == 0:
             raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
-        if not self.temperature > 0:
-            raise UserError(f"supcon: temperature must be greater than 0, got {self.temperature}")
-        if self.head_width < 1:
-            raise UserError(f"supcon: head_width must be at least 1, got {self.head_width}")
-        for name, choices in (("mix", MIXES), ("saliency", WEIGHTS)):
-            if getattr(self, name) not in choices:
-                raise UserError(f"supcon: {name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         layers = self.saliency_layers
         if not isinstance(layers, tuple) or not layers or not set(layers) <= {-1, 0, 1, 2}:
             raise UserError(f"supcon: saliency_layers must be a list of scales from -1 to 2, got {layers!r}")
         if not is_range(self.gamma):
             raise UserError(f"supcon: gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
-
-
-def is_range(value: Any) -> bool:
-    """Whether this is a pair of rising numbers in (0, 1]."""
-    if not isinstance(value, tuple) or len(value) != 2:
-        return False
-    return all(isinstance(end, (int, float)) for end in value) and 0 < value[0] <= value[1] <= 1
 
 
 class ProjectionHead(nn.Sequential):
@@ -110,13 +98,11 @@ class SupCon(Objective):
     makes_views = True
     config: SupConConfig
 
-    def __init__(
-        self, feature_shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, config: SupConConfig
-    ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
-        self.head = ProjectionHead(pooled_width(feature_shapes), config.head_width)
+    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: SupConConfig) -> None:
+        super().__init__(shapes, image_shape, num_classes, config)
+        self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.mixes = config.mix != "none" and config.simclr_weight > 0
-        missing = set(config.saliency_layers) - set(feature_shapes.branches) - set(feature_shapes.intermediate)
+        missing = set(config.saliency_layers) - set(shapes.branches) - set(shapes.intermediate)
         if self.mixes and config.mix == "gradmix" and missing:
             raise UserError(f"supcon: saliency_layers names scale {min(missing)}, of which the network has no map")
 
@@ -137,12 +123,9 @@ class SupCon(Objective):
         return unit_vectors(self.head(pool(features)))
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
-        """Inference. images: [B, C, H, W] in [0, 1]."""
         return Outputs(embedding=self.embed(encoder(images)))
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Terms `supcon`, `simclr` and `mix`, weighted; a term without weight is left out.
 
         One pass of the encoder takes both views, a second one the mixed views. GradMix needs gradients: it switches

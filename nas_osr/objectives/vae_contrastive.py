@@ -19,21 +19,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.data.protocols import Protocol
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.base import Objective
-from nas_osr.objectives.parts.decoder import Decoder
+from nas_osr.objectives.base import Batch, Objective, Terms
+from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
+from nas_osr.objectives.parts.rising import risen, weighted
 from nas_osr.outputs import Features, FeatureShapes, Outputs
-
-if TYPE_CHECKING:
-    from nas_osr.data.protocols import Protocol
-
-BOTTOM = 2  # scale of the map that feeds the latents
 
 
 @dataclass(frozen=True)
@@ -75,16 +74,11 @@ class VAEContrastiveConfig:
     decoder_features: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("class_dim", "instance_dim"):
-            if getattr(self, name) < 1:
-                raise UserError(f"vae_contrastive: {name} must be at least 1, got {getattr(self, name)}")
-        for name in ("ce_weight", "kl_weight", "instance_kl_weight", "reconstruction_weight", "contrastive_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"vae_contrastive: {name} must not be negative, got {getattr(self, name)}")
-        if self.counterfactuals < 0:
-            raise UserError(f"vae_contrastive: counterfactuals must not be negative, got {self.counterfactuals}")
-        if self.decoder_channels < 0 or 0 < self.decoder_channels < 16:
-            raise UserError(f"vae_contrastive: decoder_channels must be 0 or at least 16, got {self.decoder_channels}")
+        where = "vae_contrastive: "
+        check_positive(self, "class_dim", "instance_dim", where=where)
+        check_not_negative(self, "ce_weight", "kl_weight", "instance_kl_weight", "reconstruction_weight", where=where)
+        check_not_negative(self, "contrastive_weight", "counterfactuals", where=where)
+        check_decoder_channels(self, where=where)
         if not 0 <= self.kl_warmup <= 1:
             raise UserError(f"vae_contrastive: kl_warmup is a share from 0 to 1, got {self.kl_warmup}")
 
@@ -99,30 +93,27 @@ class VAEContrastive(Objective):
     )
     default_rule = "cap"
     divisible = True
+    capturable = True
     config: VAEContrastiveConfig
 
     def __init__(
-        self,
-        feature_shapes: FeatureShapes,
-        image_shape: tuple[int, int, int],
-        num_classes: int,
-        config: VAEContrastiveConfig,
+        self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: VAEContrastiveConfig
     ) -> None:
-        super().__init__(feature_shapes, image_shape, num_classes, config)
+        super().__init__(shapes, image_shape, num_classes, config)
         if config.counterfactuals >= num_classes:
             raise UserError(
                 f"vae_contrastive: counterfactuals must be under the number of classes, {num_classes}, "
                 f"got {config.counterfactuals}; 0 takes all"
             )
-        bottom = feature_shapes.branches[BOTTOM]
+        bottom = shapes.branches[BOTTOM]
         self.latent_dim = config.class_dim + config.instance_dim
         self.to_mean = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
         self.to_variance = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
         self.classifier = nn.Linear(config.class_dim, num_classes)
         self.class_mean = nn.Embedding(num_classes, config.class_dim)  # h: a linear map of the one-hot label
-        joining = {scale: shape[0] for scale, shape in feature_shapes.branches.items() if scale != BOTTOM}
+        joining = {scale: shape[0] for scale, shape in shapes.branches.items() if scale != BOTTOM}
         if config.decoder_features:
-            joining |= {scale: shape[0] for scale, shape in feature_shapes.intermediate.items()}
+            joining |= {scale: shape[0] for scale, shape in shapes.intermediate.items()}
         self.decoder = Decoder(self.latent_dim, config.decoder_channels or bottom[0], image_shape, joining)
         self.inverse_std: Tensor
         scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)
@@ -142,7 +133,7 @@ class VAEContrastive(Objective):
 
     @property
     def loss_scale(self) -> float:
-        """The weight of the leading term: recipes divide by it, so that learning rates mean the same everywhere."""
+        """The cross-entropy's weight, at least 1."""
         return max(self.config.ce_weight, 1.0)
 
     def encode(self, features: Features) -> tuple[Tensor, Tensor]:
@@ -180,9 +171,7 @@ class VAEContrastive(Objective):
             class_reconstruction_error=self.counterfactual_errors(z, images, features),
         )
 
-    def losses(
-        self, encoder: nn.Module, batch: tuple[Tensor, Tensor], player: str = "main", progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Terms `ce`, `kl_class`, `kl_instance`, `reconstruction`, `contrastive`, weighted (REFERENCE: eq. 3)."""
         images, labels = batch
         config = self.config
@@ -191,14 +180,14 @@ class VAEContrastive(Objective):
         noise = self.draw(lambda count: mean.new_empty(count, mean.shape[1]).normal_(), len(mean))
         sample = mean + variance.sqrt() * noise
         u, z = sample.split([config.class_dim, config.instance_dim], dim=1)
-        beta = config.kl_weight * (min(1.0, progress / config.kl_warmup) if config.kl_warmup else 1.0)
+        beta = config.kl_weight * risen(progress, config.kl_warmup)
 
         target = torch.cat([self.class_mean(labels).float(), torch.zeros_like(z)], dim=1)
         divergence = 0.5 * (variance + (mean - target).square() - 1.0 - variance.log())
         terms = {
             "ce": config.ce_weight * F.cross_entropy(self.classifier(u).float(), labels),
-            "kl_class": beta * divergence[:, : config.class_dim].sum(1).mean(),
-            "kl_instance": beta * config.instance_kl_weight * divergence[:, config.class_dim :].sum(1).mean(),
+            "kl_class": weighted(beta, divergence[:, : config.class_dim].sum(1).mean()),
+            "kl_instance": weighted(beta * config.instance_kl_weight, divergence[:, config.class_dim :].sum(1).mean()),
         }
         # one pass of the decoder for the image's own reconstruction and every counterfactual
         classes = self.counterfactual_classes(labels)
@@ -225,12 +214,7 @@ class VAEContrastive(Objective):
         return order.topk(self.config.counterfactuals + 1, largest=False).indices.T
 
     def contrast(self, errors: Tensor, labels: Tensor) -> Tensor:
-        """The contrastive term without its weight, a scalar.
-
-        Args:
-            errors: [K, B], of the reconstructions under `counterfactual_classes`.
-            labels: [B].
-        """
+        """The contrastive term without its weight, a scalar, of errors [K, B] under `counterfactual_classes`."""
         logits = -self.config.temperature * errors.T
         sampled = self.config.counterfactuals
         if not sampled:

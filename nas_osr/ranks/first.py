@@ -31,6 +31,11 @@ class FirstRank(Generic[T]):
         self.value = value
 
     @property
+    def here(self) -> bool:
+        """Whether this is the first rank."""
+        return self._fabric.global_rank == 0
+
+    @property
     def alone(self) -> bool:
         """Whether there is no other rank."""
         return self._fabric.world_size == 1
@@ -43,9 +48,9 @@ class FirstRank(Generic[T]):
         Raises:
             UserError: `function` raised it; on every rank.
         """
-        if self._fabric.world_size == 1:
+        if self.alone:
             return function(self.value)
-        if self._fabric.global_rank > 0:
+        if not self.here:
             outcome = receive(self._fabric)
             if "error" in outcome:
                 raise UserError(outcome["error"])

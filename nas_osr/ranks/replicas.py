@@ -11,7 +11,6 @@ each with other parameters frozen, which its bookkeeping of one backward pass a 
 from __future__ import annotations
 
 import atexit
-import logging
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
@@ -71,7 +70,6 @@ def join_ranks(device: torch.device, precision: str, rank: Rank) -> Fabric:
     machines, rest = divmod(rank.count, rank.local_count)
     if rest:
         raise UserError(f"{rank.count} processes, {rank.local_count} of them here: start equally many on each machine")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # its banner is no part of the output
     strategy = Replicas(cluster_environment=TorchElasticEnvironment(), timeout=PATIENCE)
     fabric = Fabric(
         accelerator=device.type,
@@ -123,17 +121,14 @@ def average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> None:
 
     Every rank must have a gradient for the same parameters.
     """
-    if fabric.world_size > 1:
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        average(fabric, [parameter.grad for parameter in parameters if parameter.grad is not None])
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    average(fabric, (parameter.grad for parameter in parameters if parameter.grad is not None))
 
 
 def average_statistics(fabric: Fabric, module: nn.Module) -> None:
     """Replace the running statistics of BatchNorm layers by their means over all ranks."""
-    if fabric.world_size > 1:
-        norms = [item for item in module.modules() if isinstance(item, _BatchNorm)]
-        statistics = [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
-        average(fabric, statistics)
+    norms = (item for item in module.modules() if isinstance(item, _BatchNorm))
+    average(fabric, (value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None))
 
 
 def average(fabric: Fabric, tensors: Iterable[Tensor]) -> None:

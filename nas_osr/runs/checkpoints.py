@@ -24,8 +24,8 @@ _NAMES = re.compile(
 _OTHER_CALLS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"})
 
 
-def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint file, its checksums verified, without running any code from it (`weights_only`).
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint, checksums verified, tensors on the CPU, without running any code of the file (`weights_only`).
 
     Raises:
         UserError: missing, damaged, or not a checkpoint.
@@ -35,7 +35,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     with file_errors(path, "read"):
         try:
             check_checkpoint(path)
-            state = torch.load(path, map_location=map_location, weights_only=True)  # noqa: TID251
+            state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
         except OSError as error:
             if error.errno is not None:
                 raise

@@ -34,6 +34,7 @@ from nas_osr.files.storage import (
     read_records,
     replace_file,
 )
+from nas_osr.files.text import read_object
 from nas_osr.files.yaml_text import format_yaml
 from nas_osr.plain import plain
 from nas_osr.runs import provenance as environment
@@ -43,11 +44,10 @@ from nas_osr.runs.names import (
     PREVIOUS_CHECKPOINT,
     PROGRAM,
     RUN_FILES,
-    SCHEMA,
+    RUN_SCHEMA,
     clear_run_folder,
     is_run_folder,
     matches,
-    read_object,
 )
 from nas_osr.runs.resumption import check_same_config, warn_of_changes
 
@@ -103,12 +103,11 @@ class RunFolder:
 
     def _take_over(self, overwrite: bool, resume: bool) -> None:
         begun = self._begun()
-        if begun and resume:
-            self.resumed = not self.finished
-        elif begun and not overwrite and self.finished:
-            raise UserError(f"{self.path}: holds a finished run: choose another --out, or --overwrite it")
-        elif begun and not overwrite:
+        if begun and not (resume or overwrite):
+            if self.finished:
+                raise UserError(f"{self.path}: holds a finished run: choose another --out, or --overwrite it")
             raise UserError(f"{self.path}: holds an unfinished run: continue with --resume auto, or --overwrite it")
+        self.resumed = begun and resume and not self.finished
         self._replaces = not (begun and resume)
 
     @classmethod
@@ -177,7 +176,7 @@ class RunFolder:
             record["resumed"] = [*record.get("resumed", []), now]
             self.write_json("provenance.json", record)
             return
-        header = {"program": PROGRAM, "schema": SCHEMA}
+        header = {"program": PROGRAM, "schema": RUN_SCHEMA}
         if self._replaces and (self.path / "provenance.json").exists():
             self.write_json("provenance.json", {**header, "clearing": True})  # a crash here leaves no half of a run
             clear_run_folder(self.path)
@@ -229,10 +228,9 @@ class RunFolder:
         command = [str(part) for part in self.read_provenance()["command"]]
         if command[0] != PROGRAM:
             return f'{command[0]}(..., resume="auto")'
-        kept = []
-        for before, part in zip(["", *command], command, strict=False):
-            if before != "--resume" and part.partition("=")[0] not in ("--resume", "--overwrite"):
-                kept.append(part)
+        pairs = zip(["", *command], command, strict=False)
+        left_out = ("--resume", "--overwrite")
+        kept = [part for before, part in pairs if before != "--resume" and part.partition("=")[0] not in left_out]
         return shlex.join([*kept, "--resume", "auto"])
 
     # Files --------------------------------------------------------------------------------------------------------
@@ -247,7 +245,7 @@ class RunFolder:
         self.write_text(name, json.dumps(plain(value, name), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def write_yaml(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write plain values (see `plain`) as YAML in their own order; see `write_bytes`."""
+        """Write plain values (see `plain`) as YAML in their own order; see `write_text`."""
         self.write_text(name, format_yaml(plain(value, name)))
 
     def read_json(self, name: str) -> dict[str, Any]:
@@ -318,25 +316,23 @@ class RunFolder:
             file.flush()
             read_checkpoint(Path(file.name))
 
-    def load_checkpoint(self, map_location: Any = "cpu") -> dict[str, Any] | None:
-        """The newest whole checkpoint, or None when none was ever saved.
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint, its tensors on the CPU, or None when none was ever saved.
 
         Raises:
             UserError: every checkpoint is damaged.
         """
         damaged = []
-        for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
-            path = self.path / name
-            if not path.exists():
-                continue
-            try:
-                state = read_checkpoint(path, map_location)
-            except UserError as error:
-                damaged.append(str(error))
-                continue
-            if damaged:
-                logger.warning("%s; going on from %s", damaged[0], name)
-            return state
+        for path in (self.path / CHECKPOINT, self.path / PREVIOUS_CHECKPOINT):
+            if path.exists():
+                try:
+                    state = read_checkpoint(path)
+                except UserError as error:
+                    damaged.append(str(error))
+                    continue
+                if damaged:
+                    logger.warning("%s; going on from %s", damaged[0], path.name)
+                return state
         if damaged:
             raise UserError(f"{'; '.join(damaged)}; start again with --overwrite")
         return None

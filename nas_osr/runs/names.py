@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from pathlib import Path
-from typing import Any
 
-from nas_osr.errors import UserError
 from nas_osr.files.storage import LOCK, file_errors
-from nas_osr.files.text import parse_json, read_text
+from nas_osr.files.text import read_object
 
 PROGRAM = "nas-osr"
-SCHEMA = 1
+RUN_SCHEMA = 1
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 
@@ -61,14 +59,6 @@ def clear_run_folder(path: Path) -> None:
                         entry.rmdir()
             elif entry.name not in (LOCK, "provenance.json") and matches(entry.name, RUN_FILES):
                 entry.unlink()
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """An object from a JSON file. Raises UserError when it is missing or broken."""
-    value = parse_json(read_text(path), str(path))
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -22,7 +22,7 @@ class ProgressReporter:
     def __init__(self, epochs: int, quiet: bool = False, title: str = "") -> None:
         self.epochs = epochs
         self.quiet = quiet
-        self.title = title
+        self.prefix = f"{title}  " if title else ""
         self._seconds: list[float] = []
         self._warned: set[str] = set()
         self._bar: Any = None
@@ -47,14 +47,11 @@ class ProgressReporter:
         if self.quiet:
             return
         self._seconds.append(timing["seconds"])
-        line = format_epoch(record, timing, self.epochs, self._seconds)
-        if self.title:
-            line = f"{self.title}  {line}"
-        self._print(line)
+        self._print(self.prefix + format_epoch(record, timing, self.epochs, self._seconds))
         for kind, message in record.get("monitors", {}).get("warnings", {}).items():
             if kind not in self._warned:  # the history has it for every epoch
                 self._warned.add(kind)
-                self._print(f"{self.title}  warning: {message}" if self.title else f"warning: {message}")
+                self._print(f"{self.prefix}warning: {message}")
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=record["epoch"] + 1)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Mapping
 from typing import Any, Protocol
 
+from lightning_fabric import Fabric
+
+from nas_osr.ranks.first import FirstRank, check_same
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.runs.stopping import StopRequests
 
 
@@ -33,74 +39,82 @@ class Recorder(Protocol):
 
 
 class RunRecorder:
-    """A `Recorder` over a run folder; use it as a context manager.
+    """A `Recorder` over the first rank's run folder, for every rank: each hears what it restores, or what goes wrong.
 
-    Every number of a record also goes to a TensorBoard event file in the folder.
+    Use it as a context manager. Every number of a record also goes to a TensorBoard event file in the folder.
 
     Args:
-        run: the open folder.
+        folder: open on the first rank.
         reporter: the progress display.
         resume: whether `restore` may find something.
         checkpoint_minutes: how long no checkpoint is wanted after the last; 0 is until the epoch ends. SIGTERM and
-            Ctrl-C want one at once.
+            Ctrl-C want one at once. Several ranks save at the end of epochs only: they never wait for each other to
+            agree.
     """
 
     def __init__(
-        self, run: RunFolder, reporter: ProgressReporter, resume: bool, checkpoint_minutes: float = 0.0
+        self, folder: FirstRank[RunFolder], reporter: ProgressReporter, resume: bool, checkpoint_minutes: float = 0.0
     ) -> None:
-        self.run = run
-        self.reporter = reporter
-        self.resume = resume
-        self.checkpoint_minutes = checkpoint_minutes
+        self._folder = folder
+        self._reporter = reporter
+        self._resume = resume
+        self._checkpoint_minutes = checkpoint_minutes
         self._saved = time.monotonic()
         self._stop = StopRequests()
         self._events: Any = None
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> RunRecorder:
-        self._stop.__enter__()
+        if self._folder.here:
+            self._open.enter_context(self._reporter)
+            self._open.enter_context(self._stop)
         return self
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if self._events is not None:
-                self._events.close()
-        finally:
-            self._stop.__exit__(kind, error, trace)
+    def __exit__(self, *exception: Any) -> None:
+        self._open.__exit__(*exception)
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        """See `Recorder`."""
-        self.run.append_history(record)
-        self.run.append_timing(timing)
-        self._write_events(record)
-        self.reporter.epoch(record, timing)
+        def keep(run: RunFolder) -> None:
+            run.append_history(record)
+            run.append_timing(timing)
+            self._write_events(run, record)
+            self._reporter.epoch(record, timing)
+
+        self._folder.call(keep)
 
     def wants_checkpoint(self) -> bool:
-        """See `Recorder`."""
+        if not self._folder.alone:
+            return False
         self._stop.defer()  # whoever asks will ask again after the next step
         minutes = (time.monotonic() - self._saved) / 60
-        return self._stop.requested or (self.checkpoint_minutes > 0 and minutes >= self.checkpoint_minutes)
+        return self._stop.requested or (self._checkpoint_minutes > 0 and minutes >= self._checkpoint_minutes)
 
     def save(self, state: dict[str, Any]) -> None:
-        """See `Recorder`."""
-        self.run.save_checkpoint(state)
-        self._saved = time.monotonic()
-        self._stop.raise_requested()
+        """See `Recorder`; the first rank's state is kept."""
+
+        def keep(run: RunFolder) -> None:
+            run.save_checkpoint(state)
+            self._saved = time.monotonic()
+            self._stop.raise_requested()
+
+        self._folder.call(keep)
 
     def restore(self) -> dict[str, Any] | None:
-        """See `Recorder`."""
-        state = self.run.load_checkpoint() if self.resume else None
-        self.run.truncate_history(0 if state is None else state["epoch"] + 1)
-        return state
+        def read(run: RunFolder) -> dict[str, Any] | None:
+            state = run.load_checkpoint() if self._resume else None
+            run.truncate_history(0 if state is None else state["epoch"] + 1)
+            return state
+
+        return self._folder.call(read)
 
     def history(self) -> list[dict[str, Any]]:
-        """See `Recorder`."""
-        return self.run.read_history()
+        return self._folder.call(RunFolder.read_history)
 
-    def _write_events(self, record: dict[str, Any]) -> None:
+    def _write_events(self, run: RunFolder, record: dict[str, Any]) -> None:
         if self._events is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(self.run.path), purge_step=record["epoch"])
+            self._events = self._open.enter_context(SummaryWriter(str(run.path), purge_step=record["epoch"]))
         for name, value in scalars(record).items():
             self._events.add_scalar(name, value, record["epoch"])
         self._events.flush()
@@ -115,3 +129,8 @@ def scalars(record: dict[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "epoch":
             found[prefix + name] = float(value)
     return found
+
+
+def check_equal_options(fabric: Fabric, config: Mapping[str, Any]) -> None:
+    """UserError, on every rank, unless all were asked for the same, but for what may change between machines."""
+    check_same(fabric, "options", str({name: value for name, value in config.items() if name not in MAY_CHANGE}))

@@ -12,8 +12,15 @@ from nas_osr.errors import UserError
 logger = logging.getLogger(__name__)
 
 # where and how it is computed, not what
-MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile")
-CONDITIONS = ("device", "device_name", "precision", "cpu_threads", "ranks")  # in the provenance: what bits depend on
+MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs")
+CONDITIONS = (
+    "device",
+    "device_name",
+    "precision",
+    "cpu_threads",
+    "ranks",
+    "graphs",
+)  # in the provenance: what bits depend on
 
 
 def check_same_config(

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -23,17 +23,28 @@ def raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """Inside, SIGTERM raises `Terminated`. One that is ignored or handled already stays so, as does another thread."""
-    main_thread = threading.current_thread() is threading.main_thread()
-    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, raise_terminated)
+def handle_signals(wanted: Mapping[int, tuple[Collection[Any], Any]]) -> Iterator[None]:
+    """Inside, signals have other handlers.
+
+    Args:
+        wanted: for each number which handlers may be replaced, and by what; any other, such as one that the caller has
+            set, stays. All stay in a thread that is not the main one.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number, (replaceable, handler) in wanted.items():
+            if signal.getsignal(number) in replaceable:
+                before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def terminable() -> contextlib.AbstractContextManager[None]:
+    """Inside, SIGTERM raises `Terminated`. One that is ignored or handled already stays so, as does another thread."""
+    return handle_signals({signal.SIGTERM: ((signal.SIG_DFL,), raise_terminated)})
 
 
 class StopRequests:
@@ -45,21 +56,16 @@ class StopRequests:
     def __init__(self) -> None:
         self._request: KeyboardInterrupt | None = None
         self._deferring = False
-        self._before: dict[int, Any] = {}
+        handlers = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, raise_terminated)}
+        self._handling = handle_signals({number: (old, self._receive) for number, old in handlers.items()})
 
     def __enter__(self) -> StopRequests:
-        own = {signal.SIGINT: (signal.default_int_handler,), signal.SIGTERM: (signal.SIG_DFL, raise_terminated)}
-        if threading.current_thread() is threading.main_thread():
-            for number, replaceable in own.items():
-                if signal.getsignal(number) in replaceable:
-                    self._before[number] = signal.signal(number, self._receive)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._deferring = False
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        self._handling.__exit__(None, None, None)
         if error is None:
             self.raise_requested()
 

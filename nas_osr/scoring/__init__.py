@@ -30,12 +30,7 @@ ALL_RULES = "all"  # in place of names
 
 
 def rule_class(name: str, *, import_plugins: bool = True) -> type[ScoringRule]:
-    """The class of a rule.
-
-    Args:
-        name: a key of `RULES`, or the dotted path `package.module.Class` of a plug-in.
-        import_plugins: whether a plug-in's module may be imported. Say False for names read from a run folder: then
-            only modules that are imported already are looked at.
+    """The rule of this name or dotted path (see `nas_osr.plugins.load_class`).
 
     Raises:
         UserError: no such rule or module, or the class is not a `ScoringRule` that has `scores`.
@@ -81,11 +76,9 @@ def rules_for(objective: type[Objective]) -> list[str]:
 
 
 def list_rules(text: str, objective: type[Objective] | None = None) -> list[str]:
-    """The names in a list such as `mls,energy`, each once.
+    """The names in a list such as `mls,energy`, each once; `all` is every shipped rule that the objective feeds.
 
-    Args:
-        text: names with commas between them; or `all`: every shipped rule that the objective feeds.
-        objective: what feeds them; None where it is not known, and `all` are none then.
+    Where the objective is not known (None), `all` are none.
     """
     if text == ALL_RULES:
         return [] if objective is None else rules_for(objective)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -41,8 +41,8 @@ class ScoringRule:
     Attributes:
         name: the registered name.
         needs: the fields of `Outputs` that the rule reads.
-        learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers, words
-            or None, which `state_dict` keeps.
+        learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers or
+            words, which `state_dict` keeps. None before.
         threshold: images with knownness below it are unknown; None before `set_threshold`.
         acceptance: the share of known validation images to accept, in (0, 1).
     """
@@ -52,12 +52,10 @@ class ScoringRule:
     learned: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, acceptance: float = 0.95) -> None:
-        if not isinstance(acceptance, (int, float)) or not 0.0 < acceptance < 1.0:
-            raise UserError(
-                f"scoring rule '{self.name}': acceptance must lie strictly between 0 and 1, not {acceptance!r}"
-            )
-        self.acceptance = float(acceptance)
+        self.acceptance = self.check_share("acceptance", acceptance)
         self.threshold: float | None = None
+        for name in self.learned:
+            setattr(self, name, getattr(self, name, None))
 
     @property
     def learns(self) -> bool:
@@ -108,11 +106,24 @@ class ScoringRule:
             raise self.diverged("scores of known validation images")
         return value
 
+    def learnt(self, name: str, like: Tensor) -> Tensor:
+        """A tensor that `fit` has set, on the device of another. Raises RuntimeError before `fit`."""
+        value = getattr(self, name)
+        if value is None:
+            raise RuntimeError("fit comes before the scores")
+        return value.to(like.device)
+
     def diverged(self, what: str) -> UserError:
         """The error to raise where `what` holds something that is not a number."""
         return UserError(
             f"scoring rule '{self.name}': {what} are not numbers; the network has diverged, try a lower learning rate"
         )
+
+    def check_share(self, setting: str, value: object) -> float:
+        """A setting that is a share, or UserError unless it lies strictly between 0 and 1."""
+        if not isinstance(value, (int, float)) or not 0.0 < value < 1.0:
+            raise UserError(f"scoring rule '{self.name}': {setting} must lie strictly between 0 and 1, not {value!r}")
+        return float(value)
 
     def check_count(self, setting: str, value: object) -> int:
         """A setting that counts something, or UserError unless it is a whole number of at least 1."""
@@ -129,6 +140,18 @@ def count_classes(outputs: Outputs, targets: Tensor, objective: object | None = 
         return outputs.logits.shape[1]
     classes = getattr(objective, "num_classes", None)
     return classes if isinstance(classes, int) else int(targets.max()) + 1
+
+
+def members_by_class(logits: Tensor, targets: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The classes with training images, each with a mask [B] of those that stand for it.
+
+    They are the correctly classified ones, by logits [B, N] and targets [B], or all where none is correct.
+    """
+    right = logits.argmax(dim=1) == targets
+    for label in range(logits.shape[1]):
+        members = targets == label
+        if members.any():
+            yield label, members & right if (members & right).any() else members
 
 
 #: Larger values count as this: squares, and sums over images, stay finite in float64.

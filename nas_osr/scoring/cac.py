@@ -8,7 +8,6 @@ and the image is unknown where that least s is large.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,25 +29,20 @@ class CAC(ScoringRule):
         anchors: [N, N] float64, row j the anchor of class j; None before `fit`.
     """
 
-    name: ClassVar[str] = "cac"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
-    learned: ClassVar[tuple[str, ...]] = ("anchors",)
+    name = "cac"
+    needs = frozenset({"logits"})
+    learned = ("anchors",)
 
     def __init__(self, acceptance: float = 0.95, alpha: float = 10.0) -> None:
         super().__init__(acceptance)
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0.0 < alpha < math.inf:
             raise UserError(f"scoring rule '{self.name}': alpha must be a number greater than 0, not {alpha!r}")
         self.alpha = float(alpha)
-        self.anchors: Tensor | None = None
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
-        """Re-estimate the anchors from training images without augmentation.
+        """Re-estimate the anchors from training images without augmentation. targets: [B] int64 in 0..N-1.
 
-        Args:
-            outputs: `logits` of B images; correct is where their argmax is the target.
-            targets: [B] int64 in 0..N-1.
-            objective: where it has a tensor `anchors` [N, N], a class without a correct image keeps its row of it;
-                otherwise such a class gets alpha e_j.
+        A class without a correct image keeps its row of the objective's `anchors` [N, N], and has alpha e_j without.
         """
         logits = bounded(outputs.logits)
         trained = getattr(objective, "anchors", None)
@@ -57,18 +51,14 @@ class CAC(ScoringRule):
         else:
             anchors = self.alpha * torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.device)
         right = logits.argmax(dim=1) == targets
-        for label in range(logits.shape[1]):
-            own = logits[right & (targets == label)]
-            if len(own) > 0:
-                anchors[label] = own.mean(dim=0)
+        for label in targets[right].unique().tolist():
+            anchors[label] = logits[right & (targets == label)].mean(dim=0)
         self.anchors = anchors
 
     def scores(self, outputs: Outputs) -> Scores:
         """-min s and -s, finite for all logits that are numbers. The class of least s is that of the nearest anchor."""
-        if self.anchors is None:
-            raise RuntimeError("fit comes before the scores")
         logits = bounded(outputs.logits)
-        anchors = self.anchors.to(logits.device)
+        anchors = self.learnt("anchors", logits)
         distances = torch.cdist(logits, anchors, compute_mode="donot_use_mm_for_euclid_dist")  # exact near 0
         softmin = torch.softmax(-distances, dim=1)
         # 1 - softmin would round to 0 for the nearest anchor of a confident image: there, the sum of all others

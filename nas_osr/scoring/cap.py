@@ -13,13 +13,12 @@ the last digit, so its monotone form log(-log(1 - P_m)) is what is computed.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import Scores, ScoringRule, bounded
+from nas_osr.scoring.base import Scores, ScoringRule, bounded, members_by_class
 
 #: Least variance of a class in one dimension; a standard deviation of 1e-3 beside the prior's 1 carries no information.
 VARIANCE_FLOOR = 1e-6
@@ -40,33 +39,24 @@ class CAP(ScoringRule):
         error_threshold: the largest error that stage one accepts; None before `set_threshold`.
     """
 
-    name: ClassVar[str] = "cap"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits", "latent_mean", "class_reconstruction_error"})
-    learned: ClassVar[tuple[str, ...]] = ("error_threshold", "means", "variances", "usable")
+    name = "cap"
+    needs = frozenset({"logits", "latent_mean", "class_reconstruction_error"})
+    learned = ("error_threshold", "means", "variances", "usable")
 
-    def __init__(self, acceptance: float = 0.95) -> None:
-        super().__init__(acceptance)
-        self.error_threshold: float | None = None
-        self.means: Tensor | None = None
-        self.variances: Tensor | None = None
-        self.usable: Tensor | None = None
+    error_threshold: float | None
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Estimate the class Gaussians. targets: [B] int64 in 0..N-1."""
         assert outputs.logits is not None
         latents = bounded(outputs.latent_mean)
-        right = outputs.logits.argmax(dim=1) == targets
         shape = (outputs.logits.shape[1], latents.shape[1])
         self.means, self.variances = latents.new_zeros(shape), latents.new_ones(shape)
         self.usable = torch.zeros(shape[0], dtype=torch.bool, device=latents.device)
-        for label in range(shape[0]):
-            members = targets == label
-            chosen = members & right
-            own = latents[chosen if chosen.any() else members]
-            if len(own) > 0:
-                self.means[label] = own.mean(dim=0)
-                self.variances[label] = own.var(dim=0, correction=0).clamp_min(VARIANCE_FLOOR)
-                self.usable[label] = True
+        for label, members in members_by_class(outputs.logits, targets):
+            own = latents[members]
+            self.means[label] = own.mean(dim=0)
+            self.variances[label] = own.var(dim=0, correction=0).clamp_min(VARIANCE_FLOOR)
+            self.usable[label] = True
 
     def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
         """Set both thresholds, each on all of these known validation images.
@@ -100,12 +90,10 @@ class CAP(ScoringRule):
         in S_m = sum_r log1p(-exp a_r), a_r = log 2 + log_ndtr(-|v_r| / sigma_r), summed as logarithms so that nothing
         underflows.
         """
-        if self.means is None or self.variances is None or self.usable is None:
-            raise RuntimeError("fit comes before the scores")
         latents = bounded(outputs.latent_mean)
-        means, deviations = self.means.to(latents.device), self.variances.to(latents.device).sqrt()
+        means, deviations = self.learnt("means", latents), self.learnt("variances", latents).sqrt()
         scores = latents.new_full((len(latents), len(means)), -math.inf)
-        for label in self.usable.nonzero().flatten().tolist():
+        for label in self.learnt("usable", latents).nonzero().flatten().tolist():
             distance = (latents - means[label]).abs() / deviations[label]
             scores[:, label] = torch.logsumexp(log_minus_log_erf(distance), dim=1)
         return scores

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -44,9 +43,9 @@ class NCDistance(ScoringRule):
             `acceptance` of known validation images.
     """
 
-    name: ClassVar[str] = "nc_distance"
-    needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    learned: ClassVar[tuple[str, ...]] = ("num_known", "centroids", "classes", "tau", "scale", "picker")
+    name = "nc_distance"
+    needs = frozenset({"embedding"})
+    learned = ("num_known", "centroids", "classes", "tau", "scale", "picker")
 
     def __init__(
         self,
@@ -59,16 +58,9 @@ class NCDistance(ScoringRule):
         self.subclusters = None if subclusters is None else self.check_subclusters(subclusters)
         if isinstance(step, bool) or not isinstance(step, (int, float)) or not 1e-4 <= step <= 0.5:
             raise UserError(f"scoring rule '{self.name}': step must lie between 0.0001 and 0.5, not {step!r}")
-        self.step = float(step)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise UserError(f"scoring rule '{self.name}': seed must be a whole number from 0, not {seed!r}")
-        self.seed = seed
-        self.num_known: int | None = None
-        self.centroids: Tensor | None = None
-        self.classes: Tensor | None = None
-        self.tau: float | None = None
-        self.scale: float | None = None
-        self.picker: str | None = None
+        self.step, self.seed = float(step), seed
 
     def check_subclusters(self, value: object) -> int | tuple[int, ...]:
         """A number of clusters, or one per class. Raises UserError when it is neither."""
@@ -113,12 +105,10 @@ class NCDistance(ScoringRule):
 
     def scores(self, outputs: Outputs) -> Scores:
         """Minus what is compared with tau * scale, and minus the distance to the nearest centroid of each class."""
-        if self.centroids is None or self.classes is None or self.num_known is None:
-            raise RuntimeError("fit comes before the scores")
         embedding = bounded(outputs.embedding)
-        centroids = self.centroids.to(embedding.device)
+        centroids, classes = self.learnt("centroids", embedding), self.learnt("classes", embedding)
         distances = torch.cdist(embedding, centroids, compute_mode="donot_use_mm_for_euclid_dist")  # [B, C]
-        owners = self.classes.to(distances.device).expand_as(distances)
+        owners = classes.expand_as(distances)
         nearest = distances.new_full((len(distances), self.num_known), -math.inf)
         return Scores(-self.strangeness(distances), nearest.scatter_reduce(1, owners, -distances, "amax"))
 
@@ -138,7 +128,6 @@ class NCDistance(ScoringRule):
         """
         judged = self.scores(outputs)
         fallback = self.quantile(judged.knownness, 1.0 - self.acceptance)
-        assert self.num_known is not None
         scores = -judged.knownness.cpu().numpy()
         self.scale = math.nextafter(max(float(scores.max()), SCALE_FLOOR), math.inf) if self.rescales() else 1.0
         taus = np.arange(math.ceil(1 / self.step) + 3) * self.step
@@ -160,7 +149,7 @@ class NCUncertainty(NCDistance):
     centroids coincide with the image, U is 0.
     """
 
-    name: ClassVar[str] = "nc_uncertainty"
+    name = "nc_uncertainty"
 
     def strangeness(self, distances: Tensor) -> Tensor:
         nearest, index = distances.min(dim=1)
@@ -172,7 +161,7 @@ class NCUncertainty(NCDistance):
         return torch.where(mean > 0, nearest / mean, 0.0).clamp_max(1.0)
 
     def rescales(self) -> bool:
-        return self.centroids is not None and len(self.centroids) == 1
+        return len(self.centroids) == 1
 
 
 def cluster_means(points: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -209,10 +198,7 @@ def pick_tau(taus: np.ndarray, curve: np.ndarray) -> float | None:
     """The first tau after the first steep one at which F1 is flat; None where there is no such tau.
 
     With forward differences F1'(tau_i) = (F1_{i+1} - F1_i) / (tau_{i+1} - tau_i):
-    tau~ = min{tau: F1' >= 1.5} and the result is min{tau > tau~: F1' <= 0.4}.
-
-    Args:
-        taus, curve: [T] ascending thresholds and F1 at each.
+    tau~ = min{tau: F1' >= 1.5} and the result is min{tau > tau~: F1' <= 0.4}. taus ascend; taus and curve are [T] each.
     """
     slopes = np.diff(curve) / np.diff(taus)
     steep = np.flatnonzero(slopes >= STEEP)

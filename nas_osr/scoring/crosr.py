@@ -8,12 +8,10 @@ known is 1 - F_j(d_j), and the image is unknown where that is below 0.5.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import VALUE_LIMIT, Scores, bounded
 from nas_osr.scoring.weibull import WeibullRule
@@ -38,17 +36,12 @@ class CROSR(WeibullRule):
             known validation images set the threshold, as for other rules.
     """
 
-    name: ClassVar[str] = "crosr"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits", "embedding"})
+    name = "crosr"
+    needs = frozenset({"logits", "embedding"})
 
     def __init__(self, acceptance: float = 0.95, tail: int = 20, probability: float | None = 0.5) -> None:
         super().__init__(acceptance, tail)
-        if probability is not None and (not isinstance(probability, (int, float)) or not 0.0 < probability < 1.0):
-            raise UserError(
-                f"scoring rule '{self.name}': probability must lie strictly between 0 and 1, or be null, "
-                f"not {probability!r}"
-            )
-        self.probability = probability
+        self.probability = None if probability is None else self.check_share("probability", probability)
 
     def features(self, outputs: Outputs) -> Tensor:
         """[B, N + D] float64: logits, then latents."""
@@ -71,7 +64,7 @@ class CROSR(WeibullRule):
     def scores(self, outputs: Outputs) -> Scores:
         """-log(-log P), and the logits."""
         hazard = self.log_hazard(self.features(outputs))
-        assert self.usable is not None and outputs.logits is not None
-        hazard = torch.where(self.usable.to(hazard.device), hazard, VALUE_LIMIT)
+        assert outputs.logits is not None
+        hazard = torch.where(self.learnt("usable", hazard), hazard, VALUE_LIMIT)
         logits = outputs.logits.double()
         return Scores(-hazard.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1), logits)

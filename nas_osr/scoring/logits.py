@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from nas_osr.scoring.base import Scores, ScoringRule
 class LogitRule(ScoringRule):
     """A rule whose knownness is a function of the logits [B, N]; there is nothing to fit."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    needs = frozenset({"logits"})
 
     def scores(self, outputs: Outputs) -> Scores:
         """The rule's knownness and the logits."""
@@ -34,7 +32,7 @@ class MSP(LogitRule):
     images apart up to distances of 700, where the plain softmax is 1.
     """
 
-    name: ClassVar[str] = "msp"
+    name = "msp"
 
     def knownness(self, logits: Tensor) -> Tensor:
         ordered = logits.sort(dim=1, descending=True).values
@@ -45,7 +43,7 @@ class MSP(LogitRule):
 class MLS(LogitRule):
     """Maximum logit score (Vaze et al. 2022)."""
 
-    name: ClassVar[str] = "mls"
+    name = "mls"
 
     def knownness(self, logits: Tensor) -> Tensor:
         return logits.max(dim=1).values
@@ -54,7 +52,7 @@ class MLS(LogitRule):
 class Energy(LogitRule):
     """Negative free energy at temperature 1 (Liu et al. 2020): log sum exp of the logits."""
 
-    name: ClassVar[str] = "energy"
+    name = "energy"
 
     def knownness(self, logits: Tensor) -> Tensor:
         return torch.logsumexp(logits, dim=1)

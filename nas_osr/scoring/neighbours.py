@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,16 +29,14 @@ class Neighbours(ScoringRule):
         counts: [N] int64, training images per class.
     """
 
-    name: ClassVar[str] = "neighbours"
-    needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
-    learned: ClassVar[tuple[str, ...]] = ("directions", "counts")
+    name = "neighbours"
+    needs = frozenset({"embedding"})
+    learned = ("directions", "counts")
 
     def __init__(self, acceptance: float = 0.95, k: int = 10, block_size: int = 2048) -> None:
         super().__init__(acceptance)
         self.k = self.check_count("k", k)
         self.block_size = self.check_count("block_size", block_size)
-        self.directions: Tensor | None = None
-        self.counts: Tensor | None = None
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Keep the training embeddings' directions. targets: [B] int64 in 0..N-1. Raises UserError without any."""

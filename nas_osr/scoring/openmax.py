@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -26,8 +24,8 @@ class OpenMax(WeibullRule):
         alpha: how many of the top classes are revised, at most.
     """
 
-    name: ClassVar[str] = "openmax"
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    name = "openmax"
+    needs = frozenset({"logits"})
 
     def __init__(self, acceptance: float = 0.95, tail: int = 20, alpha: int = 10) -> None:
         super().__init__(acceptance, tail)
@@ -47,5 +45,4 @@ class OpenMax(WeibullRule):
     def outlier_probability(self, logits: Tensor) -> Tensor:
         """[B, N] float64 F_i(d_i) in [0, 1] of float64 logits [B, N]."""
         probability = -torch.expm1(-torch.exp(self.log_hazard(logits)))
-        assert self.usable is not None
-        return torch.where(self.usable.to(logits.device), probability, 1.0)
+        return torch.where(self.learnt("usable", logits), probability, 1.0)

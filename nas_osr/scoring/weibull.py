@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import ScoringRule, bounded
+from nas_osr.scoring.base import ScoringRule, bounded, members_by_class
 
 #: Smaller distances count as this, so that logarithms are finite.
 DISTANCE_FLOOR = 1e-100
@@ -38,15 +36,11 @@ class WeibullRule(ScoringRule):
         usable: [N] bool, whether a class had any training image.
     """
 
-    learned: ClassVar[tuple[str, ...]] = ("means", "shapes", "scales", "usable")
+    learned = ("means", "shapes", "scales", "usable")
 
     def __init__(self, acceptance: float = 0.95, tail: int = 20) -> None:
         super().__init__(acceptance)
         self.tail = self.check_count("tail", tail)
-        self.means: Tensor | None = None
-        self.shapes: Tensor | None = None
-        self.scales: Tensor | None = None
-        self.usable: Tensor | None = None
 
     def features(self, outputs: Outputs) -> Tensor:
         """[B, D] float64, what distances are measured in. Here: the logits."""
@@ -65,20 +59,16 @@ class WeibullRule(ScoringRule):
         if any(getattr(outputs, field).isnan().any() for field in self.needs):
             raise self.diverged(f"{' and '.join(sorted(self.needs, reverse=True))} of known training images")
         num_known = logits.shape[1]
-        right = logits.argmax(dim=1) == targets
         self.means = logits.new_zeros(num_known, self.features(outputs[:0]).shape[1])
         self.shapes, self.scales = logits.new_ones(num_known), logits.new_ones(num_known)
         self.usable = torch.zeros(num_known, dtype=torch.bool, device=logits.device)
-        for label in range(num_known):
-            members = targets == label
-            chosen = members & right
-            own = self.features(outputs[chosen if chosen.any() else members])
-            if len(own) > 0:
-                self.means[label] = own.mean(dim=0)
-                distances = (own - self.means[label]).norm(dim=1)
-                tail = distances.topk(self.tail_size(len(distances))).values
-                self.shapes[label], self.scales[label] = fit_weibull(tail.cpu().numpy())
-                self.usable[label] = True
+        for label, members in members_by_class(logits, targets):
+            own = self.features(outputs[members])
+            self.means[label] = own.mean(dim=0)
+            distances = (own - self.means[label]).norm(dim=1)
+            tail = distances.topk(self.tail_size(len(distances))).values
+            self.shapes[label], self.scales[label] = fit_weibull(tail.cpu().numpy())
+            self.usable[label] = True
 
     def tail_size(self, count: int) -> int:
         """How many of a class's `count` >= 1 distances are fitted to: here `tail`, or all where there are fewer."""
@@ -89,12 +79,9 @@ class WeibullRule(ScoringRule):
 
         It is finite where the features [B, D] are numbers, whatever `usable` says.
         """
-        if self.means is None or self.shapes is None or self.scales is None:
-            raise RuntimeError("fit comes before the scores")
-        device = features.device
-        distances = torch.cdist(features, self.means.to(device), compute_mode="donot_use_mm_for_euclid_dist")
-        ratio = distances.clamp_min(DISTANCE_FLOOR).log() - self.scales.to(device).log()
-        return self.shapes.to(device) * ratio
+        means, shapes, scales = (self.learnt(name, features) for name in ("means", "shapes", "scales"))
+        distances = torch.cdist(features, means, compute_mode="donot_use_mm_for_euclid_dist")
+        return shapes * (distances.clamp_min(DISTANCE_FLOOR).log() - scales.log())
 
 
 def fit_weibull(distances: np.ndarray) -> tuple[float, float]:

@@ -10,15 +10,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import file_errors
 from nas_osr.runs.provenance import machine
+from nas_osr.runs.stopping import handle_signals
 from nas_osr.sweeps.executor import Job, Resources, Result
 
 NO_MORE = object()
@@ -174,24 +174,12 @@ def wait_for_some(running: Sequence[JobProcess]) -> list[JobProcess]:
     return []
 
 
-@contextlib.contextmanager
-def stopping_signals() -> Iterator[None]:
+def stopping_signals() -> contextlib.AbstractContextManager[None]:
     """SIGTERM, and SIGHUP of a closed terminal, interrupt as Ctrl-C does; ones that are ignored stay ignored.
 
     Where Ctrl-C is ignored, as in the background of a script, it goes on being so here, but not in the jobs, which are
     asked to end by that signal.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    changed = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            changed[number] = signal.signal(number, signal.default_int_handler)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        changed[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
-    try:
-        yield
-    finally:
-        for number, handler in changed.items():
-            signal.signal(number, handler)
+    ending = ((signal.SIG_DFL,), signal.default_int_handler)
+    deaf = ((signal.SIG_IGN,), lambda number, frame: None)
+    return handle_signals({signal.SIGTERM: ending, signal.SIGHUP: ending, signal.SIGINT: deaf})

@@ -42,7 +42,7 @@ def run_sweep(
 
     Args:
         sweep: checked runs, each after those that it needs.
-        folder: locked (in a `with`).
+        folder: locked.
         executor: where the runs take place.
         command: runs `nas-osr ARGUMENTS`, and leaves its process with the exit code.
         resources: of each run.

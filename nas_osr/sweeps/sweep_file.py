@@ -20,7 +20,6 @@ the value with its type. A value of the grid may be a mapping, so that several o
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,15 +31,16 @@ from typing import Any
 
 import yaml
 
+from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
 from nas_osr.files.text import check_json_value, read_text
-from nas_osr.files.yaml_text import MAX_BYTES, compose_yaml, construct_yaml
+from nas_osr.files.yaml_text import MAX_YAML_BYTES, compose_yaml, construct_yaml
 
 OUT = "out"
 PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*(?:\.\w+)?)\}")
 NAME = re.compile(r"[A-Za-z0-9][\w+.,=-]*", re.ASCII)
 MAX_RUNS = 10_000
-MAX_DEPTH = 12
+MAX_SWEEP_DEPTH = 12
 MAX_TEXT = 10_000  # characters that placeholders put into one text
 # What a sweep decides for each run, and what would make a run depend on another file or stop it.
 RESERVED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "config", "help", "print_config"})
@@ -97,31 +97,29 @@ def read_sweep(
     if not path.exists():
         names = shipped()
         if reference not in names:
-            close = difflib.get_close_matches(reference, names, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"shipped are {', '.join(names)}"
-            raise UserError(f"{reference}: no such sweep file; {hint}")
+            raise UserError(f"{reference}: no such sweep file{suggest(reference, names, instead='shipped are')}")
         path = names[reference]
-    content = Content(read_text(path, MAX_BYTES), reference)
+    content = Content(read_text(path, MAX_YAML_BYTES), reference)
     top = content.fields(content.value, (), required=("about", "runs"), optional=("common",))
     if not isinstance(top["about"], str) or not top["about"].strip():
         raise UserError(f"{content.at('about')}: about must be a sentence, got {top['about']!r}")
-    common = content.options((), "common")
+    common = content.options(top, (), "common")
     if not isinstance(top["runs"], list) or not top["runs"]:
         raise UserError(f"{content.at('runs')}: runs must be a list of at least one run")
     runs: dict[str, Run] = {}
-    used: set[str] = set()  # of common and overrides
     for index in range(len(top["runs"])):
-        for run in expand(content, index, common, overrides or {}, option_names, used):
+        for run in expand(content, index, common, overrides or {}, option_names):
             if run.name in runs:
                 raise UserError(f"{run.where}: there is a run {run.name!r} already: names must be different")
             runs[run.name] = run
             if len(runs) > MAX_RUNS:
                 raise UserError(f"{run.where}: more than {MAX_RUNS} runs")
+    offered = {name for command in {run.command for run in runs.values()} for name in option_names(command)}
     for key in common:
-        if key not in used:
+        if key.partition(".")[0] not in offered:
             raise UserError(f"{content.at('common', key)}: no command of this sweep has an option {key}")
     for key in overrides or {}:
-        if key not in used:
+        if key.partition(".")[0] not in offered:
             raise UserError(f"{reference}: --set.{key}: no command of this sweep has that option")
     return Sweep(path.stem, " ".join(top["about"].split()), order(runs))
 
@@ -139,22 +137,20 @@ class Content:
         root = compose_yaml(text, origin)
         self._lines: dict[tuple[Any, ...], int] = {}
         if root is not None:
-            self._index(root, (), 0)
+            self._index(root, ())
         self.value: Any = construct_yaml(root, origin)
-        check_json_value(self.value, f"{origin}: file", MAX_DEPTH)
+        check_json_value(self.value, f"{origin}: file", MAX_SWEEP_DEPTH)
 
-    def _index(self, node: yaml.Node, path: tuple[Any, ...], depth: int) -> None:
+    def _index(self, node: yaml.Node, path: tuple[Any, ...]) -> None:
         self._lines.setdefault(path, node.start_mark.line + 1)
-        if depth > MAX_DEPTH:
-            raise UserError(f"{self.origin}:{node.start_mark.line + 1}: nested too deeply")
         if isinstance(node, yaml.MappingNode):
             for key, item in node.value:
                 inner = (*path, str(key.value))
                 self._lines[inner] = key.start_mark.line + 1
-                self._index(item, inner, depth + 1)
+                self._index(item, inner)
         elif isinstance(node, yaml.SequenceNode):
             for index, item in enumerate(node.value):
-                self._index(item, (*path, index), depth + 1)
+                self._index(item, (*path, index))
 
     def at(self, *path: Any) -> str:
         """FILE:LINE of the value at a path of keys and indices, or of what it would be in."""
@@ -171,19 +167,15 @@ class Content:
             raise UserError(f"{self.at(*path)}: expected a mapping with {', '.join(known)}")
         for key in value:
             if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-                raise UserError(f"{self.at(*path, key)}: unknown key {key}; {hint}")
+                hint = suggest(str(key), known, instead="there are")
+                raise UserError(f"{self.at(*path, key)}: unknown key {key}{hint}")
         for key in required:
             if key not in value:
                 raise UserError(f"{self.at(*path)}: {key} is missing")
         return value
 
-    def options(self, path: tuple[Any, ...], key: str) -> dict[str, Any]:
-        """The mapping of option names to values under a key, {} where there is none; UserError otherwise."""
-        parent = self.value
-        for step in path:
-            parent = parent[step]
+    def options(self, parent: Mapping[str, Any], path: tuple[Any, ...], key: str) -> dict[str, Any]:
+        """The options under a key of the mapping at a path, {} without it; UserError unless they are a mapping."""
         value = parent.get(key)
         if value is None:
             return {}
@@ -201,9 +193,8 @@ def expand(
     common: Mapping[str, Any],
     overrides: Mapping[str, Any],
     option_names: Callable[[str], set[str]],
-    used: set[str],
 ) -> Iterator[Run]:
-    """The runs of one entry, in the order of its grid; adds to `used` what it takes of `common` and `overrides`."""
+    """The runs of one entry, in the order of its grid."""
     path = ("runs", index)
     entry = content.fields(
         content.value["runs"][index], path, required=("name", "command"), optional=("grid", "options", "needs")
@@ -214,7 +205,7 @@ def expand(
     needs = entry.get("needs") or []
     needs = needs if isinstance(needs, list) else [needs]
 
-    for point in points(content, index):
+    for point in points(content, entry, path):
         at = content.at(*path)
         name = str(fill(entry["name"], point, content.at(*path, "name")))
         if not NAME.fullmatch(name) or name.endswith((".log", ".json")):
@@ -228,31 +219,28 @@ def expand(
         except UserError as error:
             raise UserError(f"{content.at(*path, 'command')}: {error}") from None
         options = {key: value for key, value in common.items() if key.partition(".")[0] in offered}
-        used.update(options)
-        options |= content.options(path, "options")
+        options |= content.options(entry, path, "options")
         filled = {key: fill(value, point, content.at(*path, "options", key)) for key, value in options.items()}
         own = {key: value for key, value in overrides.items() if key.partition(".")[0] in offered}
-        used.update(own)
         needed = tuple(str(fill(need, point, content.at(*path, "needs"))) for need in needs)
-        for text in texts(filled):
-            for target in re.findall(r"\{out\}/([^/]*)", text):
-                if target not in needed:
-                    raise UserError(f"{at}: run {name} uses {{out}}/{target}: say `needs: {target}` as well")
+        used_texts: list[str] = []
+        map_texts(filled, used_texts.append)
+        for target in (target for text in used_texts for target in re.findall(r"\{out\}/([^/]*)", text)):
+            if target not in needed:
+                raise UserError(f"{at}: run {name} uses {{out}}/{target}: say `needs: {target}` as well")
         yield Run(name, command, merge(filled, own), needed, at)
 
 
 def merge(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Both, the overrides last and winning; an overridden mapping loses the entries that dotted names gave it."""
-    kept = {name: value for name, value in options.items() if not any(name.startswith(f"{o}.") for o in overrides)}
-    for name in overrides:
-        kept.pop(name, None)
-    return {**kept, **overrides}
+    heads = tuple(f"{name}." for name in overrides)
+    return {**{name: value for name, value in options.items() if not f"{name}.".startswith(heads)}, **overrides}
 
 
-def points(content: Content, index: int) -> Iterator[dict[str, Any]]:
+def points(content: Content, entry: Mapping[str, Any], place: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
     """Every combination of an entry's grid, as {name: value}; one empty combination where there is none."""
-    path = ("runs", index, "grid")
-    grid = content.value["runs"][index].get("grid") or {}
+    path = (*place, "grid")
+    grid = entry.get("grid") or {}
     if not isinstance(grid, dict):
         raise UserError(f"{content.at(*path)}: grid must be a mapping of names to lists of values, got {grid!r}")
     for name, values in grid.items():
@@ -264,14 +252,17 @@ def points(content: Content, index: int) -> Iterator[dict[str, Any]]:
         yield dict(zip(grid, values, strict=True))
 
 
+def map_texts(value: Any, function: Callable[[str], Any]) -> Any:
+    """A value with `function` applied to every text inside it."""
+    if isinstance(value, dict):
+        return {key: map_texts(item, function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [map_texts(item, function) for item in value]
+    return function(value) if isinstance(value, str) else value
+
+
 def fill(value: Any, point: Mapping[str, Any], at: str) -> Any:
     """A value with its placeholders replaced; "{out}" stays. UserError on an unknown one."""
-    if isinstance(value, dict):
-        return {key: fill(item, point, at) for key, item in value.items()}
-    if isinstance(value, list):
-        return [fill(item, point, at) for item in value]
-    if not isinstance(value, str):
-        return value
 
     def look_up(match: re.Match[str]) -> Any:
         name, _, key = match[1].partition(".")
@@ -284,22 +275,16 @@ def fill(value: Any, point: Mapping[str, Any], at: str) -> Any:
             raise UserError(f"{at}: {match[0]} is not in the grid of this run, which has {', '.join(point) or 'none'}")
         return found
 
-    whole = PLACEHOLDER.fullmatch(value)
-    if whole:
-        return look_up(whole)
-    parts = [str(look_up(match)) for match in PLACEHOLDER.finditer(value)]
-    if sum(map(len, parts)) > MAX_TEXT:
-        raise UserError(f"{at}: more than {MAX_TEXT} characters with its placeholders filled in")
-    return PLACEHOLDER.sub(lambda match: parts.pop(0), value)
+    def fill_text(text: str) -> Any:
+        whole = PLACEHOLDER.fullmatch(text)
+        if whole:
+            return look_up(whole)
+        parts = [str(look_up(match)) for match in PLACEHOLDER.finditer(text)]
+        if sum(map(len, parts)) > MAX_TEXT:
+            raise UserError(f"{at}: more than {MAX_TEXT} characters with its placeholders filled in")
+        return PLACEHOLDER.sub(lambda match: parts.pop(0), text)
 
-
-def texts(value: Any) -> Iterator[str]:
-    """Every text inside a value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from texts(item)
+    return map_texts(value, fill_text)
 
 
 def order(runs: Mapping[str, Run]) -> tuple[Run, ...]:
@@ -307,8 +292,7 @@ def order(runs: Mapping[str, Run]) -> tuple[Run, ...]:
     for run in runs.values():
         for need in run.needs:
             if need not in runs:
-                close = difflib.get_close_matches(need, [name for name in runs if name != run.name], n=1)
-                hint = f"; did you mean {close[0]}?" if close else ""
+                hint = suggest(need, [name for name in runs if name != run.name])
                 raise UserError(f"{run.where}: run {run.name} needs {need!r}, which is not a run of this sweep{hint}")
     try:
         TopologicalSorter({name: run.needs for name, run in runs.items()}).prepare()

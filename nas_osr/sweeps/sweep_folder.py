@@ -9,67 +9,62 @@ A run that keeps a run folder has finished when its provenance says so; another 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import append_line, file_errors, lock_folder, replace_file
-from nas_osr.files.text import parse_json, read_text
+from nas_osr.files.text import read_object
 from nas_osr.plain import plain
 from nas_osr.runs import provenance
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import PROGRAM
 from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.sweeps.executor import Job
-from nas_osr.sweeps.sweep_file import OUT, Run
+from nas_osr.sweeps.sweep_file import OUT, Run, map_texts
 
 STATE = "sweep.json"
-SCHEMA = 1
+SWEEP_SCHEMA = 1
 
 
 class SweepFolder:
-    """The folder of a sweep, locked while it is used as a context manager.
+    """The folder of a sweep.
 
     Args:
         path: the folder; made when it is locked.
         option_names: the options that a command has.
-
-    Attributes:
-        lock: descriptor of the lock. Runs that keep it open too, and outlive a killed sweep, keep the folder locked.
     """
 
     def __init__(self, path: str | Path, option_names: Callable[[str], set[str]]) -> None:
         self.path = Path(path)
         self.option_names = option_names
-        self.records: dict[str, dict[str, Any]] = {}
-        self.lock: int | None = None
+        self.records: Any = {}
         if (self.path / STATE).exists():
-            state = parse_json(read_text(self.path / STATE), str(self.path / STATE))
-            if (
-                not isinstance(state, dict)
-                or state.get("program") != PROGRAM
-                or not isinstance(state.get("runs"), dict)
-                or not all(map(is_record, state["runs"].values()))
-            ):
+            state = read_object(self.path / STATE)
+            self.records = state.get("runs") if state.get("program") == PROGRAM else None
+            if not (isinstance(self.records, dict) and all(map(is_record, self.records.values()))):
                 raise UserError(f"{self.path / STATE}: not the state of a sweep of nas-osr; choose another --out")
-            self.records = state["runs"]
         elif self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir()):
             raise UserError(f"{self.path}: not empty and not the folder of a sweep; choose another --out")
 
-    def __enter__(self) -> SweepFolder:
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[int]:
+        """Inside, no other process uses the folder.
+
+        Yields the lock's descriptor. Runs that keep it open too, and outlive a killed sweep, keep the folder locked.
+        """
         with file_errors(self.path, "create the folder of the sweep"):
             self.path.mkdir(parents=True, exist_ok=True)
-            self.lock = lock_folder(self.path)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.lock is not None:
-            os.close(self.lock)
-            self.lock = None
+            lock = lock_folder(self.path)
+        try:
+            yield lock
+        finally:
+            os.close(lock)
 
     def keeps_run(self, run: Run) -> bool:
         """Whether the command leaves a run folder, which knows itself whether the run has finished."""
@@ -119,7 +114,7 @@ class SweepFolder:
     def record(self, run: Run, **entries: Any) -> None:
         """Write down what is known of a run; entries are added to those that are there."""
         self.records[run.name] = {**self.records.get(run.name, {}), **entries}
-        state = {"program": PROGRAM, "schema": SCHEMA, "runs": self.records}
+        state = {"program": PROGRAM, "schema": SWEEP_SCHEMA, "runs": self.records}
         with replace_file(self.path / STATE) as file:
             file.write((json.dumps(state, indent=2, allow_nan=False) + "\n").encode())
 
@@ -144,27 +139,14 @@ class SweepFolder:
 
 def is_record(value: Any) -> bool:
     """Whether a value from the state file is what `SweepFolder.begin` writes down of a run."""
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("command"), str)
-        and isinstance(value.get("options"), dict)
-        and isinstance(value.get("status"), str)
-    )
+    kinds = {"command": str, "options": dict, "status": str}
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name, kind in kinds.items())
 
 
 def list_arguments(options: Mapping[str, Any], out: str) -> list[str]:
     """Options as command-line arguments, "{out}" replaced."""
     arguments = []
     for name, value in options.items():
-        filled = replace_out(value, out)
+        filled = map_texts(value, lambda text: text.replace(f"{{{OUT}}}", out))
         arguments.append(f"--{name}={filled if isinstance(filled, str) else json.dumps(filled, ensure_ascii=False)}")
     return arguments
-
-
-def replace_out(value: Any, out: str) -> Any:
-    """A value whose texts have the sweep's folder for "{out}"."""
-    if isinstance(value, dict):
-        return {key: replace_out(item, out) for key, item in value.items()}
-    if isinstance(value, list):
-        return [replace_out(item, out) for item in value]
-    return value.replace("{" + OUT + "}", out) if isinstance(value, str) else value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ from nas_osr.ranks.first import FirstRank
 from nas_osr.ranks.replicas import assert_equal, average_statistics, own_rows, start_equal
 from nas_osr.runs.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
+from nas_osr.training.graphs import Choice, make_step, set_rate
 from nas_osr.training.losses import LossMeter
 from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, check_weights, split_norms
 from nas_osr.training.step_checkpoints import StepCheckpoints
@@ -61,6 +63,7 @@ class Trainer:
         optimizers: of the weights, by player, as Fabric wrapped them.
         images: what is learned from, on the device.
         schedule: how.
+        update: the weight step, plain or captured: images, labels and progress -> loss terms and gradient norms.
         prepared: what the objective says of what it learned before the first step.
     """
 
@@ -71,9 +74,12 @@ class Trainer:
         optimizers: Mapping[str, Any],
         images: LabelledImages,
         schedule: Schedule,
+        graphs: Choice = "off",
     ) -> None:
         self.fabric, self.learner, self.optimizers = fabric, learner, optimizers
         self.images, self.schedule = images, schedule
+        plain = partial(weight_step, fabric, learner, optimizers, clip=schedule.clip, scale=schedule.scale)
+        self.update = make_step(plain, graphs, fabric, learner, optimizers)
         self.prepared: dict[str, float] = {}
         self.generator = torch.Generator(device=fabric.device)  # of the augmentation; every epoch has its own
 
@@ -107,8 +113,7 @@ class Trainer:
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Learn from what `batches` gave, at this share of the training; loss terms and gradient norms, by update."""
-        inputs, clip, scale = self.input(*batches[0]), self.schedule.clip, self.schedule.scale
-        yield weight_step(self.fabric, self.learner, self.optimizers, *inputs, progress, clip, scale)
+        yield self.update(*self.input(*batches[0]), progress)
 
     def keep(self, record: Mapping[str, Any]) -> None:
         """Take note of a whole record, on every rank, before it and the training's state are saved."""
@@ -208,7 +213,7 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
         # the learning rate follows its schedule
         position = epoch + step / steps
         for group in main.param_groups:
-            group["lr"] = main.defaults["lr"] * schedule.factor(position)
+            set_rate(group, main.defaults["lr"] * schedule.factor(position))
         # update the weights, and whatever else learns in this phase
         for terms in trainer.step(batches, position / schedule.epochs):
             meter.add(watch.see(terms, step))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -49,6 +50,9 @@ def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool =
         precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     if precision not in ("32-true", "bf16-mixed"):
         raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
+    # what Fabric says at its start, its banner and advice on TF32 above all, is no part of the output: float32 products
+    # keep all their bits, since what is computed in float32 beside bf16 needs them, and is little
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if rank.count > 1:
         return join_ranks(device, precision, rank)
     if device.type == "cpu":

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
+from nas_osr.training.graphs import set_rate
 
 
 class Learner(nn.Module):
@@ -22,9 +23,12 @@ class Learner(nn.Module):
         self.objective = objective
         objective.attach(encoder)
 
-    def forward(self, images: Tensor, labels: Tensor, player: str = "main", progress: float = 1.0) -> dict[str, Tensor]:
-        """The weighted loss terms; see `Objective.losses`."""
-        return self.objective.losses(self.encoder, (images, labels), player, progress)
+    def forward(
+        self, images: Tensor, labels: Tensor, player: str = "main", progress: float | Callable[[], Tensor] = 1.0
+    ) -> dict[str, Tensor]:
+        """The weighted loss terms; see `Objective.losses`. A function hands a tensor through Fabric as it is."""
+        share = progress() if callable(progress) else progress
+        return self.objective.losses(self.encoder, (images, labels), player, share)
 
     def infer(self, images: Tensor) -> Outputs:
         """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
@@ -59,4 +63,6 @@ def set_up(
     wrapped: Any
     wrapped, *wrapped_optimizers = fabric.setup(learner, *optimizers.values())
     wrapped.mark_forward_method("infer")
+    for group in (group for optimizer in wrapped_optimizers for group in optimizer.param_groups):
+        set_rate(group, group["lr"])
     return wrapped, dict(zip(optimizers, wrapped_optimizers, strict=True))

@@ -41,10 +41,10 @@ class Table(NamedTuple):
 
 @dataclass
 class Analysis:
-    """An analysis of finished retrainings: its fields are its options.
+    """Which run is analysed, and how it is shown.
 
-    A kind sets `name`, says its options as fields, each with its help under it, and implements `figures` and `tables`.
-    It refuses strange options in `check` and draws what they ask for in `draw`.
+    A kind of analysis sets `name`, says its options as fields, each with its help under it, and implements `figures`
+    and `tables`. It refuses strange options in `check` and draws what they ask for in `draw`.
     """
 
     name: ClassVar[str]  # the figures are kept as analysis-NAME.json
@@ -76,7 +76,7 @@ class Analysis:
 
 @dataclass
 class NetworkAnalysis(ReopenOptions, Analysis):
-    """An analysis that runs the network."""
+    """Which run is analysed, and where its network runs."""
 
     def reopen(self, run: RunFolder) -> Reopened:
         """The network and data of a run as the options ask. Raises UserError."""

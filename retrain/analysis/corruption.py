@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nas_osr.configuration import parse_range
+from nas_osr.configuration import Numbers, parse_range
 from nas_osr.errors import UserError
 from nas_osr.retrain.analysis.base import (
     Curve,
@@ -49,8 +49,8 @@ class Corruption(NetworkAnalysis):
     name: ClassVar[str] = "corruption"
 
     kinds: list[str] = field(default_factory=lambda: list(CORRUPTIONS))
-    "which corruptions; all 15 when not given."
-    severities: str = "1-5"
+    "which corruptions."
+    severities: Numbers = "1-5"
     "which severities, such as 1-5 or 1,3."
     limit: int | None = None
     "use a random sample of so many known test images (and as many unknown ones); all when not given."

@@ -10,9 +10,10 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nas_osr.errors import UserError
+from nas_osr.option_docs import Choices
 from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, columns_table, require, runs_table
 from nas_osr.runs.folder import RunFolder
 
@@ -29,8 +30,8 @@ class Dimension(NetworkAnalysis):
 
     name: ClassVar[str] = "dimension"
 
-    estimators: list[str] = field(default_factory=lambda: ["TwoNN", "MLE"])
-    "of scikit-dimension: TwoNN, MLE or lPCA."
+    estimators: Annotated[list[str], Choices(ESTIMATORS)] = field(default_factory=lambda: ["TwoNN", "MLE"])
+    "of scikit-dimension."
     limit: int = 5000
     "most images in an estimate, drawn from all classes and again from each class."
     seed: int = 0

@@ -30,7 +30,6 @@ from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
-from nas_osr.training.fabric import describe_fabric
 
 DRAWS = 16  # of the latents of every validation image: the losses are means over them
 
@@ -57,7 +56,7 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
         if run.finished and output.resume:
             return {"out": output.out, **run.read_json("summary.json")}
         check_fits(cost, fabric)
-        run.provenance(command, plan.recorded, plan.parts[0].seed, digest, **describe_fabric(fabric))
+        run.provenance(command, plan.recorded, plan.parts[0].seed, digest, **training.machine.conditions(fabric))
         save_architecture(training.network, run)
         result = recommend_counts(plan, train_classes(plan, fabric, run))
         run.write_json("summary.json", result)

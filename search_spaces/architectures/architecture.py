@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,21 @@ class Architecture:
             raise UserError(f"branches: expected those of the space, {expected}, got {sorted(self.branches)}")
         for scale, branch in self.branches.items():
             _check_branch(self.space, scale, branch)
-        _check_shared_cells(self.branches)
+        if (cell := inconsistent_cell(self.branches)) is not None:
+            raise UserError(
+                f"branches: two branches share the cell of layer {cell[0]} at scale {cell[1]} but differ in its "
+                "operation or in the way to it"
+            )
         check_json_value(self.found, "found", _MAX_FOUND_DEPTH)
         object.__setattr__(self, "branches", dict(sorted(self.branches.items())))
+
+    def chosen_cells(self) -> dict[Cell, str]:
+        """The operation of every cell on a path."""
+        return {cell: way.operations[cell[0]] for way in self.branches.values() for cell in enumerate(way.path)}
+
+    def chosen_edges(self) -> set[tuple[Cell, Cell]]:
+        """The steps of all paths, from cell to cell."""
+        return {step for way in self.branches.values() for step in pairwise(enumerate(way.path))}
 
     def to_dict(self) -> dict[str, Any]:
         """The plain value that `architecture.json` holds."""
@@ -156,15 +169,6 @@ def _check_branch(space: Space, scale: int, branch: Branch) -> None:
     for layer, operation in enumerate(branch.operations):
         if operation not in space.operations:
             raise UserError(f"{where}.operations[{layer}]: {show(operation)} is not one of space.operations")
-
-
-def _check_shared_cells(branches: dict[int, Branch]) -> None:
-    cell = inconsistent_cell(branches)
-    if cell is not None:
-        raise UserError(
-            f"branches: two branches share the cell of layer {cell[0]} at scale {cell[1]} but differ in its operation "
-            "or in the way to it"
-        )
 
 
 def inconsistent_cell(branches: dict[int, Branch]) -> Cell | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
-
-import networkx as nx
 
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Branch
-from nas_osr.search_spaces.space import Cell, Space, cells, edges, mixing_cells, predecessors
+from nas_osr.search_spaces.space import Cell, Space, all_paths, cells, edges, mixing_cells, predecessors
 
 _UNITS_PER_NAT = 1 << 40
 _COST_OF_ZERO = 1_000_000 * _UNITS_PER_NAT  # more than any path without a zero can cost
@@ -36,7 +35,7 @@ def name_cell(cell: Cell) -> str:
 
 
 def best_path(layers: int, branch: int, beta: Mapping[Cell, tuple[float, float]]) -> tuple[int, ...]:
-    """The path to `branch` with the greatest product of beta, by networkx on -log beta.
+    """The path to `branch` with the greatest product of beta: the least sum of -log beta.
 
     Costs are whole numbers (units of 2**-40 nat), so that paths with the same betas in another order cost exactly the
     same. Of paths of equal cost the lexicographically smallest wins, the one that halves latest. Where every path has
@@ -49,15 +48,11 @@ def best_path(layers: int, branch: int, beta: Mapping[Cell, tuple[float, float]]
     Raises:
         ValueError: a beta lies outside [0, 1] or is NaN.
     """
-    graph = nx.DiGraph()
-    graph.add_node((0, 0))
-    for source, target in edges(layers, [branch]):
-        halves = target[1] > source[1]
-        cost = _cost(in_probability(target, halves, beta)) << (layers + 1)
-        tie = 1 << (layers - target[0]) if halves else 0  # halving earlier outweighs all that follows
-        graph.add_edge(source, target, cost=cost + tie)
-    path = nx.shortest_path(graph, (0, 0), (layers - 1, branch), weight="cost")
-    return tuple(scale for _, scale in path)
+    costs = {
+        (source, target): _cost(in_probability(target, target[1] > source[1], beta))
+        for source, target in edges(layers, [branch])
+    }
+    return min(all_paths(layers, branch), key=lambda path: sum(costs[step] for step in pairwise(enumerate(path))))
 
 
 def decode(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,7 @@ def to_graph(architecture: Architecture, weights: ArchitectureWeights | None = N
     )
     if space.stem != paper.STEM:  # as in `architecture.json`
         graph.graph["stem"] = space.stem
-    operations = {cell: branch.operations[cell[0]] for branch in branches.values() for cell in enumerate(branch.path)}
-    steps = {
-        ((layer, a), (layer + 1, b))
-        for branch in branches.values()
-        for layer, (a, b) in enumerate(pairwise(branch.path))
-    }
+    operations, steps = architecture.chosen_cells(), architecture.chosen_edges()
     graph.add_node("stem", kind="stem", scale=0, chosen=True)
     for cell in cells(space.layers, space.branches):
         values: dict[str, Any] = {"kind": "cell", "layer": cell[0], "scale": cell[1], "chosen": cell in operations}
@@ -95,7 +89,13 @@ def from_graph(graph: nx.DiGraph, where: str) -> Architecture:
     architecture = Architecture.from_dict(
         {"schema": graph.graph["schema"], "space": space, "branches": branches, "found": found}, where
     )
-    _check_same_structure(graph, to_graph(architecture), where)
+    expected = to_graph(architecture)
+    if set(graph.nodes) != set(expected.nodes) or set(graph.edges) != set(expected.edges):
+        raise UserError(f"{where}: not an architecture: its nodes and edges are not those of its space")
+    same_nodes = all(values.items() <= graph.nodes[node].items() for node, values in expected.nodes(data=True))
+    same_edges = all(values.items() <= graph.edges[a, b].items() for a, b, values in expected.edges(data=True))
+    if not same_nodes or not same_edges:
+        raise UserError(f"{where}: not an architecture: its marks contradict each other")
     return architecture
 
 
@@ -153,13 +153,3 @@ def _walk_back(graph: nx.DiGraph, head: str, where: str) -> list[str]:
         node = chosen[0]
         way.append(node)
     return way[-2::-1]
-
-
-def _check_same_structure(graph: nx.DiGraph, expected: nx.DiGraph, where: str) -> None:
-    """Raise UserError unless nodes and edges, and what `expected` says about each, are those of `expected`."""
-    if set(graph.nodes) != set(expected.nodes) or set(graph.edges) != set(expected.edges):
-        raise UserError(f"{where}: not an architecture: its nodes and edges are not those of its space")
-    same_nodes = all(values.items() <= graph.nodes[node].items() for node, values in expected.nodes(data=True))
-    same_edges = all(values.items() <= graph.edges[a, b].items() for a, b, values in expected.edges(data=True))
-    if not same_nodes or not same_edges:
-        raise UserError(f"{where}: not an architecture: its marks contradict each other")

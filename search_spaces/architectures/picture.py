@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import graphviz
@@ -72,24 +71,22 @@ def format_dot(architecture: Architecture, weights: ArchitectureWeights | None =
     _add_captions(dot, architecture, layout, weights is not None)
     stem = "stem" if space.stem == paper.STEM else _clip(space.stem.rpartition(".")[2], 8) + "\nstem"
     _add_end(dot, "stem", stem, layout.stem)
-    found = architecture.branches.values()
-    chosen = {cell: branch.operations[cell[0]] for branch in found for cell in enumerate(branch.path)}
+    chosen, used = architecture.chosen_cells(), architecture.chosen_edges()
     for cell in cells(space.layers, branches):
-        _add_cell(dot, cell, layout, space.operations, chosen.get(cell), weights)
+        _add_cell(dot, cell, layout, chosen.get(cell), weights)
     for branch in branches:
         _add_end(dot, f"head/{branch}", "heads" if len(branches) == 1 else f"1/{4 << branch}", layout.head(branch))
 
-    used = {pair for branch in found for pair in pairwise(enumerate(branch.path))}
     for source, target in sorted(edges(space.layers, branches), key=used.__contains__):  # the bold ones come last
         beta = None
         if weights is not None and target in weights.beta:
             beta = weights.beta[target][0 if target[1] > source[1] else 1]
         start, end = layout.ports(source, target)
         _add_edge(dot, name_cell(source), name_cell(target), start, end, (source, target) in used, beta)
-    _add_edge(dot, "stem", "0/0", layout.right_of_end(layout.stem), layout.left((0, 0)), True)
+    _add_edge(dot, "stem", "0/0", (layout.stem[0] + _END_WIDTH / 2, layout.stem[1]), layout.side((0, 0), -1), True)
     for branch in branches:
-        last, head = (space.layers - 1, branch), layout.left_of_end(layout.head(branch))
-        _add_edge(dot, name_cell(last), f"head/{branch}", layout.right(last), head, True)
+        last, (x, y) = (space.layers - 1, branch), layout.head(branch)
+        _add_edge(dot, name_cell(last), f"head/{branch}", layout.side(last, 1), (x - _END_WIDTH / 2, y), True)
     return dot.source
 
 
@@ -115,66 +112,48 @@ class _Layout:
     def head(self, branch: int) -> Point:
         return self.heads_x, -branch * self.step_y
 
-    def left(self, cell: Cell, lift: float = 0.0) -> Point:
+    def side(self, cell: Cell, sign: int, lift: float = 0.0) -> Point:
+        """The middle of a cell's left (-1) or right (1) side, or `lift` above it."""
         x, y = self.centre(cell)
-        return x - self.cell_width / 2, y + lift
-
-    def right(self, cell: Cell, lift: float = 0.0) -> Point:
-        x, y = self.centre(cell)
-        return x + self.cell_width / 2, y + lift
+        return x + sign * self.cell_width / 2, y + lift
 
     def ports(self, source: Cell, target: Cell) -> tuple[Point, Point]:
         """Where an edge leaves and arrives; halving ones keep clear of the horizontal ones."""
         lift = self.cell_height / 4 if target[1] > source[1] else 0.0
-        return self.right(source, -lift), self.left(target, lift)
+        return self.side(source, 1, -lift), self.side(target, -1, lift)
 
-    def left_of_end(self, centre: Point) -> Point:
-        return centre[0] - _END_WIDTH / 2, centre[1]
 
-    def right_of_end(self, centre: Point) -> Point:
-        return centre[0] + _END_WIDTH / 2, centre[1]
+def _add_box(dot: graphviz.Digraph, name: str, label: str, centre: Point, size: Point, **style: str) -> None:
+    """A node of this size in points."""
+    width, height = (f"{length / 72:.4f}" for length in size)  # in inches
+    dot.node(name, label, pos=_pair(centre) + "!", width=width, height=height, **style)
 
 
 def _add_cell(
-    dot: graphviz.Digraph,
-    cell: Cell,
-    layout: _Layout,
-    operations: tuple[str, ...],
-    chosen: str | None,
-    weights: ArchitectureWeights | None,
+    dot: graphviz.Digraph, cell: Cell, layout: _Layout, chosen: str | None, weights: ArchitectureWeights | None
 ) -> None:
     """A cell with its operations' alphas, the chosen one bold; without weights only the chosen operation."""
     style = {"style": "rounded,filled,dashed", "color": _FAINT, "fillcolor": _PLAIN_FILL, "penwidth": "1"}
     if chosen is not None:
         style = {"style": "rounded,filled", "color": _ACCENT, "fillcolor": _ACCENT_FILL, "penwidth": "2.2"}
+    label = ""
     if weights is not None:
-        rows = "".join(
-            _alpha_row(layout.names[name], layout.name_width, alpha, name == chosen)
-            for name, alpha in zip(operations, weights.alpha[cell], strict=True)
-        )
+        rows = []
+        for (name, shown), alpha in zip(layout.names.items(), weights.alpha[cell], strict=True):
+            bold, color = name == chosen, _ACCENT if name == chosen else _QUIET
+            number = _markup(f"{alpha:.2f}", color, 10, bold)
+            rows.append([(layout.name_width, _markup(shown, color, 11, bold)), (_NUMBER_WIDTH, number)])
         label = _table(rows)
     elif chosen is not None:
-        label = f"<{_bold(layout.names[chosen], _ACCENT, 13)}>"
-    else:
-        label = ""
-    size = {"width": _inches(layout.cell_width), "height": _inches(layout.cell_height)}
-    dot.node(name_cell(cell), label, shape="box", pos=_fixed(layout.centre(cell)), **size, **style)
-
-
-def _alpha_row(name: str, name_width: float, alpha: float, bold: bool) -> str:
-    text, color = (_bold, _ACCENT) if bold else (_plain, _QUIET)
-    row = (
-        (name_width, "LEFT", text(name, color, 11)),
-        (_NUMBER_WIDTH, "LEFT", text(f"{alpha:.2f}", color, 10)),
-    )
-    return "<TR>" + "".join(_table_cell(width, _LINE, align, markup) for width, align, markup in row) + "</TR>"
+        label = f"<{_markup(layout.names[chosen], _ACCENT, 13, bold=True)}>"
+    size = (layout.cell_width, layout.cell_height)
+    _add_box(dot, name_cell(cell), label, layout.centre(cell), size, shape="box", **style)
 
 
 def _add_end(dot: graphviz.Digraph, name: str, label: str, centre: Point) -> None:
     """The stem, or where an output leaves."""
-    style = {"style": "filled", "color": _QUIET, "fillcolor": _END_FILL, "penwidth": "1.2"}
-    size = {"width": _inches(_END_WIDTH), "height": _inches(_END_HEIGHT)}
-    dot.node(name, label, shape="box", pos=_fixed(centre), **size, **style)
+    style = {"shape": "box", "style": "filled", "color": _QUIET, "fillcolor": _END_FILL, "penwidth": "1.2"}
+    _add_box(dot, name, label, centre, (_END_WIDTH, _END_HEIGHT), **style)
 
 
 def _add_edge(
@@ -190,7 +169,7 @@ def _add_edge(
     if beta is not None:
         beside = (16.0, 0.0) if y0 != y1 else (0.0, 8.0)
         place = ((x0 + x1) / 2 + beside[0], (y0 + y1) / 2 + beside[1])
-        text = _bold(f"{beta:.2f}", _ACCENT, 10) if bold else _plain(f"{beta:.2f}", _QUIET, 10)
+        text = _markup(f"{beta:.2f}", _ACCENT if bold else _QUIET, 10, bold)
         style |= {"label": f"<{text}>", "lp": _pair(place)}
     dot.edge(source, target, pos=position, **style)
 
@@ -201,21 +180,23 @@ def _add_captions(dot: graphviz.Digraph, architecture: Architecture, layout: _La
     right_x = layout.heads_x + _END_WIDTH / 2
     title, subtitle = (_clip(text, int((right_x - layout.left_x) / 6)) for text in _titles(architecture.found))
     width = right_x - layout.left_x
-    _add_text(dot, "title", _bold(title, _INK, 16), layout.left_x, layout.top + 60, width, _TITLE_LINE)
+    _add_text(dot, "title", _markup(title, _INK, 16, bold=True), layout.left_x, layout.top + 60, width, _TITLE_LINE)
     if subtitle:
-        _add_text(dot, "subtitle", _plain(subtitle, _QUIET, 11), layout.left_x, layout.top + 40, width)
+        _add_text(dot, "subtitle", _markup(subtitle, _QUIET, 11), layout.left_x, layout.top + 40, width)
     for layer in range(space.layers):
-        name, (x, _) = f"layer {layer}", layout.left((layer, 0))
-        _add_text(dot, name, _plain(name, _QUIET, 11), x, layout.top + 14, layout.cell_width, align="CENTER")
+        name, (x, _) = f"layer {layer}", layout.side((layer, 0), -1)
+        _add_text(dot, name, _markup(name, _QUIET, 11), x, layout.top + 14, layout.cell_width, align="CENTER")
     for scale in range(max(architecture.branches) + 1):
         _, y = layout.centre((0, scale))
-        _add_text(dot, f"scale {scale}", _bold(f"scale 1/{4 << scale}", _INK, 12), layout.left_x, y + 8, 100)
+        _add_text(
+            dot, f"scale {scale}", _markup(f"scale 1/{4 << scale}", _INK, 12, bold=True), layout.left_x, y + 8, 100
+        )
         channels = f"{space.channels << scale} channels"
-        _add_text(dot, f"channels {scale}", _plain(channels, _QUIET, 11), layout.left_x, y - 8, 100)
+        _add_text(dot, f"channels {scale}", _markup(channels, _QUIET, 11), layout.left_x, y - 8, 100)
     legend = ["dashed: not chosen"] + weighted * ["in a cell: alpha of each operation", "on an arrow: beta"]
     below, indent = layout.bottom - 28, 88.0
-    _add_text(dot, "legend chosen", _bold("blue: chosen", _ACCENT, 11), layout.left_x, below, indent)
-    others = _plain(_SEPARATOR.join(legend), _QUIET, 11)
+    _add_text(dot, "legend chosen", _markup("blue: chosen", _ACCENT, 11, bold=True), layout.left_x, below, indent)
+    others = _markup(_SEPARATOR.join(legend), _QUIET, 11)
     _add_text(dot, "legend", others, layout.left_x + indent, below, width - indent)
 
 
@@ -243,25 +224,21 @@ def _add_text(
     align: str = "LEFT",
 ) -> None:
     """A line of text in a box of this width that starts at `left`, centred on y."""
-    label = _table(f"<TR>{_table_cell(width, height, align, markup)}</TR>")
-    size = {"width": _inches(width), "height": _inches(height)}
-    dot.node(name, label, shape="plaintext", pos=_fixed((left + width / 2, y)), **size)
+    label = _table([[(width, markup)]], height, align)
+    _add_box(dot, name, label, (left + width / 2, y), (width, height), shape="plaintext")
 
 
-def _table(rows: str) -> str:
-    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">{rows}</TABLE>>'
+def _table(rows: Sequence[Sequence[tuple[float, str]]], height: float = _LINE, align: str = "LEFT") -> str:
+    """Rows of cells, each a width and what stands in it."""
+    size = f'HEIGHT="{height:.0f}" FIXEDSIZE="TRUE" ALIGN="{align}"'
+    cells_of = ("".join(f'<TD WIDTH="{width:.0f}" {size}>{markup}</TD>' for width, markup in row) for row in rows)
+    body = "".join(f"<TR>{row}</TR>" for row in cells_of)
+    return f'<<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="0">{body}</TABLE>>'
 
 
-def _table_cell(width: float, height: float, align: str, markup: str) -> str:
-    return f'<TD WIDTH="{width:.0f}" HEIGHT="{height:.0f}" FIXEDSIZE="TRUE" ALIGN="{align}">{markup}</TD>'
-
-
-def _plain(text: str, color: str, size: int) -> str:
-    return f'<FONT COLOR="{color}" POINT-SIZE="{size}">{_escape(text)}</FONT>'
-
-
-def _bold(text: str, color: str, size: int) -> str:
-    return f'<FONT FACE="Helvetica-Bold" COLOR="{color}" POINT-SIZE="{size}">{_escape(text)}</FONT>'
+def _markup(text: str, color: str, size: int, bold: bool = False) -> str:
+    face = 'FACE="Helvetica-Bold" ' if bold else ""
+    return f'<FONT {face}COLOR="{color}" POINT-SIZE="{size}">{_escape(text)}</FONT>'
 
 
 def _escape(text: str) -> str:
@@ -291,11 +268,3 @@ def _clip(text: str, length: int) -> str:
 
 def _pair(point: Point) -> str:
     return f"{point[0]:.2f},{point[1]:.2f}"
-
-
-def _fixed(point: Point) -> str:
-    return _pair(point) + "!"
-
-
-def _inches(points: float) -> str:
-    return f"{points / 72:.4f}"

@@ -66,7 +66,10 @@ def load_architecture(reference: str | Path, space: Space | None = None) -> Arch
         return sample_architecture(space, int(text.removeprefix("random:")))
     path = Path(reference)
     if path.is_dir():
-        refuse_network(path)
+        if (path / "config.yaml").is_file() and not (path / "architecture.json").exists():
+            network = read_config(path / "config.yaml").get("network")
+            if network is not None:
+                raise UserError(f"{path}: a retraining of network {show(network)}, which has no architecture")
         path = path / "architecture.json"
     if not path.is_file():
         raise UserError(
@@ -76,11 +79,3 @@ def load_architecture(reference: str | Path, space: Space | None = None) -> Arch
     if path.suffix == ".graphml":
         return from_graph(read_graphml(path), str(path))
     return Architecture.load(path)
-
-
-def refuse_network(folder: Path) -> None:
-    """UserError for the run folder of a baseline network: there is no architecture in it."""
-    if (folder / "config.yaml").is_file() and not (folder / "architecture.json").exists():
-        network = read_config(folder / "config.yaml").get("network")
-        if network is not None:
-            raise UserError(f"{folder}: a retraining of network {show(network)}, which has no architecture")

@@ -33,6 +33,7 @@ from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
+from nas_osr.training.graphs import CapturedStep
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import stop_reason
 
@@ -73,7 +74,11 @@ class Searching(Trainer):
 
     def __init__(self, levels: Levels, split: SearchData, plan: SearchPlan, picks_last: bool) -> None:
         schedule = plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
-        super().__init__(levels.fabric, levels.learner, levels.players, split.weight, schedule)
+        fabric, learner, graphs = levels.fabric, levels.learner, plan.machine.graphs
+        super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
+        self.update_architecture = levels.make_architecture_step(
+            graphs if isinstance(self.update, CapturedStep) else "off"
+        )
         self.levels, self.split, self.plan, self.config = levels, split, plan, plan.strategy.config
         self.picks_last = picks_last
         self.best: Winner | None = None
@@ -95,10 +100,10 @@ class Searching(Trainer):
         """Lower the loss on each half by its own level: alphas and betas at fixed weights, weights at fixed alphas."""
         searching, architecture_first = len(batches) == 2, self.config.order == "architecture_first"
         if searching and architecture_first:
-            yield self.levels.architecture_step(*self.input(*batches[1]), progress)
+            yield self.update_architecture(*self.input(*batches[1]), progress)
         yield from super().step(batches, progress)
         if searching and not architecture_first:
-            yield self.levels.architecture_step(*self.input(*batches[1]), progress)
+            yield self.update_architecture(*self.input(*batches[1]), progress)
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """Score the supernet, and the network that it decodes to, as open-set classifiers of the kept classes."""
@@ -133,7 +138,8 @@ class Searching(Trainer):
 
     def discrete(self, architecture: Architecture) -> Any:
         """The network of an architecture with the supernet's weights and heads, in eval mode."""
-        network = self.plan.make_encoder(DiscreteNetwork, architecture).to(memory_format=torch.channels_last)
+        network = self.plan.make_encoder(DiscreteNetwork, architecture)
+        network.to(self.fabric.device, memory_format=torch.channels_last)  # where the heads are
         inherit_weights(network, self.levels.supernet, architecture)
         learner: Any = self.fabric.setup_module(Learner(network, self.levels.heads))
         learner.mark_forward_method("infer")

@@ -19,10 +19,14 @@ from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.graphs import Choice
 
 
-def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
-    """See `nas_osr.strategies.base.Strategy.cost`; outliers are random ones where the objective needs some."""
+def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cost:
+    """See `nas_osr.strategies.base.Strategy.cost`; outliers are random ones where the objective needs some.
+
+    `graphs` is whether the steps are captured.
+    """
     levels = Levels.build(plan, fabric, random_outliers(plan.protocol.image_shape))
     levels.learner.train()
     learner, schedule = levels.learner, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
@@ -33,6 +37,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
         learner,
         {"main": levels.architecture},
         schedule,
+        graphs=graphs,
         update=levels.architecture_step,
         around=lambda: frozen(learner, levels.frozen_weights),
     )
@@ -43,7 +48,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
         learner=learner,
         optimizers=[*levels.players.values(), levels.architecture],
         steps={
-            "weights": partial(random_step, "weights", fabric, learner, levels.players, schedule),
+            "weights": partial(random_step, "weights", fabric, learner, levels.players, schedule, graphs=graphs),
             "architecture": architecture_step,
         },
         batch_size=batch_size,
@@ -76,13 +81,15 @@ def benchmark_search(
     Raises:
         UserError: anything in the request is wrong.
     """
-    cost = search_cost(plan_measurement(config, protocol), fabric)
+    plan = plan_measurement(config, protocol)
+    cost = search_cost(plan, fabric, plan.machine.graphs)
     evaluations, forms = count_cell_evaluations(cost.learner.module.encoder, protocol.image_shape)
     result = cost.measure(fabric, rounds, warmup)
     weights, architecture = result["steps"]["weights"], result["steps"]["architecture"]
     pair = describe_cost(
         weights["seconds"] + architecture["seconds"],
         weights["images"],
+        weights["launches"] + architecture["launches"],
         weights["flops"] + architecture["flops"],
         result["matrix_product"]["flops_per_second"],
     )

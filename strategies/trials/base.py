@@ -201,7 +201,7 @@ def run_trial(
         torch.manual_seed(derive_seed(seed, "weights"))
         learner, optimizers = build_trial(architecture, plan, outliers, fabric)
         schedule = plan.weights.schedule(learner.objective, plan.protocol, seed)
-        run_epochs(Trial(fabric, learner, optimizers, split.training(), schedule), recorder)
+        run_epochs(Trial(fabric, learner, optimizers, split.training(), schedule, plan.machine.graphs), recorder)
     trained = time.perf_counter()
     learner.eval()
     rule = plan.objective.make_rule()

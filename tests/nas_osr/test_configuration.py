@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_osr.cli.options import parse_options
-from nas_osr.configuration import Numbers, make_request, option_types
+from nas_osr.configuration import Numbers, make_request
 from nas_osr.errors import UserError
 from nas_osr.files.storage import read_config
 from nas_osr.files.yaml_text import format_yaml
-from nas_osr.option_docs import named_types
+from nas_osr.option_docs import named_types, option_types
 from nas_osr.plain import plain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.strategies.search_request import SearchRequest

@@ -107,12 +107,18 @@ def outliers(data: OpenSetData) -> Tensor:
     return data.train.images.flip(3)
 
 
-def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu") -> Any:
+def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu", graphs: str = "off") -> Any:
     """Two epochs of six steps."""
     name, settings = VARIANTS[variant]
     architecture = sample_architecture(Space(3, 16), 0).to_dict()
     request = RetrainRequest(
-        preset="tiny", architecture=architecture, objective=name, objective_config=settings, epochs=2, batch_size=9
+        preset="tiny",
+        architecture=architecture,
+        objective=name,
+        objective_config=settings,
+        epochs=2,
+        batch_size=9,
+        graphs=graphs,
     )
     plan = plan_measured(request, data.protocol)
     with torch.random.fork_rng():
@@ -121,17 +127,19 @@ def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str
         return plan.train(learner, data, make_fabric(device, "32-true", 1), recorder, seed=0)
 
 
-def search(data: OpenSetData, variant: str, strategy: str, recorder: Interrupting) -> Any:
+def search(
+    data: OpenSetData, variant: str, strategy: str, recorder: Interrupting, device: str = "cpu", graphs: str = "off"
+) -> Any:
     """Two epochs, the first of warm-up; or two trials of two epochs."""
     name, settings = VARIANTS[variant]
     own = {"trials": 2} if strategy == "random" else {"warmup_epochs": 1}
     request = SearchRequest(
         protocol="digits", preset="tiny", layers=3, channels=16, epochs=2, batch_size=3, objective=name,
-        objective_config=settings, strategy=strategy, strategy_config=own, rule_sample=20,
+        objective_config=settings, strategy=strategy, strategy_config=own, rule_sample=20, graphs=graphs,
     )  # fmt: skip
     plan = plan_measurement(request, data.protocol)
     images = LearningData(data, outliers(data), "")
-    return plan.strategy.search(plan, images, make_fabric("cpu", "32-true", 1), recorder)
+    return plan.strategy.search(plan, images, make_fabric(device, "32-true", 1), recorder)
 
 
 def test_every_objective_is_among_the_variants() -> None:

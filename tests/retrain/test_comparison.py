@@ -16,10 +16,9 @@ import yaml
 from nas_osr.cli.main import main
 from nas_osr.cli.options import parse_options
 from nas_osr.configuration import parse_range
-from nas_osr.data import PROTOCOLS
 from nas_osr.data.protocols import make_protocol, with_unknown
 from nas_osr.data.rehearsal import rehearse
-from nas_osr.data.tasks import FAMILIES
+from nas_osr.data.tasks import FAMILIES, PROTOCOLS
 from nas_osr.errors import UserError
 from nas_osr.retrain.comparison import (
     METRICS,

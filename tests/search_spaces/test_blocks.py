@@ -12,8 +12,8 @@ from nas_osr.retrain.networks import network_class
 from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.search_spaces.architectures.references import sample_architecture
-from nas_osr.search_spaces.blocks import checkpoint_blocks
 from nas_osr.search_spaces.network import DiscreteNetwork
+from nas_osr.search_spaces.prepare import prepare_encoder
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.search_plan import plan_search
@@ -71,7 +71,7 @@ def step(network: nn.Module, mode: str = "train") -> tuple[Tensor, dict[str, Ten
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpointed_step_is_the_same_step(kind: str) -> None:
     plain, lean = build(kind), build(kind)
-    checkpoint_blocks(lean)
+    prepare_encoder(lean, checkpointing=True, compiled=False)
     (last, gradients, state, size), (other, others, after, less) = step(plain), step(lean)
     assert torch.equal(other, last)
     assert others.keys() == gradients.keys() and after.keys() == state.keys()
@@ -89,7 +89,7 @@ def test_freezing_holds_for_the_second_pass_too(mode: str) -> None:
     for checkpointing in (False, True):
         network = build("supernet")
         if checkpointing:
-            checkpoint_blocks(network)
+            prepare_encoder(network, checkpointing=True, compiled=False)
         before = {name: value.clone() for name, value in network.state_dict().items()}
         if mode == "frozen":
             assert isinstance(network, Supernet)
@@ -111,7 +111,7 @@ def test_inference_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build("network").eval()
     with torch.inference_mode():
         expected = network(IMAGES).branches[2]
-        checkpoint_blocks(network)
+        prepare_encoder(network, checkpointing=True, compiled=False)
         monkeypatch.setattr("nas_osr.search_spaces.blocks.checkpoint", None)
         assert torch.equal(network(IMAGES).branches[2], expected)
 

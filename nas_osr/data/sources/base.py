@@ -6,20 +6,22 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from nas_osr.errors import UserError
+from nas_osr.files.storage import file_errors
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from nas_osr.data.sources.shapes import Shape
+Shape = tuple[int, int, int]  # (C, H, W)
+Arrays: TypeAlias = "tuple[np.ndarray, np.ndarray]"  # images and class ids
 
-    Arrays = tuple[np.ndarray, np.ndarray]
-
-PARTS = ("train", "test")
+SOURCE_PARTS = ("train", "test")
 DATA_DIR_VARIABLE = "NAS_OSR_DATA"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic")
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Source:
 
         from nas_osr.data.sources.shapes import fit_shape
 
-        if part not in PARTS:
+        if part not in SOURCE_PARTS:
             raise UserError(f"unknown part {part!r}: choose train or test")
         wanted = sorted(set(classes))
         if not wanted:
@@ -178,13 +180,9 @@ class Source:
         return fit_shape(tensor, image_shape), ids
 
     def read(self, part: str, classes: Collection[int], image_shape: Shape, limit: int | None) -> Arrays:
-        """At least the images of these classes, uint8 [n, c, h, w], with their class ids, int64 [n].
+        """At least the images of these classes (one or more), uint8 [n, c, h, w], with their class ids, int64 [n].
 
-        Args:
-            part: "train" or "test".
-            classes: class ids, at least one.
-            image_shape: (C, H, W) that is wanted in the end; `load` sees to it, where files have a size of their own.
-            limit: images of each class that are enough.
+        `limit` images of each class are enough. Where files have a size of their own, `load` sees to `image_shape`.
         """
         location = self.find(part)
         if location is None:
@@ -242,8 +240,6 @@ class Source:
         """Class id -> folder. Official names or numbers say it themselves; else alphabetical order counts, if complete
         and that of the official numbers.
         """
-        from nas_osr.data.sources.image_files import list_class_folders
-
         found = list_class_folders(folder)
         official = {name: class_id for class_id, name in enumerate(self.class_names)}
         if found and all(name in official for name in found):
@@ -271,8 +267,6 @@ class Source:
 
     def _list_images(self, folder: Path, classes: Collection[int]) -> dict[int, list[Path]]:
         """Class id -> image files, sorted by name, in a folder of class folders."""
-        from nas_osr.data.sources.image_files import list_images
-
         folders = self.class_folders(folder)
         for class_id in classes:
             if class_id not in folders:
@@ -291,3 +285,19 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"data folder {folder} does not exist: create it, or give another --data_dir")
     return folder
+
+
+def list_class_folders(folder: Path) -> list[str]:
+    """Names of the class folders, sorted; hidden ones and links that lead nowhere are left out. Raises UserError."""
+    with file_errors(folder, "list"), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if os.path.isdir(entry.path) and not entry.name.startswith("."))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The image files of one class folder, sorted by name; raises UserError on image formats that are not read."""
+    with file_errors(folder, "list"), os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for name in names:
+        if name.lower().endswith(_OTHER_IMAGES):
+            raise UserError(f"{folder / name} is not in a format that is read: convert it to png, jpg or webp")
+    return [folder / name for name in names if name.lower().endswith(SUFFIXES)]

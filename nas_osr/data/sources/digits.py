@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Source
+from nas_osr.data.sources.base import Arrays, Shape, Source
 from nas_osr.seeds import make_generator
-
-if TYPE_CHECKING:
-    from nas_osr.data.sources.base import Arrays
-    from nas_osr.data.sources.shapes import Shape
 
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0  # part of the definition of the protocol: never change it

@@ -6,7 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from nas_osr.data.sources.archives import unpack
 from nas_osr.data.sources.base import Archive, Source
 from nas_osr.errors import UserError
 
@@ -34,19 +33,18 @@ def download_source(source: Source, folder: Path) -> None:
 
 
 def _fetch(archive: Archive, folder: Path, source: str) -> None:
-    """Download to a folder and unpack there, from the first address that works."""
-    from torchvision.datasets.utils import download_url  # type: ignore[import-untyped]
+    """Download to a folder, from the first address that works; what has the official checksum is unpacked there."""
+    from torchvision.datasets.utils import download_and_extract_archive, download_url  # type: ignore[import-untyped]
 
     failures = []
     for url in archive.urls:
         name = url.rsplit("/", 1)[-1]
         try:
-            download_url(url, str(folder), name, archive.md5)
+            if archive.unpack:
+                download_and_extract_archive(url, str(folder), None, name, archive.md5, remove_finished=True)
+            else:
+                download_url(url, str(folder), name, archive.md5)
+            return
         except (OSError, RuntimeError) as error:  # no connection; wrong checksum
             failures.append(f"{url}: {' '.join(str(error).split())}")
-            continue
-        if archive.unpack:
-            unpack(folder / name, folder)
-            (folder / name).unlink()
-        return
     raise UserError(f"{source} cannot be downloaded ({'; '.join(failures)}): check the connection, or fetch it by hand")

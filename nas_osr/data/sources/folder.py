@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from nas_osr.data.sources.base import PARTS, Source
+from nas_osr.data.sources.base import SOURCE_PARTS, Source, list_class_folders
 from nas_osr.errors import UserError
 
 
@@ -21,7 +21,7 @@ class OwnFolder(Source):
     @cached_property
     def class_names(self) -> tuple[str, ...]:
         """All names; raises UserError when there are none."""
-        names = tuple(sorted({name for part in PARTS for name in self._folders(part)}))
+        names = tuple(sorted({name for part in SOURCE_PARTS for name in self._folders(part)}))
         if not names:
             raise UserError(f"{self.folder} has no class folders: the protocol folder needs {self.layout}.png|jpg|webp")
         return names
@@ -37,8 +37,6 @@ class OwnFolder(Source):
         return {class_id: path for class_id, path in paths.items() if path.is_dir()}
 
     def _folders(self, part: str) -> list[str]:
-        from nas_osr.data.sources.image_files import list_class_folders
-
         if self.find(part) is None:
             raise UserError(f"{self.folder / part} is missing: the protocol folder needs {self.layout}.png|jpg|webp")
         return list_class_folders(self.folder / part)

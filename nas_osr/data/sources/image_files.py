@@ -1,4 +1,4 @@
-"""Image files: which ones a class folder holds, and decoding many of them at once."""
+"""Image files: decoding many of them at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from nas_osr.data.sources.shapes import Shape
 from nas_osr.errors import UserError
-from nas_osr.files.storage import file_errors
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_OTHER_IMAGES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".heic")
 _MODES = {1: "L", 3: "RGB"}
 _CHUNK = 256
 # Known by their content, whatever the name says; Pillow would run other programs for some of its formats.
@@ -28,23 +24,9 @@ MAX_PIXELS = 1 << 26
 _MANY_PIXELS = 1 << 24  # so large ones are decoded one at a time, for the memory
 
 
-def list_class_folders(folder: Path) -> list[str]:
-    """Names of the class folders, sorted; hidden ones and links that lead nowhere are left out. Raises UserError."""
-    with file_errors(folder, "list"), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if os.path.isdir(entry.path) and not entry.name.startswith("."))
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The image files of one class folder, sorted by name; raises UserError on image formats that are not read."""
-    with file_errors(folder, "list"), os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    for name in names:
-        if name.lower().endswith(_OTHER_IMAGES):
-            raise UserError(f"{folder / name} is not in a format that is read: convert it to png, jpg or webp")
-    return [folder / name for name in names if name.lower().endswith(SUFFIXES)]
-
-
-def read_images(paths: Sequence[Path], shape: Shape, *, grey_too: bool = False, convert: bool = False) -> np.ndarray:
+def read_images(
+    paths: Sequence[Path], shape: tuple[int, int, int], *, grey_too: bool = False, convert: bool = False
+) -> np.ndarray:
     """Decode files on all cores.
 
     Args:
@@ -69,14 +51,17 @@ def read_images(paths: Sequence[Path], shape: Shape, *, grey_too: bool = False, 
             images[index] = _read_image(paths[index], shape, grey_too, convert, large)
 
     large = threading.Lock()
-    with warnings.catch_warnings(), ThreadPoolExecutor(_num_cores()) as pool:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(cores, 16)) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, with the file's name
         for _ in pool.map(read_chunk, range(0, len(paths), _CHUNK)):
             pass
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _read_image(path: Path, shape: Shape, grey_too: bool, convert: bool, large: threading.Lock) -> np.ndarray:
+def _read_image(
+    path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool, large: threading.Lock
+) -> np.ndarray:
     """uint8 [H, W, C]"""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
@@ -94,10 +79,15 @@ def _read_image(path: Path, shape: Shape, grey_too: bool, convert: bool, large: 
         raise UserError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
 
 
-def _decode(opened: Image.Image, path: Path, shape: Shape, grey_too: bool, convert: bool) -> np.ndarray:
+def _decode(opened: Image.Image, path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool) -> np.ndarray:
     """uint8 [H, W, C]"""
     channels, height, width = shape
-    image = _converted(opened, shape, path) if convert else opened
+    image = opened
+    if convert:
+        if opened.mode.startswith(("I", "F")):  # more than 8 bits: there is no one right way to squeeze them
+            raise UserError(f"{path} has mode {opened.mode}, more than 8 bits a channel: convert it to 8 bits")
+        upright = ImageOps.exif_transpose(opened).convert(_MODES[channels])
+        image = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     if image.size != (width, height):
         found = f"{image.size[0]}x{image.size[1]}"
         raise UserError(f"{path} is {found} pixels, not {width}x{height}: resize it, or use the protocol folder")
@@ -111,15 +101,3 @@ def _decode(opened: Image.Image, path: Path, shape: Shape, grey_too: bool, conve
         wanted = "8-bit grey (mode L)" if channels == 1 else "8-bit colour (mode RGB)"
         raise UserError(f"{path} has mode {image.mode}, not {wanted}: convert it, or use the protocol folder")
     return np.asarray(image).reshape(height, width, channels)
-
-
-def _converted(image: Image.Image, shape: Shape, path: Path) -> Image.Image:
-    if image.mode.startswith(("I", "F")):  # more than 8 bits: there is no one right way to squeeze them
-        raise UserError(f"{path} has mode {image.mode}, more than 8 bits a channel: convert it to 8 bits")
-    upright = ImageOps.exif_transpose(image)
-    return ImageOps.fit(upright.convert(_MODES[shape[0]]), (shape[2], shape[1]), Image.Resampling.BILINEAR)
-
-
-def _num_cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 16)

@@ -8,16 +8,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Archive, Source
-from nas_osr.data.sources.official_files import check_labels, read_whole
+from nas_osr.data.sources.base import Archive, Arrays, Source
+from nas_osr.data.sources.official_files import read_whole
 from nas_osr.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from nas_osr.data.sources.base import Arrays
-
-_STEMS = {"train": "train", "test": "t10k"}
+_PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def _padded(mean: float, std: float) -> tuple[tuple[float], tuple[float]]:
@@ -53,8 +51,12 @@ class MNIST(Source):
     megabytes = 12
 
     def read_official(self, path: Path, part: str, classes: Collection[int], limit: int | None) -> Arrays:
-        """All images of a part, from idx files, as they are or gzipped."""
-        image_path, label_path = self._files(path, part)
+        """All images of a part, from idx files; from a gzipped one where there is no other."""
+        paths = [path / f"{_PREFIXES[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+        zipped = [file.with_name(f"{file.name}.gz") for file in paths]
+        image_path, label_path = (
+            z if z.is_file() and not file.is_file() else file for file, z in zip(paths, zipped, strict=True)
+        )
         images, labels = read_idx(image_path), read_idx(label_path)
         if images.ndim != 3 or images.shape[1:] != self.file_shape[1:]:
             raise UserError(
@@ -62,15 +64,9 @@ class MNIST(Source):
             )
         if labels.ndim != 1 or len(labels) != len(images):
             raise UserError(f"{label_path} has {len(labels)} labels for {len(images)} images: fetch the official files")
-        check_labels(labels.tolist(), len(self.class_names), label_path)
+        if labels.max() >= len(self.class_names):
+            raise UserError(f"{label_path} has a label outside 0 to 9: fetch the official file again")
         return images[:, None], labels.astype("int64")
-
-    @staticmethod
-    def _files(folder: Path, part: str) -> list[Path]:
-        """Images and labels; a gzipped one where there is no other."""
-        paths = [folder / f"{_STEMS[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
-        zipped = [path.with_name(f"{path.name}.gz") for path in paths]
-        return [z if z.is_file() and not path.is_file() else path for path, z in zip(paths, zipped, strict=True)]
 
 
 class FashionMNIST(MNIST):
@@ -78,17 +74,8 @@ class FashionMNIST(MNIST):
 
     name = "fashion-mnist"
     class_names = (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
-    )
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
+    )  # fmt: skip
     mean, std = _padded(0.2860, 0.3530)
     mirrors = True
     official = archive_folder = "FashionMNIST/raw"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from nas_osr.errors import UserError
@@ -27,12 +26,15 @@ def read_whole(path: Path) -> bytes:
     return content
 
 
-def has_checksum(content: bytes, md5: str) -> bool:
-    """Whether these are the bytes of the official file: nobody can make another file of the same MD5 to this day."""
-    return hashlib.md5(content, usedforsecurity=False).hexdigest() == md5
+def read_official(path: Path, md5: str, source: str) -> bytes:
+    """The same of a file that a reader opens which could be made to crash or to run code: the official one alone.
 
-
-def check_labels(labels: Sequence[int], count: int, path: Path) -> None:
-    """UserError when a class id is not in 0..count-1."""
-    if labels and not 0 <= min(labels) <= max(labels) < count:
-        raise UserError(f"{path} has a label outside 0 to {count - 1}: fetch the official file again")
+    Nobody can make another file of the same MD5 to this day. Raises UserError when the checksum is another.
+    """
+    content = read_whole(path)
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise UserError(
+            f"{path} is not the official file, or damaged (its checksum is another): move it away and run "
+            f"`nas-osr data prepare {source} --download`, or lay the images out as {source}/{{train,test}}/CLASS/*.png"
+        )
+    return content

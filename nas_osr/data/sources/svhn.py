@@ -5,14 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Archive, Source
-from nas_osr.data.sources.official_files import has_checksum, read_whole
-from nas_osr.errors import UserError
-
-if TYPE_CHECKING:
-    from nas_osr.data.sources.base import Arrays
+from nas_osr.data.sources.base import Archive, Arrays, Source
+from nas_osr.data.sources.official_files import read_official
 
 _MD5 = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
 
@@ -36,17 +31,10 @@ class SVHN(Source):
 
     def read_official(self, path: Path, part: str, classes: Collection[int], limit: int | None) -> Arrays:
         """All images of a part. No file but the official one is opened: SciPy's reader can crash on a damaged one."""
-        content = read_whole(path)
-        if not has_checksum(content, self.checksums[part][path.name]):
-            raise UserError(
-                f"{path} is not the official file, or damaged (its checksum is another): move it away and run "
-                "`nas-osr data prepare svhn --download`, or lay the images out as svhn/{train,test}/DIGIT/*.png"
-            )
         import numpy as np
         from scipy.io import loadmat
 
-        arrays = loadmat(
-            io.BytesIO(content), variable_names=("X", "y")
-        )  # [32, 32, 3, n]; [n, 1], where 10 is the digit 0
+        content = read_official(path, self.checksums[part][path.name], self.name)
+        arrays = loadmat(io.BytesIO(content), variable_names=("X", "y"))  # [32, 32, 3, n]; [n, 1], 10 is the digit 0
         labels = arrays["y"].reshape(-1).astype(np.int64) % 10
         return np.ascontiguousarray(arrays["X"].transpose(3, 2, 0, 1)), labels

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Archive, Source
+from nas_osr.data.sources.base import Archive, Arrays, Source
 from nas_osr.errors import UserError
 from nas_osr.files.text import read_text
-
-if TYPE_CHECKING:
-    from nas_osr.data.sources.base import Arrays
 
 
 class TinyImageNet(Source):

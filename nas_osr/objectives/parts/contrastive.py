@@ -72,10 +72,7 @@ def mixed_nt_xent_loss(clean: Tensor, mixed: Tensor, temperature: float) -> Tens
 def info_nce_loss(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """The mean of -log[exp(q k / t) / (exp(q k / t) + sum_n exp(q n / t))] (He et al. 2020, eq. 1), a scalar.
 
-    Args:
-        queries, keys: [B, D] unit vectors, row by row of the same image.
-        negatives: [K, D] unit vectors of other images.
-        temperature: t, greater than 0.
+    Queries and keys [B, D] are row by row of the same image, negatives [K, D] of others; all are unit vectors, t > 0.
     """
     with torch.autocast(queries.device.type, enabled=False):
         positive = (queries.float() * keys.float()).sum(dim=1, keepdim=True) / temperature

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-SLOPE = 0.2  # of every LeakyReLU in the decoder
+from nas_osr.data.sources.base import Shape
+from nas_osr.errors import UserError
+
+BOTTOM = 2  # scale of the map that feeds the latents
+SLOPE = 0.2  # of every LeakyReLU in decoders and GANs
+
+
+def check_decoder_channels(config: Any, where: str) -> None:
+    """UserError, beginning with `where`, unless `decoder_channels` is 0 (as the encoder has) or at least 16."""
+    if config.decoder_channels < 0 or 0 < config.decoder_channels < 16:
+        raise UserError(f"{where}decoder_channels must be 0 or at least 16, got {config.decoder_channels}")
 
 
 class Decoder(nn.Module):
@@ -18,34 +30,23 @@ class Decoder(nn.Module):
         extra: channels of the encoder maps that join at each scale, keyed by scale (2, 1, 0, -1).
     """
 
-    def __init__(
-        self, latent_dim: int, channels: int, image_shape: tuple[int, int, int], extra: dict[int, int]
-    ) -> None:
+    def __init__(self, latent_dim: int, channels: int, image_shape: Shape, extra: dict[int, int]) -> None:
         super().__init__()
         self.start = (channels, image_shape[1] // 16, image_shape[2] // 16)
         self.expand = nn.Linear(latent_dim, self.start[0] * self.start[1] * self.start[2])
         self.scales = (2, 1, 0, -1)
         self.extra = extra
-        stages = []
+        self.stages = nn.ModuleList()
         for scale in self.scales:
-            narrower = max(channels // 2, 4)
-            stages.append(
-                nn.Sequential(
-                    nn.ConvTranspose2d(
-                        channels + extra.get(scale, 0), narrower, 3, stride=2, padding=1, output_padding=1, bias=False
-                    ),
-                    nn.BatchNorm2d(narrower),
-                    nn.LeakyReLU(SLOPE, inplace=True),
-                )
-            )
-            channels = narrower
-        self.stages = nn.ModuleList(stages)
+            joined, channels = channels + extra.get(scale, 0), max(channels // 2, 4)
+            widen = nn.ConvTranspose2d(joined, channels, 3, stride=2, padding=1, output_padding=1, bias=False)
+            self.stages.append(nn.Sequential(widen, nn.BatchNorm2d(channels), nn.LeakyReLU(SLOPE, inplace=True)))
         self.to_image = nn.Sequential(
             nn.Conv2d(channels, channels, 1), nn.LeakyReLU(SLOPE, inplace=True), nn.Conv2d(channels, image_shape[0], 1)
         )
 
     def forward(self, latents: Tensor, maps: dict[int, Tensor]) -> Tensor:
-        """latents [K*B, latent_dim], maps of the B images [B, C, H, W] -> images [K*B, C, H, W]."""
+        """Latents [K*B, latent_dim], maps of the B images [B, C, H, W] -> images [K*B, C, H, W]."""
         return torch.sigmoid(self.logits(latents, maps))
 
     def logits(self, latents: Tensor, maps: dict[int, Tensor]) -> Tensor:

@@ -33,11 +33,7 @@ def bernoulli_loss(logits: Tensor, images: Tensor) -> Tensor:
     """Binary cross-entropy summed over the pixels, [B, C, H, W] each -> [B], in nats.
 
     It is minus the unnormalised log density of a continuous Bernoulli: its constant, which depends on the mean, is
-    left out (GMVAE, grey images).
-
-    Args:
-        logits: of the mean.
-        images: values in [0, 1].
+    left out (GMVAE, grey images). The logits are those of the mean; images are in [0, 1].
     """
     return F.binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
 

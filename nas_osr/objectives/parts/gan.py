@@ -14,29 +14,24 @@ from torch import Tensor, nn
 
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
+from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.seeds import make_generator
 
-SLOPE = 0.2  # of every LeakyReLU
 GRID = 4  # side of the smallest maps
 BETAS = (0.5, 0.999)  # of both networks' Adam
 INITIAL_STD = 0.02
 
 
 class Generator(nn.Module):
-    """Standard normal noise to images.
+    """Standard normal noise of `latent_dim` dimensions to images (C, S, S), S being 32 or 64; UserError on other sizes.
 
-    Args:
-        image_shape: (C, S, S) with S 32 or 64.
-        latent_dim: dimensions of the noise.
-        width: channels of the maps at half the image's side, doubled at each coarser one.
-
-    Raises:
-        UserError: images of another size.
+    `width` is the number of channels at half the image's side, doubled at each coarser one.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], latent_dim: int = 100, width: int = 64) -> None:
+    def __init__(self, image_shape: Shape, latent_dim: int = 100, width: int = 64) -> None:
         super().__init__()
         self.latent_dim = latent_dim
         channels = [width * 2**step for step in reversed(range(count_doublings(image_shape)))]
@@ -53,16 +48,8 @@ class Generator(nn.Module):
         """[B, latent_dim] -> images float32 [B, C, S, S] in [0, 1]."""
         return torch.sigmoid(self.layers(noise[:, :, None, None]).float())
 
-    def sample(self, count: int) -> Tensor:
-        """`count` images from fresh noise of torch's global generator; gradients reach the generator."""
-        return self(self.noise(count))
-
-    def sample_fixed(self, count: int) -> Tensor:
-        """As `sample`, without a gradient and without a trace in the running statistics."""
-        return self.fixed(self.noise(count))
-
     def noise(self, count: int) -> Tensor:
-        """Fresh noise [count, latent_dim]."""
+        """Fresh noise [count, latent_dim] of torch's global generator."""
         return torch.randn(count, self.latent_dim, device=next(self.parameters()).device)
 
     def fixed(self, noise: Tensor) -> Tensor:
@@ -72,17 +59,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images to the logit that they are real.
+    """Images to the logit that they are real; their sizes and `width` are those of `Generator`."""
 
-    Args:
-        image_shape: (C, S, S) with S 32 or 64.
-        width: channels of the maps at half the image's side, doubled at each coarser one.
-
-    Raises:
-        UserError: images of another size.
-    """
-
-    def __init__(self, image_shape: tuple[int, int, int], width: int = 64) -> None:
+    def __init__(self, image_shape: Shape, width: int = 64) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(image_shape[0], width, 4, stride=2, padding=1)]
         for _ in range(count_doublings(image_shape) - 1):
@@ -98,7 +77,7 @@ class Discriminator(nn.Module):
         return self.layers(images).float().flatten()
 
 
-def count_doublings(image_shape: tuple[int, int, int]) -> int:
+def count_doublings(image_shape: Shape) -> int:
     """How often the smallest maps' side doubles up to the image's: 3 or 4. UserError on images of another size."""
     _, height, width = image_shape
     if height != width or height not in (32, 64):
@@ -118,15 +97,10 @@ def initialise(network: nn.Module) -> None:
 
 
 def discriminator_terms(discriminator: Discriminator, images: Tensor, fakes: Tensor) -> dict[str, Tensor]:
-    """Binary cross-entropy of real images against 1 and of fakes against 0, each a mean over its own batch.
+    """Binary cross-entropy of real images [B, C, S, S] in [0, 1] against 1, and of as many fakes against 0, by name.
 
-    The two batches pass one after the other, each with its own BatchNorm statistics; fakes get no gradient.
-
-    Args:
-        images, fakes: [B, C, S, S] in [0, 1].
-
-    Returns:
-        `discriminator_real` and `discriminator_fake`.
+    Each is a mean over its own batch. The two batches pass one after the other, each with its own BatchNorm statistics;
+    fakes get no gradient.
     """
     return {
         "discriminator_real": F.softplus(-discriminator(images)).mean(),
@@ -186,9 +160,10 @@ def train_gan(
         drop_last = len(data) >= batch_size
         for batch, _ in iterate_batches(data, batch_size, generator=order, drop_last=drop_last):
             images = to_float(batch)
-            terms = discriminator_terms(discriminator, images, generator.sample_fixed(len(images)))
+            terms = discriminator_terms(discriminator, images, generator.fixed(generator.noise(len(images))))
             update(players["discriminator"], terms)
-            adversarial = {"generator_adversarial": adversarial_term(discriminator, generator.sample(len(images)))}
+            fakes = generator(generator.noise(len(images)))
+            adversarial = {"generator_adversarial": adversarial_term(discriminator, fakes)}
             update(players["generator"], adversarial)
             steps.append({name: value.detach() for name, value in (terms | adversarial).items()})
     for optimizer in players.values():

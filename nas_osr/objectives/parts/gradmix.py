@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_osr.data.precision import outside_autocast
+
 TIE = 1e-5  # saliencies that differ relatively by less are equal: resizing rounds
 
 
@@ -53,16 +55,6 @@ def salient_boxes(maps: Tensor, box: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return edges[0], edges[1]
 
 
-def random_boxes(
-    count: int, size: tuple[int, int], box: tuple[int, int], device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Top and left edge [count] int64 of boxes (h, w) at uniformly random places inside images (H, W)."""
-    top, left = (
-        torch.randint(side - extent + 1, (count,), device=device) for side, extent in zip(size, box, strict=True)
-    )
-    return top, left
-
-
 def inside(size: tuple[int, int], box: tuple[int, int], top: Tensor, left: Tensor) -> Tensor:
     """[B, 1, H, W] bool: the pixels of each image's box."""
     rows = torch.arange(size[0], device=top.device) - top[:, None]
@@ -71,6 +63,7 @@ def inside(size: tuple[int, int], box: tuple[int, int], top: Tensor, left: Tenso
     return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
+@outside_autocast
 def gradmix(images: Tensor, maps: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     """Put each mate's whole image, resized, on the most salient spot.
 
@@ -96,14 +89,17 @@ def gradmix(images: Tensor, maps: Tensor, mates: Tensor, gamma: float) -> tuple[
     return mixed, box[0] * box[1] / (height * width)
 
 
+@outside_autocast
 def cutmix(images: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     """Replace a box at a random place by what the mate has there (Yun et al. 2019); see `gradmix`."""
     size = (images.shape[2], images.shape[3])
     box = box_size(gamma, *size)
-    place = inside(size, box, *random_boxes(len(images), size, box, images.device))
+    edges = [torch.randint(size[dim] - box[dim] + 1, (len(images),), device=images.device) for dim in (0, 1)]
+    place = inside(size, box, *edges)
     return torch.where(place, images[mates], images), box[0] * box[1] / (size[0] * size[1])
 
 
+@outside_autocast
 def mixup(images: Tensor, mates: Tensor, gamma: float) -> tuple[Tensor, float]:
     """Blend every image with its mate, which has the share gamma^2 (Zhang et al. 2018); see `gradmix`."""
     share = gamma**2

@@ -46,8 +46,6 @@ def saliency_maps(loss: Tensor, maps: Sequence[Tensor], size: tuple[int, int], w
 def activated_area(maps: Tensor, thresholds: Tensor) -> Tensor:
     """S_M(t), the mean share of a map above each threshold: [T] in [0, 1] (GradMix takes t from 1e-5 to 1e-3).
 
-    Args:
-        maps: [B, H, W], as `saliency_maps` returns them, not rescaled.
-        thresholds: [T].
+    Maps [B, H, W] are those of `saliency_maps`, not rescaled.
     """
     return torch.stack([(maps > threshold).float().mean() for threshold in thresholds.to(maps.device)])

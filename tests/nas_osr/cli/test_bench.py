@@ -15,8 +15,8 @@ from nas_osr.cli.main import main
 QUICK = ["bench", "--protocol", "digits", "--preset", "tiny", "--steps", "1", "--warmup", "0", "--device", "cpu"]
 SMALL = ["--layers", "3", "--batch_size", "8"]
 STEP = {
-    "images", "seconds", "images_per_second", "flops", "gmac_per_image", "share_of_peak", "peak_memory_bytes",
-    "bare_seconds", "overhead", "augmentation_seconds", "augmentation_share",
+    "images", "seconds", "images_per_second", "launches", "flops", "gmac_per_image", "share_of_peak",
+    "peak_memory_bytes", "bare_seconds", "overhead", "augmentation_seconds", "augmentation_share",
 }  # fmt: skip
 
 
@@ -54,12 +54,12 @@ def test_json_has_every_figure_and_no_trace_is_left(capsys: pytest.CaptureFixtur
         assert all(value > 0 for key, value in step.items() if key != "overhead")
     weights, architecture, pair = steps["weights"], steps["architecture"], search["pair"]
     assert architecture["flops"] < weights["flops"]  # it has no gradients of weights
-    for key in ("seconds", "flops", "gmac_per_image"):
+    for key in ("seconds", "launches", "flops", "gmac_per_image"):
         assert pair[key] == pytest.approx(weights[key] + architecture[key])
 
     rows = step_rows(result)
     assert {row[0] for row in rows} == {"step", "weights", "architecture", "both", "retrain"}
-    assert {len(row) for row in rows} == {11}
+    assert {len(row) for row in rows} == {12}
     cells = {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows}
     assert cells["weights"]["seconds"] == f"{weights['seconds']:.4g}" and cells["retrain"]["images"] == "64"
     assert cells["both"]["GMAC/image"] == f"{pair['gmac_per_image']:.4g}"

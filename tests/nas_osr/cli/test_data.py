@@ -17,10 +17,10 @@ from PIL import Image
 from torchvision import datasets
 
 from nas_osr.cli import data as commands
-from nas_osr.data import PROTOCOLS
 from nas_osr.data.sources import SOURCES, download, open_source
 from nas_osr.data.sources.base import Archive
 from nas_osr.data.sources.cifar import CIFAR10
+from nas_osr.data.tasks import PROTOCOLS
 from nas_osr.errors import UserError
 
 
@@ -43,13 +43,16 @@ class QuietHandler(SimpleHTTPRequestHandler):
         pass
 
 
-def write_cifar_archive(folder: Path, address: str) -> Archive:
-    """A small archive in the official layout, and where the server has it."""
+def write_cifar_archive(folder: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """A small archive in the official layout, whose files count as official, and where the server has it."""
     inside = folder / "made" / "cifar-10-batches-py"
     inside.mkdir(parents=True)
     for name in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
         content = {"data": np.zeros((10, 3072), np.uint8), "labels": list(range(10))}
         (inside / name).write_bytes(pickle.dumps(content))
+    official = hashlib.md5(pickle.dumps(content)).hexdigest()
+    checksums = {part: dict.fromkeys(names, official) for part, names in CIFAR10.checksums.items()}
+    monkeypatch.setattr(CIFAR10, "checksums", checksums)
     path = folder / "served" / "cifar-10-python.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
         archive.add(inside, "cifar-10-batches-py")
@@ -85,7 +88,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_prepare_downloads_only_when_asked(
     tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archive = write_cifar_archive(tmp_path, served)
+    archive = write_cifar_archive(tmp_path, served, monkeypatch)
     monkeypatch.setattr(CIFAR10, "archives", (archive,))
     target = tmp_path / "data"
     target.mkdir()
@@ -105,10 +108,11 @@ def test_prepare_downloads_only_when_asked(
 def test_a_failed_download_leaves_nothing(
     tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, mistake: str
 ) -> None:
-    archive = write_cifar_archive(tmp_path, served)
+    archive = write_cifar_archive(tmp_path, served, monkeypatch)
     urls = archive.urls if mistake == "checksum" else (f"{served}/nowhere.tar.gz",)
     bad = Archive(urls, "0" * 32)
     monkeypatch.setattr(CIFAR10, "archives", (bad,))
+    monkeypatch.setattr("torchvision.datasets.utils.extract_archive", None)  # it is never asked
     target = tmp_path / "data"
     target.mkdir()
     with pytest.raises(UserError, match="cannot be downloaded") as caught:
@@ -118,7 +122,7 @@ def test_a_failed_download_leaves_nothing(
 
 
 def test_a_second_address_is_tried(tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive = write_cifar_archive(tmp_path, served)
+    archive = write_cifar_archive(tmp_path, served, monkeypatch)
     both = Archive((f"{served}/gone/cifar-10-python.tar.gz", *archive.urls), archive.md5)
     monkeypatch.setattr(CIFAR10, "archives", (both,))
     download.download_source(open_source("cifar10"), tmp_path / "data")

@@ -74,6 +74,6 @@ def test_damaged_and_oversized_files(
         assert "damaged" in error or "cannot read" in error, error
     np.save(tmp_path / "array.npy", np.zeros(3))
     assert "not a .npz file" in run(capsys, str(tmp_path / "array.npy"), "--rule", "msp")[2]
-    monkeypatch.setattr("nas_osr.evaluation.user_arrays.MAX_BYTES", 1000)
+    monkeypatch.setattr("nas_osr.evaluation.user_arrays.MAX_ARRAYS_BYTES", 1000)
     (tmp_path / "whole.npz").write_bytes(whole)
     assert "larger than" in run(capsys, str(tmp_path / "whole.npz"), "--rule", "msp")[2]

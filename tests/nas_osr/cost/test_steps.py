@@ -20,6 +20,7 @@ from nas_osr.cost.steps import (
     bare_step,
     convolution_precision,
     count_flops,
+    count_launches,
     leave_no_trace,
     matrix_product,
     measure_steps,
@@ -52,6 +53,18 @@ def test_flops_of_layers_are_those_of_a_hand_count() -> None:
     assert count_flops(lambda: convolution(images).sum().backward()) == 3 * forward
     linear, rows = nn.Linear(7, 4), torch.rand(6, 7, requires_grad=True)
     assert count_flops(lambda: linear(rows).sum().backward()) == 3 * 2 * 6 * 7 * 4
+
+
+def test_launches_are_what_is_computed() -> None:
+    images, weight = torch.rand(6), torch.rand(2, 3, requires_grad=True)
+
+    def run() -> None:
+        loss = (images.view(2, 3) * weight).sum()  # a view, a product and a sum
+        loss.backward()  # the loss's own gradient, that of the sum, which is a view of it, and that of the product
+        torch.empty(6).view(3, 2)
+
+    assert count_launches(run) == 4
+    assert count_launches(lambda: (run(), images.exp())) == 4 + 1 + 1  # and adding to the gradient that is there
 
 
 def test_calls_take_turns_and_medians_leave_the_warm_up_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,6 +115,7 @@ def test_figures_of_a_step_follow_from_its_times(monkeypatch: pytest.MonkeyPatch
             "images": 4,
             "seconds": 0.5,
             "images_per_second": 8,
+            "launches": 1,
             "flops": 2e6,
             "gmac_per_image": 0.00025,
             "share_of_peak": 2e6 / 0.5 / (2 * 1024**3),

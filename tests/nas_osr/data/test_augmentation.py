@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as tvf
 
-from nas_osr.data import AugmentationConfig, augment, default_augmentation, make_protocol
+from nas_osr.data.augmentation import AugmentationConfig, augment, default_augmentation
+from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 
 STILL = {"scale": (1.0, 1.0), "aspect": 1.0, "rotation": 0.0, "flip": False, "padding": 0}

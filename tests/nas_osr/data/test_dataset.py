@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas_osr.data import load_data, make_protocol, with_unknown
+from nas_osr.data.dataset import load_data
+from nas_osr.data.protocols import make_protocol, with_unknown
 from nas_osr.data.sources import open_source
 from nas_osr.errors import UserError
 

@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nas_osr.data import PROTOCOLS
 from nas_osr.data.dataset import LabelledImages, load_data
 from nas_osr.data.protocols import Protocol, make_protocol, with_unknown
 from nas_osr.data.sources import open_source
 from nas_osr.data.sources.base import Source
-from nas_osr.data.tasks import count_splits
+from nas_osr.data.tasks import PROTOCOLS, count_splits
 from nas_osr.evaluation.judging import evaluate_rule
 from nas_osr.evaluation.predictions import read_predictions, write_predictions
 from nas_osr.outputs import Outputs

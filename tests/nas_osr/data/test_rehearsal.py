@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from nas_osr.data import load_data, make_protocol, open_source, with_unknown
-from nas_osr.data.protocols import Protocol
+from nas_osr.data.dataset import load_data
+from nas_osr.data.protocols import Protocol, make_protocol, with_unknown
 from nas_osr.data.rehearsal import check_pseudo_unknown, rehearse
+from nas_osr.data.sources import open_source
 from nas_osr.errors import UserError
 
 

@@ -38,7 +38,7 @@ def assert_equal(left, right):
 
 
 @pytest.mark.parametrize("column", ["logit", "score"])
-def test_round_trip_and_rescore(tmp_path, column):
+def test_round_trip_and_metrics(tmp_path, column):
     predictions = dataclasses.replace(make_predictions(), column=column)
     path = tmp_path / "predictions.csv"
     write_predictions(path, predictions)

@@ -222,7 +222,7 @@ def test_running_statistics_see_known_images_only(source: str, monkeypatch: pyte
             fakes = torch.full((len(IMAGES), *SHAPE), level)
             monkeypatch.setattr(objective, "other_images", lambda count, fakes=fakes: fakes)
             if objective.generator is not None:
-                monkeypatch.setattr(objective.generator, "sample", lambda count, fakes=fakes: fakes)
+                monkeypatch.setattr(objective.generator, "forward", lambda noise, fakes=fakes: fakes)
         for player in objective.players:
             learner(IMAGES, LABELS, player)
         assert isinstance(learner.encoder, Encoder)
@@ -386,8 +386,8 @@ def test_beta_is_the_papers() -> None:
         ({"source": "vae"}, "source must be one of gan, pretrained_gan, outliers, got 'vae'"),
         ({"beta": 0}, "beta must be greater than 0, got 0"),
         ({"gan_learning_rate": -1.0}, "gan_learning_rate must be greater than 0"),
-        ({"gan_width": 0}, "gan_width must be at least 1"),
-        ({"gan_epochs": 0}, "gan_epochs must be at least 1"),
+        ({"gan_width": 0}, "gan_width must be greater than 0"),
+        ({"gan_epochs": 0}, "gan_epochs must be greater than 0"),
         ({"gan_latent": 1.5}, "gan_latent must be like 100"),
     ],
 )

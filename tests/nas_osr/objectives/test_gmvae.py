@@ -273,9 +273,9 @@ def test_defaults_of_the_four_experiments(name: str, known: list[Any], latent_di
         ({"subclusters": []}, "subclusters must be a whole number"),
         ({"subclusters": "2"}, "subclusters must be a whole number"),
         ({"subclusters": True}, "subclusters"),
-        ({"reconstruction": "laplace"}, "bernoulli or truncated_gaussian"),
+        ({"reconstruction": "laplace"}, "bernoulli, truncated_gaussian"),
         ({"pixel_scale": -0.1}, "pixel_scale must not be negative"),
-        ({"latent_dim": 0}, "latent_dim must be at least 1"),
+        ({"latent_dim": 0}, "latent_dim must be greater than 0"),
         ({"decoder_channels": 8}, "decoder_channels must be 0 or at least 16"),
     ],
 )

@@ -192,8 +192,8 @@ def test_coefficients() -> None:
     ("settings", "message"),
     [
         ({"temperature": 0.0}, "temperature must be greater than 0"),
-        ({"queue_size": 0}, "queue_size must be at least 1"),
-        ({"head_width": 0}, "head_width must be at least 1"),
+        ({"queue_size": 0}, "queue_size must be greater than 0"),
+        ({"head_width": 0}, "head_width must be greater than 0"),
         ({"momentum": 1.1}, "momentum must lie between 0 and 1"),
         ({"queue": 5}, "no setting 'queue'"),
     ],

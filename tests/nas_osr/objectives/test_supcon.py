@@ -292,7 +292,7 @@ def test_coefficients_by_protocol() -> None:
         ({"temperature": 0.0}, "temperature must be greater than 0"),
         ({"supcon_weight": -1}, "supcon_weight must not be negative"),
         ({"supcon_weight": 0, "simclr_weight": 0}, "both 0"),
-        ({"head_width": 0}, "head_width must be at least 1"),
+        ({"head_width": 0}, "head_width must be greater than 0"),
         ({"mix": "cut"}, "mix must be one of gradmix, cutmix, mixup, none, got 'cut'"),
         ({"saliency": "cam"}, "saliency must be one of layercam, gradcam"),
         ({"saliency_layers": []}, "saliency_layers must be a list of scales"),

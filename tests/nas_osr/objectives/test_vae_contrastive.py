@@ -187,7 +187,7 @@ def test_paper_coefficients() -> None:
         ({"ce_wieght": 1.0}, "no setting 'ce_wieght'"),
         ({"ce_weight": "high"}, "ce_weight must be like 30.0"),
         ({"ce_weight": -1.0}, "ce_weight must not be negative"),
-        ({"class_dim": 0}, "class_dim must be at least 1"),
+        ({"class_dim": 0}, "class_dim must be greater than 0"),
         ({"decoder_features": 1}, "decoder_features must be like False"),
     ],
 )

@@ -7,7 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from lightning_fabric import Fabric
 
+from nas_osr.ranks.first import FirstRank
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, scalars
@@ -27,7 +29,7 @@ def test_events_hold_the_numbers_of_the_history(tmp_path: Path) -> None:
 
     with RunFolder.create(tmp_path / "run") as run:
         run.provenance(["nas-osr"], {}, 0, None)
-        with RunRecorder(run, ProgressReporter(2, quiet=True), resume=False) as recorder:
+        with RunRecorder(FirstRank(Fabric(), run), ProgressReporter(2, quiet=True), resume=False) as recorder:
             for epoch, f1 in enumerate((0.25, 0.5)):
                 record = {"epoch": epoch, "phase": "search", "f1": f1, "losses": {"ce": 2.0}}
                 recorder.record(record, {"epoch": epoch, "seconds": 1.0, "training_seconds": 1.0, "images": 10})
@@ -42,7 +44,7 @@ def test_events_hold_the_numbers_of_the_history(tmp_path: Path) -> None:
 def test_checkpoints_are_wanted_when_the_minutes_are_over(tmp_path: Path, minutes: float, wanted: bool) -> None:
     with RunFolder.create(tmp_path / "run") as run:
         run.provenance(["nas-osr"], {}, 0, None)
-        with RunRecorder(run, ProgressReporter(2, quiet=True), False, minutes) as recorder:
+        with RunRecorder(FirstRank(Fabric(), run), ProgressReporter(2, quiet=True), False, minutes) as recorder:
             assert recorder.wants_checkpoint() == wanted
 
 
@@ -50,7 +52,7 @@ def test_a_signal_between_steps_wants_a_checkpoint_that_is_saved_before_the_run_
     def train() -> None:
         with RunFolder.create(tmp_path / "run") as run:
             run.provenance(["nas-osr", "search"], {}, 0, None)
-            with RunRecorder(run, ProgressReporter(2, quiet=True), resume=False) as recorder:
+            with RunRecorder(FirstRank(Fabric(), run), ProgressReporter(2, quiet=True), resume=False) as recorder:
                 assert not recorder.wants_checkpoint()
                 os.kill(os.getpid(), signal.SIGTERM)
                 assert recorder.wants_checkpoint()

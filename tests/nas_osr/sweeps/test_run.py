@@ -68,9 +68,9 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def start(sweep: Sweep, folder: SweepFolder, jobs: int = 1, **settings: Any) -> dict[str, str]:
     from sweep_command import command
 
-    assert folder.lock is not None
-    executor = LocalExecutor(jobs, [folder.lock])
-    outcomes = run_sweep(sweep, folder, executor, command, share_cores(jobs), **settings)
+    with folder.locked() as lock:
+        executor = LocalExecutor(jobs, [lock])
+        outcomes = run_sweep(sweep, folder, executor, command, share_cores(jobs), **settings)
     return {name: outcome.status for name, outcome in outcomes.items()}
 
 
@@ -83,9 +83,9 @@ def plan(notes: Path, *runs: tuple[str, dict[str, Any], tuple[str, ...]], comman
 
 
 def go(sweep: Sweep, notes: Path, **settings: Any) -> dict[str, str]:
-    with SweepFolder(notes.parent / "out", lambda command: OPTIONS["train"] | OPTIONS["test"]) as folder:
-        folder.check_unchanged(sweep.runs)
-        return start(sweep, folder, **settings)
+    folder = SweepFolder(notes.parent / "out", lambda command: OPTIONS["train"] | OPTIONS["test"])
+    folder.check_unchanged(sweep.runs)
+    return start(sweep, folder, **settings)
 
 
 def begun(notes: Path) -> list[str]:
@@ -165,8 +165,7 @@ def test_a_command_without_a_run_folder_is_done_once_and_again_when_its_run_is(n
 
     def sweep() -> list[str]:
         before = len(notes.read_text().splitlines())
-        with SweepFolder(notes.parent / "out", names) as folder:
-            start(both, folder)
+        start(both, SweepFolder(notes.parent / "out", names))
         return notes.read_text().splitlines()[before::2]
 
     assert len(sweep()) == 2
@@ -191,9 +190,9 @@ def test_a_folder_of_something_else_or_in_use_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="not the folder of a sweep"):
         SweepFolder(tmp_path / "other", option_names)
     other = SweepFolder(tmp_path / "mine", option_names)
-    with SweepFolder(tmp_path / "mine", option_names), pytest.raises(UserError, match="in use"):
-        other.__enter__()
-    with SweepFolder(tmp_path / "mine", option_names):
+    with SweepFolder(tmp_path / "mine", option_names).locked(), pytest.raises(UserError, match="in use"):
+        other.locked().__enter__()
+    with SweepFolder(tmp_path / "mine", option_names).locked():
         pass
     (tmp_path / "mine" / "sweep.json").write_text("{}")
     with pytest.raises(UserError, match="not the state of a sweep"):

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from nas_osr.data.sources import image_files
-from nas_osr.data.sources.image_files import list_class_folders, list_images, read_images
+from nas_osr.data.sources.base import list_class_folders, list_images
+from nas_osr.data.sources.image_files import read_images
 from nas_osr.errors import UserError
 
 SHAPE = (3, 16, 16)

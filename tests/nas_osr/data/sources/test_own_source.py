@@ -14,8 +14,10 @@ from PIL import Image
 
 from nas_osr.cli.data import prepare
 from nas_osr.cli.main import main
-from nas_osr.data import load_data, make_protocol, open_source, with_unknown
+from nas_osr.data.dataset import load_data
 from nas_osr.data.outliers import load_outliers
+from nas_osr.data.protocols import make_protocol, with_unknown
+from nas_osr.data.sources import open_source
 from nas_osr.data.sources.base import Source
 from nas_osr.errors import UserError
 

@@ -42,7 +42,7 @@ def unchanged(module: nn.Module, before: dict[str, Tensor]) -> bool:
 def test_shapes_ranges_and_sizes(channels: int, side: int, steps: list[int]) -> None:
     """The published widths: 4x4 kernels between nz = 100, multiples of ngf = ndf = 64, and the image."""
     generator, discriminator = Generator((channels, side, side)), Discriminator((channels, side, side))
-    images = generator.sample(3)
+    images = generator(generator.noise(3))
     assert images.shape == (3, channels, side, side) and images.dtype == torch.float32
     assert 0.0 < float(images.detach().min()) and float(images.detach().max()) < 1.0
     assert discriminator(images).shape == (3,)
@@ -69,7 +69,7 @@ def test_weights_start_small_and_maps_double() -> None:
         for layer in generator.modules()
         if isinstance(layer, nn.ConvTranspose2d)
     ]
-    generator.sample(2)
+    generator(generator.noise(2))
     assert sides == [4, 8, 16, 32] and len(hooks) == 4
 
 
@@ -82,7 +82,7 @@ def test_other_sizes_are_refused(shape: tuple[int, int, int]) -> None:
 
 def test_terms_are_binary_cross_entropies(networks: tuple[Generator, Discriminator]) -> None:
     generator, discriminator = networks
-    images, fakes = torch.rand(6, *SHAPE), generator.sample(6)
+    images, fakes = torch.rand(6, *SHAPE), generator(generator.noise(6))
     oracle = copy.deepcopy(discriminator)
     real, fake = torch.sigmoid(oracle(images)), torch.sigmoid(oracle(fakes.detach()))
     again = torch.sigmoid(copy.deepcopy(discriminator)(fakes))
@@ -100,7 +100,7 @@ def test_terms_are_binary_cross_entropies(networks: tuple[Generator, Discriminat
 
 def test_each_step_leaves_gradients_in_its_own_network_only(networks: tuple[Generator, Discriminator]) -> None:
     generator, discriminator = networks
-    fakes = generator.sample(4)
+    fakes = generator(generator.noise(4))
     torch.stack([*discriminator_terms(discriminator, torch.rand(4, *SHAPE), fakes).values()]).sum().backward()
     assert all(p.grad is None for p in generator.parameters())
     assert all(p.grad is not None and p.grad.any() for p in discriminator.parameters())
@@ -114,10 +114,10 @@ def test_fixed_samples_leave_no_trace(networks: tuple[Generator, Discriminator])
     generator, _ = networks
     before = state(generator)
     torch.manual_seed(3)
-    fixed = generator.sample_fixed(4)
+    fixed = generator.fixed(generator.noise(4))
     assert not fixed.requires_grad and unchanged(generator, before)
     torch.manual_seed(3)
-    sample = generator.sample(4)
+    sample = generator(generator.noise(4))
     assert torch.equal(sample, fixed) and sample.requires_grad and not unchanged(generator, before)
 
 
@@ -139,7 +139,7 @@ def test_training_moves_the_fakes_to_the_images() -> None:
         generator, figures = train(grey_images(35, value), epochs=15, learning_rate=5e-3)
         assert {*figures} == {"discriminator_real", "discriminator_fake", "generator_adversarial"}
         assert all(parameter.grad is None for parameter in generator.parameters())
-        means[value] = float(generator.sample_fixed(8).mean())
+        means[value] = float(generator.fixed(generator.noise(8)).mean())
     assert means[20] < 0.4 and means[235] > 0.6, means
 
 

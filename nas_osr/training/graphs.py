@@ -1,0 +1,191 @@
+"""Steps that are captured as CUDA graphs after a warm-up and replayed, so that no step waits for Python.
+
+The first `WARM_UP` calls of a step run plainly. The next one is recorded with everything in it, forward, backward,
+clipping and optimiser, and from then on its kernels are started at once. What a step is given (a batch, the progress of
+the training, the learning rates) lies in tensors that stay where they are; gradients live in the graph's own memory.
+Random numbers come from the device's default generator, whose seed and position a replay reads anew.
+See the notes on CUDA graphs in PyTorch's documentation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from nas_osr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+DEVICES = ("cuda",)  # on which steps can be captured
+WARM_UP = 3  # plain calls first: optimisers make their states, libraries choose their kernels
+
+Choice = Literal["auto", "on", "off"]
+StepFunction = Callable[[Tensor, Tensor, Any], dict[str, Tensor]]  # images, labels, progress -> scalar terms
+
+
+class Graph(Protocol):
+    """What records a call and repeats it on the same memory."""
+
+    def warm_up(self, call: Callable[[], None]) -> None:
+        """Run a call where it will be recorded."""
+
+    def capture(self, call: Callable[[], None]) -> None:
+        """Record a call; what it computes is not there before `replay`."""
+
+    def replay(self) -> None:
+        """Compute what was recorded once more."""
+
+
+class CudaGraph:
+    """A `Graph` of kernels, recorded on a stream of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self.graph = torch.cuda.CUDAGraph()
+
+    def warm_up(self, call: Callable[[], None]) -> None:
+        """See `Graph`. On the stream of the recording: autograd remembers where a gradient was first summed."""
+        current = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            call()
+        current.wait_stream(self.stream)
+
+    def capture(self, call: Callable[[], None]) -> None:
+        """See `Graph`. UserError when something in the call cannot be recorded."""
+        try:
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                call()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"this step cannot be captured as a CUDA graph ({reason}): use --graphs off") from error
+
+    def replay(self) -> None:
+        """See `Graph`."""
+        self.graph.replay()
+
+
+class CapturedStep:
+    """A step that is replayed; it is called as the plain one is, always with a batch of one shape.
+
+    What it is to learn must have been restored before the first call, and stays where it is.
+
+    Args:
+        step: computes on the device alone: nothing in it is read or decided by Python.
+        learner: whose gradients it computes.
+        optimizers: that it steps; fused ones.
+        graph: records it.
+    """
+
+    def __init__(self, step: StepFunction, learner: Any, optimizers: Mapping[str, Any], graph: Graph) -> None:
+        self.step, self.learner, self.optimizers, self.graph = step, learner, optimizers, graph
+        self.calls = 0
+        self.batch: tuple[Tensor, Tensor] | None = None
+        self.gradients: list[Tensor | None] = []  # those that the graph writes into, kept for as long as it is
+        self.names: tuple[str, ...] = ()
+        self.terms: Tensor | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+        """See `nas_osr.training.update.weight_step`."""
+        if self.batch is None:
+            self.batch = torch.empty_like(images), torch.empty_like(labels)
+            self.progress = torch.zeros((), dtype=torch.float64, device=images.device)
+            for optimizer in self.optimizers.values():
+                hold_rates(optimizer, images.device)
+        for held, given in zip(self.batch, (images, labels), strict=True):
+            if held.shape != given.shape:
+                raise ValueError(f"a captured step takes batches of {tuple(held.shape)}, not {tuple(given.shape)}")
+            held.copy_(given)
+        self.progress.fill_(progress)
+        self.calls += 1
+        if self.calls <= WARM_UP:
+            self.graph.warm_up(self._call)
+        else:
+            if self.calls == WARM_UP + 1:
+                self.graph.capture(self._call)
+                self.gradients = [parameter.grad for parameter in self.learner.parameters()]
+            self.graph.replay()
+        assert self.terms is not None
+        return dict(zip(self.names, self.terms.clone().unbind(), strict=True))
+
+    def _call(self) -> None:
+        assert self.batch is not None
+        terms = self.step(*self.batch, lambda: self.progress)
+        self.names = tuple(terms)
+        self.terms = torch.stack([value.detach() for value in terms.values()])
+
+
+def make_step(
+    step: StepFunction, choice: Choice, fabric: Fabric, learner: Any, optimizers: Mapping[str, Any]
+) -> StepFunction:
+    """The step, captured where that is chosen and possible; why it is not possible is said.
+
+    Args:
+        choice: `auto` is off.
+        learner, optimizers: as Fabric wrapped them; the optimisers are those that the step updates.
+    """
+    if choice != "on":
+        return step
+    reason = obstacle(fabric, learner, optimizers)
+    if reason:
+        logger.warning("--graphs on: %s; steps run plainly", reason)
+        return step
+    return CapturedStep(step, learner, optimizers, CudaGraph(fabric.device))
+
+
+def obstacle(fabric: Fabric, learner: Any, optimizers: Mapping[str, Any]) -> str:
+    """Why a step cannot be captured; empty when it can."""
+    objective = learner.module.objective
+    if fabric.device.type not in DEVICES:
+        return f"graphs are captured on CUDA devices, not on {fabric.device}"
+    if fabric.world_size > 1:
+        return "with several processes gradients are averaged between them"
+    if len(objective.players) > 1:
+        return f"objective {objective.name} has several players, {', '.join(objective.players)}"
+    if not objective.capturable:
+        return f"objective {objective.name} decides part of a step in Python"
+    if not all(group.get("fused") for optimizer in optimizers.values() for group in optimizer.param_groups):
+        return "an optimiser is not a fused one"
+    return ""
+
+
+# Learning rates ---------------------------------------------------------------------------------------------------
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set the learning rate of a group of parameters, where a captured step reads it, too.
+
+    On a GPU it is a float32 number, as captured steps hold it: so they and plain steps take the same one.
+    """
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = float(torch.tensor(rate, dtype=torch.float32)) if group["params"][0].is_cuda else rate
+
+
+def hold_rates(optimizer: Any, device: torch.device) -> None:
+    """Move the learning rates of an optimiser into tensors on the device; its `state_dict` stays as it was."""
+    real = getattr(optimizer, "optimizer", optimizer)  # what Fabric has wrapped
+    for group in real.param_groups:
+        if not isinstance(group["lr"], Tensor):
+            dtype = torch.float32 if device.type == "cuda" else torch.float64
+            group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=device)
+            if "capturable" in group:
+                group["capturable"] = True
+    real.register_state_dict_post_hook(plain_rates)
+
+
+def plain_rates(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A state with learning rates as numbers, from which plain steps can go on as well."""
+    for group in state["param_groups"]:
+        group["lr"] = float(group["lr"])
+        if "capturable" in group:
+            group["capturable"] = False
+    return state

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# What docs/gpu-runs.md asks of a GPU, in one call of about nine minutes:
+#   NAS_OSR_DATA=FOLDER bash tests/benchmarks/gpu_session.sh OUT [PART ...]
+# FOLDER/cifar10/train/CLASS/* holds cat, horse, ship, bird, frog and deer; no test images are needed. Each part writes
+# OUT/PART.log and has its own time limit; one that fails stops no other. DEVICE=cpu tries the script without a GPU,
+# SLOWER=5 gives each part five times as long.
+set -u
+OUT=$(realpath -m "$1"); shift
+mkdir -p "$OUT"
+PARTS=${*:-tests kernels bench retrain supcon plain search}
+DEVICE=${DEVICE:-cuda}; PRESET=${PRESET:-paper}; BATCHES=${BATCHES:-64 256}; EPOCHS=${EPOCHS:-60}; WARMUP=${WARMUP:-20}
+DEADLINE=${DEADLINE:-570}  # seconds for everything; the search takes what is left
+PRECISION=bf16-mixed; RETRAIN_BATCH=${RETRAIN_BATCH:-256}
+CLASSES="--protocol cifar10 --family nas_osr"
+MACHINE="--device $DEVICE --precision $PRECISION --preset $PRESET"
+export PYTHONWARNINGS=default PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+run() { # NAME LIMIT COMMAND...: at most so many seconds, and no longer than all of it may take
+    local name=$1 limit=$(($2 * ${SLOWER:-1})) left=$((DEADLINE - SECONDS)) started=$SECONDS
+    shift 2
+    [ "$left" -lt 10 ] && { echo "$name: no time left" | tee -a "$OUT/parts.txt"; return; }
+    timeout -k 10 $((limit < left ? limit : left)) "$@" > "$OUT/$name.log" 2>&1
+    echo "$name: status $?, $((SECONDS - started)) s" | tee -a "$OUT/parts.txt"
+}
+osr() { local name=$1 limit=$2; shift 2; run "$name" "$limit" python3 -m nas_osr "$@"; }
+
+part_tests() { # everything that is marked for a GPU: above all, captured steps against plain ones
+    run tests 150 env CUBLAS_WORKSPACE_CONFIG=:4096:8 python3 -m pytest -q -m gpu -p no:cacheprovider --durations 5 -rfEs \
+        $(grep -rl 'mark\.gpu' tests --include='test_*.py')
+}
+part_bench() {
+    for batch in $BATCHES; do for graphs in off on; do
+        osr "bench-$batch-$graphs" 75 bench $MACHINE $CLASSES --batch_size "$batch" --graphs $graphs --json
+    done; done
+    osr bench-resnet18 45 bench $MACHINE $CLASSES --phase retrain --network resnet18 --objective cross_entropy \
+        --batch_size "$RETRAIN_BATCH" --graphs on --json
+}
+part_kernels() { run kernels 60 python3 tests/benchmarks/gpu_kernels.py "$DEVICE" "$PRESET" "${BATCHES%% *}"; }
+part_retrain() {
+    for network in published resnet18; do for graphs in off on; do
+        local what=$network
+        [ $network = resnet18 ] && what="--network resnet18 --objective cross_entropy --recipe fast"
+        osr "retrain-$network-$graphs" 50 retrain $what $MACHINE $CLASSES --splits 0 --pseudo_unknown 4,5 --epochs 3 \
+            --batch_size "$RETRAIN_BATCH" --limit_per_class "${LIMIT:-2000}" --graphs $graphs --quiet --out "$OUT/retrain-$network-$graphs"
+    done; done
+}
+part_supcon() { # augments under autocast
+    osr supcon 50 retrain --network resnet18 --objective supcon --device "$DEVICE" --precision auto --preset "$PRESET" \
+        $CLASSES --splits 0 --pseudo_unknown 4,5 --epochs 1 --batch_size "$RETRAIN_BATCH" --limit_per_class "${LIMIT:-2000}" \
+        --quiet --out "$OUT/supcon"
+}
+search() { # NAME LIMIT EPOCHS WARMUP OPTION...
+    local name=$1 limit=$2 epochs=$3 warmup=$4
+    shift 4
+    osr "$name" "$limit" search $MACHINE $CLASSES --split 0 --epochs "$epochs" --warmup_epochs "$warmup" "$@" --out "$OUT/$name"
+}
+part_plain() { search plain 70 3 1 --graphs off ${LIMIT:+--limit_per_class $LIMIT}; }
+part_search() { search search 300 "$EPOCHS" "$WARMUP" --graphs on ${LIMIT:+--limit_per_class $LIMIT}; }
+
+: > "$OUT/parts.txt"
+for part in $PARTS; do "part_$part"; done
+echo; python3 tests/benchmarks/gpu_figures.py "$OUT" | tee "$OUT/figures.txt"
