@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import Precision
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def rank_device(name: str, rank: Rank) -> str:
     return f"cuda:{rank.local_index}"
 
 
-def join_ranks(device: torch.device, precision: str, rank: Rank) -> Fabric:
+def join_ranks(device: torch.device, precision: Precision, rank: Rank) -> Fabric:
     """Fabric over all ranks that torchrun has started: nccl between GPUs, gloo between CPUs.
 
     Raises:
@@ -76,7 +77,7 @@ def join_ranks(device: torch.device, precision: str, rank: Rank) -> Fabric:
         devices=rank.local_count,
         num_nodes=machines,
         strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
+        plugins=[precision],
     )
     fabric.launch()
     atexit.register(leave_ranks)

@@ -7,10 +7,19 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
 
 from nas_osr.errors import UserError
 from nas_osr.ranks.place import current_rank, refuse_ranks
 from nas_osr.ranks.replicas import join_ranks, rank_device
+
+
+class Autocast(MixedPrecision):
+    """Autocast that leaves inputs alone: Fabric's own makes images bf16, whose 8 bits are too few to augment in."""
+
+    def convert_input(self, data: Any) -> Any:
+        """The data as they are."""
+        return data
 
 
 def choose_device(name: str) -> torch.device:
@@ -52,12 +61,13 @@ def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool =
         raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
     # what Fabric says at its start, its banner and advice on TF32 above all, is no part of the output: float32 products
     # keep all their bits, since what is computed in float32 beside bf16 needs them, and is little
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for name in ("lightning_fabric", "pytorch_lightning"):  # whichever was imported last has the logger
+        logging.getLogger(name).setLevel(logging.WARNING)
+    plugin = Autocast("bf16-mixed", device.type) if precision == "bf16-mixed" else Precision()
     if rank.count > 1:
-        return join_ranks(device, precision, rank)
-    if device.type == "cpu":
-        return Fabric(accelerator="cpu", devices=1, precision=precision)  # type: ignore[arg-type]
-    return Fabric(accelerator="cuda", devices=[device.index or 0], precision=precision)  # type: ignore[arg-type]
+        return join_ranks(device, plugin, rank)
+    devices: Any = 1 if device.type == "cpu" else [device.index or 0]
+    return Fabric(accelerator=device.type, devices=devices, plugins=[plugin])
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, Any]:
