@@ -15,20 +15,22 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from nas_osr.configuration import check_choice, check_not_negative, check_switches
 from nas_osr.cost.estimate import count_training_images
+from nas_osr.cost.steps import leave_no_trace
+from nas_osr.cost.whole_run import Cost
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
 from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
-from nas_osr.outputs import FeatureShapes
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
 from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
 from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
-from nas_osr.search_spaces.encoder import check_image_shape
+from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
 from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.training.fabric import describe_fabric, make_fabric
 
@@ -90,31 +92,26 @@ class ObjectivePlan:
     rule: str
     rule_settings: Mapping[str, Any]
 
-    @property
-    def needs_outliers(self) -> bool:
-        """Whether it learns from given unknown images."""
-        return self.kind.needs_outliers(self.settings)
-
     def of_classes(self, labels: Sequence[int], num_classes: int) -> ObjectivePlan:
         """The same for some of all `num_classes` known labels, which are numbered anew in this order."""
         return replace(self, settings=self.kind.select_classes(self.settings, labels, num_classes))
 
     def make(
-        self, shapes: FeatureShapes, image_shape: tuple[int, int, int], num_classes: int, outliers: Tensor
+        self, encoder: nn.Module, image_shape: tuple[int, int, int], num_classes: int, outliers: Tensor | None
     ) -> Objective:
-        """The objective with fresh heads.
+        """The objective with fresh heads (from torch's global generator) over an encoder.
 
         Args:
-            shapes: of the encoder's maps.
             image_shape: (C, H, W).
             num_classes: of which it has heads.
-            outliers: uint8 [n, C, H, W]; looked at where the objective needs them.
+            outliers: uint8 [n, C, H, W]; looked at where the objective needs them, and not before it trains.
 
         Raises:
             UserError: the heads do not fit the maps or the classes.
         """
+        shapes = feature_shapes(encoder, image_shape)
         objective = self.kind(shapes, image_shape, num_classes, self.settings)
-        if self.needs_outliers:
+        if outliers is not None and self.kind.needs_outliers(self.settings):
             objective.set_outliers(outliers)
         return objective
 
@@ -146,6 +143,12 @@ class MachinePlan:
             check_compiler(fabric.device)
         return fabric
 
+    def estimate(self, make: Callable[[Fabric], Cost]) -> dict[str, Any]:
+        """What a run will cost here, on one rank; see `nas_osr.cost.whole_run.Cost.estimate`."""
+        with leave_no_trace():
+            fabric = self.open(ranks=False)
+            return make(fabric).estimate(fabric)
+
     def conditions(self, fabric: Fabric) -> dict[str, Any]:
         """What the last bits of a result depend on; see `describe_fabric`."""
         return {**describe_fabric(fabric), "graphs": self.graphs}
@@ -157,14 +160,9 @@ class MachinePlan:
 
 @dataclass(frozen=True)
 class OutputPlan:
-    """Where a run goes, and what it says meanwhile.
+    """Where a run goes, and what it says meanwhile; the fields are those of `nas_osr.requests.SavingOptions`.
 
-    Attributes:
-        out: folder of the run.
-        resume: whether what is there is continued.
-        overwrite: whether what is there is replaced.
-        checkpoint_minutes: so often inside an epoch; 0 is at its end only.
-        quiet: no progress.
+    `resume` says whether what is in `out` is continued.
     """
 
     out: str
@@ -232,12 +230,15 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
 
 
 def plan_machine(request: MachineOptions) -> MachinePlan:
-    """Where a request is computed."""
+    """Where a request is computed. UserError: it asks for what excludes each other."""
+    check_switches(request)
     return MachinePlan(**same_fields(MachinePlan, request))
 
 
 def plan_output(request: SavingOptions) -> OutputPlan:
-    """Where a request's run goes."""
+    """Where a request's run goes. UserError: an option is out of range."""
+    check_not_negative(request, "checkpoint_minutes")
+    check_choice(request, "resume", ("no", "auto"))
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 
 

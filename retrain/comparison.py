@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,7 @@ from nas_osr.search_spaces.architectures.references import published
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One line of a comparison: a retraining under one scoring rule and unknown source, or a published figure.
 
@@ -29,32 +29,32 @@ class Row:
         method: objective, rule and network; of a published one its name.
         protocol: its name; "NAME against SOURCE" where another source plays the unknown.
         family: family of the class splits; None where it is not known.
-        source: the run's folder, or the paper.
-        metrics: by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].
-        parts: how many splits and seeds, e.g. "5 x 1"; "" of a published one.
-        parameters, macs: of the network; None where they are not known.
         published: whether the figures are from a paper.
+        source: the run's folder, or the paper.
+        parts: how many splits and seeds, e.g. "5 x 1"; None of a published one.
         incomplete: whether splits or seeds that were asked for are missing.
+        parameters, macs: of the network; None where they are not known.
+        metrics: by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].
     """
 
     method: str
     protocol: str
     family: str | None
+    published: bool = False
     source: str
-    metrics: Mapping[str, Mapping[str, Any]]
-    parts: str = ""
+    parts: str | None = None
+    incomplete: bool = False
     parameters: int | None = None
     macs: int | None = None
-    published: bool = False
-    incomplete: bool = False
+    metrics: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass
-class Part:
+class Evaluated:
     """One split and seed: its configuration, and what each of its metrics files holds, by label."""
 
     config: dict[str, Any]
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]]
 
 
 def find_rows(paths: Sequence[str | Path]) -> list[Row]:
@@ -66,11 +66,11 @@ def find_rows(paths: Sequence[str | Path]) -> list[Row]:
     """
     rows: list[Row] = []
     seen: set[Path] = set()
-    images = SameImages()
+    met: dict[str, tuple[str, Path]] = {}
     for path in map(Path, paths):
         folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
         seen |= {folder.resolve() for folder in folders}
-        rows += [row for folder in folders for row in read_rows(folder, images)]
+        rows += [row for folder in folders for row in read_rows(folder, met)]
     return rows
 
 
@@ -95,53 +95,45 @@ def is_retraining(path: Path) -> bool:
     return is_run_folder(path) and any(any(path.glob(pattern)) for pattern in ("metrics.json", "split-*/metrics.json"))
 
 
-class SameImages:
-    """Holds that results on the same classes come from the same images, by their fingerprints."""
+def check_images(folder: Path, part: Evaluated, met: dict[str, tuple[str, Path]]) -> None:
+    """UserError where results on the same classes come from other images. Older results do not tell and pass.
 
-    def __init__(self) -> None:
-        self._first: dict[str, tuple[str, Path]] = {}  # by classes and kind: the fingerprint and where it was met
-
-    def check(self, folder: Path, part: Part) -> None:
-        """UserError where a result's images differ from those of another. Older results do not tell and pass."""
-        for result in part.results.values():
-            protocol = {**result["protocol"], "limit_per_class": part.config.get("limit_per_class")}
-            for kind, fingerprint in result.get("data_fingerprints", {}).items():
-                key = json.dumps([kind, protocol], sort_keys=True)
-                before, where = self._first.setdefault(key, (fingerprint, folder))
-                if before != fingerprint:
-                    raise UserError(
-                        f"{folder} and {where} are of the same classes, but their {kind} images differ: the data set "
-                        "has changed between them; compare them apart, or evaluate both with the same --data_dir"
-                    )
+    `met` has by classes and kind the fingerprint that was met first, and where; it is filled.
+    """
+    for result in part.results.values():
+        protocol = {**result["protocol"], "limit_per_class": part.config.get("limit_per_class")}
+        for kind, fingerprint in result.get("data_fingerprints", {}).items():
+            key = json.dumps([kind, protocol], sort_keys=True)
+            before, where = met.setdefault(key, (fingerprint, folder))
+            if before != fingerprint:
+                raise UserError(
+                    f"{folder} and {where} are of the same classes, but their {kind} images differ: the data set "
+                    "has changed between them; compare them apart, or evaluate both with the same --data_dir"
+                )
 
 
-def read_rows(folder: Path, images: SameImages) -> list[Row]:
+def read_rows(folder: Path, met: dict[str, tuple[str, Path]]) -> list[Row]:
     """A row for each rule and unknown source under which a retraining, or one part of one, has been evaluated.
 
-    Raises UserError when a file is broken, or its images are not those of the results that were read before.
+    Raises UserError when a file is broken, or the images are not those that were `met`; see `check_images`.
     """
     files = sorted(folder.glob("split-*/metrics.json")) or [folder / "metrics.json"]
-    parts = []
-    for file in files:
-        parts.append(read_part(file.parent))
-        images.check(file.parent, parts[-1])
+    parts = [read_part(file.parent) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        check_images(file.parent, part, met)
     expected = 1 if (folder / "metrics.json").is_file() else count_parts(RunFolder(folder).read_config())
     labels = dict.fromkeys(label for part in parts for label in part.results)
-    rows = []
-    for label in sorted(labels):
-        having = [part for part in parts if label in part.results]
-        rows.append(make_row(folder, having, label, incomplete=len(having) < expected))
-    return rows
+    return [
+        make_row(folder, [part for part in parts if label in part.results], label, expected) for label in sorted(labels)
+    ]
 
 
-def read_part(folder: Path) -> Part:
+def read_part(folder: Path) -> Evaluated:
     """One split and seed from its folder. Raises UserError when a file is broken."""
     run = RunFolder(folder)
-    part = Part(check_config(run.read_config(), folder / "config.yaml"))
-    for file in sorted(folder.glob("metrics*.json")):
-        result = check_result(run.read_json(file.name), file)
-        part.results[file.stem.removeprefix("metrics").removeprefix("-")] = result
-    return part
+    config = check_config(run.read_config(), folder / "config.yaml")
+    files = {file.stem.removeprefix("metrics").removeprefix("-"): file for file in sorted(folder.glob("metrics*.json"))}
+    return Evaluated(config, {label: check_result(run.read_json(file.name), file) for label, file in files.items()})
 
 
 def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -188,8 +180,8 @@ def count_parts(config: Mapping[str, Any]) -> int:
     return len(splits) * len(seeds)
 
 
-def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) -> Row:
-    """The row of the parts that were evaluated under one label."""
+def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int) -> Row:
+    """The row of the parts that were evaluated under one label, of as many as were `expected`."""
     from nas_osr.metrics.resampling import mean_and_spread  # NumPy
 
     results = [part.results[label] for part in parts]
@@ -206,7 +198,7 @@ def make_row(folder: Path, parts: Sequence[Part], label: str, incomplete: bool) 
         parts=f"{len(splits)} x {len(seeds)}",
         parameters=first["parameters"],
         macs=first.get("macs"),
-        incomplete=incomplete,
+        incomplete=len(parts) < expected,
     )
 
 
@@ -245,7 +237,7 @@ def published_rows() -> tuple[Row, ...]:
                     figures = metrics.setdefault((item["method"], protocol, item["source"], item["family"]), {})
                     figures[table["metric"]] = {"mean": percent / 100.0, "std": None, "n": None}
     return tuple(
-        Row(method, protocol, family, source, figures, published=True)
+        Row(method=method, protocol=protocol, family=family, source=source, metrics=figures, published=True)
         for (method, protocol, source, family), figures in metrics.items()
     )
 
@@ -264,19 +256,3 @@ def orientation_only(row: Row, rows: Sequence[Row]) -> bool:
     """Whether a published row's class splits are of another family, or an unknown one, than a run's beside it."""
     families = {other.family for other in rows if other.protocol == row.protocol and not other.published}
     return row.published and families != {row.family}
-
-
-def row_record(row: Row) -> dict[str, Any]:
-    """A row as plain values."""
-    return {
-        "method": row.method,
-        "protocol": row.protocol,
-        "family": row.family,
-        "published": row.published,
-        "source": row.source,
-        "parts": row.parts or None,
-        "incomplete": row.incomplete,
-        "parameters": row.parameters,
-        "macs": row.macs,
-        "metrics": {name: dict(value) for name, value in row.metrics.items()},
-    }

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from nas_osr.data.dataset import OpenSetData
-from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
@@ -71,15 +70,28 @@ def evaluate_test(
 
 
 def write_evaluation(
-    run: RunFolder, predictions: Predictions, metrics: dict[str, float | None], about: dict[str, Any], bootstrap: int
+    run: RunFolder,
+    rule: ScoringRule,
+    judged: tuple[dict[str, float | None], Predictions],
+    learner: Any,
+    network: Architecture | str,
+    data: OpenSetData,
+    bootstrap: int,
+    label: str = "",
+    *,
+    mirrored: bool = False,
 ) -> dict[str, Any]:
     """Write predictions.csv and metrics.json; returns what metrics.json holds.
 
     Args:
-        about: rule, protocol and parameters, as plain values.
+        judged: what `evaluate_test` has found by the rule.
+        network: the learner's: an architecture, or the name of a baseline network.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
+        label: the files are called predictions-LABEL.csv and metrics-LABEL.json where there is one.
+        mirrored: whether outputs are means over mirror images; `macs` are those of one pass, of which they take two.
     """
-    suffix = f"-{about['label']}" if about.get("label") else ""
+    (metrics, predictions), protocol = judged, data.protocol
+    suffix = f"-{label}" if label else ""
     result = {
         "metrics": metrics,
         "intervals": predictions.intervals(repeats=bootstrap) if bootstrap else {},
@@ -88,28 +100,6 @@ def write_evaluation(
             "known": int((predictions.true_label < predictions.num_known).sum()),
             "unknown": int((predictions.true_label == predictions.num_known).sum()),
         },
-        **about,
-    }
-    write_predictions(run.path / f"predictions{suffix}.csv", predictions)
-    run.write_json(f"metrics{suffix}.json", result)
-    return result
-
-
-def describe(
-    data: OpenSetData,
-    rule: ScoringRule,
-    learner: Any,
-    network: Architecture | str,
-    label: str = "",
-    *,
-    mirrored: bool = False,
-) -> dict[str, Any]:
-    """What a result says of where it comes from; `network` is an architecture or names a baseline network.
-
-    `macs` are those of one pass, of which outputs that are averaged over mirror images take two.
-    """
-    protocol = data.protocol
-    return {
         "label": label,
         "rule": rule.name,
         "mirrored": mirrored,
@@ -120,6 +110,9 @@ def describe(
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "macs": count_macs(learner, protocol.image_shape),
     }
+    write_predictions(run.path / f"predictions{suffix}.csv", predictions)
+    run.write_json(f"metrics{suffix}.json", result)
+    return result
 
 
 def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
@@ -146,37 +139,23 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         rules.append(rule)
         marks = (request.unknown, rule.name if changed else None, "mirrored" if request.mirrored else None)
         labels.append("-".join(mark for mark in marks if mark))
-    if request.mirrored:
-        check_mirrors(kept.protocol)
-    opened = reopen(
-        run,
-        data_dir=request.data_dir,
-        unknown=request.unknown,
-        device=request.device,
-        precision=request.precision,
-        threads=request.threads,
-    )
+    if request.mirrored and not kept.protocol.mirrors:
+        raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
+    opened = reopen(run, request, request.unknown)
     parts = (opened.learner, opened.data, opened.fabric.device)
     fit_rules(rules, *parts, mirrored=request.mirrored)
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
-    results = []
-    for rule, label, (metrics, predictions) in zip(rules, labels, judged, strict=True):
-        about = describe(opened.data, rule, opened.learner, kept.network, label, mirrored=request.mirrored)
-        results.append(write_evaluation(run, predictions, metrics, about, request.bootstrap))
-    return results
-
-
-def check_mirrors(protocol: Protocol) -> None:
-    """UserError where mirror images show other classes."""
-    if not protocol.mirrors:
-        raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {protocol.source}")
+    about = (opened.learner, opened.network, opened.data, request.bootstrap)
+    return [
+        write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)
+        for rule, found, label in zip(rules, judged, labels, strict=True)
+    ]
 
 
 def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tuple[ScoringRule, bool]]:
     """The rules that a request asks for, or else the run's own; with each, whether it differs from that.
 
-    Raises:
-        UserError: no such rule, or the objective cannot feed it, or settings for several.
+    UserError: no such rule, or the objective cannot feed it, or settings for several.
     """
     if request.rule is None:
         check_rule(rule_class(objective.rule, import_plugins=False), objective.kind)
@@ -186,11 +165,9 @@ def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tup
     names = list_rules(request.rule, objective.kind)
     if request.rule_config and len(names) > 1:
         raise UserError(f"rule_config: settings are for one rule, and {len(names)} are asked for: name one with --rule")
-    return [choose_rule(name, objective, request) for name in names]
-
-
-def choose_rule(name: str, objective: ObjectivePlan, request: EvaluateRequest) -> tuple[ScoringRule, bool]:
-    """The rule of this name, and whether it or its settings differ from the run's own. Raises UserError."""
-    check_rule(rule_class(name), objective.kind)
-    same = name == objective.rule and request.rule_config in ({}, objective.rule_settings)
-    return make_rule(name, objective.rule_settings if same else request.rule_config), not same
+    chosen = []
+    for name in names:
+        check_rule(rule_class(name), objective.kind)
+        same = name == objective.rule and request.rule_config in ({}, objective.rule_settings)
+        chosen.append((make_rule(name, objective.rule_settings if same else request.rule_config), not same))
+    return chosen

@@ -6,17 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, nn
 
+from nas_osr.cost.steps import count_flops
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.objectives import make_objective
+from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.networks import check_network, network_class
+from nas_osr.runs.folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.references import load_architecture
 from nas_osr.search_spaces.checks import check_architecture
-from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.operations import operation_class
 from nas_osr.search_spaces.space import Space
@@ -51,30 +51,30 @@ def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str 
 
 
 def build_learner(
-    architecture: Architecture | str, protocol: Protocol, objective: str, objective_config: object
+    network: Architecture | str, protocol: Protocol, objective: ObjectivePlan, outliers: Tensor | None = None
 ) -> Learner:
     """The network and the objective's heads with fresh weights (from torch's global generator).
 
     Args:
-        architecture: of a discrete network, or the name of a baseline network.
+        network: the architecture of a discrete network, or the name of a baseline network.
         protocol: the classes and images.
-        objective, objective_config: name and full config of the objective.
+        objective: what it learns.
+        outliers: see `ObjectivePlan.make`.
 
     Raises:
         UserError: the network does not fit the image size, or the objective the network; or a user's own class is not
             loaded, or does not do what it should.
     """
     channels = protocol.image_shape[0]
-    network: nn.Module
-    if isinstance(architecture, str):
-        check_network(architecture, protocol.image_shape)
-        network = network_class(architecture)(channels, protocol.mean, protocol.std, protocol.image_shape)
+    encoder: nn.Module
+    if isinstance(network, str):
+        check_network(network, protocol.image_shape)
+        encoder = network_class(network)(channels, protocol.mean, protocol.std, protocol.image_shape)
     else:
-        check_architecture(architecture, protocol.image_shape)
-        network = DiscreteNetwork(architecture, channels, protocol.mean, protocol.std)
-    shapes = feature_shapes(network, protocol.image_shape)
-    heads = make_objective(objective, shapes, protocol.image_shape, protocol.num_known, objective_config)
-    return Learner(network, heads).to(memory_format=torch.channels_last)
+        check_architecture(network, protocol.image_shape)
+        encoder = DiscreteNetwork(network, channels, protocol.mean, protocol.std)
+    heads = objective.make(encoder, protocol.image_shape, protocol.num_known, outliers)
+    return Learner(encoder, heads).to(memory_format=torch.channels_last)
 
 
 def count_macs(learner: Any, image_shape: tuple[int, int, int]) -> int:
@@ -86,7 +86,13 @@ def count_macs(learner: Any, image_shape: tuple[int, int, int]) -> int:
     training = learner.training
     device = next(learner.parameters()).device
     learner.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        learner.infer(torch.zeros(1, *image_shape, device=device))
+    with torch.no_grad():
+        flops = count_flops(lambda: learner.infer(torch.zeros(1, *image_shape, device=device)))
     learner.train(training)
-    return counter.get_total_flops() // 2
+    return flops // 2
+
+
+def save_architecture(network: Architecture | str, run: RunFolder) -> None:
+    """Leave architecture.json in a run folder; a baseline network has none. Raises UserError."""
+    if isinstance(network, Architecture):
+        network.save(run.path / "architecture.json")

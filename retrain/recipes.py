@@ -62,17 +62,15 @@ class Recipe:
     def factor(self, epochs: int) -> Callable[[float], float]:
         """The schedule over `epochs` epochs: position in epochs -> factor on the learning rate."""
 
-        def exponential(position: float) -> float:
-            return self.decay ** int(position)
-
-        def triangle(position: float) -> float:
+        def at(position: float) -> float:
+            if self.schedule == "exponential":
+                return self.decay ** int(position)
+            if self.schedule == "two_stage":
+                return 1.0 if position < self.first_stage * epochs else self.decay
             share = position / epochs
             return (share / self.rise + 1e-3) if share < self.rise else (1.0 - share) / (1.0 - self.rise)
 
-        def two_stage(position: float) -> float:
-            return 1.0 if position < self.first_stage * epochs else self.decay
-
-        return {"exponential": exponential, "triangle": triangle, "two_stage": two_stage}[self.schedule]
+        return at
 
     def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of one player."""

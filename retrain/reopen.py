@@ -13,11 +13,11 @@ from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
-from nas_osr.plans import ObjectivePlan, given
+from nas_osr.plans import ObjectivePlan, given, import_plugins
 from nas_osr.requests import ObjectiveOptions
 from nas_osr.retrain.model import build_learner
 from nas_osr.retrain.networks import check_network
-from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.runs.folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.fabric import make_fabric
@@ -84,38 +84,28 @@ def keep_objective(config: ObjectiveOptions, protocol: Protocol) -> ObjectivePla
     return ObjectivePlan(config.objective, kind, settings, given(config.rule, kind.default_rule), config.rule_config)
 
 
-def reopen(
-    run: RunFolder,
-    *,
-    data_dir: str | None = None,
-    unknown: str | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    threads: int = 0,
-) -> Reopened:
-    """Open a run folder again. Nothing in it causes an import.
+def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -> Reopened:
+    """Open the folder of one retraining again. Nothing in it causes an import, but the plug-ins that are named are.
 
     Args:
-        run: the folder of one retraining.
-        data_dir: folder of the images, where it is not the run's.
         unknown: a source whose test images all play the unknown, instead of the protocol's.
-        device, precision, threads: as for `nas_osr.training.fabric.make_fabric`.
 
     Raises:
         UserError: the folder is not a retraining that has a trained network, data or device are not there, or the known
             images are not those that the network was trained on.
     """
-    kept = read_run(run, data_dir)
-    protocol = kept.protocol
+    import_plugins(options.plugin)
+    kept = read_run(run, options.data_dir)
+    config, protocol = kept.config, kept.protocol
     if unknown is not None:
-        protocol = with_unknown(protocol, unknown, kept.config.data_folder)
-    fabric = make_fabric(device, precision, threads)
+        protocol = with_unknown(protocol, unknown, config.data_folder)
+    fabric = make_fabric(options.device, options.precision, options.threads)
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
     wrapped.eval()
-    data = load_data(protocol, kept.config.data_folder, limit_per_class=kept.config.limit_per_class)
+    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class)
     check_same_images(run, data)
-    return Reopened(run, kept.config, kept.network, protocol, kept.objective, wrapped, data, fabric)
+    return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
 
 
 def check_same_images(run: RunFolder, data: OpenSetData) -> None:
@@ -160,7 +150,7 @@ def only_split(run: RunFolder, config: RetrainRequest) -> int:
 def load_learner(kept: KeptRun) -> Learner:
     """The trained network of a run folder, on the CPU. Raises UserError when there is none or it does not fit."""
     run, network = kept.run, kept.network
-    learner = build_learner(network, kept.protocol, kept.objective.name, kept.objective.settings)
+    learner = build_learner(network, kept.protocol, kept.objective)
     state = run.load_checkpoint()
     if state is None:
         raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")

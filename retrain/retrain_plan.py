@@ -6,22 +6,51 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive, check_switches
+from nas_osr.configuration import check_not_negative, check_positive, parse_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class
-from nas_osr.plans import MachinePlan, OutputPlan, given, import_plugins, plan_machine, plan_output
+from nas_osr.plans import (
+    DataPlan,
+    OutputPlan,
+    given,
+    import_plugins,
+    plan_data,
+    plan_machine,
+    plan_objective,
+    plan_output,
+)
 from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions
 from nas_osr.retrain.model import resolve_architecture
-from nas_osr.retrain.networks import network_class
-from nas_osr.retrain.parts import Part, SchedulePlan, TrainingPlan, list_parts, plan_training
+from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
+from nas_osr.retrain.train import SchedulePlan, TrainingPlan
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.stems import STEMS
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split and seed of a retraining: one network, trained from scratch.
+
+    Attributes:
+        folder: its name inside the retraining's.
+        seed: of everything that is random in it.
+        training: what is trained.
+        data: what it learns from.
+        recorded: what its config.yaml holds.
+    """
+
+    folder: str
+    seed: int
+    training: TrainingPlan
+    data: DataPlan
+    recorded: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -30,28 +59,22 @@ class RetrainPlan:
 
     Attributes:
         parts: its splits and seeds, at least one.
-        machine: where it is computed.
         output: where it goes.
         bootstrap: resamples for the intervals of the metrics; 0 leaves them out.
         recorded: what its config.yaml holds.
     """
 
     parts: tuple[Part, ...]
-    machine: MachinePlan
     output: OutputPlan
     bootstrap: int
     recorded: Mapping[str, Any]
 
 
 def plan_retrain(request: RetrainRequest) -> RetrainPlan:
-    """The plan of a request. No image is opened.
-
-    Raises:
-        UserError: anything in the request is wrong.
-    """
+    """The plan of a request. No image is opened. UserError: anything in the request is wrong."""
     filled, network, schedule = fill_request(request)
     parts = list_parts(filled, network, schedule)
-    return RetrainPlan(parts, plan_machine(filled), plan_output(filled), filled.bootstrap, filled.recorded())
+    return RetrainPlan(parts, plan_output(filled), filled.bootstrap, filled.recorded())
 
 
 def plan_measured(request: RetrainRequest, protocol: Protocol) -> TrainingPlan:
@@ -69,9 +92,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     """
     import_plugins(request.plugin)
     check_network_options(request)
-    check_not_negative(request, "bootstrap", "checkpoint_minutes")
-    check_choice(request, "resume", ("no", "auto"))
-    check_switches(request)
+    check_not_negative(request, "bootstrap")
     request = take_over(request)
     preset_name = given(request.preset, ScheduleOptions.preset)
     preset = get_preset(preset_name)
@@ -102,6 +123,33 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     )
     check_positive(filled, "epochs", "batch_size")
     return filled, network, SchedulePlan(recipe, epochs, batch_size)
+
+
+def list_parts(request: RetrainRequest, network: Architecture | str, schedule: SchedulePlan) -> tuple[Part, ...]:
+    """Every split and seed of a request whose fields are filled. UserError: something is wrong, or does not fit."""
+    splits, seeds = parse_range("splits", request.splits), parse_range("seeds", request.seeds)
+    parts = []
+    for split in splits:
+        training = plan_training(request, network, schedule, request.protocol_of(split))
+        data = plan_data(request, request.published_protocol(split), training.protocol, training.objective)
+        settings = asdict(training.objective.settings)
+        for seed in seeds:
+            folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
+            own = replace(request, splits=str(split), seeds=str(seed), objective_config=settings)
+            parts.append(Part(folder, seed, training, data, own.recorded()))
+    return tuple(parts)
+
+
+def plan_training(
+    request: RetrainRequest, network: Architecture | str, schedule: SchedulePlan, protocol: Protocol
+) -> TrainingPlan:
+    """What a request whose fields are filled trains on a protocol. UserError: something is wrong, or does not fit."""
+    check_image_shape(protocol.image_shape)
+    if isinstance(network, str):
+        check_network(network, protocol.image_shape)
+    objective = plan_objective(request, protocol, "retrain")
+    objective.check_divided(schedule.batch_size)
+    return TrainingPlan(network, protocol, objective, schedule, plan_machine(request))
 
 
 def check_network_options(request: RetrainRequest) -> None:

@@ -13,9 +13,29 @@ from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import Choices
 from nas_osr.requests import DataOptions, DeviceOptions, RunRequest, ScheduleOptions
 from nas_osr.retrain.networks import NETWORKS
-from nas_osr.retrain.training_options import RecipeOptions
+from nas_osr.retrain.recipes import RECIPES
 from nas_osr.search_spaces.presets import PRESETS
 from nas_osr.search_spaces.stems import STEMS
+
+
+@dataclass
+class RecipeOptions:
+    """How a network is trained."""
+
+    recipe: Annotated[str | None, Choices(RECIPES)] = None
+    "optimiser, schedule and augmentation; the preset's when not given."
+    recipe_config: dict[str, Any] = field(default_factory=dict)
+    "settings of the recipe, for example --recipe_config.learning_rate 0.1."
+
+
+@dataclass
+class TrainingOptions(RecipeOptions):
+    """What is trained, and how."""
+
+    architecture: Any = None
+    "run folder of a search, a .json or .graphml file, published, random:SEED, or the value itself."
+    network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
+    "a baseline network instead of an architecture."
 
 
 @dataclass
@@ -77,7 +97,17 @@ class FinishedOptions:
 
 
 @dataclass
-class EvaluateRequest(DeviceOptions, FinishedOptions):
+class ReopenOptions(DeviceOptions):
+    """How a finished retraining is opened again."""
+
+    data_dir: str | None = None
+    "folder of the images, where it is not the run's."
+    plugin: list[str] = field(default_factory=list)
+    "modules with your own classes that the run was made with; a run folder by itself imports nothing."
+
+
+@dataclass
+class EvaluateRequest(ReopenOptions, FinishedOptions):
     """Evaluate a retrained network again from its saved model: rule, threshold and every figure are computed anew.
 
     Results under another unknown source or rule, or with --mirrored, are written beside the run's own, as
@@ -92,11 +122,7 @@ class EvaluateRequest(DeviceOptions, FinishedOptions):
     "settings of the rule, where it is one."
     mirrored: bool = False
     "average the outputs for each image and its mirror image; twice the time."
-    data_dir: str | None = None
-    "folder of the images, where it is not the run's."
     bootstrap: int = 1000
     "resamples for the confidence intervals of the metrics; 0 leaves them out."
-    plugin: list[str] = field(default_factory=list)
-    "modules with your own classes that the run was made with; a run folder by itself imports nothing."
     json: bool = False
     "print the result as one JSON object."

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
 from nas_osr.configuration import parse_range
+from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.errors import UserError
 from nas_osr.metrics.resampling import mean_and_spread
@@ -16,12 +18,11 @@ from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import check_divided
 from nas_osr.retrain.comparison import check_result
-from nas_osr.retrain.evaluate import describe, evaluate_test, fit_rules, write_evaluation
-from nas_osr.retrain.parts import Part
-from nas_osr.retrain.retrain_cost import check_retrain_memory, estimate_retrain
-from nas_osr.retrain.retrain_plan import RetrainPlan, plan_retrain
+from nas_osr.retrain.evaluate import evaluate_test, fit_rules, write_evaluation
+from nas_osr.retrain.model import save_architecture
+from nas_osr.retrain.retrain_cost import retrain_cost
+from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.train import train
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
@@ -32,10 +33,7 @@ from nas_osr.training.determinism import deterministic_algorithms
 def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
     """Retrain as asked and leave complete run folders and summary.json in `request.out`.
 
-    Args:
-        request: what is open in it is filled, see `nas_osr.retrain.retrain_plan.plan_retrain`.
-        command: the command line, for the provenance.
-        estimate: whether a `dry_run` says what the retraining would cost, too.
+    `command` is for the provenance; `estimate` is whether a `dry_run` says what the retraining would cost, too.
 
     Returns:
         out, metrics (mean, std and n of each over the parts), parts (metrics of each); with `dry_run` what would run.
@@ -45,21 +43,21 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
             nothing is written then.
     """
     plan = plan_retrain(request)
+    first, machine, cost = plan.parts[0], plan.parts[0].training.machine, partial(retrain_cost, plan.parts)
     if request.dry_run:
-        cost = {"estimate": estimate_retrain(plan.parts)} if estimate else {}
-        return {"would_retrain": [part.recorded for part in plan.parts], **cost}
-    fabric = plan.machine.open()
-    first = plan.parts[0]
+        expected = {"estimate": machine.estimate(cost)} if estimate else {}
+        return {"would_retrain": [part.recorded for part in plan.parts], **expected}
+    fabric = machine.open()
     # what can be wrong with the first part shows before anything is written
     with torch.random.fork_rng():
-        first.training.make_learner()
+        first.training.build()
     opened = {first.folder: first.data.load()}
     check_equal_options(fabric, plan.recorded)
     with (
-        deterministic_algorithms(plan.machine.deterministic),
+        deterministic_algorithms(machine.deterministic),
         opened_by_first(fabric, plan.output.create) as outer,
     ):
-        check_retrain_memory(plan.parts, fabric)
+        check_fits(cost, fabric)
         outer.call(lambda folder: begin(folder, plan, command))
         results = [run_part(plan, part, opened.pop(part.folder, None), fabric, outer, command) for part in plan.parts]
         summary = {
@@ -81,11 +79,6 @@ def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
     if missing:
         raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")
     outer.extend(plan.recorded, ("splits",))
-
-
-def check_there(outer: RunFolder) -> None:
-    """UserError when the folder of a retraining has gone."""
-    outer.read_provenance()
 
 
 def read_part_result(run: RunFolder) -> dict[str, Any] | None:
@@ -113,7 +106,7 @@ def run_part(
     `opened` are the part's images where they have been read already.
     """
     training, schedule, output = part.training, part.training.schedule, plan.output
-    outer.call(check_there)  # a folder that was removed meanwhile is not made again
+    outer.call(RunFolder.read_provenance)  # UserError: a folder that was removed meanwhile is not made again
     with opened_by_first(
         fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
     ) as folder:
@@ -123,16 +116,16 @@ def run_part(
         data = opened or part.data.load()
         check_divided(training.objective.name, True, min(schedule.batch_size, len(data.known.train)))
         check_same(fabric, "training images", data.fingerprint)
-        about = plan.machine.conditions(fabric)
+        about = training.machine.conditions(fabric)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
-        folder.call(lambda run: training.save_architecture(run.path))
+        folder.call(lambda run: save_architecture(training.network, run))
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
             with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
-                trained = train(training, learner, data.known, fabric, recorder, part.seed)
+                trained = training.train(learner, data.known, fabric, recorder, part.seed)
         trained.eval()
         return folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))
 
@@ -152,9 +145,8 @@ def evaluate_part(
     """
     rule = part.training.objective.make_rule()
     fit_rules([rule], trained, data, device)
-    [(metrics, predictions)] = evaluate_test([rule], trained, data, device)
-    about = describe(data, rule, trained.module, part.training.network)
-    result = write_evaluation(run, predictions, metrics, about, plan.bootstrap)
+    [judged] = evaluate_test([rule], trained, data, device)
+    result = write_evaluation(run, rule, judged, trained.module, part.training.network, data, plan.bootstrap)
     run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
     run.finish()
     return result

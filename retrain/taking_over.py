@@ -80,7 +80,8 @@ def fill_open(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
     if not searched:
         return request
     search = read_request(searched, where)
-    filled = fill(request, {"preset": search.preset, **data_to_take(request, search)})
+    values = {"preset": search.preset, **data_to_take(request, search)}
+    filled = replace(request, **{name: value for name, value in values.items() if getattr(request, name) is None})
     if search.objective is None or request.objective not in (None, search.objective):
         return filled
     try:  # nothing in a run folder causes an import: what the user has not named must be loaded
@@ -103,11 +104,6 @@ def read_request(searched: Mapping[str, Any], where: str) -> RetrainRequest:
     if "split" in searched:
         values["splits"] = str(searched["split"])
     return make_request(RetrainRequest, values, where)
-
-
-def fill(request: RetrainRequest, values: Mapping[str, Any]) -> RetrainRequest:
-    """The request with these values in those fields that are open."""
-    return replace(request, **{name: value for name, value in values.items() if getattr(request, name) is None})
 
 
 def data_to_take(request: RetrainRequest, search: RetrainRequest) -> dict[str, Any]:

@@ -1,57 +1,119 @@
-"""Training one network on all known classes of one split, from scratch."""
+"""Training one network on all known classes of one split, from scratch: what is fixed before, and the training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from lightning_fabric import Fabric
+from torch import Tensor
 
-from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.augmentation import default_augmentation
+from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.data.protocols import Protocol
 from nas_osr.evaluation.judging import collect_outputs
-from nas_osr.retrain.parts import TrainingPlan
+from nas_osr.plans import MachinePlan, ObjectivePlan
+from nas_osr.retrain.model import build_learner
+from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
 from nas_osr.training.graphs import Choice
-from nas_osr.training.learner import Learner
+from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import monitor_retraining
 
 
-def train(
-    plan: TrainingPlan, learner: Learner, data: OpenSetData, fabric: Fabric, recorder: Recorder, seed: int
-) -> Any:
-    """Train `learner`, which `plan` has built, for all epochs and return it as Fabric wrapped it.
+@dataclass(frozen=True)
+class SchedulePlan:
+    """How long, and in which steps.
 
-    Only known training images update it. Known validation images are watched (closed-set accuracy), but nothing is
-    chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in
-    `torch.random.fork_rng`.
+    Attributes:
+        recipe: optimiser, schedule and augmentation.
+        epochs: passes over the training images.
+        batch_size: images a step, of all ranks together.
     """
-    wrapped, players, schedule = plan.set_up(learner, fabric, seed)
-    run_epochs(Retraining(fabric, wrapped, players, data, schedule, plan.machine.graphs), recorder)
-    return wrapped
+
+    recipe: Recipe
+    epochs: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """One network that is trained from scratch.
+
+    Attributes:
+        network: the architecture of a discrete network, or the name of a baseline network.
+        protocol: the classes and images.
+        objective: what it learns, and how it is judged.
+        schedule: how long.
+        machine: where.
+    """
+
+    network: Architecture | str
+    protocol: Protocol
+    objective: ObjectivePlan
+    schedule: SchedulePlan
+    machine: MachinePlan
+
+    def build(self, outliers: Tensor | None = None) -> Learner:
+        """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""
+        learner = build_learner(self.network, self.protocol, self.objective, outliers)
+        self.machine.prepare(learner.encoder)
+        return learner
+
+    def set_up(self, learner: Learner, fabric: Fabric, seed: int) -> tuple[Any, dict[str, Any], Schedule]:
+        """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
+        recipe, epochs = self.schedule.recipe, self.schedule.epochs
+        heads = learner.objective
+        optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
+        schedule = Schedule(
+            epochs=epochs,
+            batch_size=self.schedule.batch_size,
+            factor=recipe.factor(epochs),
+            clip=recipe.clip,
+            scale=heads.loss_scale if recipe.scaled else 1.0,
+            augmentation=default_augmentation(self.protocol, "none" if heads.makes_views else recipe.augmentation),
+            seed=seed,
+        )
+        return *set_up(fabric, learner, optimizers), schedule
+
+    def train(self, learner: Learner, data: OpenSetData, fabric: Fabric, recorder: Recorder, seed: int) -> Any:
+        """Train what `build` returned for all epochs, and return it as Fabric wrapped it.
+
+        Only known training images update it. Known validation images are watched (closed-set accuracy), but nothing is
+        chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in
+        `torch.random.fork_rng`.
+        """
+        wrapped, players, schedule = self.set_up(learner, fabric, seed)
+        train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
+        graphs = self.machine.graphs
+        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation), recorder)
+        return wrapped
 
 
 class Retraining(Trainer):
-    """A training that is watched on known validation images."""
+    """A training that is watched on known validation images, which lie on the device."""
 
     def __init__(
         self,
         fabric: Fabric,
         learner: Any,
         optimizers: Mapping[str, Any],
-        data: OpenSetData,
+        images: LabelledImages,
         schedule: Schedule,
         graphs: Choice,
+        validation: LabelledImages,
     ) -> None:
-        super().__init__(fabric, learner, optimizers, data.train.to(fabric.device), schedule, graphs)
-        self.validation = data.validation.to(fabric.device)
+        super().__init__(fabric, learner, optimizers, images, schedule, graphs)
+        self.validation = validation
 
     def phase(self, epoch: int) -> str:
-        """See `Trainer`."""
         return "retrain"
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
-        """See `Trainer`: the closed-set accuracy and the monitors.
+        """The closed-set accuracy and the monitors.
 
         The accuracy is None for an objective without a classifier: its rule judges it, at the end.
         """

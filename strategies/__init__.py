@@ -27,8 +27,7 @@ def strategy_class(name: str) -> type[Strategy]:
 def make_strategy(name: str, settings: Mapping[str, Any], preset: str) -> Strategy:
     """A strategy with all of its options: its own defaults, those for the preset, then the settings.
 
-    Raises:
-        UserError: there is no such strategy, or a setting is unknown or out of range.
+    UserError: there is no such strategy, or a setting is unknown or out of range.
     """
     chosen = strategy_class(name)
     return chosen(make_config(f"strategy {name}", chosen.Config, {**chosen.presets.get(preset, {}), **settings}))

@@ -18,7 +18,6 @@ from nas_osr.plans import DataPlan, LearningData, MachinePlan, ObjectivePlan, Ou
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
-from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.pseudo_unknown import Classes, SearchData, choose_pseudo_unknown, split_for_search
 from nas_osr.training.epochs import Schedule
@@ -28,14 +27,8 @@ from nas_osr.training.epochs import Schedule
 class WeightsPlan:
     """How network weights learn while an architecture is searched: with Adam, at a rate that falls with every epoch.
 
-    Attributes:
-        epochs: passes over the images.
-        batch_size: images a step, of all ranks together.
-        weight_lr: learning rate at the start.
-        weight_decay: of Adam.
-        weight_lr_decay: factor on the learning rate after every epoch.
-        clip: largest gradient norm; 0 is off.
-        augmentation: recipe for training images.
+    The fields are those of `nas_osr.strategies.search_request.WeightOptions`, and `epochs` (passes over the images) and
+    `batch_size` (images a step, of all ranks together).
     """
 
     epochs: int
@@ -113,8 +106,7 @@ class SearchPlan:
 
     def make_heads(self, encoder: nn.Module, outliers: Tensor) -> Objective:
         """The objective with heads for the kept classes; `outliers` are uint8 [n, C, H, W]. Raises UserError."""
-        shapes = feature_shapes(encoder, self.protocol.image_shape)
-        return self.objective.make(shapes, self.protocol.image_shape, len(self.classes.kept), outliers)
+        return self.objective.make(encoder, self.protocol.image_shape, len(self.classes.kept), outliers)
 
     def of_rank(self, ranks: int) -> SearchPlan:
         """What one of several ranks computes of it."""

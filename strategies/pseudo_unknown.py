@@ -1,4 +1,4 @@
-"""The classes and images of a search: kept and pseudo-unknown ones, weight half and architecture half (PAS).
+"""What a search sees: kept and pseudo-unknown classes, their images in two halves (PAS), and how they are told apart.
 
 Only known training and validation images come in; nothing here can reach a test image or a true unknown class.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from nas_osr.data.dataset import VALIDATION_SHARE, LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import check_pseudo_unknown
 from nas_osr.errors import UserError
+from nas_osr.evaluation.judging import collect_outputs
+from nas_osr.metrics.open_set import auroc, macro_f1
+from nas_osr.scoring.base import ScoringRule
 from nas_osr.seeds import make_generator
 
 
@@ -150,3 +155,33 @@ def split_for_search(data: OpenSetData, classes: Classes, seed: int, rule_sample
         validation=select(data.validation, validation),
         pseudo_unknown=select(data.train, torch.cat(unknown) if unknown else torch.zeros(0, dtype=torch.long)),
     )
+
+
+def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -> dict[str, float | None]:
+    """How well a network in eval mode tells kept classes and pseudo-unknown images apart.
+
+    The rule learns from kept training images and its threshold from kept validation images only.
+
+    Args:
+        learner: a `nas_osr.training.learner.Learner` as Fabric wrapped it.
+        rule: not fitted.
+        split: on the learner's device.
+
+    Returns:
+        f1: macro-F1 over the kept classes and "unknown" (over the kept ones alone when nothing plays the unknown).
+        auroc: of pseudo-unknown against kept images, None without any.
+        threshold: the rule's.
+    """
+    infer = partial(collect_outputs, learner.infer, device=split.validation.labels.device)
+    if rule.learns:
+        rule.fit(infer(split.fit_sample), split.fit_sample.labels.cpu(), learner.objective)
+    scored, known = split.scored(), len(split.validation)
+    outputs = infer(scored)
+    rule.set_threshold(outputs[:known], split.validation.labels.cpu())
+    scores = rule.scores(outputs)
+    truth, unknown = scored.labels.cpu().numpy(), learner.objective.num_classes
+    return {
+        "f1": macro_f1(truth, rule.decide(scores).numpy(), unknown),
+        "auroc": auroc(scores.knownness.numpy(), truth == unknown),
+        "threshold": rule.threshold,
+    }

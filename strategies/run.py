@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-from lightning_fabric import Fabric
-
 from nas_osr.configuration import rename_former
-from nas_osr.cost.steps import leave_no_trace
+from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.runs.folder import RunFolder
@@ -23,17 +22,14 @@ from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.monitors import all_warnings, stop_reason
 
-MEND = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
+LESS_MEMORY_OF_SEARCH = "--batch_size, --channels, --layers or --objective_config.decoder_channels"
 PICTURES = ["graphml", "gv", "svg"]
 
 
 def run_search(request: SearchRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
     """Search as requested and leave a complete run folder in `request.out`.
 
-    Args:
-        request: open fields are filled from the preset.
-        command: the command line, for the provenance.
-        estimate: whether a `dry_run` says what the search would cost, too.
+    `command` is for the provenance; `estimate` is whether a `dry_run` says what the search would cost, too.
 
     Returns:
         What was found: out, f1, epoch (of a strategy that tries architectures: the trial), phase ("search" or
@@ -46,7 +42,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     """
     plan = plan_search(request)
     if request.dry_run:
-        cost = {"estimate": estimate_search(plan)} if estimate else {}
+        cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
     fabric = plan.machine.open()
     data = plan.data.load()
@@ -60,7 +56,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         done = folder.call(lambda run: read_result(run) if run.finished else None)
         if done is not None:
             return done
-        check_search_memory(plan, fabric)
+        check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)
         about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
@@ -69,19 +65,6 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
         return folder.call(lambda run: write_result(run, result, plan))
-
-
-def estimate_search(plan: SearchPlan) -> dict[str, Any]:
-    """What the search will cost; see `nas_osr.cost.whole_run.Cost.estimate`."""
-    with leave_no_trace():
-        fabric = plan.machine.open(ranks=False)
-        return plan.strategy.cost(plan, fabric).estimate(fabric)
-
-
-def check_search_memory(plan: SearchPlan, fabric: Fabric) -> None:
-    """UserError when its networks cannot be made or clearly do not fit onto the device; a warning when they may not."""
-    with leave_no_trace():
-        plan.strategy.cost(plan.of_rank(fabric.world_size), fabric).check_memory(fabric.device, MEND)
 
 
 def modernise_config(run: RunFolder) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive, check_switches
+from nas_osr.configuration import check_positive
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
 from nas_osr.plans import (
@@ -17,6 +17,7 @@ from nas_osr.plans import (
     plan_machine,
     plan_objective,
     plan_output,
+    same_fields,
 )
 from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.presets import get_preset
@@ -29,8 +30,7 @@ from nas_osr.strategies.search_request import SearchRequest
 def plan_search(request: SearchRequest) -> SearchPlan:
     """The plan of a search. The preset fills what is left open; no image is opened.
 
-    Raises:
-        UserError: anything in the request is wrong.
+    UserError: anything in the request is wrong.
     """
     import_plugins(request.plugin)
     protocol = request.published_protocol(request.split)
@@ -40,12 +40,16 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
     """The plan of a search on these classes of which steps alone are wanted: it has no images. Raises UserError."""
-    return assemble(request, find_objective(request, protocol), DataPlan(protocol, no_images, no_images, no_images))
+    return assemble(request, find_objective(request, protocol), no_data(protocol))
 
 
-def no_images() -> NoReturn:
-    """In place of what reads images."""
-    raise RuntimeError("steps are measured on random images")
+def no_data(protocol: Protocol) -> DataPlan:
+    """A plan without an image."""
+
+    def load() -> NoReturn:
+        raise RuntimeError("steps are measured on random images")
+
+    return DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
 
 
 def plan_space(request: SearchRequest) -> Space:
@@ -69,21 +73,17 @@ def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
 
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
-    check_search_request(request)
+    check_positive(request, "rule_sample")
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
     default_augmentation(protocol, request.augmentation)
     strategy = make_strategy(request.strategy, request.strategy_config, request.preset)
     classes = strategy.classes(protocol, request.pseudo_unknown, request.seed)
-    weights = WeightsPlan(
-        epochs=given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
-        batch_size=given(request.batch_size, preset.batch_size),
-        weight_lr=request.weight_lr,
-        weight_decay=request.weight_decay,
-        weight_lr_decay=request.weight_lr_decay,
-        clip=request.clip,
-        augmentation=request.augmentation,
-    )
+    filled = {
+        "epochs": given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
+        "batch_size": given(request.batch_size, preset.batch_size),
+    }
+    weights = WeightsPlan(**{**same_fields(WeightsPlan, request), **filled})
     check_positive(weights, "epochs", "batch_size", "weight_lr")
     objective.check_divided(weights.batch_size)
     plan = SearchPlan(
@@ -115,18 +115,9 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "strategy_config": asdict(strategy.config),
             "objective_config": asdict(objective.settings),
             "rule": objective.rule,
-            "epochs": weights.epochs,
-            "batch_size": weights.batch_size,
+            **filled,
             "pseudo_unknown": list(classes.pseudo),
         },
     )
     strategy.check_plan(plan)
     return plan
-
-
-def check_search_request(request: SearchRequest) -> None:
-    """UserError when an option is out of range that no part of the plan looks at."""
-    check_positive(request, "rule_sample")
-    check_not_negative(request, "checkpoint_minutes")
-    check_choice(request, "resume", ("no", "auto"))
-    check_switches(request)

@@ -18,10 +18,9 @@ from nas_osr.data.batches import to_float
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.views import random_views
 from nas_osr.objectives import OBJECTIVES, objective_class
-from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_cost import training_cost
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -107,8 +106,7 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> Fabric:
 @pytest.fixture(autouse=True)
 def without_generators(monkeypatch: pytest.MonkeyPatch) -> None:
     """The benchmark's augmentation, which makes the steps' input, has a generator on their device; meta has none."""
-    for module in ("nas_osr.cost.whole_run", "nas_osr.strategies.bilevel.search_cost"):
-        monkeypatch.setattr(f"{module}.augmenter", lambda images, config: lambda: to_float(images))
+    monkeypatch.setattr("nas_osr.cost.whole_run.augmenter", lambda images, config: lambda: to_float(images))
 
 
 class DrawsThere(TorchDispatchMode):
@@ -133,7 +131,8 @@ def test_no_step_of_a_search_waits(objective: str, settings: dict[str, Any], met
         pseudo_unknown=[0, 1],
     )  # fmt: skip
     with torch.device("meta"):
-        steps = make_steps(*build_levels(plan_measurement(config, make_protocol("digits")), meta), 8)
+        plan = plan_measurement(config, make_protocol("digits"))
+        steps = plan.strategy.cost(plan, meta).make_steps(8)
     for step in steps:
         run(step)
         if CAPTURABLE[objective]:
@@ -150,7 +149,7 @@ def test_drawing_on_the_host_is_caught() -> None:
 def test_no_step_of_a_retraining_waits(objective: str, meta: Fabric) -> None:
     config = RetrainRequest(preset="tiny", architecture="random:0", batch_size=8, objective=objective)
     with torch.device("meta"):
-        step = make_step(plan_measured(config, make_protocol("digits")), meta)
+        [step] = training_cost(plan_measured(config, make_protocol("digits")), meta).make_steps(8)
     run(step)
 
 
@@ -158,7 +157,7 @@ def test_no_step_of_a_retraining_waits(objective: str, meta: Fabric) -> None:
 def test_no_step_of_a_baseline_waits(network: str, meta: Fabric) -> None:
     config = RetrainRequest(preset="tiny", network=network, batch_size=8, objective="cross_entropy")
     with torch.device("meta"):
-        step = make_step(plan_measured(config, make_protocol("digits")), meta)
+        [step] = training_cost(plan_measured(config, make_protocol("digits")), meta).make_steps(8)
     run(step)
 
 

@@ -11,7 +11,7 @@ from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.cost import GIB
 from nas_osr.errors import UserError
 from nas_osr.requests import LossOptions, MachineOptions, PresetOptions, ProtocolOptions, SpaceOptions
-from nas_osr.retrain.training_options import TrainingOptions
+from nas_osr.retrain.retrain_request import TrainingOptions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -77,8 +77,8 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
 
     Returns:
         steps and warmup; device, device_name, precision and cpu_threads; protocol, image_shape, objective, preset;
-        search and retrain, as far as asked for: what `nas_osr.strategies.bilevel.bilevel_steps.benchmark_search` and
-        `nas_osr.retrain.retrain_cost.benchmark_retrain` return.
+        search and retrain, as far as asked for: what `nas_osr.strategies.bilevel.search_cost.benchmark_search` and
+        `nas_osr.cost.whole_run.Cost.measure` return.
 
     Raises:
         UserError: anything in the request is wrong, or it does not fit into the GPU's memory.
@@ -134,11 +134,11 @@ def bench_protocol(request: BenchRequest) -> Protocol:
 
 def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) -> dict[str, Any]:
     """The phases that are asked for, one after the other, so that one's memory is free before the next."""
-    from nas_osr.retrain.retrain_cost import benchmark_retrain
+    from nas_osr.retrain.retrain_cost import training_cost
     from nas_osr.retrain.retrain_plan import plan_measured
     from nas_osr.retrain.retrain_request import RetrainRequest
     from nas_osr.search_spaces.architectures.references import load_architecture
-    from nas_osr.strategies.bilevel.bilevel_steps import benchmark_search
+    from nas_osr.strategies.bilevel.search_cost import benchmark_search
     from nas_osr.strategies.search_plan import plan_space
     from nas_osr.strategies.search_request import SearchRequest
 
@@ -159,7 +159,8 @@ def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) ->
     if request.phase != "retrain":
         measured["search"] = benchmark_search(search_config, protocol, fabric, request.steps, request.warmup)
     if request.phase != "search":
-        measured["retrain"] = benchmark_retrain(retraining, fabric, request.steps, request.warmup)
+        cost = training_cost(retraining, fabric, retraining.machine.graphs)
+        measured["retrain"] = cost.measure(fabric, request.steps, request.warmup)
     return measured
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from nas_osr.cli.show import show_json, show_table
 from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
-from nas_osr.retrain.comparison import METRICS, Row, find_rows, orientation_only, row_record, with_published
+from nas_osr.retrain.comparison import METRICS, Row, find_rows, orientation_only, with_published
 
 HEADINGS = {
     "auroc": "AUROC",
@@ -44,7 +45,7 @@ def compare(
     if published:
         rows = with_published(rows, metrics)
     if json:
-        show_json({"rows": [{**row_record(row), "orientation_only": orientation_only(row, rows)} for row in rows]})
+        show_json({"rows": [{**asdict(row), "orientation_only": orientation_only(row, rows)} for row in rows]})
     elif format == "csv":
         show_csv(rows, metrics)
     else:

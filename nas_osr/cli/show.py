@@ -66,7 +66,7 @@ def show_dry_run(result: Mapping[str, Any]) -> None:
 
 
 def estimate_lines(estimate: Mapping[str, Any]) -> list[str]:
-    """An estimate (`nas_osr.cost.estimate.describe_estimate`) in a few lines."""
+    """An estimate (`nas_osr.cost.whole_run.Cost.estimate`) in a few lines."""
     name = estimate["device_name"] or f"{estimate['device']}, {estimate['cpu_threads']} threads"
     memory = {part: f"{amount / GIB:.2f}" for part, amount in estimate["memory_bytes"].items()}
     parts = ", ".join(f"{part} {amount}" for part, amount in memory.items() if part != "total")

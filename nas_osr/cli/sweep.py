@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -224,13 +224,13 @@ def show_plan(plan: Sweep, folder: SweepFolder, as_json: bool) -> None:
 def show_outcomes(plan: Sweep, folder: SweepFolder, outcomes: Mapping[str, Outcome], as_json: bool) -> None:
     """Print what the retrainings measured, what failed and why, and how many runs ended how."""
     from nas_osr.cli.compare import show_rows
-    from nas_osr.retrain.comparison import find_rows, row_record
+    from nas_osr.retrain.comparison import find_rows
 
     trained = [folder.path / run.name for run in plan.runs if run.command == "retrain" and folder.finished(run)]
     rows = find_rows(trained) if trained else []
     if as_json:
         runs = {name: {"status": item.status, "error": item.error} for name, item in outcomes.items()}
-        show_json({"out": folder.path, "runs": runs, "compare": [row_record(row) for row in rows]})
+        show_json({"out": folder.path, "runs": runs, "compare": [asdict(row) for row in rows]})
         return
     if rows:
         show_rows(rows)

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.cost.memory import available_memory
 from nas_osr.cost.steps import Step, count_flops, now, random_images
 from nas_osr.data.batches import to_float
 from nas_osr.data.protocols import Protocol
@@ -31,38 +30,14 @@ TIMED = 3  # steps of a timed batch; the quickest counts, which other processes 
 ENOUGH = 1.0  # seconds of steps of one batch after which no more are timed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """One step: its images, floating-point operations, bytes saved for the backward pass at once, and seconds."""
+    """One step: its images, floating-point operations, seconds, and bytes saved for the backward pass at once."""
 
     images: int
     flops: int
-    activations: int
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on the device of training. `total` is their sum.
-
-    Attributes:
-        parameters: of the network and its heads, with their buffers.
-        gradients: one for each parameter that learns.
-        optimizers: what the optimisers remember.
-        activations: the most that a step saves for its backward pass at once.
-        images: the data set.
-    """
-
-    parameters: int
-    gradients: int
-    optimizers: int
-    activations: int
-    images: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(asdict(self).values())
+    activation_bytes: int
 
 
 class SavedBytes:
@@ -74,8 +49,7 @@ class SavedBytes:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self.peak = 0
-        self._bytes = 0
+        self.peak = self._bytes = 0
         self._uses: Counter[int] = Counter()
         self._own = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
 
@@ -83,18 +57,13 @@ class SavedBytes:
         """The context in which is counted."""
         return torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Saved(self, tensor), lambda kept: kept.tensor)
 
-    def add(self, storage: int, size: int) -> None:
-        """A tensor in this storage is kept once more."""
-        self._uses[storage] += 1
-        if self._uses[storage] == 1 and storage not in self._own:
-            self._bytes += size
+    def use(self, storage: int, size: int, change: int) -> None:
+        """A tensor in this storage is kept once more (`change` 1) or once less (-1)."""
+        before = self._uses[storage]
+        self._uses[storage] += change
+        if storage not in self._own and 0 in (before, before + change):
+            self._bytes += change * size
             self.peak = max(self.peak, self._bytes)
-
-    def drop(self, storage: int, size: int) -> None:
-        """A tensor in this storage is kept once less."""
-        self._uses[storage] -= 1
-        if not self._uses[storage] and storage not in self._own:
-            self._bytes -= size
 
 
 class _Saved:
@@ -104,10 +73,10 @@ class _Saved:
         storage = tensor.untyped_storage()
         self.tensor, self.counter = tensor, counter
         self.key = (storage.data_ptr(), storage.nbytes())
-        counter.add(*self.key)
+        counter.use(*self.key, 1)
 
     def __del__(self) -> None:
-        self.counter.drop(*self.key)
+        self.counter.use(*self.key, -1)
 
 
 def probe(step: Step, module: nn.Module, flops: bool = True) -> StepCost:
@@ -122,7 +91,7 @@ def probe(step: Step, module: nn.Module, flops: bool = True) -> StepCost:
             counted = count_flops(step.run)
         else:
             step.run()
-    return StepCost(step.images, counted, saved.peak)
+    return StepCost(images=step.images, flops=counted, activation_bytes=saved.peak)
 
 
 def line(small: tuple[int, float], large: tuple[int, float], images: int) -> float:
@@ -142,9 +111,9 @@ def count_step(make: Callable[[int], Step], module: nn.Module, images: int, flop
     first, second = (probe(make(min(count, images)), module, flops) for count in PROBES)
     operations, activations = (
         round(line((first.images, getattr(first, name)), (second.images, getattr(second, name)), images))
-        for name in ("flops", "activations")
+        for name in ("flops", "activation_bytes")
     )
-    return StepCost(images, operations, activations)
+    return StepCost(images=images, flops=operations, activation_bytes=activations)
 
 
 def time_call(make: Callable[[int], Callable[[], object]], images: int, device: torch.device) -> float:
@@ -181,16 +150,6 @@ def time_once(call: Callable[[], object], device: torch.device) -> float:
     return min(elapsed, worked) if device.type == "cpu" else elapsed
 
 
-def time_step(make: Callable[[int], Step], images: int, device: torch.device) -> float:
-    """Seconds of a step on `images` images with its augmentation, from steps on fewer."""
-
-    def both(count: int) -> Callable[[], object]:
-        step = make(count)
-        return lambda: (step.augment(), step.run())
-
-    return time_call(both, images, device)
-
-
 def time_judging(learner: Any, protocol: Protocol, device: torch.device) -> float:
     """Seconds for an image of a learner's forward pass without gradients, as a scoring runs it."""
 
@@ -209,23 +168,31 @@ def time_judging(learner: Any, protocol: Protocol, device: torch.device) -> floa
     return seconds / INFERENCE_BATCH
 
 
-def count_memory(learner: nn.Module, optimizers: Iterable[Any], costs: Iterable[StepCost], images: int) -> Memory:
-    """The memory of a training whose steps have run at least once.
+def count_memory(
+    learner: nn.Module, optimizers: Iterable[Any], costs: Iterable[StepCost], images: int
+) -> dict[str, int]:
+    """Bytes on the device of a training whose steps have run at least once, so that gradients and states are there.
 
     Args:
-        learner, optimizers: after a step of each kind, so that gradients and states are there.
         costs: of its kinds of step.
         images: bytes of the data set on the device.
+
+    Returns:
+        parameters: of the network and its heads, with their buffers.
+        gradients: one for each parameter that learns.
+        optimizers: what the optimisers remember.
+        activations: the most that a step saves for its backward pass at once.
+        images: as given.
     """
     parameters = list(learner.parameters())
     states = [value for optimizer in optimizers for state in optimizer.state.values() for value in state.values()]
-    return Memory(
-        parameters=sum(tensor.nbytes for tensor in [*parameters, *learner.buffers()]),
-        gradients=sum(item.grad.nbytes for item in parameters if item.grad is not None),
-        optimizers=sum(value.nbytes for value in states if isinstance(value, Tensor)),
-        activations=max(cost.activations for cost in costs),
-        images=images,
-    )
+    return {
+        "parameters": sum(tensor.nbytes for tensor in [*parameters, *learner.buffers()]),
+        "gradients": sum(item.grad.nbytes for item in parameters if item.grad is not None),
+        "optimizers": sum(value.nbytes for value in states if isinstance(value, Tensor)),
+        "activations": max(cost.activation_bytes for cost in costs),
+        "images": images,
+    }
 
 
 def count_training_images(protocol: Protocol, data_dir: Path | None, limit_per_class: int | None) -> list[int]:
@@ -236,49 +203,3 @@ def count_training_images(protocol: Protocol, data_dir: Path | None, limit_per_c
     of_class = open_source(protocol.source, data_dir).count_training(protocol.label_map)
     limit = limit_per_class or max(of_class.values())
     return [sum(min(of_class[class_id], limit) for class_id in group) for group in protocol.known]
-
-
-def image_bytes(protocol: Protocol, images: int) -> int:
-    """Bytes of so many uint8 images."""
-    channels, height, width = protocol.image_shape
-    return images * channels * height * width
-
-
-def describe_estimate(
-    about: Mapping[str, Any],
-    device: torch.device,
-    parameters: int,
-    costs: Mapping[str, StepCost],
-    counts: Mapping[str, int],
-    scoring_seconds: float,
-    memory: Memory,
-) -> dict[str, Any]:
-    """An estimate as plain values, for `--json` and `show_estimate`.
-
-    Args:
-        about: more entries.
-        device: where it will run.
-        parameters: how many numbers are learned.
-        costs, counts: a step of each kind, and how many of them the run takes.
-        scoring_seconds: of all epochs' scoring.
-        memory: what is needed.
-    """
-    return {
-        **about,
-        "parameters": parameters,
-        "steps": {
-            name: {
-                "images": cost.images,
-                "flops": cost.flops,
-                "seconds": cost.seconds,
-                "activation_bytes": cost.activations,
-                "count": counts[name],
-            }
-            for name, cost in costs.items()
-        },
-        "flops": sum(cost.flops * counts[name] for name, cost in costs.items()),
-        "scoring_seconds": scoring_seconds,
-        "seconds": sum(cost.seconds * counts[name] for name, cost in costs.items()) + scoring_seconds,
-        "memory_bytes": {**asdict(memory), "total": memory.total},
-        "available_bytes": available_memory(device),
-    }

@@ -89,6 +89,11 @@ def random_images(count: int, image_shape: tuple[int, int, int], device: torch.d
     return torch.randint(0, 256, (count, *image_shape), dtype=torch.uint8, device=device)
 
 
+def random_outliers(image_shape: tuple[int, int, int]) -> Tensor:
+    """As many of them, on the CPU, as an objective needs that learns from given ones."""
+    return random_images(OUTLIERS, image_shape, torch.device("cpu"))
+
+
 def augmenter(images: Tensor, config: AugmentationConfig) -> Callable[[], Tensor]:
     """What the training loop does to a batch uint8 [B, C, H, W] before a step: to float, augmented, channels last."""
     generator = make_generator(0, "augmentation", device=images.device)
@@ -160,14 +165,8 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak, where the device can."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
 def peak_memory(device: torch.device) -> int:
-    """Bytes: tensors on a GPU since `reset_peak_memory`; on a CPU all that the process has ever held at once."""
+    """Bytes: tensors on a GPU since its peak was reset; on a CPU all that the process has ever held at once."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -186,7 +185,8 @@ def take_turns(calls: Mapping[K, Call], device: torch.device, rounds: int, warmu
     for turn in range(warmup + rounds):
         for name, call in calls.items():
             with call.around():
-                reset_peak_memory(device)
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
                 started = now(device)
                 call.run()
                 elapsed = now(device) - started

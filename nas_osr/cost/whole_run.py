@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from nas_osr.cost.estimate import (
-    Memory,
-    StepCost,
-    count_memory,
-    count_step,
-    describe_estimate,
-    image_bytes,
-    time_judging,
-    time_step,
-)
+from nas_osr.cost.estimate import StepCost, count_memory, count_step, time_call, time_judging
 from nas_osr.cost.memory import available_memory, check_memory
-from nas_osr.cost.steps import PROGRESS, Call, Step, augmenter, bare_step, random_images
+from nas_osr.cost.steps import (
+    PROGRESS,
+    Call,
+    Step,
+    augmenter,
+    bare_step,
+    leave_no_trace,
+    measure_steps,
+    random_images,
+)
 from nas_osr.data.protocols import Protocol
 from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric
-from nas_osr.training.graphs import Choice, make_step
+from nas_osr.training.graphs import Choice, StepFunction, make_step
 from nas_osr.training.update import weight_step
+
+LESS_MEMORY = "--batch_size, --channels or --objective_config.decoder_channels"
 
 
 @dataclass(frozen=True)
@@ -39,53 +43,83 @@ class Cost:
         learner: what is trained, as Fabric wrapped it.
         optimizers: of all that learns in it.
         steps: by kind, a batch size -> a step on so many random images.
-        counts: by kind, how many steps the run takes.
         batch_size: images of a step.
+        protocol: whose images.
+        counts: by kind, how many steps the run takes; those of steps that are only measured stay out.
         scored: images that pass the learner without gradients, in the whole run.
         resident: images that lie on the device.
-        protocol: whose images.
         about: what else an estimate says.
     """
 
     learner: Any
     optimizers: Sequence[Any]
     steps: Mapping[str, Callable[[int], Step]]
-    counts: Mapping[str, int]
     batch_size: int
-    scored: int
-    resident: int
     protocol: Protocol
-    about: Mapping[str, Any]
+    counts: Mapping[str, int] = field(default_factory=dict)
+    scored: int = 0
+    resident: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
 
-    def check_memory(self, device: torch.device, mend: str) -> None:
-        """UserError when the run clearly does not fit onto its device; a warning when it may not.
+    def make_steps(self, count: int) -> list[Step]:
+        """A step of each kind on `count` random images."""
+        return [make(count) for make in self.steps.values()]
 
-        `mend` are the options that lower the need, as text.
-        """
-        _, memory = self.count(flops=False)
-        check_memory(memory.total, available_memory(device), str(device), mend)
+    def measure(self, fabric: Fabric, rounds: int, warmup: int) -> dict[str, Any]:
+        """See `nas_osr.cost.steps.measure_steps`; with `classes`, how many are learned."""
+        measured = measure_steps(self.make_steps(self.batch_size), fabric, rounds, warmup)
+        return {**measured, "classes": self.learner.module.objective.num_classes}
 
     def estimate(self, fabric: Fabric) -> dict[str, Any]:
-        """Time, arithmetic and memory; see `describe_estimate`. With `about`, device, precision and CPU threads."""
-        device = fabric.device
+        """Time, arithmetic and memory, as plain values for `--json` and `show_dry_run`.
+
+        Returns:
+            Device, precision and CPU threads, and what `about` says; parameters, how many numbers are learned; steps,
+            by kind: images, flops, seconds, activation_bytes and count; of the whole run flops, seconds and in these
+            scoring_seconds; memory_bytes, see `count_memory`, with their total, and available_bytes.
+        """
         costs, memory = self.count(flops=True)
         for name, make in self.steps.items():
-            costs[name] = replace(costs[name], seconds=time_step(make, self.batch_size, device))
-        return describe_estimate(
-            {**describe_fabric(fabric), **self.about},
-            device,
-            sum(parameter.numel() for parameter in self.learner.parameters()),
-            costs,
-            self.counts,
-            self.scored * time_judging(self.learner, self.protocol, device),
-            memory,
-        )
+            costs[name] = replace(costs[name], seconds=time_step(make, self.batch_size, fabric.device))
+        scoring_seconds = self.scored * time_judging(self.learner, self.protocol, fabric.device)
+        return {
+            **describe_fabric(fabric),
+            **self.about,
+            "parameters": sum(parameter.numel() for parameter in self.learner.parameters()),
+            "steps": {name: {**asdict(cost), "count": self.counts[name]} for name, cost in costs.items()},
+            "flops": sum(cost.flops * self.counts[name] for name, cost in costs.items()),
+            "scoring_seconds": scoring_seconds,
+            "seconds": sum(cost.seconds * self.counts[name] for name, cost in costs.items()) + scoring_seconds,
+            "memory_bytes": {**memory, "total": sum(memory.values())},
+            "available_bytes": available_memory(fabric.device),
+        }
 
-    def count(self, flops: bool) -> tuple[dict[str, StepCost], Memory]:
-        """A step of each kind (without seconds), and the memory. Steps have run."""
+    def count(self, flops: bool) -> tuple[dict[str, StepCost], dict[str, int]]:
+        """A step of each kind (without seconds), and the memory, see `count_memory`. Steps have run."""
         costs = {name: count_step(make, self.learner, self.batch_size, flops) for name, make in self.steps.items()}
-        images = image_bytes(self.protocol, self.resident)
+        images = self.resident * math.prod(self.protocol.image_shape)  # uint8
         return costs, count_memory(self.learner, self.optimizers, costs.values(), images)
+
+
+def check_fits(make: Callable[[Fabric], Cost], fabric: Fabric, less_memory: str = LESS_MEMORY) -> None:
+    """UserError when a run cannot be made or clearly does not fit onto its device; a warning when it may not.
+
+    `less_memory` are the options that lower the need, as text.
+    """
+    with leave_no_trace():
+        cost = make(fabric)
+        _, memory = cost.count(flops=False)
+        check_memory(sum(memory.values()), available_memory(fabric.device), str(fabric.device), less_memory)
+
+
+def time_step(make: Callable[[int], Step], images: int, device: torch.device) -> float:
+    """Seconds of a step on `images` images with its augmentation, from steps on fewer."""
+
+    def both(count: int) -> Callable[[], object]:
+        step = make(count)
+        return lambda: (step.augment(), step.run())
+
+    return time_call(both, images, device)
 
 
 def random_step(
@@ -96,13 +130,17 @@ def random_step(
     schedule: Schedule,
     count: int,
     graphs: Choice = "off",
+    update: StepFunction | None = None,
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Step:
-    """A weight step on a random batch of `count` images.
+    """A step on a random batch of `count` images.
 
     Args:
-        learner, optimizers: as Fabric wrapped them; optimisers by player.
+        learner, optimizers: as Fabric wrapped them; optimisers of what learns in this step, by player.
         schedule: of its training.
         graphs: whether it is captured; see `nas_osr.training.graphs.make_step`.
+        update: what the step does with images, labels and the progress of the training; None is a weight step.
+        around: what `update` sets up around the bare calls.
     """
     objective, precision = learner.module.objective, fabric.strategy.precision
     images = random_images(count, objective.image_shape, fabric.device)
@@ -111,10 +149,10 @@ def random_step(
     inputs = augment()
     converted = precision.convert_input(inputs)
 
-    plain = partial(weight_step, fabric, learner, optimizers, clip=schedule.clip, scale=schedule.scale)
-    update = make_step(plain, graphs, fabric, learner, optimizers)
+    plain = update or partial(weight_step, fabric, learner, optimizers, clip=schedule.clip, scale=schedule.scale)
+    run = partial(make_step(plain, graphs, fabric, learner, optimizers), inputs, labels, PROGRESS)
 
     def bare() -> None:
         bare_step(learner, optimizers, converted, labels, precision, schedule.scale)
 
-    return Step(name, count, partial(update, inputs, labels, PROGRESS), Call(bare), augment)
+    return Step(name, count, run, Call(bare, around), augment)

@@ -48,8 +48,7 @@ ANALYSES: Mapping[str, tuple[str, str, str]] = {
 def analysis_class(kind: str) -> type[Analysis]:
     """The class of a kind: of a key of `ANALYSES`, or the dotted path `package.module.Class` of a user's own.
 
-    Raises:
-        UserError: there is no such kind or module, or the class is not an `Analysis`.
+    UserError: there is no such kind or module, or the class is not an `Analysis`.
     """
     from nas_osr.retrain.analysis.base import Analysis
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import replace_file
-from nas_osr.plugins import import_plugin
-from nas_osr.requests import DeviceOptions
+from nas_osr.retrain.retrain_request import ReopenOptions
 from nas_osr.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -76,28 +75,20 @@ class Analysis:
 
 
 @dataclass
-class NetworkAnalysis(DeviceOptions, Analysis):
+class NetworkAnalysis(ReopenOptions, Analysis):
     """Which run is analysed, and where its network runs."""
-
-    data_dir: str | None = None
-    "folder of the images, where it is not the run's."
-    plugin: list[str] = field(default_factory=list)
-    "modules with your own classes that the run was made with; a run folder by itself imports nothing."
 
     def reopen(self, run: RunFolder) -> Reopened:
         """The network and data of a run as the options ask. Raises UserError."""
         from nas_osr.retrain.reopen import reopen
 
-        for module in self.plugin:
-            import_plugin(module)
-        return reopen(run, data_dir=self.data_dir, device=self.device, precision=self.precision, threads=self.threads)
+        return reopen(run, self)
 
 
 def run_analysis(analysis: Analysis) -> dict[str, Any]:
     """The figures of each run, by its folder's name; kept in the run folders, and drawn where the options ask for it.
 
-    Raises:
-        UserError: strange options, no finished retraining, or missing images.
+    UserError: strange options, no finished retraining, or missing images.
     """
     analysis.check()
     results = {}

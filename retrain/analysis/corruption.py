@@ -64,7 +64,6 @@ class Corruption(NetworkAnalysis):
     "print no progress."
 
     def check(self) -> None:
-        """Refuse strange kinds and severities; the library must be installed. Raises UserError."""
         strange = [kind for kind in self.kinds if kind not in CORRUPTIONS]
         if strange or not self.kinds:
             raise UserError(f"kinds must be of {', '.join(CORRUPTIONS)}, got {', '.join(strange) or 'none'}")
@@ -98,8 +97,7 @@ class Corruption(NetworkAnalysis):
 
         self.report(f"{folder_name(run)}: closed-set accuracy, at each severity")
         opened = self.reopen(run)
-        assert opened.config.rule is not None
-        rule = make_rule(opened.config.rule, opened.config.rule_config, import_plugins=False)
+        rule = make_rule(opened.objective.rule, opened.objective.rule_settings, import_plugins=False)
         fit_rules([rule], opened.learner, opened.data, opened.fabric.device)
         clean, places = self.sample(opened)
         severities = parse_range("severities", self.severities)

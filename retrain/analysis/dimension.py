@@ -38,7 +38,6 @@ class Dimension(NetworkAnalysis):
     "draws them."
 
     def check(self) -> None:
-        """Refuse a strange estimator; scikit-dimension must be installed. Raises UserError."""
         strange = [name for name in self.estimators if name not in ESTIMATORS]
         if strange or not self.estimators:
             raise UserError(f"estimators must be of {', '.join(ESTIMATORS)}, got {', '.join(strange) or 'none'}")

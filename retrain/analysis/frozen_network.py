@@ -17,8 +17,7 @@ from nas_osr.seeds import make_generator
 def pooled_features(opened: Reopened, images: LabelledImages) -> Tensor:
     """The encoder's pooled features, those before any head: [n, D] float32 on the CPU, in order.
 
-    Raises:
-        UserError: a feature is not a number, or there is no image.
+    UserError: a feature is not a number, or there is no image.
     """
 
     def infer(batch: Tensor) -> Outputs:
@@ -46,8 +45,7 @@ def known_test_images(opened: Reopened) -> LabelledImages:
 def draw_sample(size: int, limit: int | None, seed: int, *names: object) -> Tensor:
     """Ascending positions of `limit` distinct ones of `size` images, drawn from the stream `names`; or all of them.
 
-    Raises:
-        UserError: the limit is not positive.
+    UserError: the limit is not positive.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}")

@@ -32,7 +32,6 @@ class Probe(NetworkAnalysis):
     "limit of its optimiser."
 
     def check(self) -> None:
-        """Refuse options out of range. Raises UserError."""
         if not self.inverse_penalty > 0 or self.iterations < 1:
             raise UserError("probe: inverse_penalty must be greater than 0 and iterations at least 1")
 

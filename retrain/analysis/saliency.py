@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas_osr.configuration import check_choice, check_positive
 from nas_osr.errors import UserError
@@ -29,14 +29,7 @@ if TYPE_CHECKING:
     from nas_osr.outputs import Features
     from nas_osr.retrain.reopen import Reopened
 
-SHOWN = 16  # images in a picture grid, in rows of 4
-
-
-class Call(NamedTuple):
-    """One call of the encoder: what it was given, [B, C, H, W], and what it returned."""
-
-    images: Tensor
-    features: Features
+GRID = 16  # images in a picture grid, in rows of 4
 
 
 @dataclass
@@ -69,7 +62,6 @@ class Saliency(NetworkAnalysis):
     "file for a grid of images with their saliency: .png."
 
     def check(self) -> None:
-        """Refuse strange options. Raises UserError."""
         from nas_osr.objectives.parts.saliency import WEIGHTS
 
         check_choice(self, "part", ("validation", "test"))
@@ -97,7 +89,7 @@ class Saliency(NetworkAnalysis):
         Returns:
             thresholds [T]; area [T], the mean share of a map above each; images, how many there were; maps, of how many
             pictures the loss saw a saliency could be taken (an objective may make several views of an image); and then
-            the first `SHOWN` of those pictures [n, C, H, W] with their maps [n, H, W], on the CPU.
+            the first `GRID` of those pictures [n, C, H, W] with their maps [n, H, W], on the CPU.
         """
         import torch
 
@@ -119,7 +111,7 @@ class Saliency(NetworkAnalysis):
                 area += activated_area(maps, thresholds).cpu() * len(maps)
                 count += len(maps)
                 if not shown:
-                    shown.append((pictures[:SHOWN].detach().cpu(), maps[:SHOWN].cpu()))
+                    shown.append((pictures[:GRID].detach().cpu(), maps[:GRID].cpu()))
         figures = {
             "thresholds": thresholds.tolist(),
             "area": (area / count).tolist(),
@@ -147,10 +139,10 @@ class Saliency(NetworkAnalysis):
 
         learner, device = opened.learner, opened.fabric.device
         images, labels = images.to(device), labels.to(device)
-        calls: list[Call] = []
+        calls: list[tuple[Tensor, Features]] = []  # of the encoder: what it was given, and what it returned
 
         def watch(module: Any, inputs: tuple[Tensor], features: Features) -> None:
-            calls.append(Call(inputs[0], features))
+            calls.append((inputs[0], features))
 
         handle = learner.encoder.register_forward_hook(watch)
         try:
@@ -159,15 +151,15 @@ class Saliency(NetworkAnalysis):
             handle.remove()
         if not bool(loss.isfinite()):
             raise UserError(f"{opened.run.path}: the loss is not a number: the network has diverged")
-        own = (call for call in calls if call.images.shape == images.shape and torch.equal(call.images, images))
-        call = next(own, calls[0])
-        available = {**call.features.intermediate, **call.features.branches}
+        own = (call for call in calls if call[0].shape == images.shape and torch.equal(call[0], images))
+        pictures, features = next(own, calls[0])
+        available = {**features.intermediate, **features.branches}
         missing = sorted(set(self.scales) - set(available))
         if missing:
             there = ", ".join(map(str, sorted(available)))
             raise UserError(f"scales: the encoder has no map at {missing[0]}, only at {there}")
         size = (images.shape[2], images.shape[3])
-        return call.images, saliency_maps(loss, [available[scale] for scale in self.scales], size, self.weights)
+        return pictures, saliency_maps(loss, [available[scale] for scale in self.scales], size, self.weights)
 
     def draw(self, results: Mapping[str, dict[str, Any]]) -> None:
         """S_M(t) against t, a curve for each run."""

@@ -29,7 +29,6 @@ class Unknowns(Analysis):
     "file for the curve: .png, .svg or .pdf."
 
     def check(self) -> None:
-        """Refuse a plot that cannot be written. Raises UserError."""
         check_picture(self.plot)
 
     def figures(self, run: RunFolder) -> Points:

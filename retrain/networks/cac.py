@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
 from nas_osr.retrain.networks.base import Network
-from nas_osr.search_spaces.blocks import run_block
 
 SLOPE = 0.2  # of every LeakyReLU
 
@@ -22,10 +20,7 @@ class CACNetwork(Network):
     that pooling changes nothing and a linear head is the paper's.
     """
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         dropout = 0.2 if max(image_shape[1:]) <= 32 else 0.3
         self.to_half = make_block((image_channels, 64, 64, 128), dropout)
         self.to_quarter = make_block((128, 128, 128, 128), dropout)
@@ -33,9 +28,7 @@ class CACNetwork(Network):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the flattened map, and those at 1/2, 1/4 and 1/8."""
-        half = run_block(self.to_half, self.normalise(images), self.checkpointing)
-        quarter = run_block(self.to_quarter, half, self.checkpointing)
-        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
+        half, quarter, eighth = self.in_turn(images, self.to_half, self.to_quarter, self.to_eighth)
         return Features({2: eighth.flatten(1)[:, :, None, None]}, {-1: half, 0: quarter, 1: eighth})
 
 

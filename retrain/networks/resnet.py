@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torchvision.models as models
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from nas_osr.outputs import Features
 from nas_osr.retrain.networks.base import Network
-from nas_osr.search_spaces.blocks import run_block
 
 
 class ResNet(Network):
@@ -21,10 +20,7 @@ class ResNet(Network):
 
     make: ClassVar[Callable[..., models.ResNet]]
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         body = type(self).make(weights=None)
         stem = nn.Conv2d(image_channels, body.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does for the others
@@ -35,10 +31,7 @@ class ResNet(Network):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the last map, and those at 1/2, 1/4 and 1/8."""
-        stem = run_block(self.stem, self.normalise(images), self.checkpointing)
-        half = run_block(self.to_half, stem, self.checkpointing)
-        quarter = run_block(self.to_quarter, half, self.checkpointing)
-        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
+        _, half, quarter, eighth = self.in_turn(images, self.stem, self.to_half, self.to_quarter, self.to_eighth)
         return Features({2: eighth}, {-1: half, 0: quarter, 1: eighth})
 
 

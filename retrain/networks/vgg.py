@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -10,7 +9,6 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from nas_osr.outputs import Features
 from nas_osr.retrain.networks.base import Network
-from nas_osr.search_spaces.blocks import run_block
 
 
 class VGG13(Network):
@@ -21,10 +19,7 @@ class VGG13(Network):
 
     smallest_side = 32
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         layers = list(make_layers(cfgs["B"], batch_norm=True))
         layers[0] = nn.Conv2d(image_channels, 64, 3, padding=1)
         for layer in layers:
@@ -39,9 +34,8 @@ class VGG13(Network):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the last map, and those at 1/2, 1/4 and 1/8."""
-        x = self.normalise(images)
-        maps = [x := run_block(stage, x, self.checkpointing) for stage in self.stages]
-        return Features({2: self.pool(x)}, {-1: maps[1], 0: maps[2], 1: maps[3]})
+        maps = self.in_turn(images, *self.stages)
+        return Features({2: self.pool(maps[-1])}, {-1: maps[1], 0: maps[2], 1: maps[3]})
 
 
 class DHRNet(Network):
@@ -52,10 +46,7 @@ class DHRNet(Network):
     them. The objective `crosr` adds the lateral latents and the reconstruction: its maps are those after each pooling.
     """
 
-    def __init__(
-        self, image_channels: int, mean: Sequence[float], std: Sequence[float], image_shape: tuple[int, int, int]
-    ) -> None:
-        super().__init__(image_channels, mean, std, image_shape)
+    def build(self, image_channels: int, image_shape: tuple[int, int, int]) -> None:
         self.to_half = make_stage((image_channels, 64, 64))
         self.to_quarter = make_stage((64, 128, 128))
         self.to_eighth = make_stage((128, 256, 256, 256))
@@ -67,9 +58,7 @@ class DHRNet(Network):
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the last layer as a map [B, 4096, 1, 1], and the maps at 1/2, 1/4 and 1/8."""
-        half = run_block(self.to_half, self.normalise(images), self.checkpointing)
-        quarter = run_block(self.to_quarter, half, self.checkpointing)
-        eighth = run_block(self.to_eighth, quarter, self.checkpointing)
+        half, quarter, eighth = self.in_turn(images, self.to_half, self.to_quarter, self.to_eighth)
         last = self.fully_connected(eighth.flatten(1))
         return Features({2: last[:, :, None, None]}, {-1: half, 0: quarter, 1: eighth})
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
+from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
-from nas_osr.retrain.parts import Part
-from nas_osr.retrain.retrain_cost import check_retrain_memory, estimate_retrain
+from nas_osr.retrain.model import save_architecture
+from nas_osr.retrain.retrain_cost import retrain_cost
+from nas_osr.retrain.retrain_plan import Part
 from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
-from nas_osr.retrain.train import train
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.seeds import derive_seed
@@ -35,10 +37,6 @@ DRAWS = 16  # of the latents of every validation image: the losses are means ove
 def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str, Any]:
     """Train every known class alone with each count, and recommend one; complete run folder in `request.out`.
 
-    Args:
-        request: what is open in it is filled as that of a retraining is.
-        command: the command line, for the provenance.
-
     Returns:
         out; classes (each with its class name, losses in nats an image for every count, and the recommended count);
         subclusters, the recommended counts in label order; option, the same as an option of `nas-osr retrain`. With
@@ -49,17 +47,17 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
             (nothing is written then); a training diverged.
     """
     plan = plan_subclusters(request)
+    training, output, cost = plan.parts[0].training, plan.output, partial(retrain_cost, plan.parts)
     if request.dry_run:
-        return {"would_train": plan.recorded, "estimate": estimate_retrain(plan.parts)}
-    training, output = plan.parts[0].training, plan.output
+        return {"would_train": plan.recorded, "estimate": training.machine.estimate(cost)}
     fabric = training.machine.open(ranks=False)
     digest = plan.load_known().fingerprint()
     with deterministic_algorithms(training.machine.deterministic), output.create() as run:
         if run.finished and output.resume:
             return {"out": output.out, **run.read_json("summary.json")}
-        check_retrain_memory(plan.parts, fabric)
+        check_fits(cost, fabric)
         run.provenance(command, plan.recorded, plan.parts[0].seed, digest, **training.machine.conditions(fabric))
-        training.save_architecture(run.path)
+        save_architecture(training.network, run)
         result = recommend_counts(plan, train_classes(plan, fabric, run))
         run.write_json("summary.json", result)
         run.finish()
@@ -86,7 +84,7 @@ def train_class(part: Part, fabric: Fabric, quiet: bool) -> dict[str, float]:
     with torch.random.fork_rng(), ProgressReporter(epochs, quiet, part.folder) as reporter:
         torch.manual_seed(derive_seed(part.seed, "weights"))
         learner = part.training.build(data.outliers)
-        trained = train(part.training, learner, data.known, fabric, Unkept(reporter), part.seed)
+        trained = part.training.train(learner, data.known, fabric, Unkept(reporter), part.seed)
         torch.manual_seed(derive_seed(part.seed, "draws"))
         return mean_losses(trained, data.known.validation.to(fabric.device), DRAWS)
 
@@ -99,22 +97,19 @@ class Unkept:
         self.records: list[dict[str, Any]] = []
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Show one epoch."""
         self.records.append(record)
         self.reporter.epoch(record, timing)
 
     def wants_checkpoint(self) -> bool:
-        """Never."""
         return False
 
     def save(self, state: dict[str, Any]) -> None:
         """Keep nothing."""
 
     def restore(self) -> None:
-        """There is nothing to resume."""
+        return None
 
     def history(self) -> list[dict[str, Any]]:
-        """All records so far."""
         return self.records
 
 

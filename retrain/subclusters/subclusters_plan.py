@@ -13,8 +13,7 @@ from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.plans import OutputPlan
-from nas_osr.retrain.parts import Part
-from nas_osr.retrain.retrain_plan import plan_retrain
+from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 
 
@@ -39,7 +38,10 @@ class SubclustersPlan:
 
 
 def plan_subclusters(request: SubclustersRequest) -> SubclustersPlan:
-    """The plan of a request. No image is opened. UserError: anything in the request is wrong."""
+    """The plan of a request, of which what is open is filled as that of a retraining is. No image is opened.
+
+    UserError: anything in the request is wrong.
+    """
     counts = sorted(set(request.counts))
     if len(counts) < 2 or len(counts) < len(request.counts) or counts[0] < 1:
         raise UserError(f"counts must be two or more different numbers from 1, such as 1,2,3; got {request.counts}")

@@ -79,11 +79,9 @@ class PAS(Strategy):
             )
 
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
-        """See `Strategy`."""
         return search_cost(plan, fabric)
 
     def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
-        """See `Strategy`."""
         return search_supernet(plan, data, fabric, recorder, self.picks_last)
 
 
@@ -93,7 +91,6 @@ class DARTS(PAS):
     picks_last = True
 
     def classes(self, protocol: Protocol, given: Sequence[int] | None, seed: int) -> Classes:
-        """See `Strategy`."""
         if given:
             raise UserError("pseudo_unknown: darts keeps all known classes: leave it out, or choose strategy pas")
         return Classes.without((), protocol.num_known)

@@ -31,8 +31,7 @@ from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
-from nas_osr.strategies.pseudo_open_set import pseudo_open_set_scores
-from nas_osr.strategies.pseudo_unknown import SearchData
+from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
 from nas_osr.training.graphs import CapturedStep
 from nas_osr.training.learner import Learner
@@ -147,13 +146,11 @@ class Searching(Trainer):
         return learner.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Trainer`."""
         best = None if self.best is None else dict(self.best.record)
         architecture = self.levels.architecture.state_dict()
         return {"best": best, **super().state_dict(), "architecture_optimizer": architecture}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """See `Trainer`."""
         super().load_state_dict(state)
         self.levels.architecture.load_state_dict(state["architecture_optimizer"])
         record = state["best"] or {}

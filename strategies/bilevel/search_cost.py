@@ -1,81 +1,107 @@
-"""What a bilevel search computes, from its own supernet."""
+"""What a bilevel search computes, from its own supernet; and its steps, measured."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-import torch
 from lightning_fabric import Fabric
+from torch import nn
 
-from nas_osr.cost.steps import OUTLIERS, PROGRESS, Call, Step, augmenter, bare_step, random_images
+from nas_osr.cost.steps import describe_cost, random_outliers
 from nas_osr.cost.whole_run import Cost, random_step
+from nas_osr.data.protocols import Protocol
 from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.search_spaces.encoder import feature_shapes
+from nas_osr.search_spaces.supernet import Supernet
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.pseudo_unknown import count_search_images
-from nas_osr.training.epochs import Schedule
+from nas_osr.strategies.search_plan import plan_measurement
+from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.graphs import Choice
 
 
-def search_cost(plan: SearchPlan, fabric: Fabric) -> Cost:
-    """See `nas_osr.strategies.base.Strategy.cost`; outliers are random ones where the objective needs some."""
-    levels, schedule = build_levels(plan, fabric)
+def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cost:
+    """See `nas_osr.strategies.base.Strategy.cost`; outliers are random ones where the objective needs some.
+
+    `graphs` is whether the steps are captured.
+    """
+    levels = Levels.build(plan, fabric, random_outliers(plan.protocol.image_shape))
+    levels.learner.train()
+    learner, schedule = levels.learner, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
+    architecture_step = partial(
+        random_step,
+        "architecture",
+        fabric,
+        learner,
+        {"main": levels.architecture},
+        schedule,
+        graphs=graphs,
+        update=levels.architecture_step,
+        around=lambda: frozen(learner, levels.frozen_weights),
+    )
     images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
     epochs, batch_size, warmup_epochs = plan.weights.epochs, plan.weights.batch_size, plan.strategy.config.warmup_epochs
     steps = images.half // batch_size
     return Cost(
-        learner=levels.learner,
+        learner=learner,
         optimizers=[*levels.players.values(), levels.architecture],
         steps={
-            "weights": lambda count: random_weight_step(levels, schedule, count),
-            "architecture": lambda count: random_architecture_step(levels, schedule, count),
+            "weights": partial(random_step, "weights", fabric, learner, levels.players, schedule, graphs=graphs),
+            "architecture": architecture_step,
         },
-        counts={"weights": steps * epochs, "architecture": steps * (epochs - warmup_epochs)},
         batch_size=batch_size,
+        protocol=plan.protocol,
+        counts={"weights": steps * epochs, "architecture": steps * (epochs - warmup_epochs)},
         # the supernet and the network that it decodes to, which is smaller but shares the heads
         scored=2 * images.judged * epochs,
         resident=2 * images.half + images.judged,
-        protocol=plan.protocol,
         about={"epochs": epochs, "warmup_epochs": warmup_epochs, "training_images": images.half},
     )
 
 
-def build_levels(plan: SearchPlan, fabric: Fabric) -> tuple[Levels, Schedule]:
-    """The levels of a search in train mode, and the schedule of its weights."""
-    outliers = random_images(OUTLIERS, plan.protocol.image_shape, torch.device("cpu"))
-    levels = Levels.build(plan, fabric, outliers)
-    levels.learner.train()
-    return levels, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
+def benchmark_search(
+    config: SearchRequest, protocol: Protocol, fabric: Fabric, rounds: int, warmup: int
+) -> dict[str, Any]:
+    """Measure a weight step and an architecture step of the supernet, with the classes that PAS keeps.
 
+    Wrap the call in `nas_osr.cost.steps.leave_no_trace`.
 
-def make_steps(levels: Levels, schedule: Schedule, count: int, graphs: Choice = "off") -> list[Step]:
-    """A weight step and an architecture step on a random batch of `count` images each."""
-    return [make(levels, schedule, count, graphs) for make in (random_weight_step, random_architecture_step)]
+    Args:
+        config: the request of a bilevel search; open fields are filled from the preset. No data are opened.
+        protocol: the classes and images.
+        rounds, warmup: see `nas_osr.cost.steps.take_turns`.
 
+    Returns:
+        What `Cost.measure` returns for the steps `weights` and `architecture`, and
+        pair: one of each step: a batch of the weight half and as large a one of the architecture half;
+        cell_evaluations: mixed operations evaluated in one forward pass of the supernet; cell_forms: those built.
 
-def random_weight_step(levels: Levels, schedule: Schedule, count: int, graphs: Choice = "off") -> Step:
-    """The weight step on a random batch of `count` images."""
-    return random_step("weights", levels.fabric, levels.learner, levels.players, schedule, count, graphs)
-
-
-def random_architecture_step(levels: Levels, schedule: Schedule, count: int, graphs: Choice = "off") -> Step:
-    """The architecture step on a random batch of `count` images."""
-    fabric, precision = levels.fabric, levels.fabric.strategy.precision
-    images = random_images(count, levels.heads.image_shape, fabric.device)
-    labels = torch.randint(levels.heads.num_classes, (count,), device=fabric.device)
-    augment = augmenter(images, schedule.augmentation)
-    inputs = augment()
-    converted = precision.convert_input(inputs)
-
-    update = levels.make_architecture_step(graphs)
-
-    def bare() -> None:
-        bare_step(levels.learner, {"main": levels.architecture}, converted, labels, precision)
-
-    return Step(
-        "architecture",
-        count,
-        partial(update, inputs, labels, PROGRESS),
-        Call(bare, lambda: frozen(levels.learner, levels.frozen_weights)),
-        augment,
+    Raises:
+        UserError: anything in the request is wrong.
+    """
+    plan = plan_measurement(config, protocol)
+    cost = search_cost(plan, fabric, plan.machine.graphs)
+    evaluations, forms = count_cell_evaluations(cost.learner.module.encoder, protocol.image_shape)
+    result = cost.measure(fabric, rounds, warmup)
+    weights, architecture = result["steps"]["weights"], result["steps"]["architecture"]
+    pair = describe_cost(
+        weights["seconds"] + architecture["seconds"],
+        weights["images"],
+        weights["launches"] + architecture["launches"],
+        weights["flops"] + architecture["flops"],
+        result["matrix_product"]["flops_per_second"],
     )
+    return {**result, "pair": pair, "cell_evaluations": evaluations, "cell_forms": forms}
+
+
+def count_cell_evaluations(supernet: Supernet, image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Mixed operations evaluated in one forward pass, and how many forms of cells are built."""
+    forms: list[nn.Module] = [*supernet.network.keep.values(), *supernet.network.halve.values()]
+    calls: list[nn.Module] = []
+    hooks = [form.register_forward_hook(lambda form, inputs, output: calls.append(form)) for form in forms]
+    feature_shapes(supernet, image_shape)
+    for hook in hooks:
+        hook.remove()
+    return len(calls), len(forms)

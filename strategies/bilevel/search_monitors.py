@@ -66,16 +66,12 @@ def search_figures(record: Mapping[str, Any], free: Collection[str]) -> dict[str
     alphas = [sum(p for name, p in alpha.items() if name in free) for alpha in record["alpha"].values()]
     # the beta of a cell with one source is no choice: exactly 0 and 1
     betas = {cell: beta for cell, beta in record["beta"].items() if sorted(beta.values()) != [0.0, 1.0]}
+    choices = {"alpha": entropies(record["alpha"]), "beta": entropies(betas)}
     return {
-        "parameter_free": {
-            "decoded": mean([float(name in free) for name in operations]),
-            "alpha": mean(alphas),
-        },
+        "parameter_free": {"decoded": mean([float(name in free) for name in operations]), "alpha": mean(alphas)},
         "entropy": {
-            "alpha": mean(entropies(record["alpha"])),
-            "beta": mean(entropies(betas)),
-            "alpha_by_layer": by_layer(record["alpha"]),
-            "beta_by_layer": by_layer(betas),
+            **{name: mean(list(found.values())) for name, found in choices.items()},
+            **{f"{name}_by_layer": by_layer(found) for name, found in choices.items()},
         },
         "discretisation_gap": record["f1"] - record["discrete_f1"],
     }
@@ -131,22 +127,21 @@ def decoded_operations(branches: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(cells.values())
 
 
-def entropies(choices: Mapping[str, Mapping[str, float]]) -> list[float]:
+def entropies(choices: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """-sum p log p / log n of every cell's probabilities, in [0, 1]; cells without a choice are left out."""
-    return [
-        -sum(p * math.log(p) for p in choice.values() if p > 0) / math.log(len(choice))
-        for choice in choices.values()
+    return {
+        cell: -sum(p * math.log(p) for p in choice.values() if p > 0) / math.log(len(choice))
+        for cell, choice in choices.items()
         if len(choice) > 1
-    ]
+    }
 
 
-def by_layer(choices: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The mean entropy over the cells of each layer, by layer; the keys of cells are "layer/scale"."""
-    layers: dict[str, dict[str, Mapping[str, float]]] = {}
-    for cell, choice in choices.items():
-        if len(choice) > 1:
-            layers.setdefault(cell.partition("/")[0], {})[cell] = choice
-    return {layer: math.fsum(found := entropies(cells)) / len(found) for layer, cells in layers.items()}
+def by_layer(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The mean over the cells of each layer, by layer; the keys of cells are "layer/scale"."""
+    layers: dict[str, list[float]] = {}
+    for cell, value in values.items():
+        layers.setdefault(cell.partition("/")[0], []).append(value)
+    return {layer: mean(found) for layer, found in layers.items()}
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -20,7 +20,6 @@ import torch
 from nas_osr.cost.estimate import time_once
 from nas_osr.cost.steps import count_flops, leave_no_trace
 from nas_osr.data.protocols import Protocol, make_protocol
-from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -52,7 +51,8 @@ def make_pair(layers: int, channels: int, classes: int, batch: int, size: int, o
         preset="tiny", layers=layers, channels=channels, operations=list(OPERATIONS[:operations]), batch_size=batch,
         pseudo_unknown=[],
     )  # fmt: skip
-    steps = make_steps(*build_levels(plan_measurement(request, protocol), make_fabric("cpu", "32-true", 1)), batch)
+    plan = plan_measurement(request, protocol)
+    steps = plan.strategy.cost(plan, make_fabric("cpu", "32-true", 1)).make_steps(batch)
 
     def run() -> None:
         for step in steps:

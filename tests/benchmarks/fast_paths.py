@@ -19,13 +19,12 @@ import torch
 
 from nas_osr.cost.steps import Step, leave_no_trace
 from nas_osr.data.protocols import make_protocol
-from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_cost import training_cost
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.search_spaces import network
 from nas_osr.search_spaces import supernet as hierarchical
 from nas_osr.search_spaces.operations import parts
-from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -59,11 +58,8 @@ def build(preset: str, threads: int) -> dict[str, Step]:
     protocol, fabric = make_protocol("cifar10"), make_fabric("cpu", "32-true", threads)
     search = plan_measurement(SearchRequest(protocol="cifar10", preset=preset), protocol)
     retrain = plan_measured(RetrainRequest(preset=preset, architecture="random:0"), protocol)
-    steps = [
-        *make_steps(*build_levels(search, fabric), search.weights.batch_size),
-        make_step(retrain, fabric),
-    ]
-    return {step.name: step for step in steps}
+    costs = (search.strategy.cost(search, fabric), training_cost(retrain, fabric))
+    return {step.name: step for cost in costs for step in cost.make_steps(cost.batch_size)}
 
 
 def main() -> None:

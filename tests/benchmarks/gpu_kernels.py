@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from nas_osr.cost.steps import now
 from nas_osr.data.protocols import make_protocol
-from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
+from nas_osr.strategies.bilevel.search_cost import search_cost
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -23,7 +23,7 @@ def main(device: str, preset: str, batch_size: int) -> None:
     protocol = make_protocol("cifar10", 0, family="nas_osr")
     fabric = make_fabric(device, "bf16-mixed", 0)
     plan = plan_measurement(SearchRequest(preset=preset, batch_size=batch_size), protocol)
-    steps = make_steps(*build_levels(plan, fabric), batch_size, "on")
+    steps = search_cost(plan, fabric, "on").make_steps(batch_size)
     for _ in range(WARM_UP + 2):
         for step in steps:
             step.run()

@@ -16,7 +16,6 @@ from nas_osr.objectives import OBJECTIVES
 from nas_osr.plans import LearningData
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.train import train
 from nas_osr.search_spaces.architectures.references import sample_architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import STRATEGIES
@@ -125,7 +124,7 @@ def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str
     with torch.random.fork_rng():
         torch.manual_seed(0)
         learner = plan.build(outliers(data))
-        return train(plan, learner, data, make_fabric(device, "32-true", 1), recorder, seed=0)
+        return plan.train(learner, data, make_fabric(device, "32-true", 1), recorder, seed=0)
 
 
 def search(

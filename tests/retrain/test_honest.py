@@ -18,7 +18,7 @@ from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
 from nas_osr.retrain.evaluate import fit_rules, run_evaluate
 from nas_osr.retrain.reopen import reopen
-from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.retrain_request import EvaluateRequest, ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.folder import RunFolder
@@ -101,7 +101,7 @@ def test_retraining_and_threshold_read_no_test_file_and_no_unknown(
 
 
 def test_training_outputs_are_computed_for_rules_that_learn_only(whole: Path) -> None:
-    opened = reopen(RunFolder.open(whole / "run" / "split-0"), device="cpu", threads=1)
+    opened = reopen(RunFolder.open(whole / "run" / "split-0"), ReopenOptions(device="cpu", threads=1))
     seen: list[int] = []
 
     class Counting:

@@ -15,9 +15,10 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from nas_osr.cli.main import main
-from nas_osr.data.protocols import make_protocol
+from nas_osr.data.protocols import Protocol, make_protocol
 from nas_osr.errors import UserError
-from nas_osr.objectives import OBJECTIVES, objective_class, resolve_objective_config
+from nas_osr.objectives import OBJECTIVES, objective_class
+from nas_osr.plans import ObjectivePlan, plan_objective
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.model import build_learner, count_macs
 from nas_osr.retrain.networks import NETWORKS, check_network, network_class
@@ -40,6 +41,10 @@ COMMAND = ["nas-osr", "retrain"]
 def build(name: str, channels: int = 3, side: int = 32) -> nn.Module:
     torch.manual_seed(0)
     return network_class(name)(channels, MEAN[:channels], STD[:channels], (channels, side, side))
+
+
+def plan_retrained(protocol: Protocol, objective: str, settings: dict[str, Any]) -> ObjectivePlan:
+    return plan_objective(RetrainRequest(objective=objective, objective_config=settings), protocol, "retrain")
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -139,8 +144,7 @@ def test_every_objective_builds_on_a_network(name: str, objective: str) -> None:
     """With a VAE's decoder at its narrowest, where it has one."""
     protocol = make_protocol("digits", 0)
     narrow = {"decoder_channels": 16} if objective in ("vae_contrastive", "gmvae") else {}
-    settings = resolve_objective_config(objective, narrow, protocol, "retrain")
-    learner = build_learner(name, protocol, objective, settings).eval()
+    learner = build_learner(name, protocol, plan_retrained(protocol, objective, narrow)).eval()
     with torch.no_grad():
         outputs = learner.infer(torch.rand(3, *protocol.image_shape))
     assert outputs.available() == set(objective_class(objective).provides) and len(outputs) == 3
@@ -150,15 +154,14 @@ def test_every_objective_builds_on_a_network(name: str, objective: str) -> None:
 def test_the_vae_decoder_can_see_a_networks_maps(name: str) -> None:
     protocol = make_protocol("digits", 0)
     settings = {"decoder_channels": 16, "decoder_features": True}
-    config = resolve_objective_config("vae_contrastive", settings, protocol, "retrain")
-    learner = build_learner(name, protocol, "vae_contrastive", config)
+    learner = build_learner(name, protocol, plan_retrained(protocol, "vae_contrastive", settings))
     terms = learner(torch.rand(4, *protocol.image_shape), torch.tensor([0, 1, 2, 3]))
     assert all(torch.isfinite(value) for value in terms.values())
 
 
 def test_macs_by_hand_and_without_a_trace() -> None:
     protocol = make_protocol("digits", 0)
-    learner = build_learner("cac", protocol, "cac", resolve_objective_config("cac", {}, protocol, "retrain"))
+    learner = build_learner("cac", protocol, plan_retrained(protocol, "cac", {}))
     learner.train()
     before = {key: value.clone() for key, value in learner.state_dict().items()}
     generator = torch.random.get_rng_state()

@@ -10,18 +10,17 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import pytest
 
 import nas_osr.plans
-import nas_osr.retrain.parts
 import nas_osr.retrain.retrain_plan
 import nas_osr.retrain.subclusters.subclusters_plan
-from nas_osr.retrain.parts import Part
-from nas_osr.retrain.retrain_plan import plan_retrain
+import nas_osr.retrain.train
+from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.subclusters.subclusters_plan import plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 
 MODULES = (
     nas_osr.plans,
-    nas_osr.retrain.parts,
+    nas_osr.retrain.train,
     nas_osr.retrain.retrain_plan,
     nas_osr.retrain.subclusters.subclusters_plan,
 )

@@ -12,7 +12,7 @@ import torch
 
 from nas_osr.errors import UserError
 from nas_osr.retrain.reopen import open_parts, reopen
-from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.folder import RunFolder
 
@@ -48,7 +48,7 @@ def test_parts_are_in_order_and_one_part_is_itself(finished: Path) -> None:
 
 
 def test_everything_comes_back(finished: Path) -> None:
-    first, second = (reopen(run, device="cpu", threads=1) for run in open_parts(finished))
+    first, second = (reopen(run, ReopenOptions(device="cpu", threads=1)) for run in open_parts(finished))
     assert first.config.seeds == "0" and second.config.seeds == "1"
     assert first.protocol.num_known == 6 and first.protocol.image_shape == first.data.train.images.shape[1:]
     assert not first.learner.training and not any(module.training for module in first.learner.modules())
@@ -64,17 +64,19 @@ def test_everything_comes_back(finished: Path) -> None:
 
 def test_another_unknown_source(finished: Path) -> None:
     (run,) = open_parts(finished / "split-0-seed-0")
-    opened = reopen(run, unknown="digits", device="cpu")
+    opened = reopen(run, ReopenOptions(device="cpu"), unknown="digits")
     assert opened.protocol.unknown_source == "digits" and opened.data.protocol is opened.protocol
     with pytest.raises(UserError, match="cifar11"):
-        reopen(run, unknown="cifar11", device="cpu")
+        reopen(run, ReopenOptions(device="cpu"), unknown="cifar11")
 
 
 def test_another_folder_of_images_is_looked_into(finished: Path) -> None:
     (run,) = open_parts(finished / "split-0-seed-0")
-    assert reopen(run, data_dir="/nowhere", device="cpu").config.data_dir == "/nowhere"  # digits are bundled
+    assert (
+        reopen(run, ReopenOptions(data_dir="/nowhere", device="cpu")).config.data_dir == "/nowhere"
+    )  # digits are bundled
     with pytest.raises(UserError, match="/nowhere"):
-        reopen(run, data_dir="/nowhere", unknown="cifar10", device="cpu").data.test()
+        reopen(run, ReopenOptions(data_dir="/nowhere", device="cpu"), unknown="cifar10").data.test()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_what_does_not_fit_is_refused(
     shutil.copytree(finished / "split-0-seed-0", folder)
     edit(folder, pattern, replacement)
     with pytest.raises(UserError, match=message) as refused:
-        reopen(RunFolder.open(folder), device="cpu")
+        reopen(RunFolder.open(folder), ReopenOptions(device="cpu"))
     assert "\n" not in str(refused.value)
 
 
@@ -115,4 +117,4 @@ def test_a_run_that_has_trained_nothing_is_refused(finished: Path, tmp_path: Pat
     for checkpoint in folder.glob("checkpoint*"):
         checkpoint.unlink()
     with pytest.raises(UserError, match="no checkpoint.pt"):
-        reopen(RunFolder.open(folder), device="cpu")
+        reopen(RunFolder.open(folder), ReopenOptions(device="cpu"))

@@ -19,7 +19,7 @@ from nas_osr.evaluation.predictions import read_predictions
 from nas_osr.objectives import objective_class
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.reopen import read_retrain_config, reopen
-from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.retrain.retrain_request import EvaluateRequest, ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.folder import RunFolder
 from nas_osr.scoring import make_rule, rules_for
@@ -101,7 +101,7 @@ def test_evaluate_with_every_rule_opens_the_images_once(
     images = sum(count for count in passes if count > 1)  # one image counts multiplications
     assert list(together) == rules_for(objective_class(read_retrain_config(RunFolder.open(part)).objective))
     own = json.loads((part / "metrics.json").read_text())["rule"]
-    training_images = len(reopen(RunFolder.open(part), device="cpu", threads=1).data.train)
+    training_images = len(reopen(RunFolder.open(part), ReopenOptions(device="cpu", threads=1)).data.train)
     for name, result in together.items():
         passes.clear()
         (alone,) = run_evaluate(EvaluateRequest(run=str(other), rule=name, **common))
@@ -173,7 +173,7 @@ def test_outputs_can_be_averaged_over_mirror_images(
     (result,) = run_evaluate(request)
     assert result["mirrored"] and result["label"] == "mls-mirrored" and (part / "metrics.json").read_bytes() == before
 
-    opened = reopen(RunFolder.open(part), device="cpu", threads=1)
+    opened = reopen(RunFolder.open(part), ReopenOptions(device="cpu", threads=1))
     images = to_float(opened.data.test().images)
     with torch.inference_mode():
         seen, mirrored = (opened.learner.infer(view).logits for view in (images, images.flip(3)))

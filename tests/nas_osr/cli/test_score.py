@@ -69,6 +69,7 @@ def test_outputs_of_a_run_give_its_own_metrics(tmp_path: Path, capsys: pytest.Ca
     """The exported outputs of a retrained network, scored by every rule that it feeds, as `evaluate` scores them."""
     from nas_osr.evaluation.judging import collect_outputs
     from nas_osr.retrain.reopen import reopen
+    from nas_osr.retrain.retrain_request import ReopenOptions
     from nas_osr.runs.folder import RunFolder
     from nas_osr.scoring import rules_for
 
@@ -85,7 +86,7 @@ def test_outputs_of_a_run_give_its_own_metrics(tmp_path: Path, capsys: pytest.Ca
         quiet=True,
         out=str(out),
     )
-    opened = reopen(RunFolder.open(out / "split-0"), device="cpu", threads=1)
+    opened = reopen(RunFolder.open(out / "split-0"), ReopenOptions(device="cpu", threads=1))
     data = opened.data
     arrays: dict[str, Any] = {"test_classes": data.test().source_labels.numpy()}
     for part, images in (("train", data.train), ("validation", data.validation), ("test", data.test())):

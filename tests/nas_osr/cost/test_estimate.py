@@ -66,7 +66,7 @@ def test_saved_bytes_are_those_of_a_hand_count() -> None:
     """Float32 rows and back [n, 5], hidden [n, 7]; parameters and second uses of a tensor are not counted."""
     module = Squares()
     found = probe(squares(module, 3), module)
-    assert found.activations == 4 * 3 * (5 + 7 + 5)
+    assert found.activation_bytes == 4 * 3 * (5 + 7 + 5)
     assert found.flops == 5 * (2 * 3 * 5 * 7)  # twice forward, twice the weight's gradient, hidden's
 
 
@@ -84,7 +84,7 @@ def test_what_two_players_save_one_after_the_other_is_not_added() -> None:
 def test_costs_that_grow_with_the_batch_are_exact(images: int) -> None:
     module = Squares()
     found = count_step(lambda count: squares(module, count), module, images)
-    assert (found.images, found.activations, found.flops) == (images, 68 * images, 350 * images)
+    assert (found.images, found.activation_bytes, found.flops) == (images, 68 * images, 350 * images)
 
 
 def test_lines_pass_through_their_points_and_do_not_fall() -> None:
@@ -122,9 +122,11 @@ def test_memory_is_parameters_gradients_and_states() -> None:
     step = squares(module, 2)
     step.run()
     optimizer.step()
-    found = count_memory(module, [optimizer], [cost.StepCost(2, 1, 10), cost.StepCost(2, 1, 7)], 100)
-    assert vars(found) == {"parameters": 140, "gradients": 140, "optimizers": 140, "activations": 10, "images": 100}
-    assert found.total == 530
+    found = count_memory(
+        module, [optimizer], [cost.StepCost(images=2, flops=1, activation_bytes=size) for size in (10, 7)], 100
+    )
+    assert found == {"parameters": 140, "gradients": 140, "optimizers": 140, "activations": 10, "images": 100}
+    assert sum(found.values()) == 530
 
 
 def test_images_are_counted_about_as_they_are() -> None:
@@ -173,9 +175,9 @@ def test_the_counts_of_a_search_are_those_of_its_whole_batch(objective: str) -> 
         whole = [probe(make(24), computed.learner) for make in computed.steps.values()]
     for found, truth in zip(costs.values(), whole, strict=True):
         assert found.flops == pytest.approx(truth.flops, rel=0.02)
-        assert found.activations == pytest.approx(truth.activations, rel=0.02)
+        assert found.activation_bytes == pytest.approx(truth.activation_bytes, rel=0.02)
     weights = [item for item in computed.learner.parameters() if item.requires_grad]
-    assert needed.optimizers >= 2 * sum(item.nbytes for item in weights)  # Adam's two moments
+    assert needed["optimizers"] >= 2 * sum(item.nbytes for item in weights)  # Adam's two moments
 
 
 TINY = {"protocol": "digits", "preset": "tiny", "device": "cpu", "threads": 1, "quiet": True, "batch_size": 16}

@@ -28,13 +28,12 @@ from nas_osr.cost.steps import (
     take_turns,
 )
 from nas_osr.data.protocols import make_protocol
-from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_cost import training_cost
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
-from nas_osr.strategies.bilevel.bilevel_steps import count_cell_evaluations
-from nas_osr.strategies.bilevel.search_cost import build_levels, make_steps
+from nas_osr.strategies.bilevel.search_cost import count_cell_evaluations
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -165,11 +164,11 @@ def test_the_product_has_its_precision_and_leaves_tf32_as_it_was() -> None:
 
 
 def small_steps(precision: str = "32-true", **settings: Any) -> tuple[Any, dict[str, Step]]:
-    """A supernet of three layers on digits with its steps, from one seed."""
+    """The learner of a supernet of three layers on digits, and its steps, from one seed."""
     plan = plan_measurement(SearchRequest(preset="tiny", layers=3, clip=0.0, **settings), make_protocol("digits"))
     torch.manual_seed(0)
-    levels, schedule = build_levels(plan, make_fabric("cpu", precision, 0))
-    return levels, {step.name: step for step in make_steps(levels, schedule, 6)}
+    cost = plan.strategy.cost(plan, make_fabric("cpu", precision, 0))
+    return cost.learner, {step.name: step for step in cost.make_steps(6)}
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -178,15 +177,15 @@ def test_bare_calls_do_what_the_step_does(name: str, precision: str) -> None:
     states = {}
     for kind in ("run", "bare"):
         with leave_no_trace():
-            levels, steps = small_steps(precision)
-            before = {key: value.clone() for key, value in levels.learner.state_dict().items()}
+            learner, steps = small_steps(precision)
+            before = {key: value.clone() for key, value in learner.state_dict().items()}
             torch.manual_seed(1)
             if kind == "run":
                 steps[name].run()
             else:
                 with steps[name].bare.around():
                     steps[name].bare.run()
-            states[kind] = levels.learner.state_dict()
+            states[kind] = learner.state_dict()
     assert any(not torch.equal(before[key], value) for key, value in states["run"].items())
     for key, value in states["run"].items():
         torch.testing.assert_close(states["bare"][key], value, msg=f"{name}: {key}")
@@ -227,8 +226,8 @@ def test_objectives_of_all_kinds_can_be_measured(objective: str, settings: dict[
         config = RetrainRequest(
             preset="tiny", architecture="random:0", batch_size=6, objective=objective, objective_config=settings
         )
-        retraining = make_step(plan_measured(config, make_protocol("digits")), make_fabric("cpu", "32-true", 0))
-        for step in (*steps.values(), retraining):
+        retraining = training_cost(plan_measured(config, make_protocol("digits")), make_fabric("cpu", "32-true", 0))
+        for step in (*steps.values(), *retraining.make_steps(6)):
             step.augment()
             assert count_flops(step.run) > 0
             with step.bare.around():
@@ -250,9 +249,9 @@ def test_a_pair_of_steps_at_paper_scale_costs_what_it_did(monkeypatch: pytest.Mo
     monkeypatch.setattr(Learner, "to", lambda self, *arguments, **settings: self)  # fake parameters cannot be swapped
     plan = plan_measurement(SearchRequest(preset="paper", pseudo_unknown=[0, 1]), make_protocol("cifar10"))
     with leave_no_trace(), FakeTensorMode(allow_non_fake_inputs=True):
-        levels, schedule = build_levels(plan, make_fabric("cpu", "32-true", 0))
-        steps = make_steps(levels, schedule, plan.weights.batch_size)
+        cost = plan.strategy.cost(plan, make_fabric("cpu", "32-true", 0))
+        steps = cost.make_steps(plan.weights.batch_size)
         macs = {step.name: count_flops(step.run) / 2 / step.images for step in steps}
-    assert levels.heads.num_classes == 4
+    assert cost.learner.module.objective.num_classes == 4
     assert macs["weights"] == pytest.approx(5.858e9, rel=0.001)
     assert macs["architecture"] == pytest.approx(3.595e9, rel=0.001)

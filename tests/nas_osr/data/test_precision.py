@@ -13,7 +13,7 @@ from nas_osr.cost.steps import leave_no_trace
 from nas_osr.data.augmentation import RECIPES, augment
 from nas_osr.data.protocols import make_protocol
 from nas_osr.objectives import OBJECTIVES, moco, supcon
-from nas_osr.retrain.retrain_cost import make_step
+from nas_osr.retrain.retrain_cost import training_cost
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.training.fabric import make_fabric
@@ -64,7 +64,8 @@ def test_every_objective_prepares_images_in_float32(
     )
     with leave_no_trace():
         fabric = make_fabric("cpu", "bf16-mixed", 0)
-        step = make_step(plan_measured(request, make_protocol("cifar10")), fabric)
+        cost = training_cost(plan_measured(request, make_protocol("cifar10")), fabric)
+        [step] = cost.make_steps(cost.batch_size)
         with NoAutocast():
             step.run()
     assert len(prepared) == {"moco": 1, "supcon": 1 + (settings.get("mix") != "none")}.get(objective, 0)

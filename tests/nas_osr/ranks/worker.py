@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from nas_osr.cost.steps import random_outliers
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import current_rank
 from nas_osr.ranks.replicas import assert_equal, average_statistics, own_rows, start_equal
 from nas_osr.strategies.bilevel.levels import Levels
-from nas_osr.strategies.bilevel.search_cost import build_levels
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -62,7 +62,8 @@ def compare_steps(fabric: Any, name: str) -> dict[str, float]:
     levels: list[Levels] = []
     for _ in range(2):
         torch.manual_seed(0)
-        levels.append(build_levels(plan_measurement(request, protocol), fabric)[0])
+        outliers = random_outliers(protocol.image_shape)
+        levels.append(Levels.build(plan_measurement(request, protocol), fabric, outliers))
     whole, ours = levels
     alone: Any = Alone()
     whole.fabric = alone

@@ -19,7 +19,7 @@ from nas_osr.retrain.analysis.base import open_runs
 from nas_osr.retrain.analysis.frozen_network import known_test_images
 from nas_osr.retrain.analysis.saliency import Saliency
 from nas_osr.retrain.reopen import reopen
-from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import clear_run_folder
@@ -122,7 +122,7 @@ def test_saliency(retrained: Path, analyse: Any, tmp_path: Path) -> None:
     assert plot.read_bytes()[:4] == pictures.read_bytes()[:4] == b"\x89PNG"
 
     # the whole validation part is one batch: the same by hand
-    opened = reopen(RunFolder.open(part), device="cpu", threads=1)
+    opened = reopen(RunFolder.open(part), ReopenOptions(device="cpu", threads=1))
     data = opened.data.validation
     assert figures["images"] == figures["maps"] == len(data)
     features = opened.learner.encoder(data.images.float() / 255)
@@ -184,7 +184,7 @@ def test_corruption(retrained: Path, analyse: Any, tmp_path: Path) -> None:
 
 
 def test_known_test_images_leave_the_unknown_ones_out(retrained: Path) -> None:
-    opened = reopen(open_runs(str(retrained))["split-0"], device="cpu", threads=1)
+    opened = reopen(open_runs(str(retrained))["split-0"], ReopenOptions(device="cpu", threads=1))
     metrics = json.loads((retrained / "split-0" / "metrics.json").read_text())
     known = known_test_images(opened)
     assert len(known) == metrics["test_images"]["known"] and int(known.labels.max()) == 5
