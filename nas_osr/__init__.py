@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC
     from nas_osr.objectives.base import Objective as Objective
     from nas_osr.outputs import Outputs as Outputs
     from nas_osr.retrain.retrain_request import RetrainRequest as RetrainRequest
-    from nas_osr.runs.folder import RunFolder as RunFolder
+    from nas_osr.runs.run_folder import RunFolder as RunFolder
     from nas_osr.scoring import make_rule as make_rule
     from nas_osr.scoring.base import Scores as Scores
     from nas_osr.scoring.base import ScoringRule as ScoringRule
@@ -40,7 +40,7 @@ _PUBLIC = {
     "Outputs": "nas_osr.outputs",
     "Protocol": "nas_osr.data.protocols",
     "RetrainRequest": "nas_osr.retrain.retrain_request",
-    "RunFolder": "nas_osr.runs.folder",
+    "RunFolder": "nas_osr.runs.run_folder",
     "Scores": "nas_osr.scoring.base",
     "ScoringRule": "nas_osr.scoring.base",
     "SearchRequest": "nas_osr.strategies.search_request",

@@ -27,7 +27,7 @@ from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
 from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes

@@ -13,8 +13,8 @@ from typing import Any
 from nas_osr.configuration import parse_range
 from nas_osr.data.protocols import REHEARSAL
 from nas_osr.errors import UserError
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import is_run_folder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.references import published
 

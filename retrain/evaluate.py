@@ -18,7 +18,7 @@ from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.model import count_macs
 from nas_osr.retrain.reopen import open_parts, read_run, reopen
 from nas_osr.retrain.retrain_request import EvaluateRequest
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.architectures.architecture import Architecture

@@ -13,7 +13,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.networks import check_network, network_class
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.references import load_architecture
 from nas_osr.search_spaces.checks import check_architecture

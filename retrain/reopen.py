@@ -18,7 +18,7 @@ from nas_osr.requests import ObjectiveOptions
 from nas_osr.retrain.model import build_learner
 from nas_osr.retrain.networks import check_network
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.fabric import make_fabric
 from nas_osr.training.learner import Learner

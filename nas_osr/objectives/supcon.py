@@ -28,7 +28,7 @@ from nas_osr.objectives.parts.contrastive import mixed_nt_xent_loss, nt_xent_los
 from nas_osr.objectives.parts.decoder import BOTTOM
 from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
 from nas_osr.objectives.parts.pooling import pool, pooled_width
-from nas_osr.objectives.parts.saliency import WEIGHTS, saliency_maps
+from nas_osr.objectives.parts.saliency_maps import WEIGHTS, saliency_maps
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 MIXES = ("gradmix", "cutmix", "mixup", "none")

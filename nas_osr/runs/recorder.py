@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from lightning_fabric import Fabric
 
 from nas_osr.ranks.first import FirstRank, check_same
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.resumption import MAY_CHANGE
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.runs.stopping import StopRequests
 
 

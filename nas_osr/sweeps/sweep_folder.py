@@ -22,9 +22,9 @@ from nas_osr.files.storage import append_line, file_errors, lock_folder, replace
 from nas_osr.files.text import read_object
 from nas_osr.plain import plain
 from nas_osr.runs import provenance
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import PROGRAM
 from nas_osr.runs.resumption import MAY_CHANGE
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.sweeps.executor import Job
 from nas_osr.sweeps.sweep_file import OUT, Run, map_texts
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from nas_osr.errors import UserError
 from nas_osr.files.storage import replace_file
 from nas_osr.retrain.retrain_request import ReopenOptions
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nas_osr.retrain.reopen import Reopened

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas_osr.errors import UserError
 from nas_osr.retrain.analysis.base import Analysis, Table
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nas_osr.evaluation.predictions import Predictions

@@ -23,7 +23,7 @@ from nas_osr.retrain.analysis.base import (
     require,
     runs_table,
 )
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from nas_osr.errors import UserError
 from nas_osr.option_docs import Choices
 from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, columns_table, require, runs_table
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from nas_osr.metrics.open_set import Array

@@ -20,7 +20,7 @@ from nas_osr.retrain.analysis.base import (
     plot_curves,
     runs_table,
 )
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed, make_generator
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Saliency(NetworkAnalysis):
     "file for a grid of images with their saliency: .png."
 
     def check(self) -> None:
-        from nas_osr.objectives.parts.saliency import WEIGHTS
+        from nas_osr.objectives.parts.saliency_maps import WEIGHTS
 
         check_choice(self, "part", ("validation", "test"))
         check_choice(self, "weights", WEIGHTS)
@@ -94,7 +94,7 @@ class Saliency(NetworkAnalysis):
         import torch
 
         from nas_osr.data.batches import iterate_batches, to_float
-        from nas_osr.objectives.parts.saliency import activated_area
+        from nas_osr.objectives.parts.saliency_maps import activated_area
         from nas_osr.retrain.analysis.frozen_network import draw_sample, known_test_images
 
         images = opened.data.validation if self.part == "validation" else known_test_images(opened)
@@ -135,7 +135,7 @@ class Saliency(NetworkAnalysis):
         """
         import torch
 
-        from nas_osr.objectives.parts.saliency import saliency_maps
+        from nas_osr.objectives.parts.saliency_maps import saliency_maps
 
         learner, device = opened.learner, opened.fabric.device
         images, labels = images.to(device), labels.to(device)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from nas_osr.errors import UserError
 from nas_osr.retrain.analysis.base import Analysis, Table, check_picture, plot_curves
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 Points = list[dict[str, Any]]
 

@@ -26,8 +26,8 @@ from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part
 from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
 

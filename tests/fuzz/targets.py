@@ -38,8 +38,8 @@ from nas_osr.retrain.reopen import only_split, read_retrain_config
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
 from nas_osr.runs.checkpoints import read_checkpoint
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import PROGRAM
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import load_with_weights, render
 from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph

@@ -15,7 +15,7 @@ from nas_osr.retrain.comparison import find_rows
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 SETTINGS: dict[str, Any] = {
     "architecture": "random:0", "protocol": "folder", "known": ["ant", "bee"], "preset": "tiny", "channels": 16,

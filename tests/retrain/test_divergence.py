@@ -8,7 +8,7 @@ import pytest
 
 from nas_osr.cli.main import main
 from nas_osr.objectives.cross_entropy import CrossEntropy
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 TINY = [
     "retrain", "random:0", "--protocol", "digits", "--preset", "tiny", "--objective", "cross_entropy", "--epochs", "3",

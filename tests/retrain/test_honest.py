@@ -21,7 +21,7 @@ from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_request import EvaluateRequest, ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.checkpoints import read_checkpoint
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import make_rule
 
 ROOT = Path(__file__).parents[2]

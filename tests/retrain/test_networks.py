@@ -24,7 +24,7 @@ from nas_osr.retrain.model import build_learner, count_macs
 from nas_osr.retrain.networks import NETWORKS, check_network, network_class
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.references import published
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork

@@ -14,7 +14,7 @@ from nas_osr.errors import UserError
 from nas_osr.retrain.reopen import open_parts, reopen
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 TINY: dict[str, Any] = {
     "architecture": "random:0", "protocol": "digits", "preset": "tiny", "channels": 16, "limit_per_class": 10,

@@ -21,7 +21,7 @@ from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.reopen import read_retrain_config, reopen
 from nas_osr.retrain.retrain_request import EvaluateRequest, ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import make_rule, rules_for
 from nas_osr.search_spaces.architectures.references import published
 from nas_osr.training.learner import Learner

@@ -15,7 +15,7 @@ from nas_osr.cli.options import parse_options
 from nas_osr.configuration import make_request
 from nas_osr.errors import UserError
 from nas_osr.objectives.gmvae import GMVAE
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.strategies import STRATEGIES
 from nas_osr.strategies.run import run_search

@@ -16,8 +16,8 @@ import pytest
 import nas_osr
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.errors import UserError
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.recorder import RunRecorder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import load_with_weights
 from nas_osr.search_spaces.space import Space

@@ -70,7 +70,7 @@ def test_outputs_of_a_run_give_its_own_metrics(tmp_path: Path, capsys: pytest.Ca
     from nas_osr.evaluation.judging import collect_outputs
     from nas_osr.retrain.reopen import reopen
     from nas_osr.retrain.retrain_request import ReopenOptions
-    from nas_osr.runs.folder import RunFolder
+    from nas_osr.runs.run_folder import RunFolder
     from nas_osr.scoring import rules_for
 
     out = tmp_path / "run"

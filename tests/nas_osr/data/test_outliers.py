@@ -19,7 +19,7 @@ from nas_osr.errors import UserError
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
 

@@ -23,7 +23,7 @@ from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.outputs import Features, FeatureShapes
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.training.fabric import make_fabric
 from nas_osr.training.learner import Learner, make_optimizers
 from nas_osr.training.monitors import split_norms

@@ -19,7 +19,7 @@ from nas_osr.objectives import supcon as module
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.objectives.parts.gradmix import gradmix
 from nas_osr.objectives.parts.pooling import pool
-from nas_osr.objectives.parts.saliency import saliency_maps
+from nas_osr.objectives.parts.saliency_maps import saliency_maps
 from nas_osr.objectives.supcon import SupCon, SupConConfig
 from nas_osr.outputs import Features, FeatureShapes
 from nas_osr.retrain.subclusters.choice import Unkept

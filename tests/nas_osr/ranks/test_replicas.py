@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import PREVIOUS_CHECKPOINT
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
 

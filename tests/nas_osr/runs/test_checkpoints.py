@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nas_osr.errors import UserError
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 
 @pytest.fixture

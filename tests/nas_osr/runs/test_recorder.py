@@ -10,9 +10,9 @@ import pytest
 from lightning_fabric import Fabric
 
 from nas_osr.ranks.first import FirstRank
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, scalars
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.runs.stopping import Terminated
 
 

@@ -21,8 +21,8 @@ from nas_osr.retrain.analysis.saliency import Saliency
 from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.runs.folder import RunFolder
 from nas_osr.runs.names import clear_run_folder
+from nas_osr.runs.run_folder import RunFolder
 
 NETWORK = ["--device", "cpu", "--threads", "1"]
 

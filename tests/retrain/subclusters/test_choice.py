@@ -18,7 +18,7 @@ from nas_osr.errors import UserError
 from nas_osr.retrain.subclusters.choice import mean_losses, recommend
 from nas_osr.retrain.subclusters.subclusters_plan import class_data, plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 
 ARGUMENTS = [
     "subclusters", "random:0", "--channels", "16", "--protocol", "digits", "--preset", "tiny", "--known", "[[0,1],5]",

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 from nas_osr.strategies import make_strategy

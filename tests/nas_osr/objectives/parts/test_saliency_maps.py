@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas_osr.objectives.parts.saliency import activated_area, saliency_maps
+from nas_osr.objectives.parts.saliency_maps import activated_area, saliency_maps
 
 
 def test_by_hand() -> None:

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from nas_osr.errors import UserError
-from nas_osr.runs import folder as runs
-from nas_osr.runs.folder import RunFolder
+from nas_osr.runs import run_folder as runs
+from nas_osr.runs.run_folder import RunFolder
 
 COMMAND = ["nas-osr", "search", "--out", "RUN dir", "--resume", "no", "--overwrite"]
 CONFIG = {"protocol": "digits", "rates": (0.1, 5e-5), "objective_config": {"temperature": 6.0}, "data_dir": None}
@@ -197,7 +197,7 @@ def test_a_run_that_never_began_leaves_no_trace(tmp_path):
 
 def test_a_second_run_is_refused_while_the_first_lives_and_not_after_it_was_killed(tmp_path):
     code = (
-        "import sys, time; from nas_osr.runs.folder import RunFolder; run = RunFolder.create(sys.argv[1]);"
+        "import sys, time; from nas_osr.runs.run_folder import RunFolder; run = RunFolder.create(sys.argv[1]);"
         "run.provenance(['x'], {}); print('ready', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as first:
@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     with begin(tmp_path) as run:
         run.write_json("metrics.json", {"auroc": 1})
         code = (
-            "import resource, signal, sys; from nas_osr.runs.folder import RunFolder\n"
+            "import resource, signal, sys; from nas_osr.runs.run_folder import RunFolder\n"
             "from nas_osr.errors import UserError\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))\n"
             "try: RunFolder.open(sys.argv[1]).write_text('metrics.json', 'x' * 1000)\n"
@@ -308,7 +308,7 @@ def test_a_folder_removed_mid_run_is_a_clear_error(tmp_path):
 def test_parallel_writers_of_one_file_leave_one_whole_file(tmp_path):
     begin(tmp_path).close()
     code = (
-        "import sys; from nas_osr.runs.folder import RunFolder; run = RunFolder.open(sys.argv[1])\n"
+        "import sys; from nas_osr.runs.run_folder import RunFolder; run = RunFolder.open(sys.argv[1])\n"
         "for turn in range(50): run.write_json('metrics.json', {'n': [int(sys.argv[2])] * 5000})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(index)]) for index in range(3)]
