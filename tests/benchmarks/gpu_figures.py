@@ -1,4 +1,4 @@
-"""The figures of a folder that `gpu_session.sh` wrote, as short tables: python3 tests/benchmarks/gpu_figures.py OUT."""
+"""The figures of a folder that `gpu.sh` wrote, as short tables: python3 tests/benchmarks/gpu_figures.py OUT."""
 
 from __future__ import annotations
 
