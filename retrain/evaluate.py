@@ -15,7 +15,7 @@ from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evalua
 from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
-from nas_osr.retrain.model import count_macs
+from nas_osr.retrain.build import count_macs
 from nas_osr.retrain.reopen import open_parts, read_run, reopen
 from nas_osr.retrain.retrain_request import EvaluateRequest
 from nas_osr.runs.run_folder import RunFolder

@@ -15,7 +15,7 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.plans import ObjectivePlan, given, import_plugins
 from nas_osr.requests import ObjectiveOptions
-from nas_osr.retrain.model import build_learner
+from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.networks import check_network
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.runs.run_folder import RunFolder

@@ -21,7 +21,7 @@ from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
-from nas_osr.retrain.model import save_architecture
+from nas_osr.retrain.build import save_architecture
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part
 from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
