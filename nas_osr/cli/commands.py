@@ -72,6 +72,24 @@ COMMANDS: dict[str, Command] = {
         ("run",),
         config="nas_osr.retrain.retrain_request:EvaluateRequest",
     ),
+    "predict": Command(
+        "nas_osr.cli.predict:predict",
+        "say of images which known class each is of, or unknown",
+        (
+            "predict runs/retrain photo.jpg",
+            "predict MODEL FOLDER --json",
+            "find . -name '*.png' | nas-osr predict MODEL -",
+        ),
+        ("model", "images"),
+        config="nas_osr.cli.predict:PredictRequest",
+    ),
+    "calibrate": Command(
+        "nas_osr.cli.calibrate:calibrate",
+        "set a model's threshold on your own known images, with a guarantee",
+        ("calibrate runs/retrain FOLDER --accept 0.95", "calibrate MODEL FOLDER --per_class --out MODEL2"),
+        ("model", "images"),
+        config="nas_osr.cli.calibrate:CalibrateRequest",
+    ),
     "score": Command(
         "nas_osr.cli.score:score",
         "apply a scoring rule to your own logits or embeddings",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,9 @@ def read_images(
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def _read_image(
-    path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool, large: threading.Lock
-) -> np.ndarray:
-    """uint8 [H, W, C]"""
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file, its header read and its size looked at. Raises UserError, also where decoding it fails."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             raise UserError(f"{path} is not a file: remove it")
@@ -70,8 +70,7 @@ def _read_image(
             pixels = opened.size[0] * opened.size[1]
             if pixels > MAX_PIXELS:
                 raise UserError(f"{path} has {pixels:,} pixels, more than {MAX_PIXELS:,}: scale it down")
-            with large if pixels > _MANY_PIXELS else nullcontext():
-                return _decode(opened, path, shape, grey_too, convert)
+            yield opened
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
@@ -79,15 +78,32 @@ def _read_image(
         raise UserError(f"{path} cannot be read as an image ({reason}): replace or remove it") from error
 
 
-def _decode(opened: Image.Image, path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool) -> np.ndarray:
+def fit_picture(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """uint8 [H, W, C] of a picture of any size and mode: upright, of C channels, scaled and centre-cropped to H x W.
+
+    Raises UserError for one of more than 8 bits a channel.
+    """
+    channels, height, width = shape
+    if picture.mode.startswith(("I", "F")):  # there is no one right way to squeeze them
+        name = getattr(picture, "filename", "a picture")
+        raise UserError(f"{name} has mode {picture.mode}, more than 8 bits a channel: convert it to 8 bits")
+    upright = ImageOps.exif_transpose(picture).convert(_MODES[channels])
+    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).reshape(height, width, channels)
+
+
+def _read_image(
+    path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool, large: threading.Lock
+) -> np.ndarray:
+    """uint8 [H, W, C]"""
+    with open_picture(path) as opened, large if math.prod(opened.size) > _MANY_PIXELS else nullcontext():
+        return fit_picture(opened, shape) if convert else _decode(opened, path, shape, grey_too)
+
+
+def _decode(opened: Image.Image, path: Path, shape: tuple[int, int, int], grey_too: bool) -> np.ndarray:
     """uint8 [H, W, C]"""
     channels, height, width = shape
     image = opened
-    if convert:
-        if opened.mode.startswith(("I", "F")):  # more than 8 bits: there is no one right way to squeeze them
-            raise UserError(f"{path} has mode {opened.mode}, more than 8 bits a channel: convert it to 8 bits")
-        upright = ImageOps.exif_transpose(opened).convert(_MODES[channels])
-        image = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
     if image.size != (width, height):
         found = f"{image.size[0]}x{image.size[1]}"
         raise UserError(f"{path} is {found} pixels, not {width}x{height}: resize it, or use the protocol folder")
