@@ -109,14 +109,15 @@ def inputs_of(protocol: Protocol) -> ModelInputs:
     return ModelInputs(protocol.class_names, protocol.image_shape, protocol.mean, protocol.std, shape)
 
 
-def about_model(evaluation: Mapping[str, Any], data: OpenSetData) -> dict[str, Any]:
-    """What is known of a model, from what its metrics.json holds: the protocol and how well it does there."""
-    counts = torch.bincount(torch.cat([data.train.labels, data.validation.labels]), minlength=data.protocol.num_known)
+def about_model(evaluation: Mapping[str, Any], data: OpenSetData | None = None) -> dict[str, Any]:
+    """What is known of a model: protocol and figures from its metrics.json, and how many images it learned from."""
     names = ("protocol", "metrics", "intervals", "test_images", "data_fingerprints", "parameters", "macs")
-    return {
-        **{name: evaluation[name] for name in names},
-        "training_images": dict(zip(data.protocol.class_names, counts.tolist(), strict=True)),
-    }
+    about = {name: evaluation[name] for name in names if name in evaluation}
+    if data is not None:
+        labels = torch.cat([data.train.labels, data.validation.labels])
+        counts = torch.bincount(labels, minlength=data.protocol.num_known).tolist()
+        about["training_images"] = dict(zip(data.protocol.class_names, counts, strict=True))
+    return about
 
 
 def write_model(folder: Path, model: Model) -> None:

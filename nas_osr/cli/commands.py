@@ -50,8 +50,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": Command(
         "nas_osr.cli.export:export",
-        "write an architecture as pictures, a graph or JSON",
-        ("export runs/search --format svg,png --out pictures", "export published"),
+        "write an architecture as pictures, a graph or JSON, or a run's model folder",
+        ("export runs/search --format svg,png --out pictures", "export runs/retrain --format safetensors --out models"),
         ("architecture",),
     ),
     "retrain": Command(
@@ -78,7 +78,7 @@ COMMANDS: dict[str, Command] = {
         (
             "predict runs/retrain photo.jpg",
             "predict MODEL FOLDER --json",
-            "find . -name '*.png' | nas-osr predict MODEL -",
+            "predict MODEL - --csv --out answers.csv",
         ),
         ("model", "images"),
         config="nas_osr.cli.predict:PredictRequest",
