@@ -15,11 +15,10 @@ from nas_osr.retrain.model import (
     WEIGHTS_FILE,
     Model,
     about_model,
-    as_number,
     inputs_of,
-    open_model,
     write_model,
 )
+from nas_osr.retrain.model_reading import as_number, open_model
 from nas_osr.retrain.reopen import load_learner, open_parts, read_run, reopen
 from nas_osr.retrain.retrain_request import ReopenOptions
 from nas_osr.runs.names import MODEL_FOLDER

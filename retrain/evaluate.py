@@ -17,7 +17,7 @@ from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.build import count_macs
-from nas_osr.retrain.model import open_model
+from nas_osr.retrain.model_reading import open_model
 from nas_osr.retrain.reopen import images_changed, open_parts, read_run, reopen, trained_fingerprint
 from nas_osr.retrain.retrain_request import EvaluateRequest
 from nas_osr.runs.names import MODEL_FOLDER

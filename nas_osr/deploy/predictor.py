@@ -19,7 +19,8 @@ from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
 from nas_osr.plans import import_plugins
-from nas_osr.retrain.model import Model, open_model
+from nas_osr.retrain.model import Model
+from nas_osr.retrain.model_reading import open_model
 from nas_osr.training.fabric import choose_device
 
 UNKNOWN = "unknown"

@@ -20,7 +20,8 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_outputs, judge
 from nas_osr.evaluation.predictions import read_predictions
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.retrain.model import find_model, open_model
+from nas_osr.retrain.model import find_model
+from nas_osr.retrain.model_reading import open_model
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
 
@@ -99,7 +100,7 @@ WRONG_JSON: dict[str, tuple[Change, str]] = {
     "field too many": (lambda value: value.update(more=1), "unknown field 'more'"),
     "two networks": (lambda value: value.update(network="resnet18"), "either network or architecture"),
     "class twice": (lambda value: value.update(classes=["a", "a"]), "different names"),
-    "other number of classes": (lambda value: value["classes"].pop(), "do not fit the network or rule"),
+    "other number of classes": (lambda value: value["classes"].pop(), "not fit"),
     "image side": (lambda value: value.update(image_shape=[1, 32, 33]), "multiples of 16"),
     "huge image": (lambda value: value.update(image_shape=[1, 32, 1 << 20]), "expected channels"),
     "channels": (lambda value: value.update(image_shape=[2, 32, 32]), "expected channels"),
@@ -108,7 +109,7 @@ WRONG_JSON: dict[str, tuple[Change, str]] = {
     "infinite": (lambda value: value["rule"]["state"].update(threshold=1e999), "Infinity is not a number"),
     "state missing": (lambda value: value["rule"]["state"].pop("tau"), "the state of rule nc_distance must be"),
     "count": (lambda value: value["rule"]["state"].update(num_known=1 << 40), "too large"),
-    "other count": (lambda value: value["rule"]["state"].update(num_known=3), "do not fit the network or rule"),
+    "other count": (lambda value: value["rule"]["state"].update(num_known=3), "not fit"),
     "class thresholds": (lambda value: value.update(class_thresholds=[1.0]), "1 numbers for 6 classes"),
     "plug-in": (lambda value: value["rule"].update(name="my.Rule"), "not loaded: add --plugin my"),
     "plug-in network": (
@@ -116,6 +117,8 @@ WRONG_JSON: dict[str, tuple[Change, str]] = {
     ),
     "objective": (lambda value: value["objective"].update(name="cac"), "objective"),
     "setting": (lambda value: value["objective"]["settings"].update(more=1), "has no setting 'more'"),
+    "huge network": (lambda value: value["objective"]["settings"].update(latent_dim=1 << 40), "does not fit|built"),
+    "wide network": (lambda value: value["architecture"]["space"].update(channels=1024), "does not fit"),
     "checksum": (lambda value: value.update(weights_sha256="0"), "not the file that model.json belongs to"),
 }  # fmt: skip
 
@@ -137,12 +140,12 @@ def wrong_tensors(name: str, value: Any) -> Callable[[dict[str, torch.Tensor]], 
 
 
 WRONG_TENSORS = {
-    "missing": (wrong_tensors("learner.encoder.stem.0.weight", None), "do not fit"),
-    "strange": (wrong_tensors("other.weight", torch.zeros(1)), "strange tensor 'other.weight'"),
-    "too many": (wrong_tensors("learner.more", torch.zeros(1)), "do not fit"),
-    "shape": (wrong_tensors("rule.centroids", torch.zeros(3, 2)), "do not fit"),
-    "not a number": (wrong_tensors("rule.centroids", torch.full((6, 32), torch.nan)), "do not fit"),
-    "class that is not there": (wrong_tensors("rule.classes", torch.full((6,), 7)), "do not fit"),
+    "missing": (wrong_tensors("learner.encoder.stem.0.weight", None), "not fit"),
+    "strange": (wrong_tensors("other.weight", torch.zeros(1)), "'other.weight' does not fit"),
+    "too many": (wrong_tensors("learner.more", torch.zeros(1)), "not fit"),
+    "shape": (wrong_tensors("rule.centroids", torch.zeros(3, 2)), "not fit"),
+    "not a number": (wrong_tensors("rule.centroids", torch.full((6, 32), torch.nan)), "not fit"),
+    "class that is not there": (wrong_tensors("rule.classes", torch.full((6,), 7)), "not fit"),
 }
 
 
