@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,47 @@ def test_what_would_break_the_promise_is_refused(
         assert main(["calibrate", model, *arguments, *ON_CPU]) == 2
         assert message in capsys.readouterr().err
     assert (Path(model) / "model.json").read_bytes() == before
+
+
+PLUGIN = """
+from nas_osr.scoring.base import Scores, ScoringRule
+
+class Margin(ScoringRule):
+    name = "margin"
+    needs = frozenset({"logits"})
+
+    def scores(self, outputs):
+        best, second = outputs.logits.double().topk(2, dim=1).values.unbind(dim=1)
+        return Scores(best - second, outputs.logits.double())
+"""
+
+
+def test_a_model_imports_no_class_that_is_not_named(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deploy_plugin.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    out = str(tmp_path / "run")
+    tiny = [
+        "random:0",
+        "--protocol",
+        "digits",
+        "--preset",
+        "tiny",
+        "--epochs",
+        "1",
+        "--limit_per_class",
+        "10",
+        "--bootstrap",
+        "0",
+        "--quiet",
+    ]
+    assert main(["retrain", *tiny, *ON_CPU, "--rule", "deploy_plugin.Margin", "--out", out]) == 0
+    sys.modules.pop("deploy_plugin")
+    assert main(["predict", out, str(pictures), *ON_CPU]) == 2
+    assert "add --plugin deploy_plugin" in capsys.readouterr().err and "deploy_plugin" not in sys.modules
+    try:
+        assert main(["predict", out, str(pictures), *ON_CPU, "--plugin", "deploy_plugin"]) == 0
+        assert main(["calibrate", out, str(pictures), *ON_CPU, "--plugin", "deploy_plugin"]) == 0
+    finally:
+        sys.modules.pop("deploy_plugin", None)
