@@ -153,7 +153,7 @@ class VAEContrastive(Objective):
 
     def counterfactual_errors(self, instance_attribute: Tensor, images: Tensor, features: Features) -> Tensor:
         """Error of the reconstruction of each image under each class, Dec(h_j, z): [B, N]."""
-        means = self.class_mean.weight.repeat_interleave(len(images), dim=0)
+        means = self.class_mean.weight.repeat_interleave(images.shape[0], dim=0)
         decoded = self.decode(means, instance_attribute.repeat(self.num_classes, 1), features)
         return self.pixel_error(decoded, images).T
 

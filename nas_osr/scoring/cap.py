@@ -92,11 +92,11 @@ class CAP(ScoringRule):
         """
         latents = bounded(outputs.latent_mean)
         means, deviations = self.learnt("means", latents), self.learnt("variances", latents).sqrt()
-        scores = latents.new_full((len(latents), len(means)), -math.inf)
-        for label in self.learnt("usable", latents).nonzero().flatten().tolist():
-            distance = (latents - means[label]).abs() / deviations[label]
-            scores[:, label] = torch.logsumexp(log_minus_log_erf(distance), dim=1)
-        return scores
+        scores = []
+        for mean, deviation in zip(means, deviations, strict=True):
+            distance = (latents - mean).abs() / deviation
+            scores.append(torch.logsumexp(log_minus_log_erf(distance), dim=1))
+        return torch.stack(scores, dim=1).masked_fill(~self.learnt("usable", latents), -math.inf)
 
 
 def log_minus_log_erf(distance: Tensor) -> Tensor:

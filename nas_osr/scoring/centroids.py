@@ -109,7 +109,7 @@ class NCDistance(ScoringRule):
         centroids, classes = self.learnt("centroids", embedding), self.learnt("classes", embedding)
         distances = torch.cdist(embedding, centroids, compute_mode="donot_use_mm_for_euclid_dist")  # [B, C]
         owners = classes.expand_as(distances)
-        nearest = distances.new_full((len(distances), self.num_known), -math.inf)
+        nearest = distances.new_full((distances.shape[0], self.num_known), -math.inf)
         return Scores(-self.strangeness(distances), nearest.scatter_reduce(1, owners, -distances, "amax"))
 
     def strangeness(self, distances: Tensor) -> Tensor:

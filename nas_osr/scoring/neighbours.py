@@ -57,18 +57,18 @@ class Neighbours(ScoringRule):
             raise RuntimeError("fit comes before the scores")
         assert outputs.embedding is not None
         embedding = outputs.embedding
-        scores = torch.full((len(embedding), len(self.counts)), -math.inf, dtype=torch.float64, device=embedding.device)
-        directions = self.directions.split(self.counts.tolist())
-        for start in range(0, len(embedding), self.block_size):
-            block = slice(start, start + self.block_size)
-            queries = normalise(embedding[block])
-            for label, own in enumerate(directions):
-                if len(own) > 0:
-                    scores[block, label] = self.largest_sum(queries, own)
+        # in a graph that is exported, batches have any size
+        blocks = [embedding] if torch.compiler.is_compiling() else embedding.split(self.block_size)
+        by_class, found = self.directions.split(self.counts.tolist()), []
+        for queries in map(normalise, blocks):
+            found.append(torch.stack([self.largest_sum(queries, own) for own in by_class], dim=1))
+        scores = torch.cat(found)
         return Scores(scores.amax(dim=1), scores)
 
     def largest_sum(self, queries: Tensor, directions: Tensor) -> Tensor:
-        """[b] scores of queries [b, D] for one class's training embeddings [m, D], m >= 1, all of length 1."""
+        """[b] scores of queries [b, D] for one class's training embeddings [m, D], all of length 1."""
+        if directions.shape[0] == 0:
+            return torch.full_like(queries[:, 0], -math.inf)
         found = [largest(queries @ part.to(queries.device).T, self.k) for part in directions.split(self.block_size)]
         return largest(torch.cat(found, dim=1), self.k).mean(dim=1) * self.k
 

@@ -37,7 +37,7 @@ class OpenMax(WeibullRule):
         top = min(self.alpha, logits.shape[1])
         order = logits.argsort(dim=1, descending=True, stable=True)[:, :top]
         weights = torch.linspace(1.0, 1.0 / top, top, dtype=torch.float64, device=logits.device)
-        weights = torch.zeros_like(logits).scatter(1, order, weights.expand(len(logits), top))
+        weights = torch.zeros_like(logits).scatter(1, order, weights.expand(logits.shape[0], top))
         moved = logits * weights * self.outlier_probability(logits)
         known, unknown = logits - moved, moved.sum(dim=1)
         return Scores(torch.logsumexp(known, dim=1) - unknown, known)

@@ -55,6 +55,6 @@ class Decoder(nn.Module):
         for scale, stage in zip(self.scales, self.stages, strict=True):
             if scale in self.extra:
                 joining = maps[scale]
-                x = torch.cat([x, joining.repeat(len(x) // len(joining), 1, 1, 1)], dim=1)
+                x = torch.cat([x, joining.repeat(x.shape[0] // joining.shape[0], 1, 1, 1)], dim=1)
             x = stage(x)
         return self.to_image(x)
