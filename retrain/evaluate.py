@@ -54,13 +54,7 @@ def evaluate_test(
     """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
     outputs = collect_outputs(forward_of(learner, mirrored), test, device=device)
-    protocol = data.protocol
-    known_names = {
-        class_id: name
-        for group, names in zip(protocol.known, protocol.known_names, strict=True)
-        for class_id, name in zip(group, names, strict=True)
-    }
-    unknown_names = dict(zip(protocol.unknown, protocol.unknown_names, strict=True))
+    known_names, unknown_names = data.names()
     return [
         evaluate_rule(
             rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import file_errors
@@ -62,6 +62,7 @@ class Source:
         counts: official number of images by part; empty where there is none and files are counted.
         mirrors: whether a mirrored image shows the same class; a digit's does not.
         any_size: images of any size and mode are converted, and `image_size` may be chosen.
+        numbered: class ids are official label numbers; elsewhere they are the order of one run.
         grey_too: grey files stand among the coloured ones.
         comes_with: the package that brings the images, where no data folder is needed.
         official: where torchvision puts its files, below the data folder or `name`/ in it; {part} is train or test.
@@ -82,6 +83,7 @@ class Source:
     counts: Mapping[str, int] = {}
     mirrors = True
     any_size = False
+    numbered = True
     grey_too = False
     comes_with: str | None = None
     official: str | None = None
@@ -124,6 +126,44 @@ class Source:
     def trainable(self) -> frozenset[int]:
         """The class ids that have training images."""
         return frozenset(range(len(self.class_names)))
+
+    @property
+    def testable(self) -> frozenset[int]:
+        """The class ids that have test images."""
+        return frozenset(range(len(self.class_names)))
+
+    @property
+    def where(self) -> str:
+        """What messages call it: its name, or the folder of a user's own images."""
+        return self.name
+
+    def ids(self, names: Iterable[str]) -> list[int]:
+        """The class ids of these classes; UserError names one that there is not, or not any more."""
+        numbers = {name: class_id for class_id, name in enumerate(self.class_names)}
+        found = []
+        for name in names:
+            if name not in numbers:
+                raise UserError(f"{self.where} has no class {name}: it was renamed or removed, or never there")
+            found.append(numbers[name])
+        return found
+
+    def select(self, known: Iterable[Any], unknown: Iterable[Any] = ()) -> Source:
+        """The source as a run with these classes sees it; official label numbers stay as they are."""
+        return self
+
+    def draw_key(self, class_id: int) -> int | str:
+        """What random draws call a class, so that they are the same whatever other classes there are."""
+        return class_id if self.numbered else self.class_names[class_id]
+
+    def tell_known(self, avoided: Collection[int]) -> list[int]:
+        """The classes that are known where nobody says so; UserError where that cannot be told."""
+        shown = ", ".join(self.class_names)
+        raise UserError(f"{self.name} needs known classes or a seed that draws them; its classes are {shown}")
+
+    def settle_shape(self, known: Sequence[int], grey: bool | None) -> None:
+        """Choose `image_shape`, `mean` and `std` where they are a user's choice, or are told by known images."""
+        if grey is not None:
+            raise UserError(f"grey is for the protocol folder; {self.name} has fixed channels")
 
     def find(self, part: str) -> Location | None:
         """Where a part lies below the data folder: official files first, None if it is absent."""
@@ -172,7 +212,8 @@ class Source:
         for class_id in wanted:
             if not (labels[kept] == class_id).any():
                 raise UserError(
-                    f"{self.name} has no {part} image of class {class_id}: check the files, or choose other classes"
+                    f"{self.where} has no {part} image of class {self.class_names[class_id]}: check the files, or "
+                    "choose other classes"
                 )
         if len(kept) < len(labels):
             images, labels = images[kept], labels[kept]
@@ -254,16 +295,6 @@ class Source:
             f"{folder} has {len(found)} class folders whose label numbers cannot be told: "
             f"name them 0 to {len(official) - 1}, or have all {len(official)} with the official names"
         )
-
-    def check_names(self, class_ids: Sequence[int], names: Sequence[str]) -> None:
-        """UserError unless these class ids still have these names (none: a protocol that was described without)."""
-        for class_id, name in zip(class_ids, names, strict=bool(names)):
-            found = self.class_names[class_id] if class_id < len(self.class_names) else "missing"
-            if found != name:
-                raise UserError(
-                    f"{self.name}: class {class_id} was {name} when the protocol was made, and is {found} now: "
-                    "its class folders have changed"
-                )
 
     def _list_images(self, folder: Path, classes: Collection[int]) -> dict[int, list[Path]]:
         """Class id -> image files, sorted by name, in a folder of class folders."""

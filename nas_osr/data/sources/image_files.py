@@ -19,7 +19,7 @@ from nas_osr.errors import UserError
 _MODES = {1: "L", 3: "RGB"}
 _CHUNK = 256
 # Known by their content, whatever the name says; Pillow would run other programs for some of its formats.
-_FORMATS = ("PNG", "JPEG", "WEBP")
+FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 1 << 26
 _MANY_PIXELS = 1 << 24  # so large ones are decoded one at a time, for the memory
 
@@ -66,7 +66,7 @@ def _read_image(
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             raise UserError(f"{path} is not a file: remove it")
-        with Image.open(path, formats=_FORMATS) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             pixels = opened.size[0] * opened.size[1]
             if pixels > MAX_PIXELS:
                 raise UserError(f"{path} has {pixels:,} pixels, more than {MAX_PIXELS:,}: scale it down")
