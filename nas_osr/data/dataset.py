@@ -78,7 +78,9 @@ class OpenSetData:
         """
         if self._test is None:
             protocol = self.protocol
-            tested = [class_id for class_id in self.source.ids(protocol.known_classes) if class_id in self.source.testable]
+            tested = [
+                class_id for class_id in self.source.ids(protocol.known_classes) if class_id in self.source.testable
+            ]
             missing = [name for name in protocol.known_classes if self.source.ids([name])[0] not in tested]
             if missing:
                 logger.warning(
@@ -180,7 +182,12 @@ def load_data(
 
 
 def _divide(
-    protocol: Protocol, source: Source, source_labels: Tensor, classes: Sequence[int], shares: Sequence[float], seed: int
+    protocol: Protocol,
+    source: Source,
+    source_labels: Tensor,
+    classes: Sequence[int],
+    shares: Sequence[float],
+    seed: int,
 ) -> Tensor:
     """For each image [n] the number of the part that it is in: 0 is the rest, i + 1 has `shares[i]` of every class.
 

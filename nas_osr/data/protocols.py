@@ -82,12 +82,12 @@ class Protocol:
         """The labels of known classes; merged ones are named by one of them, or joined by "+". Raises UserError."""
         labels = {**self.label_map, **{name: label for label, name in enumerate(self.class_names)}}
         for name in names:
-            if name not in labels:
+            if str(name) not in labels:
                 raise UserError(
                     f"pseudo_unknown: {name} is not a known class of {self.name}; those are "
                     f"{', '.join(self.class_names)}"
                 )
-        return [labels[name] for name in names]
+        return [labels[str(name)] for name in names]
 
     def to_dict(self) -> dict[str, Any]:
         """A plain description: numbers, strings and lists only. `from_dict` reads it."""
@@ -96,7 +96,7 @@ class Protocol:
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> Protocol:
         """The inverse of `to_dict`; raises UserError when fields are missing, strange or contradict each other."""
-        description = rename_former(description) if isinstance(description, dict) else {}
+        description = rename_former_names(description) if isinstance(description, dict) else {}
         names = [field.name for field in fields(cls)]
         if sorted(description) != sorted(names):
             raise UserError(f"not a protocol description: it must have exactly the fields {', '.join(names)}")
@@ -109,7 +109,7 @@ class Protocol:
         return protocol
 
 
-def rename_former(description: dict[str, Any]) -> dict[str, Any]:
+def rename_former_names(description: dict[str, Any]) -> dict[str, Any]:
     """A description of a protocol as it is today: in earlier versions known and unknown held numbers beside names."""
     if not description.keys() >= FORMER_NAMES.keys():
         return description
@@ -197,7 +197,7 @@ def make_protocol(
         others = [class_id for class_id in sorted(unknown_source.testable) if class_id not in label_map]
     names = source.class_names
     source.settle_shape([*label_map], grey)
-    if source.any_size:
+    if not source.numbered:
         _say_what_was_told(source, groups, others, (known or seed, unknown, image_size, grey))
     pseudo = lists.get("pseudo_unknown")
     return Protocol(

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from nas_osr.data.sources.folder import TEST_SHARE
 from nas_osr.data.sources.glances import Glance, glance_at
 
 logger = logging.getLogger(__name__)
@@ -22,20 +21,24 @@ _FLAT = 2.0  # standard deviation of a thumbnail, in levels, that shows nothing
 _ROWS = 2048  # thumbnails that are compared with all others at once
 
 
-def divide_images(paths: Sequence[Path]) -> dict[str, list[Path]]:
+def divide_images(paths: Sequence[Path], share: float) -> dict[str, list[Path]]:
     """The images of one class as training and test images, each in the order given.
 
-    Equal files and near-duplicates stay together. Each such group goes to the test with probability `TEST_SHARE`, by a
+    Equal files and near-duplicates stay together. Each such group goes to the test with probability `share`, by a
     hash of what it holds: names, other images and other classes are without effect, so that adding one moves nothing
     but its own near-duplicates. Two groups or more give at least one to each part.
     """
     looks = glance_at(paths)
     groups = group_alike(looks)
     if len(paths) > 1 and groups.max() == 0:
-        logger.warning("%s: all %d images are nearly the same; they are divided all the same", paths[0].parent, len(paths))
+        logger.warning(
+            "%s: all %d images are nearly the same; they are divided all the same", paths[0].parent, len(paths)
+        )
         groups = np.arange(len(paths))
-    places = {int(group): _place([looks[index].digest for index in np.flatnonzero(groups == group)]) for group in groups}
-    tested = {group for group, place in places.items() if place < TEST_SHARE}
+    places = {
+        int(group): _place([looks[index].digest for index in np.flatnonzero(groups == group)]) for group in groups
+    }
+    tested = {group for group, place in places.items() if place < share}
     if len(places) > 1:
         by_place = sorted(places, key=lambda group: places[group])
         tested = (tested | {by_place[0]}) - {by_place[-1]}

@@ -27,7 +27,8 @@ class OwnFolder(Source):
 
     name = "folder"
     image_shape = (3, LARGE, LARGE)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     any_size = True
     numbered = False
     subfolder = ""
@@ -144,7 +145,7 @@ class OwnFolder(Source):
             return images
         from nas_osr.data.sources.division import divide_images
 
-        return divide_images(images)[part]
+        return divide_images(images, TEST_SHARE)[part]
 
     def _images(self, part: str, class_id: int) -> list[Path]:
         """All images in the folder of a class; UserError when there is none."""
