@@ -87,7 +87,11 @@ class Protocol:
                     f"pseudo_unknown: {name} is not a known class of {self.name}; those are "
                     f"{', '.join(self.class_names)}"
                 )
-        return [labels[str(name)] for name in names]
+        found = [labels[str(name)] for name in names]
+        for name, label in zip(names, found, strict=True):
+            if found.count(label) > 1:
+                raise UserError(f"pseudo_unknown: {name} is named twice, by itself or by a class merged with it")
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """A plain description: numbers, strings and lists only. `from_dict` reads it."""

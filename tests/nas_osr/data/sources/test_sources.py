@@ -355,7 +355,7 @@ def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.bmp is not in a format"):
         load_source("cifar10", "train", [3], tmp_path, COLOUR)
     (tmp_path / "cifar10" / "train" / "dog").mkdir()
-    with pytest.raises(UserError, match="no train image of class 5"):
+    with pytest.raises(UserError, match="no train image of class dog"):
         load_source("cifar10", "train", [5], tmp_path, COLOUR)
 
 
