@@ -104,12 +104,14 @@ class OpenSetData:
         )
 
     def fingerprint(self) -> str:
-        """sha256, in hexadecimal, over the known training and validation images and labels."""
-        return fingerprint_images(self.train, self.validation)
+        """sha256, in hexadecimal, over the known training and validation images, labels, and names of own classes."""
+        names = () if self.source.numbered else self.protocol.known_classes
+        return fingerprint_images(self.train, self.validation, names=names)
 
     def test_fingerprint(self) -> str:
         """The same over the test images, which it opens."""
-        return fingerprint_images(self.test())
+        names = () if self.unknown_source.numbered else self.protocol.unknown
+        return fingerprint_images(self.test(), names=names)
 
 
 def join_test(known: LabelledImages, images: Tensor, source_labels: Tensor, protocol: Protocol) -> LabelledImages:
@@ -121,9 +123,9 @@ def join_test(known: LabelledImages, images: Tensor, source_labels: Tensor, prot
     )
 
 
-def fingerprint_images(*parts: LabelledImages) -> str:
-    """sha256, in hexadecimal, over images and labels, their shapes and types."""
-    digest = hashlib.sha256()
+def fingerprint_images(*parts: LabelledImages, names: Sequence[str] = ()) -> str:
+    """sha256, in hexadecimal, over images and labels, their shapes and types, and names of classes."""
+    digest = hashlib.sha256("".join(f"{name}/" for name in names).encode(errors="surrogateescape"))
     for part in parts:
         for tensor in (part.images, part.labels, part.source_labels):
             digest.update(f"{list(tensor.shape)} {tensor.dtype};".encode())

@@ -161,7 +161,7 @@ def make_protocol(
         raise UserError(f"split must be a whole number from 0, got {split!r}")
     source = open_source(task.source, data_dir, image_size)
     if known is not None and unknown is not None:
-        source = source.select(flatten(known), unknown)
+        source = source.select(_flatten(known), unknown)
     unknown_source = source if task.unknown_source is None else open_source(task.unknown_source, data_dir)
     given = None if unknown is None else parse_unknown(unknown, unknown_source, name)
     avoided = frozenset(given or ()) if unknown_source is source else frozenset()
@@ -201,8 +201,7 @@ def make_protocol(
         others = [class_id for class_id in sorted(unknown_source.testable) if class_id not in label_map]
     names = source.class_names
     source.settle_shape([*label_map], grey)
-    if not source.numbered:
-        _say_what_was_told(source, groups, others, (known or seed, unknown, image_size, grey))
+    source.say_what_was_told(groups, others, (known or seed, unknown, image_size, grey))
     pseudo = lists.get("pseudo_unknown")
     return Protocol(
         name=name,
@@ -246,31 +245,6 @@ def with_unknown(protocol: Protocol, source: str, data_dir: Path | None = None) 
     if not kept:
         raise UserError(f"{source} has no class that is not known: choose another one")
     return replace(protocol, unknown_source=name, unknown=kept)
-
-
-def flatten(names: Sequence[Any]) -> list[Any]:
-    """The entries of a list, and of the lists in it."""
-    return [one for entry in names for one in (entry if isinstance(entry, (list, tuple)) else [entry])]
-
-
-def _say_what_was_told(
-    source: Source, groups: Sequence[Sequence[int]], others: Sequence[int], given: Sequence[Any]
-) -> None:
-    """A line of what nobody has given, and was told by the folder: known and unknown classes, size, colour."""
-    names = source.class_names
-    shown = {
-        "known": ", ".join("+".join(names[class_id] for class_id in group) for group in groups),
-        "unknown": ", ".join(names[class_id] for class_id in others) or "none (name some, or make a folder unknown)",
-        "image_size": str(source.image_shape[1]),
-        "grey": "true" if source.image_shape[0] == 1 else "false",
-    }
-    told = [f"{name} {value}" for (name, value), asked in zip(shown.items(), given, strict=True) if asked is None]
-    if told:
-        logger.warning("%s: told by its images: %s", source.folder, "; ".join(told))
-    used = {class_id for group in groups for class_id in group} | set(others)
-    unused = [name for class_id, name in enumerate(names) if class_id not in used]
-    if unused:
-        logger.warning("%s: neither known nor unknown, so not used: %s", source.folder, ", ".join(unused))
 
 
 def _split_lists(name: str, family: str, task: Task) -> dict[str, Any]:
@@ -330,3 +304,7 @@ def _draw(
 
 def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _flatten(names: Sequence[Any]) -> list[Any]:
+    return [one for entry in names for one in (entry if isinstance(entry, (list, tuple)) else [entry])]

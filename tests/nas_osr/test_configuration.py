@@ -55,7 +55,9 @@ entries = st.dictionaries(
 )
 # whatever a folder can be called, and what YAML would take for no text
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/"), min_size=1, max_size=8)
-names = names | st.sampled_from(["null", "no", "1e3", "01", "1.0", "true", "~", "a, b", "it's", '"', "[a]", "{", "é: #"])
+names = names | st.sampled_from(
+    ["null", "no", "1e3", "01", "1.0", "true", "~", "a, b", "it's", '"', "[a]", "{", "é: #"]
+)
 VALUES = {
     str: texts, int: st.integers(-(10**9), 10**9), float: finite, bool: st.booleans(), NoneType: st.none(),
     Any: texts | entries | st.lists(st.integers() | finite), dict: entries, Path: texts.map(Path),

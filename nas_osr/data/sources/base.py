@@ -165,6 +165,16 @@ class Source:
         if grey is not None:
             raise UserError(f"grey is for the protocol folder; {self.name} has fixed channels")
 
+    def say_what_was_told(
+        self, known: Sequence[Sequence[int]], unknown: Sequence[int], given: Sequence[object]
+    ) -> None:
+        """A line of what is told by looking into a folder, and what is left aside there; here nothing is.
+
+        Args:
+            known, unknown: class ids, as in `Protocol`.
+            given: what the user says of known, unknown, image size and grey; None where it was told.
+        """
+
     def find(self, part: str) -> Location | None:
         """Where a part lies below the data folder: official files first, None if it is absent."""
         own = self.folder / self.subfolder

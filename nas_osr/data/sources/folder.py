@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from nas_osr.data.sources.base import SOURCE_PARTS, Arrays, Location, Shape, Source, list_class_folders, list_images
 from nas_osr.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 TEST_SHARE = 0.2  # of the images that are to be divided
 UNKNOWN = "unknown"  # a class folder of this name is never known
@@ -84,8 +87,7 @@ class OwnFolder(Source):
     @cached_property
     def testable(self) -> frozenset[int]:
         """The class ids that have a folder of test images, or one that is to be divided."""
-        places = [self._place("test", name) for name in self.class_names]
-        return frozenset(class_id for class_id, place in enumerate(places) if place is not None)
+        return frozenset(class_id for class_id, name in enumerate(self.class_names) if self._places("test", name))
 
     def tell_known(self, avoided: Collection[int]) -> list[int]:
         """Whatever has training images. UserError where these are fewer than two classes."""
@@ -111,6 +113,27 @@ class OwnFolder(Source):
         self.image_shape = (1 if grey else 3, size, size)
         if grey:
             self.mean, self.std = GREY_MEAN, GREY_STD
+
+    def say_what_was_told(
+        self, known: Sequence[Sequence[int]], unknown: Sequence[int], given: Sequence[object]
+    ) -> None:
+        """One line of each."""
+        names = self.class_names
+        shown = {
+            "known": ", ".join("+".join(names[class_id] for class_id in group) for group in known),
+            "unknown": ", ".join(names[class_id] for class_id in unknown) or f"none (name some, or add {UNKNOWN}/)",
+            "image_size": str(self.image_shape[1]),
+            "grey": "true" if self.image_shape[0] == 1 else "false",
+        }
+        told = [f"{name} {value}" for (name, value), asked in zip(shown.items(), given, strict=True) if asked is None]
+        if told:
+            logger.warning("%s: told by its images: %s", self.folder, "; ".join(told))
+        used = {class_id for group in known for class_id in group} | set(unknown)
+        aside = [name for class_id, name in enumerate(names) if class_id not in used]
+        if self.has_parts and told:
+            aside += [name for name in list_class_folders(self.folder) if name not in (*SOURCE_PARTS, UNKNOWN)]
+        if aside:
+            logger.warning("%s: neither known nor unknown, so not used: %s", self.folder, ", ".join(aside))
 
     def find(self, part: str) -> Location | None:
         """The folder of a part, or that of classes that are to be divided."""
@@ -148,22 +171,21 @@ class OwnFolder(Source):
         return divide_images(images, TEST_SHARE)[part]
 
     def _images(self, part: str, class_id: int) -> list[Path]:
-        """All images in the folder of a class; UserError when there is none."""
+        """All images in the folders of a class; UserError when there is none."""
         name = self.class_names[class_id]
-        place = self._place(part, name)
-        if place is None:
+        places = self._places(part, name)
+        if not places:
             folder = self.folder / part if self.has_parts else self.folder
             raise UserError(f"{folder} has no folder for class {name}: bring it back, or choose other classes")
-        return list_images(place)
+        return [path for place in places for path in list_images(place)]
 
-    def _place(self, part: str, name: str) -> Path | None:
-        """The folder of a class in a part."""
+    def _places(self, part: str, name: str) -> list[Path]:
+        """The folders of a class in a part: one, or two where `unknown` is in test and beside it."""
         folders = [self.folder / name]
         if self.has_parts:
             folders = [self.folder / part / name, *(folders if (part, name) == ("test", UNKNOWN) else [])]
-        if name == self._loose:
-            folders.append(self.folder)
-        return next((folder for folder in folders if folder.is_dir()), None)
+        found = [folder for folder in folders if folder.is_dir()]
+        return found or ([self.folder] if name == self._loose else [])
 
     def _list(self, part: str) -> list[str]:
         """The names of the classes of a part."""
