@@ -103,7 +103,13 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
     wrapped.eval()
-    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class)
+    data = load_data(
+        protocol,
+        config.data_folder,
+        limit_per_class=config.limit_per_class,
+        skip_broken=config.skip_broken,
+        quiet=False,
+    )
     check_same_images(run, data)
     return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
 

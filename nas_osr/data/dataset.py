@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nas_osr.data.counting import describe_counts
 from nas_osr.data.protocols import REHEARSAL, Protocol
 from nas_osr.data.sources import open_source
+from nas_osr.data.sources.base import Source
 from nas_osr.errors import UserError
 from nas_osr.seeds import make_generator
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.1  # of every known class
 REHEARSAL_SHARE = 0.2  # of every class: what a rehearsal takes from training images for its test
@@ -61,6 +66,8 @@ class OpenSetData:
     _data_dir: Path | None
     _limit_per_class: int | None
     _test: LabelledImages | None = None
+    _skip_broken: bool = False
+    _quiet: bool = True
 
     def test(self) -> LabelledImages:
         """Known test images, then unknown ones with label N. Files are opened on the first call and not before.
@@ -69,10 +76,15 @@ class OpenSetData:
         """
         if self._test is None:
             protocol = self.protocol
-            known = _load(protocol, "test", list(protocol.label_map), self._data_dir, self._limit_per_class)
-            images, source_labels = open_source(protocol.unknown_source, self._data_dir).load(
+            known_source, unknown_source = (
+                open_source(name, self._data_dir, skip_broken=self._skip_broken)
+                for name in (protocol.source, protocol.unknown_source)
+            )
+            known = _load(protocol, "test", known_source, self._limit_per_class, self._quiet)
+            images, source_labels = unknown_source.load(
                 "test", protocol.unknown, protocol.image_shape, self._limit_per_class
             )
+            _say(protocol, "test, unknown", unknown_source, source_labels, self._quiet)
             self._test = join_test(known, images, source_labels, protocol)
         return self._test
 
@@ -110,8 +122,12 @@ def load_data(
     seed: int = 0,
     validation_share: float = VALIDATION_SHARE,
     limit_per_class: int | None = None,
+    skip_broken: bool = False,
+    quiet: bool = True,
 ) -> OpenSetData:
     """Read the known training images and set a part of every class aside for validation.
+
+    A line says how many each class has, and so it does of test images when they are opened.
 
     For a rehearsal (`nas_osr.data.rehearsal`) another part, `REHEARSAL_SHARE`, becomes the known test images; as large
     a part of the training images of each class that plays the unknown joins it. Nothing else is ever opened then.
@@ -122,6 +138,8 @@ def load_data(
             retraining, whatever the other classes and the label order.
         validation_share: of every known class, in (0, 1).
         limit_per_class: use at most the first so many images of every class, in training and testing (at least 2).
+        skip_broken: pass over image files that cannot be read.
+        quiet: say nothing unless something is passed over.
 
     Raises:
         UserError: data missing, corrupt or of another shape; strange arguments.
@@ -130,17 +148,18 @@ def load_data(
         raise UserError(f"validation_share must lie strictly between 0 and 1, got {validation_share}")
     if limit_per_class is not None and limit_per_class < 2:
         raise UserError(f"limit_per_class must be at least 2, got {limit_per_class}")
-    source = open_source(protocol.source, data_dir)
+    source = open_source(protocol.source, data_dir, skip_broken=skip_broken)
     source.check_names(list(protocol.label_map), [name for group in protocol.known_names for name in group])
     if protocol.unknown_source == protocol.source:
         source.check_names(protocol.unknown, protocol.unknown_names)
-    images = _load(protocol, "train", list(protocol.label_map), data_dir, limit_per_class)
+    images = _load(protocol, "train", source, limit_per_class, quiet)
     shares = (validation_share, REHEARSAL_SHARE) if protocol.family == REHEARSAL else (validation_share,)
     parts = _divide(protocol, images.source_labels, list(protocol.label_map), shares, seed)
     validation, train = images.select(parts == 1), images.select(parts == 0)
     if protocol.family != REHEARSAL:
-        return OpenSetData(protocol, train, validation, data_dir, limit_per_class)
+        return OpenSetData(protocol, train, validation, data_dir, limit_per_class, None, skip_broken, quiet)
     others, source_labels = source.load("train", protocol.unknown, protocol.image_shape, limit_per_class)
+    _say(protocol, "train, playing the unknown", source, source_labels, quiet)
     chosen = _divide(protocol, source_labels, list(protocol.unknown), shares, seed) == 2
     test = join_test(images.select(parts == 2), others[chosen], source_labels[chosen], protocol)
     return OpenSetData(protocol, train, validation, data_dir, limit_per_class, test)
@@ -171,12 +190,23 @@ def _divide(
     return part
 
 
-def _load(
-    protocol: Protocol, part: str, classes: list[int], data_dir: Path | None, limit: int | None
-) -> LabelledImages:
+def _load(protocol: Protocol, part: str, source: Source, limit: int | None, quiet: bool) -> LabelledImages:
     """Known images of a part, with their labels."""
-    images, source_labels = open_source(protocol.source, data_dir).load(part, classes, protocol.image_shape, limit)
+    classes = list(protocol.label_map)
+    images, source_labels = source.load(part, classes, protocol.image_shape, limit)
+    _say(protocol, f"{part}, known", source, source_labels, quiet)
     table = torch.full((max(classes) + 1,), -1)
     for class_id, label in protocol.label_map.items():
         table[class_id] = label
     return LabelledImages(images, table[source_labels], source_labels)
+
+
+def _say(protocol: Protocol, what: str, source: Source, source_labels: Tensor, quiet: bool) -> None:
+    """One line on images that have just been loaded; where files were passed over also when quiet."""
+    ids, counts = source_labels.unique(return_counts=True)
+    names = [source.class_names[class_id] for class_id in ids.tolist()]
+    line = describe_counts(dict(zip(names, counts.tolist(), strict=True)), source.passed_over)
+    logger.log(
+        logging.WARNING if source.passed_over or not quiet else logging.INFO,
+        "%s (%s, %s): %s", protocol.name, source.name, what, line,
+    )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from nas_osr.data.sources.base import SOURCE_PARTS, Source, list_class_folders
+from nas_osr.data.sources.base import SOURCE_PARTS, Source
+from nas_osr.data.sources.listing import list_class_folders
 from nas_osr.errors import UserError
 
 
