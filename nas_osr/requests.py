@@ -123,6 +123,8 @@ class DataOptions(ProtocolOptions):
 
     limit_per_class: int | None = None
     "use only so many images of each class."
+    skip_broken: bool = False
+    "pass over image files that cannot be read, and say how many; otherwise they end the run."
 
 
 @dataclass

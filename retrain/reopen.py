@@ -105,7 +105,14 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
     wrapped.eval()
-    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class, unknown_source=others)
+    data = load_data(
+        protocol,
+        config.data_folder,
+        limit_per_class=config.limit_per_class,
+        unknown_source=others,
+        skip_broken=config.skip_broken,
+        quiet=False,
+    )
     check_same_images(run, data)
     return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
 

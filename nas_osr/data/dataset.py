@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nas_osr.data.counting import describe_counts
 from nas_osr.data.protocols import REHEARSAL, Protocol
 from nas_osr.data.sources import open_source
 from nas_osr.data.sources.base import Source
@@ -59,7 +60,7 @@ class OpenSetData:
         protocol: the protocol.
         train, validation: known images only; disjoint parts of the source's training images.
         source, unknown_source: where test images come from, as the run sees them.
-        limit_per_class: as for `load_data`.
+        limit_per_class, quiet: as for `load_data`.
     """
 
     protocol: Protocol
@@ -68,6 +69,7 @@ class OpenSetData:
     source: Source
     unknown_source: Source
     limit_per_class: int | None = None
+    quiet: bool = True
     _test: LabelledImages | None = None
 
     def test(self) -> LabelledImages:
@@ -87,10 +89,11 @@ class OpenSetData:
                     "%s: no test images, so each counts as 0 in macro-F1 and nowhere else: %s",
                     self.source.where, ", ".join(missing),
                 )  # fmt: skip
-            known = _load(protocol, self.source, "test", tested, self.limit_per_class)
+            known = _load(protocol, self.source, "test", tested, self.limit_per_class, self.quiet)
             images, source_labels = self.unknown_source.load(
                 "test", self.unknown_source.ids(protocol.unknown), protocol.image_shape, self.limit_per_class
             )
+            _say(protocol, "test, unknown", self.unknown_source, source_labels, self.quiet)
             self._test = join_test(known, images, source_labels, protocol)
         return self._test
 
@@ -140,8 +143,12 @@ def load_data(
     validation_share: float = VALIDATION_SHARE,
     limit_per_class: int | None = None,
     unknown_source: Source | None = None,
+    skip_broken: bool = False,
+    quiet: bool = True,
 ) -> OpenSetData:
     """Read the known training images and set a part of every class aside for validation.
+
+    A line says how many each class has, and so it does of test images when they are opened.
 
     For a rehearsal (`nas_osr.data.rehearsal`) another part, `REHEARSAL_SHARE`, becomes the known test images; as large
     a part of the training images of each class that plays the unknown joins it. Nothing else is ever opened then.
@@ -153,6 +160,8 @@ def load_data(
         validation_share: of every known class, in (0, 1).
         limit_per_class: use at most the first so many images of every class, in training and testing (at least 2).
         unknown_source: where the unknown images are, if that is not the protocol's source in `data_dir`.
+        skip_broken: pass over image files that cannot be read.
+        quiet: say nothing unless something is passed over.
 
     Raises:
         UserError: data missing, corrupt or of another shape; strange arguments.
@@ -162,25 +171,26 @@ def load_data(
     if limit_per_class is not None and limit_per_class < 2:
         raise UserError(f"limit_per_class must be at least 2, got {limit_per_class}")
     rehearsal = protocol.family == REHEARSAL
+    source = open_source(protocol.source, data_dir, skip_broken=skip_broken)
     if unknown_source is None and protocol.unknown_source == protocol.source:
         known = [*protocol.known_classes, *(protocol.unknown if rehearsal else ())]
-        source = others = open_source(protocol.source, data_dir).select(known, () if rehearsal else protocol.unknown)
+        source = others = source.select(known, () if rehearsal else protocol.unknown)
     else:
-        source = open_source(protocol.source, data_dir).select(protocol.known_classes)
-        others = unknown_source or open_source(protocol.unknown_source, data_dir)
-        others = others.select((), protocol.unknown)
+        others = unknown_source or open_source(protocol.unknown_source, data_dir, skip_broken=skip_broken)
+        source, others = source.select(protocol.known_classes), others.select((), protocol.unknown)
     ids = source.ids(protocol.known_classes)
-    images = _load(protocol, source, "train", ids, limit_per_class)
+    images = _load(protocol, source, "train", ids, limit_per_class, quiet)
     shares = (validation_share, REHEARSAL_SHARE) if rehearsal else (validation_share,)
     parts = _divide(protocol, source, images.source_labels, ids, shares, seed)
     validation, train = images.select(parts == 1), images.select(parts == 0)
     if not rehearsal:
-        return OpenSetData(protocol, train, validation, source, others, limit_per_class)
+        return OpenSetData(protocol, train, validation, source, others, limit_per_class, quiet)
     pseudo = source.ids(protocol.unknown)
     unknown, source_labels = source.load("train", pseudo, protocol.image_shape, limit_per_class)
+    _say(protocol, "train, playing the unknown", source, source_labels, quiet)
     chosen = _divide(protocol, source, source_labels, pseudo, shares, seed) == 2
     test = join_test(images.select(parts == 2), unknown[chosen], source_labels[chosen], protocol)
-    return OpenSetData(protocol, train, validation, source, others, limit_per_class, test)
+    return OpenSetData(protocol, train, validation, source, others, limit_per_class, quiet, test)
 
 
 def _divide(
@@ -214,11 +224,25 @@ def _divide(
     return part
 
 
-def _load(protocol: Protocol, source: Source, part: str, classes: list[int], limit: int | None) -> LabelledImages:
+def _load(
+    protocol: Protocol, source: Source, part: str, classes: list[int], limit: int | None, quiet: bool
+) -> LabelledImages:
     """Known images of a part, with their labels."""
     images, source_labels = source.load(part, classes, protocol.image_shape, limit)
+    _say(protocol, f"{part}, known", source, source_labels, quiet)
     label_map = {source.ids([name])[0]: label for name, label in protocol.label_map.items()}
     table = torch.full((max(label_map) + 1,), -1)
     for class_id, label in label_map.items():
         table[class_id] = label
     return LabelledImages(images, table[source_labels], source_labels)
+
+
+def _say(protocol: Protocol, what: str, source: Source, source_labels: Tensor, quiet: bool) -> None:
+    """One line on images that have just been loaded; where files were passed over also when quiet."""
+    ids, counts = source_labels.unique(return_counts=True)
+    names = [source.class_names[class_id] for class_id in ids.tolist()]
+    line = describe_counts(dict(zip(names, counts.tolist(), strict=True)), source.passed_over)
+    logger.log(
+        logging.WARNING if source.passed_over or not quiet else logging.INFO,
+        "%s (%s, %s): %s", protocol.name, source.name, what, line,
+    )  # fmt: skip

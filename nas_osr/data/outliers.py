@@ -40,12 +40,17 @@ def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tup
 
 
 def load_outliers(
-    name: str, protocol: Protocol, data_dir: Path | None = None, limit_per_class: int | None = None
+    name: str,
+    protocol: Protocol,
+    data_dir: Path | None = None,
+    limit_per_class: int | None = None,
+    skip_broken: bool = False,
 ) -> Tensor:
     """Training images of the `outlier_classes` of a source, in the protocol's shape; a warning names the other classes.
 
     Returns:
-        uint8 [n, C, H, W], n at least 1; of each class the first `limit_per_class`. Converted as `Source.load` does.
+        uint8 [n, C, H, W], n at least 1; of each class the first `limit_per_class`, without broken ones where
+        `skip_broken` is set. Converted as `Source.load` does.
 
     Raises:
         UserError: there is no such source, no class is left, or images are missing, corrupt or of a wrong shape.
@@ -56,8 +61,10 @@ def load_outliers(
             "outliers: %d classes of %s are left out, because %s knows or tests them: %s",
             len(left_out), name, protocol.name, ", ".join(left_out),
         )  # fmt: skip
-    source = open_source(name, data_dir)
+    source = open_source(name, data_dir, skip_broken=skip_broken)
     images, _ = source.load("train", source.ids(kept), protocol.image_shape, limit_per_class)
+    if source.passed_over:
+        logger.warning("outliers: %s train: passed over: %s", name, source.passed_over)
     return images
 
 

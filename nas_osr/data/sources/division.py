@@ -16,8 +16,8 @@ from nas_osr.data.sources.glances import Glance, glance_at
 logger = logging.getLogger(__name__)
 
 DIVISION_SEED = 0  # part of what the division is: never change it
-# Correlation of thumbnails of near-duplicates: JPEG, halving and 15 % more light stay above .989, and of five classes of
-# CIFAR-10, with 1,000 photographs each, none had more than one such pair.
+# Correlation of thumbnails of near-duplicates: JPEG, halving and 15 % more light stay above .989, and of five classes
+# of CIFAR-10, with 1,000 photographs each, none had more than one such pair.
 ALIKE = 0.98
 _FLAT = 2.0  # standard deviation of a thumbnail, in levels, that shows nothing
 _ROWS = 2048  # thumbnails that are compared with all others at once

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from nas_osr.data.sources.base import SOURCE_PARTS, Arrays, Location, Shape, Source, list_class_folders, list_images
+from nas_osr.data.sources.base import SOURCE_PARTS, Arrays, Shape, Source
+from nas_osr.data.sources.listing import PassedOver, list_class_folders, list_images
+from nas_osr.data.sources.places import Location
 from nas_osr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ class OwnFolder(Source):
         self.image_size = image_size
         self._whole = frozenset({UNKNOWN})
 
-    def select(self, known: Iterable[Any], unknown: Iterable[Any] = ()) -> Source:
+    def select(self, known: Iterable[Any], unknown: Iterable[Any] = ()) -> OwnFolder:
         """The same folder with these classes alone, whatever else is or comes into it; ids are their order here.
 
         The folder is not looked at: a class that is not there is missed when its images are read.
@@ -52,6 +55,7 @@ class OwnFolder(Source):
         chosen.class_names = (*names, *others)
         chosen.trainable = frozenset(range(len(names)))
         chosen._whole = self._whole | frozenset(others)
+        chosen.skip_broken = self.skip_broken
         return chosen
 
     @cached_property
@@ -141,21 +145,27 @@ class OwnFolder(Source):
 
     def read(self, part: str, classes: Collection[int], image_shape: Shape, limit: int | None) -> Arrays:
         """The images of these classes alone, the first ones by name."""
+        list_class_folders(self.folder / part if self.has_parts else self.folder, self.passed_over)
         return self.read_files({class_id: self._files(part, class_id) for class_id in classes}, image_shape, limit)
 
-    def count(self, part: str) -> int:
-        """Files of all classes; see `count_training`."""
-        if part == "train":
-            return sum(self.count_training(self.trainable).values())
-        return sum(self._count(class_id, "test", TEST_SHARE) for class_id in self.testable)
+    def count_classes(self, part: str, decode: bool = False) -> dict[int, int]:
+        """How many images of each class there are in a part; all are read with `decode`. Raises UserError."""
+        self.passed_over = PassedOver()
+        list_class_folders(self.folder / part if self.has_parts else self.folder, self.passed_over)
+        classes = sorted(self.trainable if part == "train" else self.testable)
+        files = {class_id: self._files(part, class_id) for class_id in classes}
+        listed = [(path, class_id) for class_id in classes for path in files[class_id]]
+        broken = self._find_broken([path for path, _ in listed]) if decode else ()
+        found = Counter(class_id for index, (_, class_id) in enumerate(listed) if index not in broken)
+        return dict(sorted(found.items()))
 
     def count_training(self, classes: Collection[int]) -> dict[int, int]:
         """Training images of these classes; of those that are to be divided the share, for no file is opened."""
-        return {class_id: self._count(class_id, "train", 1 - TEST_SHARE) for class_id in classes}
-
-    def _count(self, class_id: int, part: str, share: float) -> int:
-        images = len(self._images(part, class_id))
-        return images if self._is_whole(class_id) else round(share * images)
+        counts = {class_id: len(self._images("train", class_id)) for class_id in classes}
+        return {
+            class_id: count if self._is_whole(class_id) else round((1 - TEST_SHARE) * count)
+            for class_id, count in counts.items()
+        }
 
     def _is_whole(self, class_id: int) -> bool:
         """Whether all images in a class's folder are of one part."""
@@ -177,7 +187,7 @@ class OwnFolder(Source):
         if not places:
             folder = self.folder / part if self.has_parts else self.folder
             raise UserError(f"{folder} has no folder for class {name}: bring it back, or choose other classes")
-        return [path for place in places for path in list_images(place)]
+        return [path for place in places for path in list_images(place, self.passed_over)]
 
     def _places(self, part: str, name: str) -> list[Path]:
         """The folders of a class in a part: one, or two where `unknown` is in test and beside it."""

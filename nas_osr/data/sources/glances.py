@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nas_osr.data.sources.image_files import FORMATS, MAX_PIXELS
+from nas_osr.data.sources.image_files import FORMATS, MAX_PIXELS, to_eight_bits
 
 SIDE = 16  # of a thumbnail
 
@@ -81,9 +81,10 @@ def _look(path: Path, modified: int, size: int) -> Glance:
             if opened.size[0] * opened.size[1] > MAX_PIXELS:
                 return _nothing(digest)
             opened.draft(None, (4 * SIDE, 4 * SIDE))
-            pixels = np.asarray(opened.convert("RGB"))
+            image = to_eight_bits(opened, opened.format, path)
+            pixels = np.asarray(image.convert("RGB"))
             grey = bool((pixels == pixels[:, :, :1]).all())
-            luma = opened.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
+            luma = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
     except Exception:  # Pillow raises many kinds on damaged files, and reading will name this one
         return _nothing(digest)
     return Glance(digest, largest, grey, np.asarray(luma, dtype=np.float32).ravel())

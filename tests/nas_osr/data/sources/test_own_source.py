@@ -63,12 +63,14 @@ def test_it_is_a_protocol_an_unknown_source_and_a_source_of_outliers(
     assert other.images.shape[1:] == (1, 32, 32) and int((other.labels == 6).sum()) == 8
     assert load_outliers(STRIPES, make_protocol("digits"), stripes).shape == (20, 1, 32, 32)
     prepare(STRIPES, stripes)
-    assert capsys.readouterr().out == f"{STRIPES}: 4 classes, 4 of them with training images\n"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{STRIPES}: 4 classes, 4 of them with training images"
+    assert said[1] == f"{STRIPES} train: 4 classes of 5 images, 20 in all; in {stripes / 'stripes' / 'train'}"
     (stripes / "empty").mkdir()
     with pytest.raises(UserError, match="stripes is not in .*empty: put images as stripes/{train,test}/CLASS"):
         prepare(STRIPES, stripes / "empty", download=True)
     source = open_source(STRIPES, stripes)
-    assert source.count("train") == 20 and source.count_training([0, 2]) == {0: 5, 2: 5}
+    assert source.count_classes("train") == dict.fromkeys(range(4), 5) and source.count_training([0, 2]) == {0: 5, 2: 5}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,10 @@ def test_the_source_of_the_docs_is_searched_trained_and_evaluated(
     asked = ["--plugin", "my_sets", "--protocol", "my_sets.Rings", *SMALL]
     found, trained = str(tmp_path / "found"), str(tmp_path / "trained")
     assert main(["data", "prepare", "my_sets.Rings"]) == 0
-    assert capsys.readouterr().out == "my_sets.Rings: bundled with my_sets, nothing to prepare\n"
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "my_sets.Rings: bundled with my_sets, nothing to prepare\nmy_sets.Rings train: 5 classes of "
+    )
     search = ["search", *asked, "--class_seed", "0", "--epochs", "2", "--warmup_epochs", "1", "--out", found]
     assert main(search) == 0
     known = ["--known", "3,11,5", "--epochs", "1", "--bootstrap", "0", "--out", trained]
