@@ -26,24 +26,29 @@ _ROWS = 2048  # thumbnails that are compared with all others at once
 def divide_images(paths: Sequence[Path], share: float) -> dict[str, list[Path]]:
     """The images of one class as training and test images, each in the order given.
 
-    Equal files and near-duplicates stay together. Each such group goes to the test with probability `share`, by a
-    hash of what it holds: names, other images and other classes are without effect, so that adding one moves nothing
-    but its own near-duplicates. Two groups or more give at least one to each part.
+    Equal files and near-duplicates stay together. Each such group goes to the test with probability `share`, by a hash
+    of what it holds: names, other images and other classes are without effect, so that adding one moves nothing but its
+    own near-duplicates. Only where chance gives the test less than half of `share`, or more than one and a half, the
+    groups next in line make up for it. Two groups or more give at least one to each part.
     """
     looks = glance_at(paths)
     groups = group_alike(looks)
     if len(paths) > 1 and groups.max() == 0:
-        logger.warning(
-            "%s: all %d images are nearly the same; they are divided all the same", paths[0].parent, len(paths)
-        )
+        logger.warning("%s: all %d images are nearly the same, and divided as if not", paths[0].parent, len(paths))
         groups = np.arange(len(paths))
-    places = {
-        int(group): _place([looks[index].digest for index in np.flatnonzero(groups == group)]) for group in groups
-    }
-    tested = {group for group, place in places.items() if place < share}
-    if len(places) > 1:
-        by_place = sorted(places, key=lambda group: places[group])
-        tested = (tested | {by_place[0]}) - {by_place[-1]}
+    members = {group: np.flatnonzero(groups == group) for group in range(len(set(groups.tolist())))}
+    places = {group: _place([looks[index].digest for index in found]) for group, found in members.items()}
+    least, most = max(1.0, 0.5 * share * len(paths)), max(1.0, 1.5 * share * len(paths))
+    tested: set[int] = set()
+    count = 0
+    for group in sorted(places, key=lambda group: places[group]) if len(places) > 1 else []:
+        if count >= least and places[group] >= share:
+            break
+        if count + len(members[group]) <= most:
+            tested.add(group)
+            count += len(members[group])
+    if not tested and len(places) > 1:  # every group is large
+        tested = {min(places, key=lambda group: (len(members[group]), places[group]))}
     parts: dict[str, list[Path]] = {"train": [], "test": []}
     for path, group in zip(paths, groups, strict=True):
         parts["test" if int(group) in tested else "train"].append(path)
