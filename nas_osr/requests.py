@@ -82,7 +82,9 @@ def write_down(request: Request, split: int) -> Request:
     found: dict[str, Any] = {}
     if own:
         source = open_source(protocol.source, request.data_folder)
-        source.ids([*protocol.known_classes, *protocol.unknown])  # UserError: one that is not there
+        used = source.ids([*protocol.known_classes, *protocol.unknown])  # UserError: one that is not there
+        if request.known is not None and request.unknown is not None:  # nobody has looked into the folder so far
+            source.say_what_is_left(used)
         found = {"image_size": protocol.image_shape[1], "grey": protocol.image_shape[0] == 1}
     if own or request.known is not None:
         found["known"] = [group[0] if len(group) == 1 else list(group) for group in protocol.known]
@@ -104,9 +106,13 @@ def name_former_classes(kind: type[ProtocolOptions], record: Mapping[str, Any], 
     if "image_size" in record or not isinstance(record.get("protocol"), str):
         return dict(record)
     if not source_class(find_task(record["protocol"]).source).numbered:
-        raise UserError(
-            f"{where}: of an earlier version, for which a class of own images was its place in the folder: run it again"
-        )
+        known = record.get("known") or [0]
+        if record.get("class_seed") is not None or any(str(name).isdecimal() for name in known):
+            raise UserError(
+                f"{where}: of an earlier version, for which a class of own images was its place in the folder: run it "
+                "again"
+            )
+        return {**record, "image_size": 32, "grey": False, "pseudo_unknown": None}
     split = parse_range("split", record.get("splits", record.get("split", 0)))[0]
     names = {item.name for item in fields(ProtocolOptions)}
     request = make_request(kind, {name: value for name, value in record.items() if name in names}, where)

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from nas_osr.data.dataset import OpenSetData
-from nas_osr.data.sources import SOURCES
+from nas_osr.data.protocols import find_unknown
+from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
@@ -18,7 +19,7 @@ from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.model import count_macs
 from nas_osr.retrain.reopen import open_parts, read_run, reopen
-from nas_osr.retrain.retrain_request import EvaluateRequest
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
@@ -127,7 +128,7 @@ def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
 def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
     kept = read_run(run, request.data_dir)
-    if request.unknown is not None and request.unknown == kept.config.outliers:
+    if request.unknown is not None and shows_outliers(request.unknown, kept.config):
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
     rules, labels = [], []
     for rule, changed in choose_rules(kept.objective, request):
@@ -149,6 +150,14 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)
         for rule, found, label in zip(rules, judged, labels, strict=True)
     ]
+
+
+def shows_outliers(unknown: str, config: RetrainRequest) -> bool:
+    """Whether a run has learned from images of what is to play the unknown: the same source, or a folder inside it."""
+    if config.outliers is None or unknown in SOURCES:
+        return unknown == config.outliers
+    theirs, others = open_source(config.outliers, config.data_folder), find_unknown(unknown)
+    return not (theirs.numbered or others.numbered) and others.folder.resolve().is_relative_to(theirs.folder.resolve())
 
 
 def name_unknown(unknown: str | None) -> str | None:

@@ -141,6 +141,11 @@ def read_retrain_config(run: RunFolder) -> RetrainRequest:
     values, file = run.read_config(), run.path / "config.yaml"
     if "architecture" not in values:
         raise UserError(f"{file}: not the configuration of a retraining: evaluate needs one")
+    if "image_size" not in values and values.get("protocol") == "folder":
+        raise UserError(
+            f"{file}: of an earlier version, which drew the validation images of own folders by the place of their "
+            "class, so they cannot be told any more: train it again"
+        )
     config = make_request(RetrainRequest, name_former_classes(RetrainRequest, values, str(file)), str(file))
     for name in ("protocol", "family", "objective", "rule"):
         if getattr(config, name) is None:

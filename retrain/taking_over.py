@@ -111,7 +111,7 @@ def data_to_take(request: RetrainRequest, search: RetrainRequest) -> dict[str, A
     """Which images: all that the search says of the same protocol; of another one the folder of all data sets."""
     if search.protocol is None or request.protocol not in (None, search.protocol):
         return {} if "folder" in (request.protocol, search.protocol) else {"data_dir": search.data_dir}
-    own_classes = any(getattr(request, name) is not None for name in CLASSES[:-1])
+    own_classes = any(getattr(request, name) is not None for name in ("family", "known", "class_seed"))
     return {name: getattr(search, name) for name in DATA if not (own_classes and name in CLASSES)}
 
 

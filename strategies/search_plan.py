@@ -109,9 +109,10 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "family": request.family,
             **{
                 name: getattr(request, name)
-                for name in ("known", "unknown", "class_seed", "image_size", "grey")
+                for name in ("known", "unknown", "class_seed", "grey")
                 if getattr(request, name) is not None
             },
+            "image_size": request.image_size,  # always there: see `name_former_classes`
             "split": request.split,
             "seed": request.seed,
             "pseudo_unknown": pseudo_unknown,

@@ -53,7 +53,7 @@ class OwnFolder(Source):
         names, others = list(map(str, known)), list(map(str, unknown))
         chosen = type(self)(self.data_dir, self.image_size)
         chosen.class_names = (*names, *others)
-        chosen.trainable = frozenset(range(len(names)))
+        chosen.trainable = frozenset(class_id for class_id, name in enumerate(names) if name != UNKNOWN)
         chosen._whole = self._whole | frozenset(others)
         chosen.skip_broken = self.skip_broken
         return chosen
@@ -121,7 +121,7 @@ class OwnFolder(Source):
     def say_what_was_told(
         self, known: Sequence[Sequence[int]], unknown: Sequence[int], given: Sequence[object]
     ) -> None:
-        """One line of each."""
+        """One line of each; where known and unknown classes are given, the folder is not looked at."""
         names = self.class_names
         shown = {
             "known": ", ".join("+".join(names[class_id] for class_id in group) for group in known),
@@ -132,12 +132,16 @@ class OwnFolder(Source):
         told = [f"{name} {value}" for (name, value), asked in zip(shown.items(), given, strict=True) if asked is None]
         if told:
             logger.warning("%s: told by its images: %s", self.folder, "; ".join(told))
-        used = {class_id for group in known for class_id in group} | set(unknown)
-        aside = [name for class_id, name in enumerate(names) if class_id not in used]
-        if self.has_parts and told:
-            aside += [name for name in list_class_folders(self.folder) if name not in (*SOURCE_PARTS, UNKNOWN)]
-        if aside:
-            logger.warning("%s: neither known nor unknown, so not used: %s", self.folder, ", ".join(aside))
+        if None in given[:2]:
+            self.say_what_is_left({class_id for group in known for class_id in group} | set(unknown))
+
+    def say_what_is_left(self, used: Collection[int]) -> None:
+        """One line, also of what lies beside train and test."""
+        left = [name for class_id, name in enumerate(self.class_names) if class_id not in used]
+        if self.has_parts:
+            left += [name for name in list_class_folders(self.folder) if name not in (*SOURCE_PARTS, UNKNOWN)]
+        if left:
+            logger.warning("%s: neither known nor unknown, so not used: %s", self.folder, ", ".join(left))
 
     def find(self, part: str) -> Location | None:
         """The folder of a part, or that of classes that are to be divided."""

@@ -72,9 +72,12 @@ class NamedClasses:
     def say_what_was_told(
         self, known: Sequence[Sequence[int]], unknown: Sequence[int], given: Sequence[object]
     ) -> None:
-        """A line of what is told by looking into a folder, and what is left aside there; here nothing is.
+        """A line of what is told by looking into a folder, and what is left there; here nothing is.
 
         Args:
             known, unknown: class ids, as in `Protocol`.
             given: what the user says of known, unknown, image size and grey; None where it was told.
         """
+
+    def say_what_is_left(self, used: Collection[int]) -> None:
+        """A line of the classes in a folder that are not among these; here nothing is said."""
