@@ -107,7 +107,7 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -
         protocol,
         config.data_folder,
         limit_per_class=config.limit_per_class,
-        skip_broken=config.skip_broken,
+        skip_broken=bool(config.skip_broken),
         quiet=False,
     )
     check_same_images(run, data)

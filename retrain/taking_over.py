@@ -100,7 +100,8 @@ def fill_open(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
 
 def read_request(searched: Mapping[str, Any], where: str) -> RetrainRequest:
     """What a record says of the fields that can be taken over; the others stay open. Raises UserError."""
-    values = {name: searched[name] for name in (*DATA, *LEARNED, *JUDGED, "preset") if name in searched}
+    names = (*DATA, *LEARNED, *JUDGED, "preset")
+    values = {name: searched[name] for name in names if searched.get(name, False) is not False}  # off stays open
     if "split" in searched:
         values["splits"] = str(searched["split"])
     return make_request(RetrainRequest, values, where)
