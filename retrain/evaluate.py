@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.sources import SOURCES
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
@@ -54,13 +55,7 @@ def evaluate_test(
     """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
     outputs = collect_outputs(forward_of(learner, mirrored), test, device=device)
-    protocol = data.protocol
-    known_names = {
-        class_id: name
-        for group, names in zip(protocol.known, protocol.known_names, strict=True)
-        for class_id, name in zip(group, names, strict=True)
-    }
-    unknown_names = dict(zip(protocol.unknown, protocol.unknown_names, strict=True))
+    known_names, unknown_names = data.names()
     return [
         evaluate_rule(
             rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
@@ -137,7 +132,11 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     rules, labels = [], []
     for rule, changed in choose_rules(kept.objective, request):
         rules.append(rule)
-        marks = (request.unknown, rule.name if changed else None, "mirrored" if request.mirrored else None)
+        marks = (
+            name_unknown(request.unknown),
+            rule.name if changed else None,
+            "mirrored" if request.mirrored else None,
+        )
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
@@ -150,6 +149,11 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)
         for rule, found, label in zip(rules, judged, labels, strict=True)
     ]
+
+
+def name_unknown(unknown: str | None) -> str | None:
+    """What results against other unknown images are called: by the source, or the last part of a folder's path."""
+    return unknown if unknown is None or unknown in SOURCES else Path(unknown).expanduser().resolve().name
 
 
 def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tuple[ScoringRule, bool]]:

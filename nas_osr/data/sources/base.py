@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nas_osr.data.sources.class_folders import match_class_folders
 from nas_osr.data.sources.listing import PassedOver, list_class_folders, list_images
+from nas_osr.data.sources.named_classes import NamedClasses
 from nas_osr.data.sources.places import Archive, Location, possible_places, resolve_data_dir
 from nas_osr.errors import UserError
 
@@ -24,7 +25,7 @@ Arrays: TypeAlias = "tuple[np.ndarray, np.ndarray]"  # images and class ids
 SOURCE_PARTS = ("train", "test")
 
 
-class Source:
+class Source(NamedClasses):
     """Labelled images of some classes, in two parts, train and test. A class attribute states each fact.
 
     Images lie in the data folder as their authors (and torchvision) distribute them, or in folders of classes,
@@ -58,7 +59,6 @@ class Source:
         passed_over: what the last call of `load` or `count_classes` has found and not used.
     """
 
-    name: str
     image_shape: Shape
     file_shape: Shape
     aliases: Mapping[str, Sequence[str]] = {}
@@ -89,11 +89,6 @@ class Source:
         self.image_shape = (self.image_shape[0], image_size, image_size)
 
     @property
-    def class_names(self) -> Sequence[str]:
-        """In the order of the official label numbers: a class id is the position. A class attribute in most."""
-        raise NotImplementedError
-
-    @property
     def folder(self) -> Path:
         """The data folder, or that of an archive or official file which was named for it. Raises UserError."""
         named = None if self.data_dir is None else Path(self.data_dir).expanduser()
@@ -111,11 +106,6 @@ class Source:
     def layout(self) -> str:
         """How folders of classes lie below the data folder."""
         return f"{Path(self.subfolder, '{train,test}')}/CLASS/*"
-
-    @property
-    def trainable(self) -> frozenset[int]:
-        """The class ids that have training images."""
-        return frozenset(range(len(self.class_names)))
 
     def find(self, part: str) -> Location | None:
         """Where a part lies below the data folder: official files first, None if it is absent."""
@@ -183,7 +173,7 @@ class Source:
         for class_id in wanted:
             if not (labels[kept] == class_id).any():
                 shown = self.class_names[class_id]
-                raise UserError(f"{self.name} has no {part} image of class {shown}: add some, or choose other classes")
+                raise UserError(f"{self.where} has no {part} image of class {shown}: add some, or choose other classes")
         if len(kept) < len(labels):
             images, labels = images[kept], labels[kept]
         tensor, ids = (torch.from_numpy(np.require(array, requirements=("C", "W"))) for array in (images, labels))
@@ -290,16 +280,6 @@ class Source:
     def class_folders(self, folder: Path) -> dict[int, Path]:
         """Class id -> folder, of class folders in a folder; see `match_class_folders`. Raises UserError."""
         return match_class_folders(folder, list_class_folders(folder), self.class_names, self.aliases)
-
-    def check_names(self, class_ids: Sequence[int], names: Sequence[str]) -> None:
-        """UserError unless these class ids still have these names (none: a protocol that was described without)."""
-        for class_id, name in zip(class_ids, names, strict=bool(names)):
-            found = self.class_names[class_id] if class_id < len(self.class_names) else "missing"
-            if found != name:
-                raise UserError(
-                    f"{self.name}: class {class_id} was {name} when the protocol was made, and is {found} now: "
-                    "its class folders have changed"
-                )
 
     def _list_files(self, location: Location, part: str, classes: Collection[int]) -> dict[int, list[Path]] | None:
         """Class id -> image files; None where images are inside official files."""
