@@ -97,7 +97,7 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -
     import_plugins(options.plugin)
     kept = read_run(run, options.data_dir)
     config, protocol = kept.config, kept.protocol
-    skip_broken = options.skip_broken or bool(config.skip_broken)
+    skip_broken = options.skip_broken or config.skip_broken
     others = None
     if unknown is not None:
         protocol = with_unknown(protocol, unknown, config.data_folder)

@@ -113,7 +113,6 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         family=given(request.family, DataOptions.family),
         splits=given(request.splits, "0"),
         limit_per_class=request.limit_per_class or None,
-        skip_broken=bool(request.skip_broken),
         preset=preset_name,
         objective=objective,
         objective_config={**preset.objective_settings.get(objective, {}), **request.objective_config},

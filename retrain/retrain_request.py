@@ -48,8 +48,6 @@ class NetworkOptions(RecipeOptions, ScheduleOptions, DataOptions):
     "family of the published class splits; the search's, or arpl."
     limit_per_class: int | None = None
     "use only so many images of each class; the search's. 0 is all, where the search had a limit."
-    skip_broken: bool | None = None  # type: ignore[assignment]
-    "pass over image files that cannot be read, and say how many; the search's."
     preset: Annotated[str | None, Choices(PRESETS)] = None  # type: ignore[assignment]
     "fixes what is left open; the search's, or small."
     architecture: Any = "published"

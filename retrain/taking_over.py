@@ -82,6 +82,8 @@ def fill_open(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
     search = read_request(searched, where)
     values = {"preset": search.preset, **data_to_take(request, search)}
     filled = replace(request, **{name: value for name, value in values.items() if getattr(request, name) is None})
+    if values.get("skip_broken"):  # a switch, which is never open
+        filled = replace(filled, skip_broken=True)
     if search.objective is None or request.objective not in (None, search.objective):
         return filled
     try:  # nothing in a run folder causes an import: what the user has not named must be loaded
@@ -102,7 +104,6 @@ def read_request(searched: Mapping[str, Any], where: str) -> RetrainRequest:
     """What a record says of the fields that can be taken over; the others stay open. Raises UserError."""
     searched = name_former_classes(RetrainRequest, searched, where)
     values = {name: searched[name] for name in (*DATA, *LEARNED, *JUDGED, "preset") if name in searched}
-    values["skip_broken"] = values.get("skip_broken") or None  # off stays open
     if "split" in searched:
         values["splits"] = str(searched["split"])
     return make_request(RetrainRequest, values, where)

@@ -182,7 +182,7 @@ def give_outliers(opened: Reopened) -> None:
     config = opened.config
     if config.outliers is not None:
         images = load_outliers(
-            config.outliers, opened.protocol, config.data_folder, config.limit_per_class, bool(config.skip_broken)
+            config.outliers, opened.protocol, config.data_folder, config.limit_per_class, config.skip_broken
         )
         opened.learner.objective.set_outliers(images.to(opened.fabric.device))
 
