@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import stat
 import threading
@@ -31,6 +32,7 @@ if _HEIF:  # an extra of its own: Pillow reads no HEIC
 
     register_heif_opener()
     FORMATS.append("HEIF")
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs what it raises as well
 Image.init()
 FORMATS = [name for name in FORMATS if name in Image.OPEN]
 
