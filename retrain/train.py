@@ -19,7 +19,6 @@ from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
-from nas_osr.training.graphs import Choice
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import monitor_retraining
 
@@ -89,25 +88,15 @@ class TrainingPlan:
         wrapped, players, schedule = self.set_up(learner, fabric, seed)
         train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
         graphs = self.machine.graphs
-        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation), recorder)
+        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation=validation), recorder)
         return wrapped
 
 
+@dataclass(eq=False, kw_only=True)
 class Retraining(Trainer):
     """A training that is watched on known validation images, which lie on the device."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        learner: Any,
-        optimizers: Mapping[str, Any],
-        images: LabelledImages,
-        schedule: Schedule,
-        graphs: Choice,
-        validation: LabelledImages,
-    ) -> None:
-        super().__init__(fabric, learner, optimizers, images, schedule, graphs)
-        self.validation = validation
+    validation: LabelledImages
 
     def phase(self, epoch: int) -> str:
         return "retrain"

@@ -52,6 +52,7 @@ class Schedule:
     seed: int
 
 
+@dataclass(eq=False)
 class Trainer:
     """A learner with what its training needs. A subclass says what is judged after an epoch, and what else a step does.
 
@@ -63,25 +64,24 @@ class Trainer:
         optimizers: of the weights, by player, as Fabric wrapped them.
         images: what is learned from, on the device.
         schedule: how.
+        graphs: whether the weight step is captured.
         update: the weight step, plain or captured: images, labels and progress -> loss terms and gradient norms.
         prepared: what the objective says of what it learned before the first step.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        learner: Any,
-        optimizers: Mapping[str, Any],
-        images: LabelledImages,
-        schedule: Schedule,
-        graphs: Choice = "off",
-    ) -> None:
-        self.fabric, self.learner, self.optimizers = fabric, learner, optimizers
-        self.images, self.schedule = images, schedule
-        plain = partial(weight_step, fabric, learner, optimizers, clip=schedule.clip, scale=schedule.scale)
-        self.update = make_step(plain, graphs, fabric, learner, optimizers)
+    fabric: Fabric
+    learner: Any
+    optimizers: Mapping[str, Any]
+    images: LabelledImages
+    schedule: Schedule
+    graphs: Choice = "off"
+
+    def __post_init__(self) -> None:
+        clip, scale = self.schedule.clip, self.schedule.scale
+        plain = partial(weight_step, self.fabric, self.learner, self.optimizers, clip=clip, scale=scale)
+        self.update = make_step(plain, self.graphs, self.fabric, self.learner, self.optimizers)
         self.prepared: dict[str, float] = {}
-        self.generator = torch.Generator(device=fabric.device)  # of the augmentation; every epoch has its own
+        self.generator = torch.Generator(device=self.fabric.device)  # of the augmentation; every epoch has its own
 
     @property
     def steps(self) -> int:

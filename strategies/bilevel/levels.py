@@ -15,7 +15,6 @@ from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, na
 from nas_osr.search_spaces.space import mixing_cells
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.training.graphs import Choice, StepFunction, make_step
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import NORM, gradient_norm
 
@@ -63,10 +62,6 @@ class Levels:
             norm = gradient_norm(self.supernet.architecture_parameters.values())
             self.architecture.step()
         return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
-
-    def make_architecture_step(self, graphs: Choice) -> StepFunction:
-        """`architecture_step`, plain or captured; see `nas_osr.training.graphs.make_step`."""
-        return make_step(self.architecture_step, graphs, self.fabric, self.learner, {"": self.architecture})
 
     def describe_weights(self) -> dict[str, Any]:
         """Alpha and beta of every cell, as the history has them."""

@@ -12,7 +12,6 @@ decode the best alphas and betas                                                
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -33,7 +32,7 @@ from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
-from nas_osr.training.graphs import CapturedStep
+from nas_osr.training.graphs import CapturedStep, make_step
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import stop_reason
 
@@ -51,37 +50,30 @@ def search_supernet(
         torch.manual_seed(derive_seed(plan.seed, "weights"))
         searching = Searching(Levels.build(plan, fabric, data.outliers), split, plan, picks_last)
         run_epochs(searching, recorder)
-    best = searching.best
-    if best is None:
+    weights = weights_from_record(searching.best, plan.space)
+    if weights is None:
         raise RuntimeError("no epoch after warm-up has been judged")
-    return SearchResult(decode_weights(best.weights, plan), best.weights, best.record["f1"], best.record["epoch"])
-
-
-@dataclass(frozen=True)
-class Winner:
-    """An epoch's record, and its alphas and betas."""
-
-    record: Mapping[str, Any]
-    weights: ArchitectureWeights
+    return SearchResult(decode_weights(weights, plan), weights, searching.best["f1"], searching.best["epoch"])
 
 
 class Searching(Trainer):
     """The epochs and steps of Algorithm 1.
 
     Attributes:
-        best: the winner so far; None until an epoch after warm-up has been judged.
+        best: the record of the winner so far; empty until an epoch after warm-up has been judged.
     """
 
     def __init__(self, levels: Levels, split: SearchData, plan: SearchPlan, picks_last: bool) -> None:
         schedule = plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
         fabric, learner, graphs = levels.fabric, levels.learner, plan.machine.graphs
         super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
-        self.update_architecture = levels.make_architecture_step(
-            graphs if isinstance(self.update, CapturedStep) else "off"
+        graphs = graphs if isinstance(self.update, CapturedStep) else "off"
+        self.update_architecture = make_step(
+            levels.architecture_step, graphs, fabric, learner, {"": levels.architecture}
         )
         self.levels, self.split, self.plan, self.config = levels, split, plan, plan.strategy.config
         self.picks_last = picks_last
-        self.best: Winner | None = None
+        self.best: Mapping[str, Any] = {}
 
     def phase(self, epoch: int) -> str:
         """Warm-up updates weights only, so that no operation wins because it has less to learn."""
@@ -125,8 +117,8 @@ class Searching(Trainer):
         """Remember the winner: of the epochs after warm-up the one with the best F1, the later on ties."""
         if record["phase"] == "warmup":
             return
-        if self.best is None or self.picks_last or record["f1"] >= self.best.record["f1"]:
-            self.best = Winner(record, self.levels.architecture_weights())
+        if not self.best or self.picks_last or record["f1"] >= self.best["f1"]:
+            self.best = record
 
     def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the stop rule has ended the search."""
@@ -146,16 +138,13 @@ class Searching(Trainer):
         return learner.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        best = None if self.best is None else dict(self.best.record)
         architecture = self.levels.architecture.state_dict()
-        return {"best": best, **super().state_dict(), "architecture_optimizer": architecture}
+        return {"best": dict(self.best) or None, **super().state_dict(), "architecture_optimizer": architecture}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.levels.architecture.load_state_dict(state["architecture_optimizer"])
-        record = state["best"] or {}
-        weights = weights_from_record(record, self.plan.space)
-        self.best = None if weights is None else Winner(record, weights)
+        self.best = state["best"] or {}
 
 
 def decode_weights(weights: ArchitectureWeights, plan: SearchPlan) -> Architecture:
