@@ -30,8 +30,8 @@ from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, Savin
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
+from nas_osr.search_spaces.blocks import check_compiler, prepare_encoder
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
-from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.training.fabric import describe_fabric, make_fabric
 
 T = TypeVar("T")
@@ -243,5 +243,5 @@ def plan_output(request: SavingOptions) -> OutputPlan:
 
 
 def same_fields(plan: type, request: Any) -> dict[str, Any]:
-    """The fields of a plan from a request that has fields of the same names."""
-    return {item.name: getattr(request, item.name) for item in fields(plan)}
+    """The fields of a plan, or of another request, that a request has, too."""
+    return {item.name: getattr(request, item.name) for item in fields(plan) if hasattr(request, item.name)}

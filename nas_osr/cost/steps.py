@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -38,14 +37,6 @@ OUTLIERS = 256  # random images for objectives that learn from given ones
 
 
 @dataclass(frozen=True)
-class Call:
-    """Something to be timed, and what is set up around it outside the time."""
-
-    run: Callable[[], object]
-    around: Callable[[], AbstractContextManager[object]] = nullcontext
-
-
-@dataclass(frozen=True)
 class Step:
     """A kind of training step.
 
@@ -60,7 +51,7 @@ class Step:
     name: str
     images: int
     run: Callable[[], object]
-    bare: Call
+    bare: Callable[[], object]
     augment: Callable[[], object]
 
 
@@ -117,7 +108,7 @@ def bare_step(
     Args:
         learner, optimizers: as Fabric wrapped them; what is inside is called.
         images: as Fabric hands them to the learner, `precision.convert_input`.
-        labels, scale: as in `nas_osr.training.update.weight_step`.
+        labels, scale: as in `nas_osr.training.learner.weight_step`.
         precision: Fabric's.
     """
     for player, optimizer in optimizers.items():
@@ -173,7 +164,9 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
-def take_turns(calls: Mapping[K, Call], device: torch.device, rounds: int, warmup: int) -> dict[K, Measured]:
+def take_turns(
+    calls: Mapping[K, Callable[[], object]], device: torch.device, rounds: int, warmup: int
+) -> dict[K, Measured]:
     """Measure every call once a round.
 
     Args:
@@ -184,12 +177,11 @@ def take_turns(calls: Mapping[K, Call], device: torch.device, rounds: int, warmu
     memory: dict[K, list[int]] = {name: [] for name in calls}
     for turn in range(warmup + rounds):
         for name, call in calls.items():
-            with call.around():
-                if device.type == "cuda":
-                    torch.cuda.reset_peak_memory_stats(device)
-                started = now(device)
-                call.run()
-                elapsed = now(device) - started
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            started = now(device)
+            call()
+            elapsed = now(device) - started
             if turn >= warmup:
                 seconds[name].append(elapsed)
                 memory[name].append(peak_memory(device))
@@ -207,7 +199,7 @@ def convolution_precision() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Call, int]:
+def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], int]:
     """A product of square matrices large enough for this device, and their side.
 
     The smallest of `PRODUCT_SIZES` whose product takes `PRODUCT_SECONDS`, or else the largest.
@@ -215,7 +207,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Call, int]
     for size in PRODUCT_SIZES:
         left, right = torch.randn(2, size, size, device=device, dtype=dtype)
         result = torch.empty(size, size, device=device, dtype=dtype)
-        call = Call(partial(torch.mm, left, right, out=result), convolution_precision)
+        call = convolution_precision()(partial(torch.mm, left, right, out=result))
         if size == PRODUCT_SIZES[-1] or take_turns({"": call}, device, 1, 1)[""].seconds >= PRODUCT_SECONDS:
             break
     return call, size
@@ -238,11 +230,9 @@ def measure_steps(steps: Sequence[Step], fabric: Fabric, rounds: int, warmup: in
     flops = {step.name: count_flops(step.run) for step in steps}
     launches = {step.name: count_launches(step.run) for step in steps}
     product, size = matrix_product(device, dtype)
-    calls: dict[tuple[str, str], Call] = {("", "product"): product}
+    calls: dict[tuple[str, str], Callable[[], object]] = {("", "product"): product}
     for step in steps:
-        calls[step.name, "augment"] = Call(step.augment)
-        calls[step.name, "bare"] = step.bare
-        calls[step.name, "run"] = Call(step.run)
+        calls |= {(step.name, kind): getattr(step, kind) for kind in ("augment", "bare", "run")}
     measured = take_turns(calls, device, rounds, warmup)
     rate = 2 * size**3 / measured["", "product"].seconds
     result: dict[str, Any] = {}

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from nas_osr.cost.estimate import StepCost, count_memory, count_step, time_call, time_judging
 from nas_osr.cost.memory import available_memory, check_memory
 from nas_osr.cost.steps import (
     PROGRESS,
-    Call,
     Step,
     augmenter,
     bare_step,
@@ -25,10 +25,11 @@ from nas_osr.cost.steps import (
     random_images,
 )
 from nas_osr.data.protocols import Protocol
+from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.graphs import Choice, StepFunction, make_step
-from nas_osr.training.update import weight_step
+from nas_osr.training.learner import weight_step
 
 LESS_MEMORY = "--batch_size, --channels or --objective_config.decoder_channels"
 
@@ -131,7 +132,7 @@ def random_step(
     count: int,
     graphs: Choice = "off",
     update: StepFunction | None = None,
-    around: Callable[[], AbstractContextManager[object]] = nullcontext,
+    frozen_weights: Iterable[nn.Parameter] = (),
 ) -> Step:
     """A step on a random batch of `count` images.
 
@@ -140,7 +141,7 @@ def random_step(
         schedule: of its training.
         graphs: whether it is captured; see `nas_osr.training.graphs.make_step`.
         update: what the step does with images, labels and the progress of the training; None is a weight step.
-        around: what `update` sets up around the bare calls.
+        frozen_weights: what `update` freezes, to be frozen in the bare calls, too, and the running statistics with it.
     """
     objective, precision = learner.module.objective, fabric.strategy.precision
     images = random_images(count, objective.image_shape, fabric.device)
@@ -153,6 +154,7 @@ def random_step(
     run = partial(make_step(plain, graphs, fabric, learner, optimizers), inputs, labels, PROGRESS)
 
     def bare() -> None:
-        bare_step(learner, optimizers, converted, labels, precision, schedule.scale)
+        with frozen(learner, frozen_weights) if update else nullcontext():
+            bare_step(learner, optimizers, converted, labels, precision, schedule.scale)
 
-    return Step(name, count, run, Call(bare, around), augment)
+    return Step(name, count, run, bare, augment)

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_osr.configuration import check_not_negative, check_positive
-from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
@@ -64,10 +63,9 @@ class CAC(Objective):
     config: CACConfig
     anchors: Tensor
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CACConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        self.to_logits = nn.Linear(pooled_width(shapes), num_classes)
-        self.register_buffer("anchors", config.alpha * torch.eye(num_classes), persistent=False)
+    def build(self, shapes: FeatureShapes) -> None:
+        self.to_logits = nn.Linear(pooled_width(shapes), self.num_classes)
+        self.register_buffer("anchors", self.config.alpha * torch.eye(self.num_classes), persistent=False)
 
     @property
     def loss_scale(self) -> float:

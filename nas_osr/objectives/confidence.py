@@ -30,7 +30,6 @@ from nas_osr.configuration import check_choice, check_positive
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.objectives.parts.gan import (
@@ -94,15 +93,15 @@ class Confidence(Objective):
     config: ConfidenceConfig
     outliers: Tensor | None
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: ConfidenceConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        self.classifier = nn.Linear(pooled_width(shapes), num_classes)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
+        self.classifier = nn.Linear(pooled_width(shapes), self.num_classes)
         self.generator: Generator | None = None
         self.discriminator: Discriminator | None = None
         if config.source != "outliers":
-            self.generator = Generator(image_shape, config.gan_latent, config.gan_width)
+            self.generator = Generator(self.image_shape, config.gan_latent, config.gan_width)
         if config.source == "gan":
-            self.discriminator = Discriminator(image_shape, config.gan_width)
+            self.discriminator = Discriminator(self.image_shape, config.gan_width)
             self.players = ("discriminator", "generator", "main")
         self.register_buffer("outliers", None, persistent=False)
 

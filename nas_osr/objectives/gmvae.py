@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from nas_osr.configuration import check_choice, check_not_negative, check_positive
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
@@ -110,25 +109,25 @@ class GMVAE(Objective):
     components: Tensor
     log_weights: Tensor
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: GMVAEConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        counts = config.counts(num_classes)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
+        counts = config.counts(self.num_classes)
         channels, height, width = shapes.branches[BOTTOM]
         flat = channels * height * width
         self.to_latent = nn.Linear(flat, 2 * config.latent_dim)
         self.to_prior_input = nn.Sequential(
-            nn.Linear(flat + num_classes, config.hidden), nn.Tanh(), nn.Linear(config.hidden, 2 * config.prior_dim)
+            nn.Linear(flat + self.num_classes, config.hidden), nn.Tanh(), nn.Linear(config.hidden, 2 * config.prior_dim)
         )
         to_moments = nn.Linear(config.hidden, sum(counts) * 2 * config.latent_dim)
         with torch.no_grad():  # subclusters that start together share every image for good
             to_moments.bias.view(-1, 2, config.latent_dim)[:, 0].normal_()
         self.prior = nn.Sequential(nn.Linear(config.prior_dim, config.hidden), nn.Tanh(), to_moments)
-        self.decoder = Decoder(config.latent_dim, config.decoder_channels or channels, image_shape, {})
+        self.decoder = Decoder(config.latent_dim, config.decoder_channels or channels, self.image_shape, {})
         self.raw_scale: nn.Parameter | None = None
         if config.reconstruction == "truncated_gaussian" and config.pixel_scale == 0:
             self.raw_scale = nn.Parameter(torch.zeros(()))
 
-        components = torch.zeros(num_classes, max(counts), dtype=torch.int64)
+        components = torch.zeros(self.num_classes, max(counts), dtype=torch.int64)
         log_weights = torch.full(components.shape, -torch.inf)
         first = 0
         for label, count in enumerate(counts):

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from nas_osr.configuration import check_positive
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -73,8 +72,8 @@ class MoCo(Objective):
     queue: Tensor
     position: Tensor
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: MoCoConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
         self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.key_encoder: nn.Module | None = None

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from nas_osr.configuration import check_choice, check_not_negative, check_positive
 from nas_osr.data.augmentation import is_range
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -98,8 +97,8 @@ class SupCon(Objective):
     makes_views = True
     config: SupConConfig
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: SupConConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
         self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.mixes = config.mix != "none" and config.simclr_weight > 0
         missing = set(config.saliency_layers) - set(shapes.branches) - set(shapes.intermediate)

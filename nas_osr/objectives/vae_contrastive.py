@@ -27,11 +27,9 @@ from torch import Tensor, nn
 
 from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
-from nas_osr.objectives.parts.rising import risen, weighted
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
@@ -96,27 +94,25 @@ class VAEContrastive(Objective):
     capturable = True
     config: VAEContrastiveConfig
 
-    def __init__(
-        self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: VAEContrastiveConfig
-    ) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        if config.counterfactuals >= num_classes:
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
+        if config.counterfactuals >= self.num_classes:
             raise UserError(
-                f"vae_contrastive: counterfactuals must be under the number of classes, {num_classes}, "
+                f"vae_contrastive: counterfactuals must be under the number of classes, {self.num_classes}, "
                 f"got {config.counterfactuals}; 0 takes all"
             )
         bottom = shapes.branches[BOTTOM]
         self.latent_dim = config.class_dim + config.instance_dim
         self.to_mean = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
         self.to_variance = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
-        self.classifier = nn.Linear(config.class_dim, num_classes)
-        self.class_mean = nn.Embedding(num_classes, config.class_dim)  # h: a linear map of the one-hot label
+        self.classifier = nn.Linear(config.class_dim, self.num_classes)
+        self.class_mean = nn.Embedding(self.num_classes, config.class_dim)  # h: a linear map of the one-hot label
         joining = {scale: shape[0] for scale, shape in shapes.branches.items() if scale != BOTTOM}
         if config.decoder_features:
             joining |= {scale: shape[0] for scale, shape in shapes.intermediate.items()}
-        self.decoder = Decoder(self.latent_dim, config.decoder_channels or bottom[0], image_shape, joining)
+        self.decoder = Decoder(self.latent_dim, config.decoder_channels or bottom[0], self.image_shape, joining)
         self.inverse_std: Tensor
-        scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)
+        scale = torch.tensor(config.pixel_std or (1.0,) * self.image_shape[0]).view(1, -1, 1, 1)
         self.register_buffer("inverse_std", 1.0 / scale, persistent=False)
 
     @classmethod
@@ -222,3 +218,19 @@ class VAEContrastive(Objective):
         # each drawn class stands for (N - 1)/m others
         others = logits[:, 1:] + math.log((self.num_classes - 1) / sampled)
         return F.cross_entropy(torch.cat([logits[:, :1], others], dim=1), torch.zeros_like(labels))
+
+
+def risen(progress: float | Tensor, share: float) -> float | Tensor:
+    """How far a coefficient has risen, in [0, 1]: linearly over the first `share` of the training; 0 is at once.
+
+    In a captured step both are scalars on the device.
+    """
+    if not share:
+        return 1.0
+    ratio = progress / share
+    return ratio.clamp(max=1.0) if isinstance(ratio, Tensor) else min(1.0, ratio)
+
+
+def weighted(coefficient: float | Tensor, term: Tensor) -> Tensor:
+    """coefficient * term, in the term's type."""
+    return (coefficient.to(term.dtype) if isinstance(coefficient, Tensor) else coefficient) * term

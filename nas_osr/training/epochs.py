@@ -21,10 +21,9 @@ from nas_osr.ranks.replicas import assert_equal, average_statistics, own_rows, s
 from nas_osr.runs.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training.graphs import Choice, make_step, set_rate
-from nas_osr.training.losses import LossMeter
-from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, check_weights, split_norms
+from nas_osr.training.learner import weight_step
+from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, LossMeter, check_weights, split_norms
 from nas_osr.training.step_checkpoints import StepCheckpoints
-from nas_osr.training.update import weight_step
 
 Batch = tuple[Tensor, Tensor]  # uint8 images [B, C, H, W] and labels [B]
 
@@ -206,8 +205,7 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
     # every random stream of an epoch has a seed of its own, or goes on where the epoch was left
     torch.manual_seed(derive_seed(schedule.seed, "epoch", epoch))
     trainer.generator = make_generator(schedule.seed, "augmentation", epoch, device=trainer.fabric.device)
-    done = checkpoints.begin(epoch, trainer.generator)
-    checkpoints.restore_losses(meter)
+    done = checkpoints.begin(epoch, trainer.generator, meter)
     trainer.learner.train()
     for step, batches in enumerate(trainer.batches(epoch, done), start=done):
         # the learning rate follows its schedule

@@ -80,7 +80,7 @@ class CapturedStep:
         self.terms: Tensor | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
-        """See `nas_osr.training.update.weight_step`."""
+        """See `nas_osr.training.learner.weight_step`."""
         if self.batch is None:
             self.batch = torch.empty_like(images), torch.empty_like(labels)
             self.progress = torch.zeros((), dtype=torch.float64, device=images.device)

@@ -11,8 +11,7 @@ from torch import Tensor
 from nas_osr.objectives.base import Objective
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.ranks.replicas import average_gradients
-from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, name_cell
-from nas_osr.search_spaces.space import mixing_cells
+from nas_osr.search_spaces.architectures.decoding import name_cell
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.training.learner import Learner, make_optimizers, set_up
@@ -71,9 +70,3 @@ class Levels:
             "alpha": {name_cell(cell): dict(zip(operations, alpha, strict=True)) for cell, alpha in alphas.items()},
             "beta": {name_cell(cell): {"finer": finer, "same": same} for cell, (finer, same) in betas.items()},
         }
-
-    def architecture_weights(self) -> ArchitectureWeights:
-        """Alpha of every cell, and beta of those with two sources."""
-        betas = self.supernet.betas()
-        mixing = mixing_cells(self.supernet.space.layers, self.supernet.space.branches)
-        return ArchitectureWeights(self.supernet.alphas(), {cell: betas[cell] for cell in mixing})

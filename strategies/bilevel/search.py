@@ -24,7 +24,7 @@ from nas_osr.data.dataset import LabelledImages
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, decode, weights_from_record
+from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
 from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
@@ -50,10 +50,9 @@ def search_supernet(
         torch.manual_seed(derive_seed(plan.seed, "weights"))
         searching = Searching(Levels.build(plan, fabric, data.outliers), split, plan, picks_last)
         run_epochs(searching, recorder)
-    weights = weights_from_record(searching.best, plan.space)
-    if weights is None:
-        raise RuntimeError("no epoch after warm-up has been judged")
-    return SearchResult(decode_weights(weights, plan), weights, searching.best["f1"], searching.best["epoch"])
+    best = searching.best
+    weights = weights_from_record(best, plan.space)
+    return SearchResult(decode_record(best, plan), weights, best["f1"], best["epoch"])
 
 
 class Searching(Trainer):
@@ -99,13 +98,14 @@ class Searching(Trainer):
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """Score the supernet, and the network that it decodes to, as open-set classifiers of the kept classes."""
-        architecture = decode_weights(self.levels.architecture_weights(), self.plan)
+        weights = self.levels.describe_weights()
+        architecture = decode_record(weights, self.plan)
         scores = pseudo_open_set_scores(self.learner, self.plan.objective.make_rule(), self.split)
         discrete = pseudo_open_set_scores(self.discrete(architecture), self.plan.objective.make_rule(), self.split)
         judged = {
             **scores,
             **{f"discrete_{name}": value for name, value in discrete.items()},
-            **self.levels.describe_weights(),
+            **weights,
             "branches": architecture.to_dict()["branches"],
         }
         last = record["epoch"] == self.schedule.epochs - 1
@@ -147,8 +147,11 @@ class Searching(Trainer):
         self.best = state["best"] or {}
 
 
-def decode_weights(weights: ArchitectureWeights, plan: SearchPlan) -> Architecture:
-    """The best path of each branch, and on it each cell's strongest operation."""
+def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:
+    """The best path of each branch by the betas of a record, and on it each cell's strongest operation by alpha."""
+    weights = weights_from_record(record, plan.space)
+    if weights is None:
+        raise RuntimeError("no epoch after warm-up has been judged")
     return Architecture(plan.space, decode(plan.space, weights.alpha, weights.beta))
 
 

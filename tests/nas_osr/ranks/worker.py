@@ -23,7 +23,7 @@ from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.update import weight_step
+from nas_osr.training.learner import weight_step
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vae_contrastive": {},
