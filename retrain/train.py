@@ -25,36 +25,30 @@ from nas_osr.training.monitors import monitor_retraining
 
 @dataclass(frozen=True)
 class SchedulePlan:
-    """How long, and in which steps.
-
-    Attributes:
-        recipe: optimiser, schedule and augmentation.
-        epochs: passes over the training images.
-        batch_size: images a step, of all ranks together.
-    """
+    """How long, and in which steps."""
 
     recipe: Recipe
+    "optimiser, schedule and augmentation."
     epochs: int
+    "passes over the training images."
     batch_size: int
+    "images a step, of all ranks together."
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One network that is trained from scratch.
-
-    Attributes:
-        network: the architecture of a discrete network, or the name of a baseline network.
-        protocol: the classes and images.
-        objective: what it learns, and how it is judged.
-        schedule: how long.
-        machine: where.
-    """
+    """One network that is trained from scratch."""
 
     network: Architecture | str
+    "the architecture of a discrete network, or the name of a baseline network."
     protocol: Protocol
+    "the classes and images."
     objective: ObjectivePlan
+    "what it learns, and how it is judged."
     schedule: SchedulePlan
+    "how long."
     machine: MachinePlan
+    "where."
 
     def build(self, outliers: Tensor | None = None) -> Learner:
         """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""

@@ -106,10 +106,7 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
     return {
         "protocol": protocol.name,
         "image_shape": list(protocol.image_shape),
-        "objective": request.objective,
-        "preset": request.preset,
-        "steps": request.steps,
-        "warmup": request.warmup,
+        **{name: getattr(request, name) for name in ("objective", "preset", "steps", "warmup")},
         **about,
         **measured,
     }

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,7 @@ def time_judging(learner: Any, protocol: Protocol, device: torch.device) -> floa
 
     def make(count: int) -> Callable[[], object]:
         images = to_float(random_images(count, protocol.image_shape, device))
-
-        def run() -> None:
-            with torch.inference_mode():
-                learner.infer(images)
-
-        return run
+        return torch.inference_mode()(partial(learner.infer, images))
 
     learner.eval()
     seconds = time_call(make, INFERENCE_BATCH, device)

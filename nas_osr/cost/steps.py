@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -37,22 +38,27 @@ OUTLIERS = 256  # random images for objectives that learn from given ones
 
 
 @dataclass(frozen=True)
-class Step:
-    """A kind of training step.
+class Call:
+    """Something to be timed, and what is set up around it outside the time."""
 
-    Attributes:
-        name: weights, architecture or retrain.
-        images: images of a step.
-        run: one step of the training loop on a fixed batch.
-        bare: the same forward, backward and optimiser calls written out, without Fabric and gradient clipping.
-        augment: what turns a batch of uint8 images into the step's input.
-    """
+    run: Callable[[], object]
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kind of training step."""
 
     name: str
+    "weights, architecture or retrain."
     images: int
+    "images of a step."
     run: Callable[[], object]
-    bare: Callable[[], object]
+    "one step of the training loop on a fixed batch."
+    bare: Call
+    "the same forward, backward and optimiser calls written out, without Fabric and gradient clipping."
     augment: Callable[[], object]
+    "what turns a batch of uint8 images into the step's input."
 
 
 @dataclass(frozen=True)
@@ -164,9 +170,7 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
-def take_turns(
-    calls: Mapping[K, Callable[[], object]], device: torch.device, rounds: int, warmup: int
-) -> dict[K, Measured]:
+def take_turns(calls: Mapping[K, Call], device: torch.device, rounds: int, warmup: int) -> dict[K, Measured]:
     """Measure every call once a round.
 
     Args:
@@ -177,11 +181,12 @@ def take_turns(
     memory: dict[K, list[int]] = {name: [] for name in calls}
     for turn in range(warmup + rounds):
         for name, call in calls.items():
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-            started = now(device)
-            call()
-            elapsed = now(device) - started
+            with call.around():
+                if device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(device)
+                started = now(device)
+                call.run()
+                elapsed = now(device) - started
             if turn >= warmup:
                 seconds[name].append(elapsed)
                 memory[name].append(peak_memory(device))
@@ -199,7 +204,7 @@ def convolution_precision() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
-def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], int]:
+def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Call, int]:
     """A product of square matrices large enough for this device, and their side.
 
     The smallest of `PRODUCT_SIZES` whose product takes `PRODUCT_SECONDS`, or else the largest.
@@ -207,7 +212,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[
     for size in PRODUCT_SIZES:
         left, right = torch.randn(2, size, size, device=device, dtype=dtype)
         result = torch.empty(size, size, device=device, dtype=dtype)
-        call = convolution_precision()(partial(torch.mm, left, right, out=result))
+        call = Call(partial(torch.mm, left, right, out=result), convolution_precision)
         if size == PRODUCT_SIZES[-1] or take_turns({"": call}, device, 1, 1)[""].seconds >= PRODUCT_SECONDS:
             break
     return call, size
@@ -230,9 +235,11 @@ def measure_steps(steps: Sequence[Step], fabric: Fabric, rounds: int, warmup: in
     flops = {step.name: count_flops(step.run) for step in steps}
     launches = {step.name: count_launches(step.run) for step in steps}
     product, size = matrix_product(device, dtype)
-    calls: dict[tuple[str, str], Callable[[], object]] = {("", "product"): product}
+    calls: dict[tuple[str, str], Call] = {("", "product"): product}
     for step in steps:
-        calls |= {(step.name, kind): getattr(step, kind) for kind in ("augment", "bare", "run")}
+        calls[step.name, "augment"] = Call(step.augment)
+        calls[step.name, "bare"] = step.bare
+        calls[step.name, "run"] = Call(step.run)
     measured = take_turns(calls, device, rounds, warmup)
     rate = 2 * size**3 / measured["", "product"].seconds
     result: dict[str, Any] = {}

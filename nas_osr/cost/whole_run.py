@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from nas_osr.cost.estimate import StepCost, count_memory, count_step, time_call, time_judging
 from nas_osr.cost.memory import available_memory, check_memory
 from nas_osr.cost.steps import (
     PROGRESS,
+    Call,
     Step,
     augmenter,
     bare_step,
@@ -25,7 +25,6 @@ from nas_osr.cost.steps import (
     random_images,
 )
 from nas_osr.data.protocols import Protocol
-from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.graphs import Choice, StepFunction, make_step
@@ -39,28 +38,26 @@ class Cost:
     """What a run computes; nothing of it has been measured yet.
 
     Not in it: what an objective learns before its first step, reading images, fitting the rule, saving.
-
-    Attributes:
-        learner: what is trained, as Fabric wrapped it.
-        optimizers: of all that learns in it.
-        steps: by kind, a batch size -> a step on so many random images.
-        batch_size: images of a step.
-        protocol: whose images.
-        counts: by kind, how many steps the run takes; those of steps that are only measured stay out.
-        scored: images that pass the learner without gradients, in the whole run.
-        resident: images that lie on the device.
-        about: what else an estimate says.
     """
 
     learner: Any
+    "what is trained, as Fabric wrapped it."
     optimizers: Sequence[Any]
+    "of all that learns in it."
     steps: Mapping[str, Callable[[int], Step]]
+    "by kind, a batch size -> a step on so many random images."
     batch_size: int
+    "images of a step."
     protocol: Protocol
+    "whose images."
     counts: Mapping[str, int] = field(default_factory=dict)
+    "by kind, how many steps the run takes; those of steps that are only measured stay out."
     scored: int = 0
+    "images that pass the learner without gradients, in the whole run."
     resident: int = 0
+    "images that lie on the device."
     about: Mapping[str, Any] = field(default_factory=dict)
+    "what else an estimate says."
 
     def make_steps(self, count: int) -> list[Step]:
         """A step of each kind on `count` random images."""
@@ -132,7 +129,7 @@ def random_step(
     count: int,
     graphs: Choice = "off",
     update: StepFunction | None = None,
-    frozen_weights: Iterable[nn.Parameter] = (),
+    around: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Step:
     """A step on a random batch of `count` images.
 
@@ -141,7 +138,7 @@ def random_step(
         schedule: of its training.
         graphs: whether it is captured; see `nas_osr.training.graphs.make_step`.
         update: what the step does with images, labels and the progress of the training; None is a weight step.
-        frozen_weights: what `update` freezes, to be frozen in the bare calls, too, and the running statistics with it.
+        around: what `update` sets up around the bare calls.
     """
     objective, precision = learner.module.objective, fabric.strategy.precision
     images = random_images(count, objective.image_shape, fabric.device)
@@ -154,7 +151,6 @@ def random_step(
     run = partial(make_step(plain, graphs, fabric, learner, optimizers), inputs, labels, PROGRESS)
 
     def bare() -> None:
-        with frozen(learner, frozen_weights) if update else nullcontext():
-            bare_step(learner, optimizers, converted, labels, precision, schedule.scale)
+        bare_step(learner, optimizers, converted, labels, precision, schedule.scale)
 
-    return Step(name, count, run, bare, augment)
+    return Step(name, count, run, Call(bare, around), augment)

@@ -65,15 +65,12 @@ class Judgements:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions(Judgements):
-    """All columns of predictions.csv.
-
-    Attributes:
-        true_label: [B] int64.
-        true_class: [B] strings.
-    """
+    """All columns of predictions.csv."""
 
     true_label: Array
+    "[B] int64."
     true_class: Array
+    "[B] strings."
 
     def metrics(self) -> dict[str, float | None]:
         """`nas_osr.metrics.open_set.evaluate_open_set`; the unknown classes are those that occur."""

@@ -27,17 +27,14 @@ LARGE = 1e15  # differences above this are scaled before they are squared
 
 @dataclass(frozen=True)
 class CACConfig:
-    """Coefficients of the loss; the defaults are the paper's.
-
-    Attributes:
-        alpha: the length of every anchor, greater than 0.
-        anchor_weight: lambda, the weight of the anchor term; 0 is tuplet loss only.
-        tuplet_weight: weight of the tuplet term; 0 is anchor loss only.
-    """
+    """Coefficients of the loss; the defaults are the paper's."""
 
     alpha: float = 10.0
+    "the length of every anchor, greater than 0."
     anchor_weight: float = 0.1
+    "lambda, the weight of the anchor term; 0 is tuplet loss only."
     tuplet_weight: float = 1.0
+    "weight of the tuplet term; 0 is anchor loss only."
 
     def __post_init__(self) -> None:
         check_positive(self, "alpha", where="cac: ")

@@ -49,25 +49,22 @@ IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 @dataclass(frozen=True)
 class ConfidenceConfig:
-    """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`.
-
-    Attributes:
-        source: where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers.
-        beta: weight of both divergences, greater than 0.
-        gan_latent: dimensions of the generator's noise.
-        gan_width: channels of both GAN networks next to the image.
-        gan_learning_rate: of both GAN networks' Adam.
-        gan_epochs: pretrained_gan: passes over the known training images.
-        gan_batch_size: pretrained_gan: images a step.
-    """
+    """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`."""
 
     source: str = "gan"
+    "where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers."
     beta: float = 0.1
+    "weight of both divergences, greater than 0."
     gan_latent: int = 100
+    "dimensions of the generator's noise."
     gan_width: int = 64
+    "channels of both GAN networks next to the image."
     gan_learning_rate: float = 2e-4
+    "of both GAN networks' Adam."
     gan_epochs: int = 20
+    "pretrained_gan: passes over the known training images."
     gan_batch_size: int = 64
+    "pretrained_gan: images a step."
 
     def __post_init__(self) -> None:
         check_choice(self, "source", IMAGES_FROM, where="confidence: ")

@@ -30,19 +30,16 @@ from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 @dataclass(frozen=True)
 class CROSRConfig:
-    """Coefficients of the loss and widths of the reconstruction's path.
-
-    Attributes:
-        reconstruction_weight: weight of the mean squared error; 0 leaves plain cross-entropy with untrained latents.
-        latent_channels: channels of each z_l, at most as many as its map has.
-        decoder_channels: channels of each x~_l, at most as many as the encoder's map has.
-        pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
-    """
+    """Coefficients of the loss and widths of the reconstruction's path."""
 
     reconstruction_weight: float = 1.0
+    "weight of the mean squared error; 0 leaves plain cross-entropy with untrained latents."
     latent_channels: int = 32
+    "channels of each z_l, at most as many as its map has."
     decoder_channels: int = 128
+    "channels of each x~_l, at most as many as the encoder's map has."
     pixel_std: tuple[float, ...] | None = None
+    "standard deviation of each channel, in which errors are measured; the protocol's when not given."
 
     def __post_init__(self) -> None:
         check_not_negative(self, "reconstruction_weight", where="crosr: ")

@@ -23,16 +23,13 @@ from nas_osr.outputs import FeatureShapes, Outputs
 
 @dataclass(frozen=True)
 class CrossEntropyConfig:
-    """Coefficients of the loss.
-
-    Attributes:
-        label_smoothing: share of the target that is spread evenly over all classes, from 0 to less than 1. It helps
-            closed-set accuracy and can cost the detection of unknown images several points.
-        center_weight: weight of the Center loss; 0 is off.
-    """
+    """Coefficients of the loss."""
 
     label_smoothing: float = 0.0
+    """share of the target that is spread evenly over all classes, from 0 to less than 1. It helps closed-set accuracy
+    and can cost the detection of unknown images several points."""
     center_weight: float = 0.0
+    "weight of the Center loss; 0 is off."
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

@@ -43,32 +43,27 @@ RECONSTRUCTIONS = ("bernoulli", "truncated_gaussian")
 
 @dataclass(frozen=True)
 class GMVAEConfig:
-    """Sizes and terms of the loss.
-
-    Attributes:
-        latent_dim: dimensions of z.
-        prior_dim: dimensions of w.
-        hidden: width of the hidden layer of q(w|x,y) and of the prior net.
-        subclusters: K_c, one number for all classes or one per class; 1 when not given. `nas-osr subclusters`
-            recommends them.
-        reconstruction: `bernoulli` or `truncated_gaussian`.
-        pixel_scale: standard deviation s of a pixel in the truncated Gaussian, in units of [0, 1]. 0 learns one for
-            all pixels, between 0.01 and 0.5: s weighs the reconstruction against the other terms, and its best value
-            depends on the data. The bounds keep it from collapsing on images that are reconstructed exactly, and from
-            growing where a truncated Gaussian is flat and nothing would bring it back.
-        v_prior: add the divergence of r from pi.
-        decoder_channels: channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the
-            encoder has there.
-    """
+    """Sizes and terms of the loss."""
 
     latent_dim: int = 10
+    "dimensions of z."
     prior_dim: int = 10
+    "dimensions of w."
     hidden: int = 64
+    "width of the hidden layer of q(w|x,y) and of the prior net."
     subclusters: int | tuple[int, ...] | None = None
+    "K_c, one number for all classes or one per class; 1 when not given. `nas-osr subclusters` recommends them."
     reconstruction: str = "bernoulli"
+    "`bernoulli` or `truncated_gaussian`."
     pixel_scale: float = 0.0
+    """standard deviation s of a pixel in the truncated Gaussian, in units of [0, 1]. 0 learns one for all pixels,
+    between 0.01 and 0.5: s weighs the reconstruction against the other terms, and its best value depends on the data.
+    The bounds keep it from collapsing on images that are reconstructed exactly, and from growing where a truncated
+    Gaussian is flat and nothing would bring it back."""
     v_prior: bool = False
+    "add the divergence of r from pi."
     decoder_channels: int = 0
+    "channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the encoder has there."
 
     def __post_init__(self) -> None:
         check_positive(self, "latent_dim", "prior_dim", "hidden", where="gmvae: ")

@@ -30,21 +30,18 @@ from nas_osr.outputs import FeatureShapes, Outputs
 
 @dataclass(frozen=True)
 class MoCoConfig:
-    """Coefficients of the loss. Queue and momentum are the GradMix paper's, temperature and head the MoCo paper's.
-
-    Attributes:
-        temperature: t of all similarities, greater than 0.
-        queue_size: how many earlier keys are kept, at least 1.
-        momentum: share of its old self that the momentum encoder keeps at each step, from 0 to 1.
-        head_width: dimensions of the vectors that are compared.
-        flip: mirror views; not for digits.
-    """
+    """Coefficients of the loss. Queue and momentum are the GradMix paper's, temperature and head the MoCo paper's."""
 
     temperature: float = 0.07
+    "t of all similarities, greater than 0."
     queue_size: int = 8196
+    "how many earlier keys are kept, at least 1."
     momentum: float = 0.999
+    "share of its old self that the momentum encoder keeps at each step, from 0 to 1."
     head_width: int = 128
+    "dimensions of the vectors that are compared."
     flip: bool = True
+    "mirror views; not for digits."
 
     def __post_init__(self) -> None:
         check_positive(self, "temperature", "queue_size", "head_width", where="moco: ")

@@ -35,32 +35,28 @@ MIXES = ("gradmix", "cutmix", "mixup", "none")
 
 @dataclass(frozen=True)
 class SupConConfig:
-    """Coefficients of the loss; the defaults are the paper's for CIFAR-10.
-
-    Attributes:
-        supcon_weight: theta; 0 leaves the labels unused.
-        simclr_weight: lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out.
-        temperature: t of all similarities, greater than 0.
-        head_width: dimensions of f.
-        mix: gradmix, cutmix, mixup or none.
-        saliency: layercam or gradcam (plain GradMix), for mix gradmix.
-        saliency_layers: the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1
-            the stem's.
-        gamma: range of the mixed box's share of a side, in (0, 1].
-        augment: vary the two views; without it they are the image itself, twice.
-        flip: mirror views; not for digits.
-    """
+    """Coefficients of the loss; the defaults are the paper's for CIFAR-10."""
 
     supcon_weight: float = 1.0
+    "theta; 0 leaves the labels unused."
     simclr_weight: float = 1.2
+    "lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out."
     temperature: float = 0.05
+    "t of all similarities, greater than 0."
     head_width: int = 128
+    "dimensions of f."
     mix: str = "gradmix"
+    "gradmix, cutmix, mixup or none."
     saliency: str = "layercam"
+    "layercam or gradcam (plain GradMix), for mix gradmix."
     saliency_layers: tuple[int, ...] = (BOTTOM,)
+    "the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1 the stem's."
     gamma: tuple[float, float] = (0.1, 0.5)
+    "range of the mixed box's share of a side, in (0, 1]."
     augment: bool = True
+    "vary the two views; without it they are the image itself, twice."
     flip: bool = True
+    "mirror views; not for digits."
 
     def __post_init__(self) -> None:
         check_not_negative(self, "supcon_weight", "simclr_weight", where="supcon: ")

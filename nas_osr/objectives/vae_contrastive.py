@@ -35,41 +35,37 @@ from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 @dataclass(frozen=True)
 class VAEContrastiveConfig:
-    """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning).
-
-    Attributes:
-        class_dim: dimensions of u.
-        instance_dim: dimensions of z.
-        ce_weight: weight of the cross-entropy of the classifier on u.
-        kl_weight: weight beta of both divergences at the end of their linear warm-up.
-        kl_warmup: share of the training over which beta rises from 0; 0 is no warm-up.
-        instance_kl_weight: weight beta_z of z's divergence inside beta's bracket.
-        reconstruction_weight: weight of the mean squared error.
-        contrastive_weight: weight of the contrastive term; at 0 no counterfactual is decoded in training.
-        temperature: T of the contrastive term.
-        counterfactuals: how many other classes each image is decoded under in training, a fresh random sample; 0 is
-            all, as in the paper. Fewer make the contrastive term a little too small on average, and training cheaper
-            where there are many classes. Judging decodes every class in any case.
-        pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
-        decoder_channels: channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the
-            encoder has there, as in the paper. A narrow decoder makes the N + 1 reconstructions of each image cheap.
-        decoder_features: let the decoder see the encoder's maps, as the published code does; the image then
-            bypasses the latents.
-    """
+    """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning)."""
 
     class_dim: int = 32
+    "dimensions of u."
     instance_dim: int = 10
+    "dimensions of z."
     ce_weight: float = 30.0
+    "weight of the cross-entropy of the classifier on u."
     kl_weight: float = 1.0
+    "weight beta of both divergences at the end of their linear warm-up."
     kl_warmup: float = 0.5
+    "share of the training over which beta rises from 0; 0 is no warm-up."
     instance_kl_weight: float = 1.0
+    "weight beta_z of z's divergence inside beta's bracket."
     reconstruction_weight: float = 1.0
+    "weight of the mean squared error."
     contrastive_weight: float = 1.0
+    "weight of the contrastive term; at 0 no counterfactual is decoded in training."
     temperature: float = 1.0
+    "T of the contrastive term."
     counterfactuals: int = 0
+    """how many other classes each image is decoded under in training, a fresh random sample; 0 is all, as in the paper.
+    Fewer make the contrastive term a little too small on average, and training cheaper where there are many classes.
+    Judging decodes every class in any case."""
     pixel_std: tuple[float, ...] | None = None
+    "standard deviation of each channel, in which errors are measured; the protocol's when not given."
     decoder_channels: int = 0
+    """channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the encoder has there, as
+    in the paper. A narrow decoder makes the N + 1 reconstructions of each image cheap."""
     decoder_features: bool = False
+    "let the decoder see the encoder's maps, as the published code does; the image then bypasses the latents."
 
     def __post_init__(self) -> None:
         where = "vae_contrastive: "

@@ -17,7 +17,7 @@ from nas_osr.data.augmentation import AugmentationConfig, augment
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.ranks.first import FirstRank
-from nas_osr.ranks.replicas import assert_equal, average_statistics, own_rows, start_equal
+from nas_osr.ranks.replicas import assert_equal, average, average_statistics, own_rows, start_equal
 from nas_osr.runs.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training.graphs import Choice, make_step, set_rate
@@ -30,25 +30,22 @@ Batch = tuple[Tensor, Tensor]  # uint8 images [B, C, H, W] and labels [B]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long weights are trained, and in which steps.
-
-    Attributes:
-        epochs: passes over the images.
-        batch_size: images a step, of all ranks together.
-        factor: position in epochs -> factor on the learning rate of `main`; other players keep theirs.
-        clip: largest gradient norm of a player; 0 is off.
-        scale: the summed loss is divided by this before the gradient is taken.
-        augmentation: of the images.
-        seed: of everything random.
-    """
+    """How long weights are trained, and in which steps."""
 
     epochs: int
+    "passes over the images."
     batch_size: int
+    "images a step, of all ranks together."
     factor: Callable[[float], float]
+    "position in epochs -> factor on the learning rate of `main`; other players keep theirs."
     clip: float
+    "largest gradient norm of a player; 0 is off."
     scale: float
+    "the summed loss is divided by this before the gradient is taken."
     augmentation: AugmentationConfig
+    "of the images."
     seed: int
+    "of everything random."
 
 
 @dataclass(eq=False)
@@ -221,5 +218,5 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
         # save between two steps where it is time to
         checkpoints.after_step(step + 1, meter, check)
     check()
-    meter.average(trainer.fabric)
+    average(trainer.fabric, meter.sums.values())
     return meter.means()

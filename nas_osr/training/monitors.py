@@ -11,12 +11,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.ranks.replicas import average
 
 CHECK_EVERY = 100  # steps between two looks at what is not finite, each of which waits for the device
 NORM = "gradient_norm/"  # in front of the player whose gradient it is, among the loss terms of a step
@@ -53,10 +51,6 @@ class LossMeter:
         """Go on from what `state_dict` returned, on this device."""
         self.sums = {name: value.to(device) for name, value in state["sums"].items()}
         self.counts = dict(state["counts"])
-
-    def average(self, fabric: Fabric) -> None:
-        """Replace the sums by their means over all ranks."""
-        average(fabric, self.sums.values())
 
     def means(self) -> dict[str, float]:
         """Mean of each term over the steps; UserError when one is not finite, by its name."""
@@ -238,7 +232,8 @@ def explosion_warnings(
             "lower the learning rate"
         )
     for player, norm in norms.items():
-        earlier = [value for record in before if (value := recorded_norms(record).get(player)) is not None]
+        recorded = [record.get("monitors", {}).get("gradient_norm", {}).get(player) for record in before]
+        earlier = [value for value in recorded if value is not None]
         if len(earlier) == WINDOW and norm > EXPLOSION * median(earlier) > 0:
             warnings["gradient"] = (
                 f"the mean gradient norm of {player} is {norm:.3g}, more than {EXPLOSION:g} times that of the "
@@ -250,11 +245,6 @@ def explosion_warnings(
 def total_loss(losses: Mapping[str, float]) -> float:
     """The sum of the weight step's terms."""
     return sum(value for name, value in losses.items() if not name.startswith("architecture/"))
-
-
-def recorded_norms(record: Mapping[str, Any]) -> Mapping[str, float]:
-    """The gradient norms in a record of the history; none in those of older versions."""
-    return record.get("monitors", {}).get("gradient_norm", {})
 
 
 def record_warnings(record: Mapping[str, Any]) -> Mapping[str, str]:

@@ -21,20 +21,18 @@ class StepCheckpoints:
 
     A checkpoint holds the steps done, every random generator and the sums of the losses. Which images come next
     follows from the seed and the number of steps.
-
-    Attributes:
-        recorder: takes the checkpoints.
-        device: the training's.
-        state: returns everything else that a checkpoint holds: weights, optimisers and so on.
-        restored: the checkpoint that the training goes on from, until it does; None when it starts.
-        started: when the epoch began, on the clock of `time.perf_counter`, pauses left out.
     """
 
     recorder: Recorder
+    "takes the checkpoints."
     device: torch.device
+    "the training's."
     state: Callable[[], dict[str, Any]]
+    "returns everything else that a checkpoint holds: weights, optimisers and so on."
     restored: dict[str, Any] | None
+    "the checkpoint that the training goes on from, until it does; None when it starts."
     started: float = 0.0
+    "when the epoch began, on the clock of `time.perf_counter`, pauses left out."
 
     def begin(self, epoch: int, augmentation: torch.Generator, meter: LossMeter) -> int:
         """Begin an epoch whose random streams have just been seeded, or go on in the one that was left.

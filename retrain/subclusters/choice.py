@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -38,22 +38,20 @@ DRAWS = 16  # of the latents of every validation image: the losses are means ove
 
 @dataclass(frozen=True)
 class SubclustersPlan:
-    """A choice of subclusters.
-
-    Attributes:
-        parts: the trainings: every class with each count in turn, the counts ascending.
-        load_known: reads the images of all known classes, once.
-        gain, tolerance: see `recommend`; the tolerance in nats a pixel value.
-        output: where it goes.
-        recorded: what its config.yaml holds.
-    """
+    """A choice of subclusters."""
 
     parts: tuple[Part, ...]
+    "the trainings: every class with each count in turn, the counts ascending."
     load_known: Callable[[], OpenSetData]
+    "reads the images of all known classes, once."
     gain: float
+    "see `recommend`."
     tolerance: float
+    "see `recommend`; in nats a pixel value."
     output: OutputPlan
+    "where it goes."
     recorded: Mapping[str, Any]
+    "what its config.yaml holds."
 
 
 def plan_subclusters(request: SubclustersRequest) -> SubclustersPlan:
@@ -178,12 +176,12 @@ def train_class(part: Part, fabric: Fabric, quiet: bool) -> dict[str, float]:
         return mean_losses(trained, data.known.validation.to(fabric.device), DRAWS)
 
 
+@dataclass
 class Unkept:
     """A `nas_osr.runs.recorder.Recorder` that shows the epochs and keeps nothing: a class's training is not resumed."""
 
-    def __init__(self, reporter: ProgressReporter) -> None:
-        self.reporter = reporter
-        self.records: list[dict[str, Any]] = []
+    reporter: ProgressReporter
+    records: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         self.records.append(record)

@@ -11,6 +11,7 @@ from torch import nn
 from nas_osr.cost.steps import describe_cost, random_outliers
 from nas_osr.cost.whole_run import Cost, random_step
 from nas_osr.data.protocols import Protocol
+from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.supernet import Supernet
 from nas_osr.strategies.base import SearchPlan
@@ -38,7 +39,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
         schedule,
         graphs=graphs,
         update=levels.architecture_step,
-        frozen_weights=levels.frozen_weights,
+        around=lambda: frozen(learner, levels.frozen_weights),
     )
     images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
     epochs, batch_size, warmup_epochs = plan.weights.epochs, plan.weights.batch_size, plan.strategy.config.warmup_epochs

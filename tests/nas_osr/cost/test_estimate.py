@@ -22,7 +22,7 @@ from nas_osr.cost.estimate import (
     probe,
     time_call,
 )
-from nas_osr.cost.steps import Step, leave_no_trace
+from nas_osr.cost.steps import Call, Step, leave_no_trace
 from nas_osr.data.dataset import load_data
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.rehearsal import rehearse
@@ -59,7 +59,7 @@ def squares(module: nn.Module, count: int) -> Step:
     def run() -> None:
         module(rows).backward()
 
-    return Step("squares", count, run, run, lambda: None)
+    return Step("squares", count, run, Call(run), lambda: None)
 
 
 def test_saved_bytes_are_those_of_a_hand_count() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nas_osr.cost import steps as benchmark
 from nas_osr.cost.steps import (
+    Call,
     Step,
     bare_step,
     convolution_precision,
@@ -71,11 +72,20 @@ def test_calls_take_turns_and_medians_leave_the_warm_up_out(monkeypatch: pytest.
     lasting = {"a": iter([50.0, 1.0, 9.0, 2.0]), "b": iter([70.0, 4.0, 4.0, 6.0])}
     monkeypatch.setattr(benchmark, "now", lambda device: clock[0])
 
-    def run(name: str) -> None:
-        order.append(name)
-        clock[0] += next(lasting[name])
+    def make(name: str) -> Call:
+        def run() -> None:
+            order.append(name)
+            clock[0] += next(lasting[name])
 
-    measured = take_turns({name: partial(run, name) for name in "ab"}, CPU, rounds=3, warmup=1)
+        @contextlib.contextmanager
+        def around() -> Iterator[None]:
+            clock[0] += 1000.0  # setting up is not timed
+            yield
+            clock[0] += 1000.0
+
+        return Call(run, around)
+
+    measured = take_turns({name: make(name) for name in "ab"}, CPU, rounds=3, warmup=1)
     assert order == ["a", "b"] * 4
     assert (measured["a"].seconds, measured["b"].seconds) == (2.0, 4.0)
 
@@ -94,8 +104,8 @@ def test_figures_of_a_step_follow_from_its_times(monkeypatch: pytest.MonkeyPatch
 
         return run
 
-    monkeypatch.setattr(benchmark, "matrix_product", lambda device, dtype: (lasts(1.0), 1024))
-    step = Step("weights", 4, lasts(0.5), lasts(0.4), lasts(0.1))
+    monkeypatch.setattr(benchmark, "matrix_product", lambda device, dtype: (Call(lasts(1.0)), 1024))
+    step = Step("weights", 4, lasts(0.5), Call(lasts(0.4)), lasts(0.1))
     result = measure_steps([step], make_fabric("cpu", "32-true", 0), rounds=1, warmup=0)
     assert result["matrix_product"] == {"size": 1024, "dtype": "float32", "flops_per_second": 2 * 1024**3}
     figures = result["steps"]["weights"]
@@ -147,10 +157,10 @@ def test_the_product_has_its_precision_and_leaves_tf32_as_it_was() -> None:
         assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32
     assert torch.backends.cuda.matmul.allow_tf32 == allowed
     call, size = matrix_product(CPU, torch.float32)
-    result = call()
+    result = call.run()
     assert isinstance(result, Tensor)
     assert (result.dtype, result.shape) == (torch.float32, (size, size))
-    assert count_flops(call) == 2 * size**3
+    assert count_flops(call.run) == 2 * size**3
 
 
 def small_steps(precision: str = "32-true", **settings: Any) -> tuple[Any, dict[str, Step]]:
@@ -170,7 +180,11 @@ def test_bare_calls_do_what_the_step_does(name: str, precision: str) -> None:
             learner, steps = small_steps(precision)
             before = {key: value.clone() for key, value in learner.state_dict().items()}
             torch.manual_seed(1)
-            getattr(steps[name], kind)()
+            if kind == "run":
+                steps[name].run()
+            else:
+                with steps[name].bare.around():
+                    steps[name].bare.run()
             states[kind] = learner.state_dict()
     assert any(not torch.equal(before[key], value) for key, value in states["run"].items())
     for key, value in states["run"].items():
@@ -216,7 +230,8 @@ def test_objectives_of_all_kinds_can_be_measured(objective: str, settings: dict[
         for step in (*steps.values(), *retraining.make_steps(6)):
             step.augment()
             assert count_flops(step.run) > 0
-            step.bare()
+            with step.bare.around():
+                step.bare.run()
 
 
 @pytest.mark.parametrize(
