@@ -135,9 +135,7 @@ def time_call(make: Callable[[int], Callable[[], object]], images: int, device: 
         if count == images or (len(points) > 1 and points[-1][1] >= LONG_ENOUGH):
             break
         count = min(GROWTH * count, images)
-    if len(points) == 1:
-        return points[0][1]
-    return line(points[-2], points[-1], images)
+    return line(points[-2:][0], points[-1], images)
 
 
 def time_once(call: Callable[[], object], device: torch.device) -> float:

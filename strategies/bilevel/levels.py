@@ -8,7 +8,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.objectives.base import Objective
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.ranks.replicas import average_gradients
 from nas_osr.search_spaces.architectures.decoding import name_cell
@@ -23,13 +22,17 @@ ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
 class Levels:
     """The supernet with its heads, and an optimiser for each level: weights (one a player) and alphas with betas.
 
+    Weights are fresh, from torch's global generator. UserError when the heads cannot be made.
+
     Attributes:
         learner: supernet and objective as Fabric wrapped them.
         players: the weights' optimisers by player.
         architecture: the optimiser of alphas and betas.
     """
 
-    def __init__(self, supernet: Supernet, heads: Objective, plan: SearchPlan, fabric: Fabric) -> None:
+    def __init__(self, plan: SearchPlan, fabric: Fabric, outliers: Tensor) -> None:
+        supernet: Supernet = plan.make_encoder(build_supernet, plan.space)
+        heads = plan.make_heads(supernet, outliers)
         self.supernet, self.heads, self.fabric = supernet, heads, fabric
         learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
         plan.machine.prepare(supernet)
@@ -44,12 +47,6 @@ class Levels:
         players = make_optimizers(learner, weights, plan.weights.make_optimizer)
         self.learner, self.players = set_up(fabric, learner, {**players, "": architecture})
         self.architecture = self.players.pop("")
-
-    @classmethod
-    def build(cls, plan: SearchPlan, fabric: Fabric, outliers: Tensor) -> Levels:
-        """With fresh weights, from torch's global generator. Raises UserError when its heads cannot be made."""
-        supernet = plan.make_encoder(build_supernet, plan.space)
-        return cls(supernet, plan.make_heads(supernet, outliers), plan, fabric)
 
     def architecture_step(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
         """Update alphas and betas on one batch; weights and running statistics stay as they are."""

@@ -48,7 +48,7 @@ def search_supernet(
     split = plan.divide(data).to(fabric.device)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(plan.seed, "weights"))
-        searching = Searching(Levels.build(plan, fabric, data.outliers), split, plan, picks_last)
+        searching = Searching(Levels(plan, fabric, data.outliers), split, plan, picks_last)
         run_epochs(searching, recorder)
     best = searching.best
     weights = weights_from_record(best, plan.space)

@@ -63,7 +63,7 @@ def compare_steps(fabric: Any, name: str) -> dict[str, float]:
     for _ in range(2):
         torch.manual_seed(0)
         outliers = random_outliers(protocol.image_shape)
-        levels.append(Levels.build(plan_measurement(request, protocol), fabric, outliers))
+        levels.append(Levels(plan_measurement(request, protocol), fabric, outliers))
     whole, ours = levels
     alone: Any = Alone()
     whole.fabric = alone
