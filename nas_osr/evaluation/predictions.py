@@ -77,16 +77,20 @@ class Predictions(Judgements):
         unknown_classes = np.unique(self.true_class[self.true_label == self.num_known])
         return evaluate_open_set(*self._columns(), self.num_known, len(unknown_classes))
 
-    def intervals(self, repeats: int = 1000, seed: int = 0) -> dict[str, tuple[float, float] | None]:
+    def intervals(
+        self, repeats: int = 1000, seed: int = 0, level: float = 0.95
+    ) -> dict[str, tuple[float, float] | None]:
         """`nas_osr.metrics.resampling.bootstrap_intervals`, stratified over source classes."""
         unknown = self.true_label == self.num_known
         strata = np.char.add(np.where(unknown, "unknown ", "known "), self.true_class.astype(str))
-        return bootstrap_intervals(*self._columns(), self.num_known, strata=strata, repeats=repeats, seed=seed)
+        return bootstrap_intervals(
+            *self._columns(), self.num_known, strata=strata, repeats=repeats, seed=seed, level=level
+        )
 
-    def openness_curve(self, max_subsets: int = 200) -> list[dict[str, float | int | None]]:
+    def openness_curve(self, max_subsets: int = 200, seed: int = 0) -> list[dict[str, float | int | None]]:
         """`nas_osr.metrics.resampling.openness_f1_curve`."""
         columns = self.true_label, self.predicted_label, self.true_class
-        return openness_f1_curve(*columns, self.num_known, max_subsets=max_subsets)
+        return openness_f1_curve(*columns, self.num_known, max_subsets=max_subsets, seed=seed)
 
     def _columns(self) -> tuple[Array, Array, Array, Array]:
         return self.knownness, self.predicted_label, self.closed_set_label, self.true_label
