@@ -38,6 +38,22 @@ def parse_range(name: str, text: Any) -> list[int]:
     return numbers
 
 
+def read_names(names: list[Any]) -> list[Any]:
+    """Names of classes, nested or not, as text; a whole number counts as its text. ValueError where one is neither."""
+    found: list[Any] = []
+    for name in names:
+        if isinstance(name, list):
+            found.append(read_names(name))
+        elif isinstance(name, bool) or not isinstance(name, (str, int)):
+            raise ValueError(f"inside: {show(name)} is no name: if a class is called so, put it in quotes")
+        else:
+            found.append(str(name))
+    return found
+
+
+ClassNames = Annotated[list[Any], read_names]
+"""Names of classes, in lists where several share a label, for `read_names`."""
+
 Numbers = Annotated[str, parse_range]
 """Text for `parse_range`; a whole number or a list of them counts as its text."""
 
@@ -120,6 +136,8 @@ def convert(value: Any, hint: Any) -> Any:
     if origin is Annotated:
         if parse_range in parts and isinstance(value, (int, list)):
             value = ",".join(map(str, value if isinstance(value, list) else [value]))
+        if read_names in parts and isinstance(value, list):
+            value = read_names(value)
         return convert(value, parts[0])
     if origin in (Union, UnionType):
         for part in parts:
@@ -146,6 +164,8 @@ def describe_type(hint: Any) -> str:
     """A hint for people, e.g. "a whole number or null"."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
+        if read_names in parts:
+            return "a list of class names [cat, dog, ...]"
         return "whole numbers such as 0, 0-4 or 0,2,5-7" if parse_range in parts else describe_type(parts[0])
     if origin in (Union, UnionType):
         return " or ".join(map(describe_type, parts))

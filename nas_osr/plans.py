@@ -201,15 +201,16 @@ def plan_data(request: RunRequest, published: Protocol, protocol: Protocol, obje
     """
     check_image_shape(protocol.image_shape)
     check_outliers(objective.name, objective.settings, request.outliers)
-    folder, limit, outliers = request.data_folder, request.limit_per_class, request.outliers
+    folder, outliers = request.data_folder, request.outliers
+    options: dict[str, Any] = {"limit_per_class": request.limit_per_class, "skip_broken": request.skip_broken}
     load_none: Callable[[], Tensor] = partial(torch.zeros, (0, *protocol.image_shape), dtype=torch.uint8)
     if outliers is not None:
         outlier_classes(outliers, published, folder)
     return DataPlan(
         protocol,
-        load_known=partial(load_data, protocol, folder, limit_per_class=limit),
-        load_outliers=load_none if outliers is None else partial(load_outliers, outliers, published, folder, limit),
-        count_known=partial(count_training_images, protocol, folder, limit),
+        load_known=partial(load_data, protocol, folder, quiet=request.quiet, **options),
+        load_outliers=load_none if outliers is None else partial(load_outliers, outliers, published, folder, **options),
+        count_known=partial(count_training_images, protocol, folder, request.limit_per_class),
     )
 
 

@@ -6,12 +6,16 @@ group under the first line of its docstring. `recorded` is what config.yaml hold
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+from nas_osr.configuration import ClassNames, make_request, parse_range
 from nas_osr.data.protocols import Protocol, make_protocol
-from nas_osr.data.tasks import FAMILIES, PROTOCOLS
+from nas_osr.data.sources import open_source, source_class
+from nas_osr.data.tasks import FAMILIES, PROTOCOLS, find_task
+from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import Choices
 from nas_osr.scoring import RULES
@@ -31,12 +35,19 @@ class ProtocolOptions:
     "which data set and which classes are known; `nas-osr data list` shows more of them."
     family: Annotated[str, Choices(FAMILIES)] = "arpl"
     "family of the published class splits."
-    known: list[Any] | None = None
-    "explicit known classes (ids or names, or lists of them to merge) instead of a published split."
+    known: ClassNames | None = None
+    """explicit known classes by name, or lists of them to merge; official label numbers where no class is called by a
+    number. A name with a comma stands in quotes. Of own folders all that have training images, when not given."""
+    unknown: ClassNames | None = None
+    "explicit unknown classes by name; all others when not given."
     class_seed: int | None = None
     "draw the known classes from this seed instead."
     data_dir: str | None = None
     "folder of the images; the environment variable NAS_OSR_DATA when not given."
+    image_size: int | None = None
+    "side in pixels, a multiple of 16, to which own images are scaled; 32 where all are so small, 64 when not given."
+    grey: bool | None = None
+    "whether own images are read as grey ones; told by the images when not given."
 
     def published_protocol(self, split: int) -> Protocol:
         """The protocol that is named, on this split. Raises UserError."""
@@ -45,8 +56,11 @@ class ProtocolOptions:
             split,
             family=self.family,
             known=self.known,
+            unknown=self.unknown,
             seed=self.class_seed,
             data_dir=self.data_folder,
+            image_size=self.image_size,
+            grey=self.grey,
         )
 
     @property
@@ -55,12 +69,68 @@ class ProtocolOptions:
         return None if self.data_dir is None else Path(self.data_dir)
 
 
+Request = TypeVar("Request", bound=ProtocolOptions)
+
+
+def write_down(request: Request, split: int) -> Request:
+    """The request with its classes by name, and with what a folder of own images tells of them.
+
+    So a run stays what it is when its folder gets another class. Raises UserError.
+    """
+    protocol = request.published_protocol(split)
+    own = not source_class(protocol.source).numbered
+    found: dict[str, Any] = {}
+    if own:
+        source = open_source(protocol.source, request.data_folder)
+        used = source.ids([*protocol.known_classes, *protocol.unknown])  # UserError: one that is not there
+        if request.known is not None and request.unknown is not None:  # nobody has looked into the folder so far
+            source.say_what_is_left(used)
+        found = {"image_size": protocol.image_shape[1], "grey": protocol.image_shape[0] == 1}
+    if own or request.known is not None:
+        found["known"] = [group[0] if len(group) == 1 else list(group) for group in protocol.known]
+    if own or request.unknown is not None:
+        found["unknown"] = list(protocol.unknown)
+    return replace(request, **found)
+
+
+def name_former_classes(kind: type[ProtocolOptions], record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The record of a run as it is today; earlier versions numbered classes, and labels that play the unknown.
+
+    Args:
+        kind: the request that it records.
+        where: its file, for messages.
+
+    Raises:
+        UserError: it is of own images, whose classes had the number of their place in the folder.
+    """
+    if "image_size" in record or not isinstance(record.get("protocol"), str):
+        return dict(record)
+    if not source_class(find_task(record["protocol"]).source).numbered:
+        known = record.get("known") or [0]
+        if record.get("class_seed") is not None or any(str(name).isdecimal() for name in known):
+            raise UserError(
+                f"{where}: of an earlier version, for which a class of own images was its place in the folder: run it "
+                "again"
+            )
+        return {**record, "image_size": 32, "grey": False, "pseudo_unknown": None}
+    split = parse_range("split", record.get("splits", record.get("split", 0)))[0]
+    names = {item.name for item in fields(ProtocolOptions)}
+    request = make_request(kind, {name: value for name, value in record.items() if name in names}, where)
+    named = {"image_size": None, "known": write_down(request, split).known}
+    if record.get("pseudo_unknown") is not None:
+        labels = request.published_protocol(split).class_names
+        named["pseudo_unknown"] = [labels[int(label)] for label in record["pseudo_unknown"]]
+    return {**record, **named}
+
+
 @dataclass
 class DataOptions(ProtocolOptions):
     """Which classes are known, and which images are used."""
 
     limit_per_class: int | None = None
     "use only so many images of each class."
+    skip_broken: bool = False
+    "pass over image files that cannot be read, and say how many; otherwise they end the run."
 
 
 @dataclass

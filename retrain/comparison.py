@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.configuration import parse_range
-from nas_osr.data.protocols import REHEARSAL
+from nas_osr.data.protocols import REHEARSAL, rename_former_names
 from nas_osr.errors import UserError
 from nas_osr.runs.names import is_run_folder
 from nas_osr.runs.run_folder import RunFolder
@@ -101,7 +101,7 @@ def check_images(folder: Path, part: Evaluated, met: dict[str, tuple[str, Path]]
     `met` has by classes and kind the fingerprint that was met first, and where; it is filled.
     """
     for result in part.results.values():
-        protocol = {**result["protocol"], "limit_per_class": part.config.get("limit_per_class")}
+        protocol = {**rename_former_names(result["protocol"]), "limit_per_class": part.config.get("limit_per_class")}
         for kind, fingerprint in result.get("data_fingerprints", {}).items():
             key = json.dumps([kind, protocol], sort_keys=True)
             before, where = met.setdefault(key, (fingerprint, folder))

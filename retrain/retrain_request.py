@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from nas_osr.configuration import Numbers
+from nas_osr.configuration import ClassNames, Numbers
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import rehearse
 from nas_osr.data.tasks import FAMILIES, PROTOCOLS
@@ -76,9 +76,9 @@ class RetrainRequest(NetworkOptions, RunRequest):
     "class splits, such as 0, 0-4 or 0,2, each a sub-folder of `out`; the search's, or 0."
     seeds: Numbers = "0"
     "seeds, such as 0 or 0-2; each split is trained once a seed."
-    pseudo_unknown: list[int] | None = None
-    """rehearse: these known labels (0 to N-1) play the unknown and training images the test, to choose settings by; no
-    test image is opened."""
+    pseudo_unknown: ClassNames | None = None
+    """rehearse: these known classes play the unknown and training images the test, to choose settings by; no test image
+    is opened."""
     bootstrap: int = 1000
     "resamples for the confidence intervals of the metrics."
 
@@ -115,7 +115,7 @@ class EvaluateRequest(ReopenOptions, FinishedOptions):
     """
 
     unknown: str | None = None
-    "a source whose test images all play the unknown, instead of the protocol's."
+    "a source whose test images all play the unknown, or the path of a folder of images, instead of the protocol's."
     rule: str | None = None
     "another scoring rule than the run's; several as mls,energy; all is every shipped one that can be used."
     rule_config: dict[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.plain import plain
 from nas_osr.plans import given
-from nas_osr.requests import DataOptions, ScheduleOptions
+from nas_osr.requests import DataOptions, ScheduleOptions, name_former_classes
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.runs.names import is_run_folder
 from nas_osr.scoring import rule_class
@@ -31,7 +31,7 @@ from nas_osr.search_spaces.presets import get_preset
 
 logger = logging.getLogger(__name__)
 
-CLASSES = ("family", "known", "class_seed", "splits")  # what makes a protocol's known classes
+CLASSES = ("family", "known", "unknown", "class_seed", "splits")  # what makes a protocol's known classes
 DATA = tuple(item.name for item in fields(DataOptions)) + ("splits",)
 JUDGED = ("rule", "rule_config")
 LEARNED = ("objective", "objective_config", "outliers")
@@ -100,6 +100,7 @@ def fill_open(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
 
 def read_request(searched: Mapping[str, Any], where: str) -> RetrainRequest:
     """What a record says of the fields that can be taken over; the others stay open. Raises UserError."""
+    searched = name_former_classes(RetrainRequest, searched, where)
     values = {name: searched[name] for name in (*DATA, *LEARNED, *JUDGED, "preset") if name in searched}
     if "split" in searched:
         values["splits"] = str(searched["split"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+from nas_osr.configuration import ClassNames
 from nas_osr.option_docs import Choices
 from nas_osr.requests import RunRequest, SpaceOptions
 from nas_osr.strategies import STRATEGIES
@@ -44,8 +45,8 @@ class SearchRequest(RunRequest, SpaceOptions, WeightOptions):
     "pas is Pseudo Auxiliary Searching, darts its ablation (all classes kept, last architecture), random the best of n."
     strategy_config: dict[str, Any] = field(default_factory=dict)
     "options of the strategy, for example --strategy_config.warmup_epochs 5."
-    pseudo_unknown: list[int] | None = None
-    "labels (0 to N-1) that play the unknown; drawn from the seed, or published, when not given."
+    pseudo_unknown: ClassNames | None = None
+    "known classes, by name, that play the unknown; drawn from the seed, or published, when not given."
     rule_sample: int = 1000
     "kept training images on which the rule is fitted when a network is judged."
     seed: int = 0

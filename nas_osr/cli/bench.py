@@ -121,12 +121,12 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
 
 def bench_protocol(request: BenchRequest) -> Protocol:
     """The protocol that is asked for, with the number of classes and the image size that are. Raises UserError."""
-    protocol = request.published_protocol(request.split)
+    protocol = replace(request, image_size=None).published_protocol(request.split)
     if request.classes is not None:
         if request.classes < 2:
             raise UserError(f"classes must be at least 2, got {request.classes}")
-        known = tuple((label,) for label in range(request.classes))
-        protocol = replace(protocol, known=known, known_names=(), pseudo_unknown=None)
+        known = tuple((str(label),) for label in range(request.classes))
+        protocol = replace(protocol, known=known, pseudo_unknown=None)
     if request.image_size is not None:
         protocol = replace(protocol, image_shape=(protocol.image_shape[0], request.image_size, request.image_size))
     return protocol

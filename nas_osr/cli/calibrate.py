@@ -74,7 +74,7 @@ def calibrate(request: CalibrateRequest, command: list[str]) -> None:
         show_table([["class", "threshold before", "threshold"], *map(list, columns)])
     else:
         print(f"threshold {after.thresholds[0]:.6g}, before {before.thresholds[0]:.6g}")
-    other = f", {passed_over} other files passed over" if passed_over else ""
+    other = f"; passed over: {passed_over}" if passed_over else ""
     print(
         f"accepts {result['accepted']:.1%} of these {result['images']} images, before {result['accepted_before']:.1%}"
         f"{other}; at least {request.accept:.4g} of further ones that are drawn alike\neverything in {folder}"

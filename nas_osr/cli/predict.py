@@ -72,7 +72,7 @@ def predict(request: PredictRequest, command: list[str]) -> None:
         raise UserError(f"{', '.join(request.images)}: no images there")
     said = [f"{counts['answered']} images, {counts['answered'] / seconds:.0f} a second"]
     said += [f"{counts['broken']} could not be read"] if counts["broken"] else []
-    said += [f"{files.passed_over} other files passed over"] if files.passed_over else []
+    said += [f"passed over: {files.passed_over}"] if files.passed_over else []
     print("; ".join(said), file=sys.stderr)
     if counts["broken"]:
         sys.exit(1)

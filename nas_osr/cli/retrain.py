@@ -19,5 +19,5 @@ def retrain(config: RetrainRequest, command: list[str]) -> None:
         show_metrics({**parts, "mean ± std": result["metrics"]} if len(parts) > 1 else parts)
         if config.pseudo_unknown is not None:
             names = ", ".join(map(str, config.pseudo_unknown))
-            print(f"a rehearsal: labels {names} played the unknown, training images the test")
+            print(f"a rehearsal: {names} played the unknown, training images the test")
         print(f"everything in {result['out']}")

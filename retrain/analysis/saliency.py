@@ -181,8 +181,9 @@ def give_outliers(opened: Reopened) -> None:
 
     config = opened.config
     if config.outliers is not None:
-        folder = config.data_folder
-        images = load_outliers(config.outliers, opened.protocol, folder, config.limit_per_class)
+        images = load_outliers(
+            config.outliers, opened.protocol, config.data_folder, config.limit_per_class, config.skip_broken
+        )
         opened.learner.objective.set_outliers(images.to(opened.fabric.device))
 
 

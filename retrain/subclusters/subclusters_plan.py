@@ -87,9 +87,7 @@ def class_protocol(protocol: Protocol, label: int) -> Protocol:
     return replace(
         protocol,
         known=protocol.known[label : label + 1],
-        known_names=protocol.known_names[label : label + 1],
         unknown=(),
-        unknown_names=(),
     )
 
 
@@ -101,4 +99,4 @@ def class_data(data: OpenSetData, label: int) -> OpenSetData:
         return replace(own, labels=torch.zeros_like(own.labels))
 
     protocol = class_protocol(data.protocol, label)
-    return OpenSetData(protocol, select(data.train), select(data.validation), None, None)
+    return replace(data, protocol=protocol, train=select(data.train), validation=select(data.validation), _test=None)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_osr.cli.options import parse_options
-from nas_osr.configuration import Numbers, make_request
+from nas_osr.configuration import ClassNames, Numbers, make_request
 from nas_osr.errors import UserError
 from nas_osr.files.storage import read_config
 from nas_osr.files.yaml_text import format_yaml
@@ -43,6 +43,7 @@ class Request:
     counts: list[int] | None = None
     anything: list[Any] | None = None
     maybe: float | None = None
+    known: ClassNames | None = None
 
 
 # no text that the command line has a meaning of its own for: null, and brackets around items
@@ -52,6 +53,11 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 entries = st.dictionaries(
     st.text(letters, max_size=4), finite | st.integers() | texts | st.booleans() | st.none(), max_size=3
 )
+# whatever a folder can be called, and what YAML would take for no text
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/"), min_size=1, max_size=8)
+names = names | st.sampled_from(
+    ["null", "no", "1e3", "01", "1.0", "true", "~", "a, b", "it's", '"', "[a]", "{", "é: #"]
+)
 VALUES = {
     str: texts, int: st.integers(-(10**9), 10**9), float: finite, bool: st.booleans(), NoneType: st.none(),
     Any: texts | entries | st.lists(st.integers() | finite), dict: entries, Path: texts.map(Path),
@@ -60,6 +66,8 @@ VALUES = {
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
     """Values of a hint."""
+    if hint is ClassNames:
+        return st.lists(names | st.lists(names, max_size=3), max_size=3)
     if hint is Numbers:
         return st.sampled_from(["0", "0-4", "1,3"])
     if get_origin(hint) is Literal:

@@ -138,11 +138,11 @@ def test_evaluating_again_sets_the_threshold_without_the_test(
 def test_a_rehearsal_opens_nothing_but_training_images_of_known_classes(tmp_path: Path) -> None:
     """It ends, with figures, where every other file would stop it; and again from its folder."""
     marked = write_images(tmp_path / "images", marked=True)
-    config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": [1]}
+    config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": ["bee"]}
     summary = run_retrain(RetrainRequest(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
     part = tmp_path / "run" / "split-0"
     result = json.loads((part / "metrics.json").read_text())
-    assert result["protocol"]["family"] == "rehearsal" and result["protocol"]["unknown_names"] == ["bee"]
+    assert result["protocol"]["family"] == "rehearsal" and result["protocol"]["unknown"] == ["bee"]
     assert result["test_images"] == {"known": 8, "unknown": 4}
     request = EvaluateRequest(run=str(part), device="cpu", threads=1, bootstrap=0)
     assert run_evaluate(request)[0]["metrics"] == pytest.approx(summary["parts"]["split-0"])

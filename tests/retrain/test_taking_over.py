@@ -95,7 +95,7 @@ def test_what_was_searched_for_is_what_is_retrained(search: str, caplog: pytest.
     [
         ({"splits": "0-1"}, {"splits": "0-1", "family": "nas_osr"}),
         ({"family": "arpl"}, {"family": "arpl", "splits": "0", "protocol": "digits", "limit_per_class": 40}),
-        ({"known": [1, 2]}, {"known": [1, 2], "family": "arpl", "splits": "0"}),
+        ({"known": [1, 2]}, {"known": ["1", "2"], "family": "arpl", "splits": "0"}),
         ({"class_seed": 3}, {"class_seed": 3, "family": "arpl", "splits": "0"}),
         ({"protocol": "digits"}, {"family": "nas_osr", "splits": "2"}),
         ({"protocol": "mnist"}, {"family": "arpl", "splits": "0", "limit_per_class": None, "rule": "neighbours"}),
@@ -255,17 +255,17 @@ def test_a_search_and_its_retraining_from_python(tmp_path: Path) -> None:
     run = RunFolder.open(tmp_path / "run" / "split-0")
     config = run.read_config()
     assert [config[name] for name in ("protocol", "known", "objective", "rule", "preset", "limit_per_class")] == [
-        "digits", [0, 1, 2, 3], "cross_entropy", "energy", "tiny", 20,
+        "digits", ["0", "1", "2", "3"], "cross_entropy", "energy", "tiny", 20,
     ]  # fmt: skip
     # an architecture file by itself knows the classes, too
     shutil.move(out / "architecture.json", tmp_path / "alone.json")
-    assert recorded(str(tmp_path / "alone.json"))["known"] == [0, 1, 2, 3]
+    assert recorded(str(tmp_path / "alone.json"))["known"] == ["0", "1", "2", "3"]
     shutil.rmtree(out)
     nas_osr.train(**config, out=str(tmp_path / "again"), quiet=True)
     for name in ("config.yaml", "metrics.json", "history.jsonl", "architecture.json"):
         assert (tmp_path / "again" / "split-0" / name).read_bytes() == (run.path / name).read_bytes(), name
     # the retraining's own folder is taken over from in turn
-    assert recorded(str(run.path), epochs=1)["known"] == [0, 1, 2, 3]
+    assert recorded(str(run.path), epochs=1)["known"] == ["0", "1", "2", "3"]
 
 
 def test_subclusters_take_over_from_the_search(search: str, tmp_path: Path) -> None:
