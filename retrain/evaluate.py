@@ -177,7 +177,7 @@ def kept_rule(run: RunFolder, *, differs: bool) -> ScoringRule:
 
 def shows_outliers(unknown: str, config: RetrainRequest) -> bool:
     """Whether a run has learned from images of what is to play the unknown: the same source, or a folder inside it."""
-    if config.outliers is None or unknown in SOURCES:
+    if config.outliers is None or unknown == config.outliers or unknown in SOURCES:
         return unknown == config.outliers
     theirs, others = open_source(config.outliers, config.data_folder), find_unknown(unknown)
     return not (theirs.numbered or others.numbered) and others.folder.resolve().is_relative_to(theirs.folder.resolve())

@@ -98,10 +98,12 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *
     import_plugins(options.plugin)
     kept = read_run(run, options.data_dir)
     config, protocol = kept.config, kept.protocol
+    skip_broken = options.skip_broken or config.skip_broken
     others = None
     if unknown is not None:
         protocol = with_unknown(protocol, unknown, config.data_folder)
         others = find_unknown(unknown, config.data_folder)
+        others.skip_broken = skip_broken
     fabric = make_fabric(options.device, options.precision, options.threads)
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
@@ -111,7 +113,7 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *
         config.data_folder,
         limit_per_class=config.limit_per_class,
         unknown_source=others,
-        skip_broken=config.skip_broken,
+        skip_broken=skip_broken,
         quiet=False,
     )
     if not any_images and images_changed(run, data):

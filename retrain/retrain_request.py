@@ -102,6 +102,8 @@ class ReopenOptions(DeviceOptions):
 
     data_dir: str | None = None
     "folder of the images, where it is not the run's."
+    skip_broken: bool = False
+    "pass over image files that cannot be read, and say how many; the run may have said so already."
     plugin: list[str] = field(default_factory=list)
     "modules with your own classes that the run was made with; a run folder by itself imports nothing."
 

@@ -82,6 +82,8 @@ def fill_open(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
     search = read_request(searched, where)
     values = {"preset": search.preset, **data_to_take(request, search)}
     filled = replace(request, **{name: value for name, value in values.items() if getattr(request, name) is None})
+    if values.get("skip_broken"):  # a switch, which is never open
+        filled = replace(filled, skip_broken=True)
     if search.objective is None or request.objective not in (None, search.objective):
         return filled
     try:  # nothing in a run folder causes an import: what the user has not named must be loaded

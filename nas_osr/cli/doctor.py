@@ -69,6 +69,8 @@ def describe_images(data_dir: Path | None) -> dict[str, Any]:
         f"{source} {part}"
         for source in (SOURCES if folder.is_dir() else ())
         for part in SOURCE_PARTS
-        if source_class(source).comes_with is None and open_source(source, folder).find(part) is not None
+        if source_class(source).counts
+        and source_class(source).comes_with is None  # own images have no place by name
+        and open_source(source, folder).find(part) is not None
     ]
     return {"folder": str(folder), "there": folder.is_dir(), "found": found}

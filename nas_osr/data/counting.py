@@ -21,5 +21,6 @@ def describe_counts(counts: Mapping[str, int], passed_over: PassedOver) -> str:
         each = f"{counts[least]:,}"
         if counts[least] < counts[most]:
             each = f"{each} (class {least}) to {counts[most]:,} (class {most})"
-        shown = f"{len(counts)} classes of {each} images, {sum(counts.values()):,} in all"
+        classes, images = "class" if len(counts) == 1 else "classes", "image" if counts[most] == 1 else "images"
+        shown = f"{len(counts)} {classes} of {each} {images}, {sum(counts.values()):,} in all"
     return f"{shown}; passed over: {passed_over}" if passed_over else shown

@@ -87,6 +87,17 @@ def test_records_of_earlier_versions(tmp_path: Path) -> None:
     assert protocol.known == (("airplane",), ("automobile",)) and protocol.unknown == ("cat", "dog")
 
 
-def test_earlier_runs_on_own_images_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="file: of an earlier version, for which a class of own images was its place"):
-        name_former_classes(RetrainRequest, {"protocol": "folder", "known": ["ant", "bee"], "split": 0}, "file")
+def test_earlier_runs_on_own_images(tmp_path: Path) -> None:
+    """Names that are no numbers say which classes were meant; what a model was trained on cannot be told any more."""
+    record = {"protocol": "folder", "known": ["ant", ["bee", "cat"]], "split": 0, "pseudo_unknown": [1]}
+    today = name_former_classes(RetrainRequest, record, "file")
+    assert today == {**record, "image_size": 32, "grey": False, "pseudo_unknown": None}
+    for change in ({"known": [0, 1]}, {"known": ["0", "ant"]}, {"known": None, "class_seed": 0}):
+        with pytest.raises(UserError, match="file: of an earlier version, for which a class of own images was its"):
+            name_former_classes(RetrainRequest, {**record, **change}, "file")
+    config = {**RetrainRequest().recorded(), "protocol": "folder", "known": ["ant", "bee"]}
+    del config["image_size"]
+    run = RunFolder(tmp_path)
+    run.write_yaml("config.yaml", config)
+    with pytest.raises(UserError, match="config.yaml: of an earlier version, .* train it again"):
+        read_retrain_config(run)

@@ -146,6 +146,7 @@ def test_known_classes_and_their_folder_are_taken_over(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for name in ("ant", "bee", "cat"):
             (tmp_path / "images" / part / name).mkdir(parents=True)
+            (tmp_path / "images" / part / name / "x.png").touch()
     folder = {"protocol": "folder", "family": "arpl", "split": 0, "data_dir": str(tmp_path / "images")}
     search = write_search(tmp_path / "search", **folder, known=["cat", "ant"], pseudo_unknown=[])
     found = recorded(search)
@@ -153,6 +154,13 @@ def test_known_classes_and_their_folder_are_taken_over(tmp_path: Path) -> None:
     # of another protocol neither the classes nor, since it is these pictures, the folder
     other = recorded(search, protocol="digits")
     assert other["known"] is None and other["data_dir"] is None
+
+
+def test_broken_images_stay_passed_over(tmp_path: Path) -> None:
+    search = write_search(tmp_path / "search", skip_broken=True, class_seed=0, family="arpl")
+    assert recorded(search)["skip_broken"] is True and recorded(search)["class_seed"] == 0
+    other = write_search(tmp_path / "other", skip_broken=False)
+    assert recorded(other)["skip_broken"] is False and recorded(other, skip_broken=True)["skip_broken"] is True
 
 
 def test_a_folder_of_all_data_sets_serves_another_protocol(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -32,27 +33,37 @@ def divide_images(paths: Sequence[Path], share: float) -> dict[str, list[Path]]:
     groups next in line make up for it. Two groups or more give at least one to each part.
     """
     looks = glance_at(paths)
-    groups = group_alike(looks)
-    if len(paths) > 1 and groups.max() == 0:
+    tested = _find_tested(tuple(looks), share)
+    if tested is None:
         logger.warning("%s: all %d images are nearly the same, and divided as if not", paths[0].parent, len(paths))
-        groups = np.arange(len(paths))
+        tested = _choose_groups(looks, np.arange(len(looks)), share)
+    return {
+        "train": [path for index, path in enumerate(paths) if index not in tested],
+        "test": [path for index, path in enumerate(paths) if index in tested],
+    }
+
+
+@lru_cache(maxsize=4096)
+def _find_tested(looks: tuple[Glance, ...], share: float) -> frozenset[int] | None:
+    """Which images are the test's; None where all are near-duplicates. Remembered: training and test ask alike."""
+    groups = group_alike(looks)
+    return None if len(looks) > 1 and groups.max() == 0 else _choose_groups(looks, groups, share)
+
+
+def _choose_groups(looks: Sequence[Glance], groups: np.ndarray, share: float) -> frozenset[int]:
+    """The images of the groups that go to the test; see `divide_images`."""
     members = {group: np.flatnonzero(groups == group) for group in range(len(set(groups.tolist())))}
-    places = {group: _place([looks[index].digest for index in found]) for group, found in members.items()}
-    least, most = max(1.0, 0.5 * share * len(paths)), max(1.0, 1.5 * share * len(paths))
-    tested: set[int] = set()
-    count = 0
+    places = {group: _place([looks[index].digest for index in found.tolist()]) for group, found in members.items()}
+    least, most = max(1.0, 0.5 * share * len(looks)), max(1.0, 1.5 * share * len(looks))
+    tested: list[int] = []
     for group in sorted(places, key=lambda group: places[group]) if len(places) > 1 else []:
-        if count >= least and places[group] >= share:
+        if len(tested) >= least and places[group] >= share:
             break
-        if count + len(members[group]) <= most:
-            tested.add(group)
-            count += len(members[group])
+        if len(tested) + len(members[group]) <= most:
+            tested += members[group].tolist()
     if not tested and len(places) > 1:  # every group is large
-        tested = {min(places, key=lambda group: (len(members[group]), places[group]))}
-    parts: dict[str, list[Path]] = {"train": [], "test": []}
-    for path, group in zip(paths, groups, strict=True):
-        parts["test" if int(group) in tested else "train"].append(path)
-    return parts
+        tested = members[min(places, key=lambda group: (len(members[group]), places[group]))].tolist()
+    return frozenset(tested)
 
 
 def group_alike(looks: Sequence[Glance]) -> np.ndarray:

@@ -149,19 +149,24 @@ class OwnFolder(Source):
 
     def read(self, part: str, classes: Collection[int], image_shape: Shape, limit: int | None) -> Arrays:
         """The images of these classes alone, the first ones by name."""
-        list_class_folders(self.folder / part if self.has_parts else self.folder, self.passed_over)
+        self._count_strays(part)
         return self.read_files({class_id: self._files(part, class_id) for class_id in classes}, image_shape, limit)
 
     def count_classes(self, part: str, decode: bool = False) -> dict[int, int]:
         """How many images of each class there are in a part; all are read with `decode`. Raises UserError."""
         self.passed_over = PassedOver()
-        list_class_folders(self.folder / part if self.has_parts else self.folder, self.passed_over)
+        self._count_strays(part)
         classes = sorted(self.trainable if part == "train" else self.testable)
         files = {class_id: self._files(part, class_id) for class_id in classes}
         listed = [(path, class_id) for class_id in classes for path in files[class_id]]
         broken = self._find_broken([path for path, _ in listed]) if decode else ()
         found = Counter(class_id for index, (_, class_id) in enumerate(listed) if index not in broken)
         return dict(sorted(found.items()))
+
+    def _count_strays(self, part: str) -> None:
+        """Count what lies beside the class folders."""
+        if self._loose is None:
+            list_class_folders(self.folder / part if self.has_parts else self.folder, self.passed_over)
 
     def count_training(self, classes: Collection[int]) -> dict[int, int]:
         """Training images of these classes; of those that are to be divided the share, for no file is opened."""

@@ -79,7 +79,7 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = {line.split()[0]: line for line in lines if not line.startswith(" ")}
     counted = "10 classes of 139 (class 8) to 146 (class 1) images, 1,438 in all, bundled with scikit-learn"
     assert rows["digits"].split(maxsplit=4) == ["digits", "yes", "digits", "train", counted]
-    assert "10 of 50000 images: 10 classes of 1 images" in rows["cifar10"] and rows["cifar10"].split()[1] == "yes"
+    assert "10 of 50000 images: 10 classes of 1 image" in rows["cifar10"] and rows["cifar10"].split()[1] == "yes"
     assert rows["cifar+10"].split()[1] == "no" and rows["svhn"].split()[1] == "no"
     (tmp_path / "cifar10" / "train" / "kitten").mkdir()
     (tmp_path / "cifar10" / "train" / "kitten" / "x.png").touch()
@@ -145,7 +145,7 @@ def test_prepare_decodes_every_image_file(tmp_path: Path, capsys: pytest.Capture
         commands.prepare("cifar10", tmp_path)
     assert main(["data", "prepare", "cifar10", "--data_dir", str(tmp_path), "--skip_broken"]) == 0
     said = capsys.readouterr().out
-    assert "cifar10 train: 2 of 50000 images: 2 classes of 1 images, 2 in all; passed over: files: 12 damaged;" in said
+    assert "cifar10 train: 2 of 50000 images: 2 classes of 1 image, 2 in all; passed over: files: 12 damaged;" in said
 
 
 @pytest.mark.parametrize("mistake", ["checksum", "address"])

@@ -21,6 +21,7 @@ RUN = [*SMALL, "--protocol", "cifar10", "--known", "automobile,bird,cat", "--obj
 def test_descriptions() -> None:
     passed = PassedOver()
     assert describe_counts({}, passed) == "no images"
+    assert describe_counts({"a": 1}, passed) == "1 class of 1 image, 1 in all"
     assert describe_counts({"a": 1200, "b": 1200}, passed) == "2 classes of 1,200 images, 2,400 in all"
     passed.files["damaged"] += 1000
     assert describe_counts({"a": 3, "b": 1}, passed) == (
@@ -67,6 +68,15 @@ def test_a_run_and_its_evaluation(
     assert main(["evaluate", out, "--bootstrap", "0", "--device", "cpu"]) == 0
     unknown = "cifar10 (cifar10, test, unknown): 7 classes of 2 (class deer) to 3 (class airplane) images, 20 in all"
     assert said(caplog) == [*expected, unknown]
+
+    (tmp_path / "holidays").mkdir()
+    for number in range(2):
+        Image.new("L", (50, 40), number).save(tmp_path / "holidays" / f"{number}.gif")
+    (tmp_path / "holidays" / "broken.tif").write_bytes(b"x")
+    (tmp_path / "holidays" / "notes.txt").touch()
+    assert main(["evaluate", out, "--bootstrap", "0", "--device", "cpu", "--unknown", str(tmp_path / "holidays")]) == 0
+    line = "1 class of 2 images, 2 in all; passed over: files: 1 damaged, 1 of no image's suffix"
+    assert said(caplog)[2] == f"cifar10 (folder, test, unknown): {line}"  # broken ones as the run was told
 
 
 def test_a_search_says_it_unless_it_is_quiet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
