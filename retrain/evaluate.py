@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,13 +18,17 @@ from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evalua
 from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
-from nas_osr.retrain.model import count_macs
-from nas_osr.retrain.reopen import open_parts, read_run, reopen
+from nas_osr.retrain.build import count_macs
+from nas_osr.retrain.model_reading import open_model
+from nas_osr.retrain.reopen import images_changed, open_parts, read_run, reopen, trained_fingerprint
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.runs.names import MODEL_FOLDER
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.architectures.architecture import Architecture
+
+logger = logging.getLogger(__name__)
 
 
 def forward_of(learner: Any, mirrored: bool) -> Callable[[Tensor], Outputs]:
@@ -101,7 +106,7 @@ def write_evaluation(
         "mirrored": mirrored,
         "threshold": rule.threshold,
         "protocol": protocol.to_dict(),
-        "data_fingerprints": {"known": data.fingerprint(), "test": data.test_fingerprint()},
+        "data_fingerprints": {"known": trained_fingerprint(run) or data.fingerprint(), "test": data.test_fingerprint()},
         "network": network if isinstance(network, str) else None,
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "macs": count_macs(learner, protocol.image_shape),
@@ -130,9 +135,9 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     kept = read_run(run, request.data_dir)
     if request.unknown is not None and shows_outliers(request.unknown, kept.config):
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
-    rules, labels = [], []
-    for rule, changed in choose_rules(kept.objective, request):
-        rules.append(rule)
+    chosen = choose_rules(kept.objective, request)
+    rules, labels = [rule for rule, _ in chosen], []
+    for rule, changed in chosen:
         marks = (
             name_unknown(request.unknown),
             rule.name if changed else None,
@@ -141,15 +146,33 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
-    opened = reopen(run, request, request.unknown)
+    opened = reopen(run, request, request.unknown, any_images=True)
     parts = (opened.learner, opened.data, opened.fabric.device)
-    fit_rules(rules, *parts, mirrored=request.mirrored)
+    if images_changed(run, opened.data):
+        rules = [kept_rule(run, differs=request.mirrored or any(changed for _, changed in chosen))]
+    else:
+        fit_rules(rules, *parts, mirrored=request.mirrored)
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
     return [
         write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)
         for rule, found, label in zip(rules, judged, labels, strict=True)
     ]
+
+
+def kept_rule(run: RunFolder, *, differs: bool) -> ScoringRule:
+    """The rule of a run's model, as it was fitted, for images that cannot fit one like it; says so in a line.
+
+    `differs` is whether something else than this rule is asked for. Raises UserError then, or where there is no model.
+    """
+    what = f"{run.path}: the known images have changed since it was trained"
+    if differs:
+        raise UserError(f"{what}: another rule, or mirrored, needs the same ones: give their folder with --data_dir")
+    if not (run.path / MODEL_FOLDER).is_dir():
+        raise UserError(f"{what}, and it has no model/ that keeps the rule: give the right folder with --data_dir")
+    rule = open_model(run.path).rule
+    logger.warning("%s: rule %s and its threshold are those of its model", what, rule.name)
+    return rule
 
 
 def shows_outliers(unknown: str, config: RetrainRequest) -> bool:

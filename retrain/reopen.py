@@ -15,7 +15,7 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.plans import ObjectivePlan, given, import_plugins
 from nas_osr.requests import ObjectiveOptions, name_former_classes
-from nas_osr.retrain.model import build_learner
+from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.networks import check_network
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.runs.run_folder import RunFolder
@@ -84,11 +84,12 @@ def keep_objective(config: ObjectiveOptions, protocol: Protocol) -> ObjectivePla
     return ObjectivePlan(config.objective, kind, settings, given(config.rule, kind.default_rule), config.rule_config)
 
 
-def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -> Reopened:
+def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *, any_images: bool = False) -> Reopened:
     """Open the folder of one retraining again. Nothing in it causes an import, but the plug-ins that are named are.
 
     Args:
         unknown: a source whose test images all play the unknown, or a folder of images, instead of the protocol's.
+        any_images: whether the known images may be others than those that the network was trained on.
 
     Raises:
         UserError: the folder is not a retraining that has a trained network, data or device are not there, or the known
@@ -115,18 +116,24 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -
         skip_broken=skip_broken,
         quiet=False,
     )
-    check_same_images(run, data)
-    return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
-
-
-def check_same_images(run: RunFolder, data: OpenSetData) -> None:
-    """UserError unless the known images are those that the run has learned from."""
-    recorded = run.read_provenance().get("data_fingerprint")
-    if recorded is not None and str(recorded).partition("+")[0] != data.fingerprint():  # outliers follow the plus
+    if not any_images and images_changed(run, data):
         raise UserError(
             f"{run.path}: the known images have changed since it was trained, so its figures would not be comparable: "
             "give the right folder with --data_dir"
         )
+    return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
+
+
+def images_changed(run: RunFolder, data: OpenSetData) -> bool:
+    """Whether the known images are others than those that the run has learned from."""
+    trained = trained_fingerprint(run)
+    return trained is not None and trained != data.fingerprint()
+
+
+def trained_fingerprint(run: RunFolder) -> str | None:
+    """That of the known images that a run has learned from; None where it does not say."""
+    recorded = run.read_provenance().get("data_fingerprint")
+    return None if recorded is None else str(recorded).partition("+")[0]  # outliers follow the plus
 
 
 def open_parts(folder: Path) -> list[RunFolder]:

@@ -22,7 +22,7 @@ from nas_osr.plans import (
 )
 from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, write_down
-from nas_osr.retrain.model import resolve_architecture
+from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.retrain_request import RetrainRequest

@@ -19,12 +19,14 @@ from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import check_divided
 from nas_osr.requests import name_former_classes
+from nas_osr.retrain.build import save_architecture
 from nas_osr.retrain.comparison import check_result
 from nas_osr.retrain.evaluate import evaluate_test, fit_rules, write_evaluation
-from nas_osr.retrain.model import save_architecture
+from nas_osr.retrain.model import Model, about_model, inputs_of, write_model
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.runs.names import MODEL_FOLDER
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
@@ -158,7 +160,11 @@ def evaluate_part(
     rule = part.training.objective.make_rule()
     fit_rules([rule], trained, data, device)
     [judged] = evaluate_test([rule], trained, data, device)
-    result = write_evaluation(run, rule, judged, trained.module, part.training.network, data, plan.bootstrap)
+    network, objective = part.training.network, part.training.objective
+    result = write_evaluation(run, rule, judged, trained.module, network, data, plan.bootstrap)
+    inputs = inputs_of(data.protocol)
+    about = about_model(result, data)
+    write_model(run.path / MODEL_FOLDER, Model(network, objective, inputs, trained.module, rule, None, about))
     run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
     run.finish()
     return result

@@ -14,7 +14,7 @@ from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.plans import MachinePlan, ObjectivePlan
-from nas_osr.retrain.model import build_learner
+from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture

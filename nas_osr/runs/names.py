@@ -33,6 +33,8 @@ RUN_FILES = (
     "events.out.tfevents.*",
 )
 RUN_FOLDERS = ("split-*",)  # runs inside a run
+MODEL_FOLDER = "model"  # what a retraining leaves to be used
+MODEL_FILES = ("model.json", "model.safetensors", "model.onnx", "README.md", ".*.tmp")
 
 
 def is_run_folder(path: Path) -> bool:
@@ -55,8 +57,14 @@ def clear_run_folder(path: Path) -> None:
                     clear_run_folder(entry)
                     for name in (LOCK, "provenance.json"):
                         (entry / name).unlink(missing_ok=True)
-                    if not any(entry.iterdir()):
-                        entry.rmdir()
+                elif entry.name == MODEL_FOLDER:
+                    for file in entry.iterdir():
+                        if matches(file.name, MODEL_FILES):
+                            file.unlink()
+                else:
+                    continue
+                if not any(entry.iterdir()):
+                    entry.rmdir()
             elif entry.name not in (LOCK, "provenance.json") and matches(entry.name, RUN_FILES):
                 entry.unlink()
 

@@ -24,7 +24,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.plans import OutputPlan
-from nas_osr.retrain.model import save_architecture
+from nas_osr.retrain.build import save_architecture
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -126,10 +127,9 @@ def _decode_all(
     return dict(sorted(unreadable.items()))
 
 
-def _read_image(
-    path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool, large: threading.Lock
-) -> np.ndarray:
-    """uint8 [H, W, C]"""
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file, its header read and its size looked at. Raises UserError, also where decoding it fails."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             raise UnreadableImage(path, "no file", "is not a file: remove it")
@@ -138,8 +138,7 @@ def _read_image(
             if pixels > MAX_PIXELS:
                 what = f"has {pixels:,} pixels, more than {MAX_PIXELS:,}: scale it down"
                 raise UnreadableImage(path, "too large", what)
-            with large if pixels > _MANY_PIXELS else nullcontext():
-                return _decode(opened, path, shape, grey_too, convert)
+            yield opened
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
@@ -166,13 +165,30 @@ def to_eight_bits(image: Image.Image, kind: str | None, path: Path) -> Image.Ima
     return image.convert("L") if image.mode == "1" else image
 
 
-def _decode(opened: Image.Image, path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool) -> np.ndarray:
+def fit_picture(picture: Image.Image, shape: tuple[int, int, int], path: Path) -> np.ndarray:
+    """uint8 [H, W, C] of a picture of any size and mode: upright, of C channels, scaled and centre-cropped to H x W.
+
+    `path` is for messages. Raises UserError as `to_eight_bits` does.
+    """
+    channels, height, width = shape
+    upright = to_eight_bits(ImageOps.exif_transpose(picture), picture.format, path).convert(_MODES[channels])
+    fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(fitted).reshape(height, width, channels)
+
+
+def _read_image(
+    path: Path, shape: tuple[int, int, int], grey_too: bool, convert: bool, large: threading.Lock
+) -> np.ndarray:
+    """uint8 [H, W, C]"""
+    with open_picture(path) as opened, large if math.prod(opened.size) > _MANY_PIXELS else nullcontext():
+        return fit_picture(opened, shape, path) if convert else _decode(opened, path, shape, grey_too)
+
+
+def _decode(opened: Image.Image, path: Path, shape: tuple[int, int, int], grey_too: bool) -> np.ndarray:
     """uint8 [H, W, C]"""
     channels, height, width = shape
-    image = to_eight_bits(ImageOps.exif_transpose(opened) if convert else opened, opened.format, path)
-    if convert:
-        image = ImageOps.fit(image.convert(_MODES[channels]), (width, height), Image.Resampling.BILINEAR)
-    elif image.mode in ("LA", "RGBA"):
+    image = to_eight_bits(opened, opened.format, path)
+    if image.mode in ("LA", "RGBA"):
         image = image.convert(image.mode[:-1])
     if image.size != (width, height):
         found = f"{image.size[0]}x{image.size[1]}"
