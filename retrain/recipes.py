@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nas_osr.configuration import check_not_negative
 from nas_osr.errors import UserError
 from nas_osr.plugins import make_config
 
@@ -22,6 +23,8 @@ class Recipe:
 
     Attributes:
         learning_rate: the peak.
+        reference_batch: the batch size that the learning rate is for, in proportion to which it is scaled for another;
+            0: for every batch size.
         optimizer: `sgd` with momentum, or `adam`.
         momentum: of sgd, in [0, 1).
         nesterov: Nesterov's form of momentum.
@@ -37,6 +40,7 @@ class Recipe:
     """
 
     learning_rate: float
+    reference_batch: int = 0
     optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
@@ -56,8 +60,15 @@ class Recipe:
             raise UserError(f"recipe: optimizer must be sgd or adam, got {self.optimizer!r}")
         if not self.learning_rate > 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0 or self.clip < 0:
             raise UserError("recipe: learning_rate > 0, 0 <= momentum < 1, weight_decay >= 0 and clip >= 0 are needed")
+        check_not_negative(self, "reference_batch", where="recipe: ")
         if not 0 < self.rise < 1 or not 0 < self.decay <= 1 or not 0 < self.first_stage <= 1:
             raise UserError("recipe: rise must lie between 0 and 1, decay and first_stage in (0, 1]")
+
+    def for_batches(self, batch_size: int) -> Recipe:
+        """The same with the learning rate for steps of so many images (linear scaling: Goyal et al. 2017)."""
+        if not self.reference_batch:
+            return self
+        return replace(self, learning_rate=self.learning_rate * batch_size / self.reference_batch)
 
     def factor(self, epochs: int) -> Callable[[float], float]:
         """The schedule over `epochs` epochs: position in epochs -> factor on the learning rate."""
@@ -102,7 +113,14 @@ RECIPES: dict[str, Mapping[str, Any]] = {
     # what the papers with generative models train with
     "adam": {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 0.0, "schedule": "exponential", "decay": 1.0},
     # a short schedule: large peak, Nesterov momentum; docs/recipes.md has the ablations
-    "fast": {"learning_rate": 0.2, "nesterov": True, "schedule": "triangle", "clip": 5.0, "scaled": True},
+    "fast": {
+        "learning_rate": 0.2,
+        "reference_batch": 128,
+        "nesterov": True,
+        "schedule": "triangle",
+        "clip": 1.0,
+        "scaled": True,
+    },
 }
 
 

@@ -58,7 +58,8 @@ class TrainingPlan:
 
     def set_up(self, learner: Learner, fabric: Fabric, seed: int) -> tuple[Any, dict[str, Any], Schedule]:
         """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
-        recipe, epochs = self.schedule.recipe, self.schedule.epochs
+        epochs = self.schedule.epochs
+        recipe = self.schedule.recipe.for_batches(self.schedule.batch_size)
         heads = learner.objective
         optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
         schedule = Schedule(

@@ -31,6 +31,8 @@ class BilevelConfig:
     "first epochs that update weights only."
     architecture_lr: float = 2e-3
     "learning rate of alphas and betas (Adam, betas .5 and .999)."
+    temperature: float = 1.0
+    "of the softmax of alphas and betas in the last epoch; it falls to it from 1 after warm-up, by a factor an epoch."
     order: str = "architecture_first"
     "which step comes first in a pair: architecture_first, or weights_first (Algorithm 1 of the paper)."
     stop_rule: str = "none"
@@ -38,7 +40,7 @@ class BilevelConfig:
 
     def __post_init__(self) -> None:
         check_not_negative(self, "warmup_epochs")
-        check_positive(self, "architecture_lr")
+        check_positive(self, "architecture_lr", "temperature")
         check_choice(self, "order", ORDERS)
         check_choice(self, "stop_rule", (*STOP_RULES, "none"))
 
@@ -56,7 +58,7 @@ class PAS(Strategy):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4},
         "small": {"warmup_epochs": 10, "architecture_lr": 2e-3},
-        "tiny": {"warmup_epochs": 8, "architecture_lr": 1e-2},
+        "tiny": {"warmup_epochs": 8, "architecture_lr": 6e-2, "temperature": 0.1},
     }
     picks_last: ClassVar[bool] = False
 
