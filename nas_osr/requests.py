@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from nas_osr.configuration import Checked, DataPath, UserPath
 from nas_osr.data.protocols import Protocol, make_protocol
 from nas_osr.data.tasks import FAMILIES, PROTOCOLS
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.option_docs import Choices
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices, Range
 from nas_osr.scoring import RULES
 from nas_osr.search_spaces.operations import OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
@@ -24,7 +25,7 @@ NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quie
 
 
 @dataclass
-class ProtocolOptions:
+class ProtocolOptions(Checked):
     """Which classes are known, and where the images are."""
 
     protocol: Annotated[str, Choices(PROTOCOLS, plugins=True)] = "cifar10"
@@ -33,9 +34,9 @@ class ProtocolOptions:
     "family of the published class splits."
     known: list[Any] | None = None
     "explicit known classes (ids or names, or lists of them to merge) instead of a published split."
-    class_seed: int | None = None
+    class_seed: Annotated[int | None, SEEDS] = None
     "draw the known classes from this seed instead."
-    data_dir: str | None = None
+    data_dir: DataPath | None = None
     "folder of the images; the environment variable NAS_OSR_DATA when not given."
 
     def published_protocol(self, split: int) -> Protocol:
@@ -59,12 +60,12 @@ class ProtocolOptions:
 class DataOptions(ProtocolOptions):
     """Which classes are known, and which images are used."""
 
-    limit_per_class: int | None = None
+    limit_per_class: Annotated[int | None, Range(2)] = None
     "use only so many images of each class."
 
 
 @dataclass
-class LossOptions:
+class LossOptions(Checked):
     """What is learned."""
 
     objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "vae_contrastive"
@@ -88,12 +89,12 @@ class ObjectiveOptions(LossOptions):
 
 
 @dataclass
-class PresetOptions:
+class PresetOptions(Checked):
     """What fixes the sizes."""
 
     preset: Annotated[str, Choices(PRESETS)] = "small"
     "fixes what is left open."
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, POSITIVE] = None
     "images a step, of all processes together where torchrun starts several."
 
 
@@ -101,12 +102,12 @@ class PresetOptions:
 class ScheduleOptions(PresetOptions):
     """How long, and in which steps."""
 
-    epochs: int | None = None
+    epochs: Annotated[int | None, POSITIVE] = None
     "passes over the training images (searching: over the weight half)."
 
 
 @dataclass
-class SpaceOptions:
+class SpaceOptions(Checked):
     """What an architecture is searched in; the preset's where not given."""
 
     layers: int | None = None
@@ -122,14 +123,14 @@ class SpaceOptions:
 
 
 @dataclass
-class DeviceOptions:
+class DeviceOptions(Checked):
     """Where it is computed."""
 
     device: str = "auto"
     "auto, cpu, cuda or cuda:INDEX."
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     "of the computation; auto is bf16-mixed on a GPU that has it."
-    threads: int = 0
+    threads: Annotated[int, THREADS] = 0
     "CPU threads of a process; 0 leaves torch's choice."
 
 
@@ -148,10 +149,10 @@ class MachineOptions(DeviceOptions):
 
 
 @dataclass
-class OutputOptions:
+class OutputOptions(Checked):
     """Where a run goes, and how it talks."""
 
-    out: str = "runs/new"
+    out: UserPath = "runs/new"
     "folder of the run."
     resume: Literal["no", "auto"] = "no"
     "auto continues what is in `out`; no starts afresh."
@@ -173,7 +174,7 @@ class OutputOptions:
 class SavingOptions(OutputOptions):
     """Where a run goes, how it talks, and how often it saves."""
 
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 10.0
     "save so often inside an epoch, besides at its end; 0 is at the end only."
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from nas_osr.configuration import check_positive
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
 from nas_osr.plans import (
@@ -73,7 +72,6 @@ def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
 
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
-    check_positive(request, "rule_sample")
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
     default_augmentation(protocol, request.augmentation)
@@ -84,7 +82,6 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         "batch_size": given(request.batch_size, preset.batch_size),
     }
     weights = WeightsPlan(**{**same_fields(WeightsPlan, request), **filled})
-    check_positive(weights, "epochs", "batch_size", "weight_lr")
     objective.check_divided(weights.batch_size)
     plan = SearchPlan(
         strategy=strategy,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nas_osr.errors import UserError, show
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors
 from nas_osr.metrics.open_set import Array
 from nas_osr.outputs import Outputs
@@ -58,7 +59,8 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
         UserError: the file cannot be read or is none, an array has a name that means nothing or no numbers or text in
             it, or all together are larger than 4 GiB.
     """
-    with file_errors(Path(path), "read"):
+    path = user_path(path)
+    with file_errors(path, "read"):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()

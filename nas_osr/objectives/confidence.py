@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
@@ -42,6 +42,7 @@ from nas_osr.objectives.parts.gan import (
     train_gan,
 )
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import POSITIVE
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
 
@@ -49,7 +50,7 @@ IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 
 @dataclass(frozen=True)
-class ConfidenceConfig:
+class ConfidenceConfig(Checked):
     """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`.
 
     Attributes:
@@ -63,17 +64,16 @@ class ConfidenceConfig:
     """
 
     source: str = "gan"
-    beta: float = 0.1
-    gan_latent: int = 100
-    gan_width: int = 64
-    gan_learning_rate: float = 2e-4
-    gan_epochs: int = 20
-    gan_batch_size: int = 64
+    beta: Annotated[float, POSITIVE] = 0.1
+    gan_latent: Annotated[int, POSITIVE] = 100
+    gan_width: Annotated[int, POSITIVE] = 64
+    gan_learning_rate: Annotated[float, POSITIVE] = 2e-4
+    gan_epochs: Annotated[int, POSITIVE] = 20
+    gan_batch_size: Annotated[int, POSITIVE] = 64
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice(self, "source", IMAGES_FROM, where="confidence: ")
-        check_positive(self, "beta", "gan_learning_rate", "gan_latent", "gan_width", where="confidence: ")
-        check_positive(self, "gan_epochs", "gan_batch_size", where="confidence: ")
 
 
 class Confidence(Objective):

@@ -13,24 +13,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class CROSRConfig:
+class CROSRConfig(Checked):
     """Coefficients of the loss and widths of the reconstruction's path.
 
     Attributes:
@@ -40,14 +41,10 @@ class CROSRConfig:
         pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
     """
 
-    reconstruction_weight: float = 1.0
-    latent_channels: int = 32
-    decoder_channels: int = 128
-    pixel_std: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        check_not_negative(self, "reconstruction_weight", where="crosr: ")
-        check_positive(self, "latent_channels", "decoder_channels", where="crosr: ")
+    reconstruction_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    latent_channels: Annotated[int, POSITIVE] = 32
+    decoder_channels: Annotated[int, POSITIVE] = 128
+    pixel_std: Annotated[tuple[float, ...] | None, POSITIVE] = None
 
 
 class CROSR(Objective):

@@ -9,21 +9,22 @@ updates with all others, so the weight scales their steps too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative
+from nas_osr.configuration import Checked
 from nas_osr.data.sources.base import Shape
-from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, Range
 from nas_osr.outputs import FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class CrossEntropyConfig:
+class CrossEntropyConfig(Checked):
     """Coefficients of the loss.
 
     Attributes:
@@ -32,13 +33,8 @@ class CrossEntropyConfig:
         center_weight: weight of the Center loss; 0 is off.
     """
 
-    label_smoothing: float = 0.0
-    center_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"cross_entropy: label_smoothing is a share from 0 to below 1, got {self.label_smoothing}")
-        check_not_negative(self, "center_weight", where="cross_entropy: ")
+    label_smoothing: Annotated[float, Range(0, 1, below=True)] = 0.0
+    center_weight: Annotated[float, NOT_NEGATIVE] = 0.0
 
 
 class CrossEntropy(Objective):

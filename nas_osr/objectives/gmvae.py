@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
-from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
+from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
 from nas_osr.objectives.parts.densities import (
     bernoulli_loss,
     gaussian_log_density,
@@ -34,6 +34,7 @@ from nas_osr.objectives.parts.densities import (
     standard_normal_divergence,
     truncated_gaussian_loss,
 )
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
@@ -43,7 +44,7 @@ RECONSTRUCTIONS = ("bernoulli", "truncated_gaussian")
 
 
 @dataclass(frozen=True)
-class GMVAEConfig:
+class GMVAEConfig(Checked):
     """Sizes and terms of the loss.
 
     Attributes:
@@ -62,26 +63,20 @@ class GMVAEConfig:
             encoder has there.
     """
 
-    latent_dim: int = 10
-    prior_dim: int = 10
-    hidden: int = 64
-    subclusters: int | tuple[int, ...] | None = None
+    latent_dim: Annotated[int, POSITIVE] = 10
+    prior_dim: Annotated[int, POSITIVE] = 10
+    hidden: Annotated[int, POSITIVE] = 64
+    subclusters: Annotated[int | tuple[int, ...] | None, POSITIVE] = None
     reconstruction: str = "bernoulli"
-    pixel_scale: float = 0.0
+    pixel_scale: Annotated[float, NOT_NEGATIVE] = 0.0
     v_prior: bool = False
-    decoder_channels: int = 0
+    decoder_channels: Annotated[int, DECODER_CHANNELS] = 0
 
     def __post_init__(self) -> None:
-        check_positive(self, "latent_dim", "prior_dim", "hidden", where="gmvae: ")
+        super().__post_init__()
         check_choice(self, "reconstruction", RECONSTRUCTIONS, where="gmvae: ")
-        check_not_negative(self, "pixel_scale", where="gmvae: ")
-        check_decoder_channels(self, where="gmvae: ")
-        given = 1 if self.subclusters is None else self.subclusters
-        counts = given if isinstance(given, tuple) else (given,)
-        if not counts or not all(type(count) is int and count >= 1 for count in counts):
-            raise UserError(
-                f"gmvae: subclusters must be a whole number from 1, or one for each class, got {self.subclusters!r}"
-            )
+        if self.subclusters == ():
+            raise UserError("gmvae: subclusters must be a whole number from 1, or one for each class, got none")
 
     def counts(self, num_classes: int) -> tuple[int, ...]:
         """K_c of every class. Raises UserError when they are listed for another number of classes."""

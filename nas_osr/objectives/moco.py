@@ -12,25 +12,25 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_positive
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
-from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.contrastive import info_nce_loss, unit_vectors
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.supcon import ProjectionHead
+from nas_osr.option_docs import POSITIVE, SHARE
 from nas_osr.outputs import FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class MoCoConfig:
+class MoCoConfig(Checked):
     """Coefficients of the loss. Queue and momentum are the GradMix paper's, temperature and head the MoCo paper's.
 
     Attributes:
@@ -41,16 +41,11 @@ class MoCoConfig:
         flip: mirror views; not for digits.
     """
 
-    temperature: float = 0.07
-    queue_size: int = 8196
-    momentum: float = 0.999
-    head_width: int = 128
+    temperature: Annotated[float, POSITIVE] = 0.07
+    queue_size: Annotated[int, POSITIVE] = 8196
+    momentum: Annotated[float, SHARE] = 0.999
+    head_width: Annotated[int, POSITIVE] = 128
     flip: bool = True
-
-    def __post_init__(self) -> None:
-        check_positive(self, "temperature", "queue_size", "head_width", where="moco: ")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"moco: momentum must lie between 0 and 1, got {self.momentum}")
 
 
 class MoCo(Objective):

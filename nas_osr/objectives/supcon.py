@@ -12,12 +12,12 @@ views. lambda alone (theta 0, no mixing) is SimCLR. There is no classifier: imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.augmentation import is_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
@@ -29,13 +29,14 @@ from nas_osr.objectives.parts.decoder import BOTTOM
 from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.parts.saliency_maps import WEIGHTS, saliency_maps
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 MIXES = ("gradmix", "cutmix", "mixup", "none")
 
 
 @dataclass(frozen=True)
-class SupConConfig:
+class SupConConfig(Checked):
     """Coefficients of the loss; the defaults are the paper's for CIFAR-10.
 
     Attributes:
@@ -52,27 +53,25 @@ class SupConConfig:
         flip: mirror views; not for digits.
     """
 
-    supcon_weight: float = 1.0
-    simclr_weight: float = 1.2
-    temperature: float = 0.05
-    head_width: int = 128
+    supcon_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    simclr_weight: Annotated[float, NOT_NEGATIVE] = 1.2
+    temperature: Annotated[float, POSITIVE] = 0.05
+    head_width: Annotated[int, POSITIVE] = 128
     mix: str = "gradmix"
     saliency: str = "layercam"
-    saliency_layers: tuple[int, ...] = (BOTTOM,)
+    saliency_layers: Annotated[tuple[int, ...], Range(-1, 2)] = (BOTTOM,)
     gamma: tuple[float, float] = (0.1, 0.5)
     augment: bool = True
     flip: bool = True
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "supcon_weight", "simclr_weight", where="supcon: ")
-        check_positive(self, "temperature", "head_width", where="supcon: ")
+        super().__post_init__()
         check_choice(self, "mix", MIXES, where="supcon: ")
         check_choice(self, "saliency", WEIGHTS, where="supcon: ")
         if self.supcon_weight == self.simclr_weight == 0:
             raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
-        layers = self.saliency_layers
-        if not isinstance(layers, tuple) or not layers or not set(layers) <= {-1, 0, 1, 2}:
-            raise UserError(f"supcon: saliency_layers must be a list of scales from -1 to 2, got {layers!r}")
+        if not self.saliency_layers:
+            raise UserError("supcon: saliency_layers must be a list of scales from -1 to 2, got none")
         if not is_range(self.gamma):
             raise UserError(f"supcon: gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
 

@@ -19,24 +19,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
-from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
+from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
 from nas_osr.objectives.parts.rising import risen, weighted
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class VAEContrastiveConfig:
+class VAEContrastiveConfig(Checked):
     """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning).
 
     Attributes:
@@ -59,28 +60,19 @@ class VAEContrastiveConfig:
             bypasses the latents.
     """
 
-    class_dim: int = 32
-    instance_dim: int = 10
-    ce_weight: float = 30.0
-    kl_weight: float = 1.0
-    kl_warmup: float = 0.5
-    instance_kl_weight: float = 1.0
-    reconstruction_weight: float = 1.0
-    contrastive_weight: float = 1.0
-    temperature: float = 1.0
-    counterfactuals: int = 0
-    pixel_std: tuple[float, ...] | None = None
-    decoder_channels: int = 0
+    class_dim: Annotated[int, POSITIVE] = 32
+    instance_dim: Annotated[int, POSITIVE] = 10
+    ce_weight: Annotated[float, NOT_NEGATIVE] = 30.0
+    kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    kl_warmup: Annotated[float, SHARE] = 0.5
+    instance_kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    reconstruction_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    contrastive_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    temperature: Annotated[float, POSITIVE] = 1.0
+    counterfactuals: Annotated[int, NOT_NEGATIVE] = 0
+    pixel_std: Annotated[tuple[float, ...] | None, POSITIVE] = None
+    decoder_channels: Annotated[int, DECODER_CHANNELS] = 0
     decoder_features: bool = False
-
-    def __post_init__(self) -> None:
-        where = "vae_contrastive: "
-        check_positive(self, "class_dim", "instance_dim", where=where)
-        check_not_negative(self, "ce_weight", "kl_weight", "instance_kl_weight", "reconstruction_weight", where=where)
-        check_not_negative(self, "contrastive_weight", "counterfactuals", where=where)
-        check_decoder_channels(self, where=where)
-        if not 0 <= self.kl_warmup <= 1:
-            raise UserError(f"vae_contrastive: kl_warmup is a share from 0 to 1, got {self.kl_warmup}")
 
 
 class VAEContrastive(Objective):

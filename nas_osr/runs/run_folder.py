@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import (
     LOCK,
     append_line,
@@ -63,7 +64,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.resumed = False
         self._lock: int | None = None
         self._replaces = False  # an older run is to be cleared when this one begins

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import append_line, file_errors, lock_folder, replace_file
 from nas_osr.files.text import read_object
 from nas_osr.plain import plain
@@ -41,7 +42,7 @@ class SweepFolder:
     """
 
     def __init__(self, path: str | Path, option_names: Callable[[str], set[str]]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.option_names = option_names
         self.records: Any = {}
         if (self.path / STATE).exists():

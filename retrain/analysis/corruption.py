@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from nas_osr.configuration import Numbers, parse_range
+from nas_osr.configuration import Numbers, UserPath, parse_range
 from nas_osr.errors import UserError
+from nas_osr.option_docs import POSITIVE, SEEDS
 from nas_osr.retrain.analysis.base import (
     Curve,
     NetworkAnalysis,
@@ -52,13 +53,13 @@ class Corruption(NetworkAnalysis):
     "which corruptions."
     severities: Numbers = "1-5"
     "which severities, such as 1-5 or 1,3."
-    limit: int | None = None
+    limit: Annotated[int | None, POSITIVE] = None
     "use a random sample of so many known test images (and as many unknown ones); all when not given."
     unknown: bool = False
     "corrupt the unknown test images alike, and report the AUROC too."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "draws the sample and what is random in a corruption."
-    plot: str | None = None
+    plot: UserPath | None = None
     "file for accuracy against severity: .png, .svg or .pdf."
     quiet: bool = False
     "print no progress."

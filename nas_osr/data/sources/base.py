@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def resolve_data_dir(data_dir: Path | None) -> Path:
     value = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE)
     if not value:
         raise UserError(f"no data folder: give --data_dir, or set {DATA_DIR_VARIABLE}")
-    folder = Path(value).expanduser()
+    folder = user_path(value)
     if not folder.is_dir():
         raise UserError(f"data folder {folder} does not exist: create it, or give another --data_dir")
     return folder
