@@ -26,6 +26,7 @@ from nas_osr.configuration import (
 from nas_osr.errors import UserError
 from nas_osr.option_docs import NOT_NEGATIVE, Range, option_types
 from nas_osr.plugins import load
+from nas_osr.runs.progress import tell
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 from nas_osr.sweeps.run import Outcome, run_sweep
 from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped
@@ -89,7 +90,7 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
 
     def report(line: str) -> None:
         if not request.quiet:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     try:
         with folder.locked() as lock:

@@ -17,20 +17,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
+from nas_osr.files.locks import LOCKS, FolderLock, lock_folder
 from nas_osr.files.paths import user_path
 from nas_osr.files.storage import (
-    LOCK,
     append_line,
     file_errors,
     json_line,
-    lock_folder,
     read_config,
     read_records,
     replace_file,
@@ -66,7 +64,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = user_path(path)
         self.resumed = False
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
         self._replaces = False  # an older run is to be cleared when this one begins
         self._made: list[Path] = []  # folders made by `create`, innermost first
 
@@ -127,12 +125,13 @@ class RunFolder:
             return
         try:
             with file_errors(self.path, "leave"):
-                if self.path.is_dir() and [entry.name for entry in self.path.iterdir()] == [LOCK]:
-                    (self.path / LOCK).unlink()
+                if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {*LOCKS}:
+                    for name in LOCKS:
+                        (self.path / name).unlink(missing_ok=True)
                     for folder in self._made:
                         folder.rmdir()
         finally:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def __enter__(self) -> RunFolder:

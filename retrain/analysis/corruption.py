@@ -5,7 +5,6 @@ The severities are those of ImageNet-C, made for larger images: harder on 32 pix
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -24,6 +23,7 @@ from nas_osr.retrain.analysis.base import (
     require,
     runs_table,
 )
+from nas_osr.runs.progress import tell
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 
@@ -76,7 +76,7 @@ class Corruption(NetworkAnalysis):
     def report(self, line: str) -> None:
         """Tell a person how far it is."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def figures(self, run: RunFolder) -> dict[str, Any]:
         """Closed-set accuracy, and AUROC where asked for, with the run's own rule.

@@ -6,7 +6,6 @@ The features are the pooled ones under every head, as usual (and in GradMix, who
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nas_osr.option_docs import POSITIVE
 from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, folder_name, runs_table
+from nas_osr.runs.progress import tell
 from nas_osr.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Probe(NetworkAnalysis):
         figures["network"] = run.read_json("metrics.json")["metrics"]["closed_set_accuracy"]
         if not figures["converged"]:
             after = f"not converged after {self.iterations} iterations: raise --iterations"
-            print(f"{folder_name(run)}: {after}", file=sys.stderr)
+            tell(f"{folder_name(run)}: {after}")
         return figures
 
     def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
