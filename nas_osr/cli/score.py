@@ -63,6 +63,7 @@ def score(request: ScoreRequest, command: list[str]) -> None:
                 "threshold": scored.rule.threshold,
                 "images": scored.images,
                 "predicted": counts,
+                "names": scored.names,
                 "metrics": scored.metrics,
                 "intervals": intervals,
                 "notes": scored.notes,
@@ -74,5 +75,5 @@ def score(request: ScoreRequest, command: list[str]) -> None:
     if isinstance(found, Predictions):
         show_evaluation(scored.metrics, intervals)
     else:
-        labels = [*map(str, range(found.num_known)), "unknown"]
+        labels = [*scored.names, "unknown"]
         show_table([["label", "images"], *([label, str(count)] for label, count in zip(labels, counts, strict=True))])

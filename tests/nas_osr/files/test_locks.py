@@ -136,7 +136,7 @@ def test_nothing_needs_what_only_posix_has() -> None:
     """Modules, functions and signals that Windows, and in part macOS, do not have."""
     code = (
         "import importlib, os, pkgutil, signal, sys\n"
-        "import lightning_fabric, matplotlib.pyplot, networkx, numpy, scipy.stats, sklearn.datasets, torch, torchvision\n"
+        "import lightning_fabric, matplotlib.pyplot, networkx, numpy, scipy.stats, sklearn.datasets, torch\n"
         "for name in ('fcntl', 'resource', 'termios', 'pwd', 'grp', 'tty', 'pty'): sys.modules[name] = None\n"
         "for name in ('sched_getaffinity', 'O_CLOEXEC', 'O_DIRECTORY', 'getuid', 'geteuid', 'uname', 'sysconf'):\n"
         "    delattr(os, name)\n"
