@@ -52,8 +52,8 @@ def score_arrays(
 
     Args:
         arrays: by name: the fields that the rule needs, [B, columns] of finite numbers; labels, [B] whole numbers or
-            names; test_classes, [B] whole numbers or text, the class that each test image really is of. Logits are used where
-            every part has them: they become the last columns of the predictions.
+            names; test_classes, [B] whole numbers or text, the class that each test image really is of. Logits are
+            used where every part has them: they become the last columns of the predictions.
         rule: its name, or the dotted path of a plug-in.
         rule_config: its settings.
         seed: of what is held out.
