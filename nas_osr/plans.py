@@ -115,6 +115,13 @@ class ObjectivePlan:
             objective.set_outliers(outliers)
         return objective
 
+    @property
+    def bound(self) -> str | None:
+        """Why a longer training is another one from its first step on; None where it is not."""
+        return (
+            f"coefficients of objective {self.name} follow the number of epochs" if self.kind.follows_length else None
+        )
+
     def make_rule(self) -> ScoringRule:
         """A new rule, not fitted."""
         return make_rule(self.rule, self.rule_settings)

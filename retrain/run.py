@@ -25,6 +25,7 @@ from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
+from nas_osr.runs.resumption import lengthen
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
@@ -70,15 +71,20 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
 
 
 def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
-    """Begin the retraining in its folder, or go on with a finished one that is asked for more splits. UserError."""
-    if not (outer.finished and plan.output.resume):
+    """Begin the retraining in its folder, or go on with one that is asked for more splits or epochs. UserError."""
+    finished = outer.finished
+    if not (plan.output.resume and (finished or outer.resumed)):
         outer.provenance(command, plan.recorded, None, None)
         return
     before = parse_range("splits", outer.read_config().get("splits"))
     missing = set(before) - set(parse_range("splits", plan.recorded["splits"]))
     if missing:
         raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")
-    outer.extend(plan.recorded, ("splits",))
+    lengthen(outer, plan.recorded, plan.parts[0].training.bound, ("splits",))
+    if finished:
+        outer.extend(plan.recorded, ("splits",))
+    else:
+        outer.provenance(command, plan.recorded, None, None)
 
 
 def read_part_result(run: RunFolder) -> dict[str, Any] | None:
@@ -110,6 +116,7 @@ def run_part(
     with opened_by_first(
         fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
     ) as folder:
+        folder.call(lambda run: lengthen(run, part.recorded, training.bound))
         done = folder.call(read_part_result)
         if done is not None:
             return done

@@ -12,6 +12,7 @@ from nas_osr.errors import UserError
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
+from nas_osr.runs.resumption import lengthen
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
@@ -53,6 +54,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         deterministic_algorithms(plan.machine.deterministic),
         opened_by_first(fabric, plan.output.create) as folder,
     ):
+        folder.call(lambda run: lengthen(run, plan.recorded, plan.strategy.bound(plan)))
         done = folder.call(lambda run: read_result(run) if run.finished else None)
         if done is not None:
             return done

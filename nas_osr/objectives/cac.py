@@ -60,6 +60,7 @@ class CAC(Objective):
     config_class = CACConfig
     provides = frozenset({"logits", "embedding", "distances"})
     default_rule = "cac"
+    follows_length = False
     divisible = True
     capturable = True
     config: CACConfig

@@ -90,6 +90,7 @@ class Confidence(Objective):
     config_class = ConfidenceConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "msp"
+    follows_length = False
     divisible = True
     config: ConfidenceConfig
     outliers: Tensor | None

@@ -64,6 +64,7 @@ class CROSR(Objective):
     config_class = CROSRConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "crosr"
+    follows_length = False
     divisible = True
     capturable = True
     config: CROSRConfig

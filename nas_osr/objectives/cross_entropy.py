@@ -49,6 +49,7 @@ class CrossEntropy(Objective):
     config_class = CrossEntropyConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
+    follows_length = False
     divisible = True
     capturable = True
     config: CrossEntropyConfig

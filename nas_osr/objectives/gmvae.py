@@ -99,6 +99,7 @@ class GMVAE(Objective):
     config_class = GMVAEConfig
     provides = frozenset({"embedding", "latent_mean", "latent_variance"})
     default_rule = "nc_distance"
+    follows_length = False
     divisible = True
     capturable = True
     config: GMVAEConfig

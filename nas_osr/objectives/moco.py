@@ -63,6 +63,7 @@ class MoCo(Objective):
     config_class = MoCoConfig
     provides = frozenset({"embedding"})
     default_rule = "neighbours"
+    follows_length = False
     makes_views = True
     config: MoCoConfig
     queue: Tensor

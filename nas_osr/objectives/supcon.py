@@ -94,6 +94,7 @@ class SupCon(Objective):
     config_class = SupConConfig
     provides = frozenset({"embedding"})
     default_rule = "neighbours"
+    follows_length = False
     makes_views = True
     config: SupConConfig
 

@@ -197,7 +197,7 @@ class RunFolder:
         self.write_json("provenance.json", record)
 
     def extend(self, config: Mapping[str, Any], may_change: Collection[str]) -> None:
-        """Go on with a finished run whose configuration asks for more in the entries `may_change`; else do nothing.
+        """Go on with a run whose configuration asks for more in the entries `may_change`; else do nothing.
 
         Raises:
             UserError: another entry differs.
@@ -207,8 +207,9 @@ class RunFolder:
         if any(before.get(name) != config.get(name) for name in may_change):
             record = self.read_provenance()
             resumed = [*record.get("resumed", []), environment.utc_now()]
-            self.write_yaml("config.yaml", config)
+            # in this order: a crash in between leaves a run that asks for less and is not finished
             self.write_json("provenance.json", {**record, "resumed": resumed, "finished": None})
+            self.write_yaml("config.yaml", config)
 
     def finish(self) -> None:
         """Mark the run as finished: from now on it is replaced only with `overwrite`."""

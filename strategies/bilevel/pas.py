@@ -78,6 +78,9 @@ class PAS(Strategy):
                 "choose a smaller one"
             )
 
+    def bound(self, plan: SearchPlan) -> str | None:
+        return plan.objective.bound
+
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         return search_cost(plan, fabric)
 
