@@ -90,6 +90,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     Raises:
         UserError: a value is out of range, or there is no such thing.
     """
+    request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
     check_network_options(request)
     request = take_over(request)

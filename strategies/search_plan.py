@@ -31,6 +31,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
     UserError: anything in the request is wrong.
     """
+    request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
     protocol = request.published_protocol(request.split)
     objective = find_objective(request, protocol)

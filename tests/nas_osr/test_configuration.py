@@ -21,7 +21,7 @@ from nas_osr.configuration import Numbers, make_config, make_request
 from nas_osr.errors import UserError
 from nas_osr.files.paths import absolute_path, user_path
 from nas_osr.files.storage import read_config
-from nas_osr.files.yaml_text import format_yaml
+from nas_osr.files.yaml_text import format_yaml, parse_yaml
 from nas_osr.option_docs import Range, named_types, option_types
 from nas_osr.plain import plain
 from nas_osr.retrain.retrain_request import RetrainRequest
@@ -106,6 +106,29 @@ def test_python_yaml_and_the_command_line_give_equal_requests(tmp_path_factory: 
     file.write_text(format_yaml(plain(vars(request), "config")), encoding="utf-8")
     assert make_request(kind, read_config(file), str(file)) == request
     assert kind(**parse_options(kind, ["--config", str(file)], "command")) == request
+
+
+def disguise(value: Any) -> Any:
+    """A plain value as NumPy and Python have it, too."""
+    if isinstance(value, dict):
+        return collections.OrderedDict((name, disguise(item)) for name, item in value.items())
+    if isinstance(value, list):
+        return tuple(map(disguise, value))
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64, str: np.str_}
+    fits = type(value) is not int or abs(value) < 1 << 63
+    return kinds[type(value)](value) if type(value) in kinds and fits else value
+
+
+@pytest.mark.parametrize("kind", [Request, SearchRequest, RetrainRequest])
+@settings(max_examples=40)
+@given(st.data())
+def test_a_script_may_give_numpy_values_to_a_request_itself(kind: type, data: Any) -> None:
+    values = data.draw(requests_of(kind)) | ({"word": "x"} if kind is Request else {})
+    expected = make_request(kind, values, "python")
+    assert make_request(kind, disguise(values), "python") == expected
+    if kind is not Request:  # whose base checks nothing
+        made = kind(**disguise(values))
+        assert made == expected and parse_yaml(format_yaml(vars(made)), "config") == plain(vars(expected), "config")
 
 
 @pytest.mark.parametrize(
