@@ -178,6 +178,10 @@ class OutputPlan:
     checkpoint_minutes: float
     quiet: bool
 
+    def check(self) -> None:
+        """UserError where `create` would raise one, as far as can be told without making or locking the folder."""
+        RunFolder.check(self.out, overwrite=self.overwrite, resume=self.resume)
+
     def create(self) -> RunFolder:
         """The run's folder; see `RunFolder.create`."""
         return RunFolder.create(self.out, overwrite=self.overwrite, resume=self.resume)

@@ -46,6 +46,7 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
     plan = plan_retrain(request)
     first, machine, cost = plan.parts[0], plan.parts[0].training.machine, partial(retrain_cost, plan.parts)
     if request.dry_run:
+        plan.output.check()
         expected = {"estimate": machine.estimate(cost)} if estimate else {}
         return {"would_retrain": [part.recorded for part in plan.parts], **expected}
     fabric = machine.open()

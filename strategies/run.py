@@ -43,6 +43,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     """
     plan = plan_search(request)
     if request.dry_run:
+        plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
     fabric = plan.machine.open()

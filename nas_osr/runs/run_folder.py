@@ -79,13 +79,8 @@ class RunFolder:
             UserError: the folder holds something else or a run that may not be replaced, is in use, or cannot be
                 written.
         """
-        if overwrite and resume:
-            raise UserError("resume and overwrite exclude each other: choose one")
-        run = cls(path)
+        run = cls._find(path, overwrite and resume)
         with file_errors(run.path, "create the run folder"):
-            present = run.path.is_dir() and any(run.path.iterdir())
-            if present and not is_run_folder(run.path):
-                raise UserError(f"{run.path}: not empty and not a run folder of nas-osr; choose another --out")
             run._made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
             run.path.mkdir(parents=True, exist_ok=True)
             run._lock = lock_folder(run.path)
@@ -94,6 +89,23 @@ class RunFolder:
         except BaseException:
             run.close()
             raise
+        return run
+
+    @classmethod
+    def check(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> RunFolder:
+        """The folder, not made and not locked; UserError where `create` would raise one that can be told by now."""
+        run = cls._find(path, overwrite and resume)
+        run._take_over(overwrite, resume)
+        return run
+
+    @classmethod
+    def _find(cls, path: str | Path, both: bool) -> RunFolder:
+        if both:
+            raise UserError("resume and overwrite exclude each other: choose one")
+        run = cls(path)
+        with file_errors(run.path, "create the run folder"):
+            if run.path.is_dir() and any(run.path.iterdir()) and not is_run_folder(run.path):
+                raise UserError(f"{run.path}: not empty and not a run folder of nas-osr; choose another --out")
         return run
 
     def _begun(self) -> bool:

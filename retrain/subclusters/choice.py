@@ -49,6 +49,7 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
     plan = plan_subclusters(request)
     training, output, cost = plan.parts[0].training, plan.output, partial(retrain_cost, plan.parts)
     if request.dry_run:
+        plan.output.check()
         return {"would_train": plan.recorded, "estimate": training.machine.estimate(cost)}
     fabric = training.machine.open(ranks=False)
     digest = plan.load_known().fingerprint()
