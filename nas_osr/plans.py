@@ -30,8 +30,8 @@ from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, Savin
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
+from nas_osr.search_spaces.blocks import check_compiler, prepare_encoder
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
-from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.training.fabric import describe_fabric, make_fabric
 
 T = TypeVar("T")
@@ -39,34 +39,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LearningData:
-    """The images that a run learns from.
-
-    Attributes:
-        known: of the known classes.
-        outliers: given unknown images, uint8 [n, C, H, W]; n is 0 for an objective that takes none.
-        fingerprint: of all of them.
-    """
+    """The images that a run learns from."""
 
     known: OpenSetData
+    "of the known classes."
     outliers: Tensor
+    "given unknown images, uint8 [n, C, H, W]; n is 0 for an objective that takes none."
     fingerprint: str
+    "of all of them."
 
 
 @dataclass(frozen=True)
 class DataPlan:
-    """Which images.
-
-    Attributes:
-        protocol: the classes, and the shape of the images.
-        load_known: reads the known training images.
-        load_outliers: reads the given unknown images, uint8 [n, C, H, W]; there are none (n = 0) where no source is.
-        count_known: how many images each known label has, those for validation included; opens none.
-    """
+    """Which images."""
 
     protocol: Protocol
+    "the classes, and the shape of the images."
     load_known: Callable[[], OpenSetData]
+    "reads the known training images."
     load_outliers: Callable[[], Tensor]
+    "reads the given unknown images, uint8 [n, C, H, W]; there are none (n = 0) where no source is."
     count_known: Callable[[], list[int]]
+    "how many images each known label has, those for validation included; opens none."
 
     def load(self) -> LearningData:
         """Read what is learned from. Raises UserError: data missing, corrupt or of another shape."""
@@ -76,21 +70,18 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class ObjectivePlan:
-    """What is learned, and how it is judged.
-
-    Attributes:
-        name: of the objective: a name or dotted path.
-        kind: its class.
-        settings: its full config, an instance of `kind.config_class`.
-        rule: of the scoring rule: a name or dotted path.
-        rule_settings: what the user set of the rule.
-    """
+    """What is learned, and how it is judged."""
 
     name: str
+    "of the objective: a name or dotted path."
     kind: type[Objective]
+    "its class."
     settings: Any
+    "its full config, an instance of `kind.config_class`."
     rule: str
+    "of the scoring rule: a name or dotted path."
     rule_settings: Mapping[str, Any]
+    "what the user set of the rule."
 
     def of_classes(self, labels: Sequence[int], num_classes: int) -> ObjectivePlan:
         """The same for some of all `num_classes` known labels, which are numbered anew in this order."""
@@ -253,5 +244,5 @@ def plan_output(request: SavingOptions) -> OutputPlan:
 
 
 def same_fields(plan: type, request: Any) -> dict[str, Any]:
-    """The fields of a plan from a request that has fields of the same names."""
-    return {item.name: getattr(request, item.name) for item in fields(plan)}
+    """The fields of a plan, or of another request, that a request has, too."""
+    return {item.name: getattr(request, item.name) for item in fields(plan) if hasattr(request, item.name)}

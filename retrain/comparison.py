@@ -24,30 +24,28 @@ METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accurac
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a comparison: a retraining under one scoring rule and unknown source, or a published figure.
-
-    Attributes:
-        method: objective, rule and network; of a published one its name.
-        protocol: its name; "NAME against SOURCE" where another source plays the unknown.
-        family: family of the class splits; None where it is not known.
-        published: whether the figures are from a paper.
-        source: the run's folder, or the paper.
-        parts: how many splits and seeds, e.g. "5 x 1"; None of a published one.
-        incomplete: whether splits or seeds that were asked for are missing.
-        parameters, macs: of the network; None where they are not known.
-        metrics: by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].
-    """
+    """One line of a comparison: a retraining under one scoring rule and unknown source, or a published figure."""
 
     method: str
+    "objective, rule and network; of a published one its name."
     protocol: str
+    'its name; "NAME against SOURCE" where another source plays the unknown.'
     family: str | None
+    "family of the class splits; None where it is not known."
     published: bool = False
+    "whether the figures are from a paper."
     source: str
+    "the run's folder, or the paper."
     parts: str | None = None
+    'how many splits and seeds, e.g. "5 x 1"; None of a published one.'
     incomplete: bool = False
+    "whether splits or seeds that were asked for are missing."
     parameters: int | None = None
+    "of the network; None where they are not known."
     macs: int | None = None
+    "of the network, likewise."
     metrics: Mapping[str, Mapping[str, Any]]
+    'by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].'
 
 
 @dataclass
@@ -158,18 +156,11 @@ def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
     """A configuration, if it is that of a retraining as far as a row needs it; UserError otherwise."""
+    sound = isinstance(config.get("objective"), str) and {"splits", "seeds", "architecture"} <= config.keys()
     architecture = config.get("architecture")
-    sound = (
-        isinstance(config.get("objective"), str)
-        and {"splits", "seeds", "architecture"} <= config.keys()
-        and (
-            not isinstance(architecture, Mapping)
-            or (
-                "branches" in architecture
-                and all(isinstance(architecture.get(name, {}), Mapping) for name in ("found", "space"))
-            )
-        )
-    )
+    if isinstance(architecture, Mapping):
+        described = (architecture.get(name, {}) for name in ("found", "space"))
+        sound = sound and "branches" in architecture and all(isinstance(part, Mapping) for part in described)
     if not sound:
         raise UserError(f"{file}: not the configuration of a retraining")
     return config

@@ -19,43 +19,36 @@ from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
-from nas_osr.training.graphs import Choice
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import monitor_retraining
 
 
 @dataclass(frozen=True)
 class SchedulePlan:
-    """How long, and in which steps.
-
-    Attributes:
-        recipe: optimiser, schedule and augmentation.
-        epochs: passes over the training images.
-        batch_size: images a step, of all ranks together.
-    """
+    """How long, and in which steps."""
 
     recipe: Recipe
+    "optimiser, schedule and augmentation."
     epochs: int
+    "passes over the training images."
     batch_size: int
+    "images a step, of all ranks together."
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One network that is trained from scratch.
-
-    Attributes:
-        network: the architecture of a discrete network, or the name of a baseline network.
-        protocol: the classes and images.
-        objective: what it learns, and how it is judged.
-        schedule: how long.
-        machine: where.
-    """
+    """One network that is trained from scratch."""
 
     network: Architecture | str
+    "the architecture of a discrete network, or the name of a baseline network."
     protocol: Protocol
+    "the classes and images."
     objective: ObjectivePlan
+    "what it learns, and how it is judged."
     schedule: SchedulePlan
+    "how long."
     machine: MachinePlan
+    "where."
 
     @property
     def bound(self) -> str | None:
@@ -96,25 +89,15 @@ class TrainingPlan:
         wrapped, players, schedule = self.set_up(learner, fabric, seed)
         train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
         graphs = self.machine.graphs
-        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation), recorder)
+        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation=validation), recorder)
         return wrapped
 
 
+@dataclass(eq=False, kw_only=True)
 class Retraining(Trainer):
     """A training that is watched on known validation images, which lie on the device."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        learner: Any,
-        optimizers: Mapping[str, Any],
-        images: LabelledImages,
-        schedule: Schedule,
-        graphs: Choice,
-        validation: LabelledImages,
-    ) -> None:
-        super().__init__(fabric, learner, optimizers, images, schedule, graphs)
-        self.validation = validation
+    validation: LabelledImages
 
     def phase(self, epoch: int) -> str:
         return "retrain"

@@ -10,9 +10,9 @@ from nas_osr.configuration import rename_former
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.ranks.first import check_same, opened_by_first
+from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
-from nas_osr.runs.resumption import lengthen
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture

@@ -54,14 +54,8 @@ def no_data(protocol: Protocol) -> DataPlan:
 
 def plan_space(request: SearchRequest) -> Space:
     """The space that a request names: the preset's where it says nothing. Raises UserError."""
-    usual = get_preset(request.preset).space
-    return Space(
-        layers=given(request.layers, usual.layers),
-        channels=given(request.channels, usual.channels),
-        operations=tuple(request.operations or usual.operations),
-        branches=tuple(request.branches or usual.branches),
-        stem=given(request.stem, usual.stem),
-    )
+    asked = {name: value for name, value in same_fields(Space, request).items() if value not in (None, [])}
+    return replace(get_preset(request.preset).space, **asked)
 
 
 def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:

@@ -24,7 +24,7 @@ from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.losses import LossMeter
+from nas_osr.training.monitors import LossMeter
 
 READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim")
 

@@ -22,7 +22,8 @@ class Objective(nn.Module):
     """A loss with its heads, on top of any encoder.
 
     Subclasses are built as `Objective(shapes, image_shape, num_classes, config)`, from the shapes of the encoder's maps
-    and (C, H, W) of the images, with their own frozen dataclass `config`, and implement `forward` and `losses`.
+    and (C, H, W) of the images, with their own frozen dataclass `config`. They make their heads in `build`, and
+    implement `forward` and `losses`.
 
     Attributes:
         name: the registered name.
@@ -56,6 +57,10 @@ class Objective(nn.Module):
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.config = config
+        self.build(shapes)
+
+    def build(self, shapes: FeatureShapes) -> None:
+        """Make the heads, over maps of these shapes."""
 
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_osr.configuration import Checked
-from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
@@ -30,17 +29,14 @@ LARGE = 1e15  # differences above this are scaled before they are squared
 
 @dataclass(frozen=True)
 class CACConfig(Checked):
-    """Coefficients of the loss; the defaults are the paper's.
-
-    Attributes:
-        alpha: the length of every anchor, greater than 0.
-        anchor_weight: lambda, the weight of the anchor term; 0 is tuplet loss only.
-        tuplet_weight: weight of the tuplet term; 0 is anchor loss only.
-    """
+    """Coefficients of the loss; the defaults are the paper's."""
 
     alpha: Annotated[float, POSITIVE] = 10.0
+    "the length of every anchor, greater than 0."
     anchor_weight: Annotated[float, NOT_NEGATIVE] = 0.1
+    "lambda, the weight of the anchor term; 0 is tuplet loss only."
     tuplet_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "weight of the tuplet term; 0 is anchor loss only."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,10 +62,9 @@ class CAC(Objective):
     config: CACConfig
     anchors: Tensor
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CACConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        self.to_logits = nn.Linear(pooled_width(shapes), num_classes)
-        self.register_buffer("anchors", config.alpha * torch.eye(num_classes), persistent=False)
+    def build(self, shapes: FeatureShapes) -> None:
+        self.to_logits = nn.Linear(pooled_width(shapes), self.num_classes)
+        self.register_buffer("anchors", self.config.alpha * torch.eye(self.num_classes), persistent=False)
 
     @property
     def loss_scale(self) -> float:

@@ -30,7 +30,6 @@ from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.objectives.parts.gan import (
@@ -51,25 +50,22 @@ IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 @dataclass(frozen=True)
 class ConfidenceConfig(Checked):
-    """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`.
-
-    Attributes:
-        source: where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers.
-        beta: weight of both divergences, greater than 0.
-        gan_latent: dimensions of the generator's noise.
-        gan_width: channels of both GAN networks next to the image.
-        gan_learning_rate: of both GAN networks' Adam.
-        gan_epochs: pretrained_gan: passes over the known training images.
-        gan_batch_size: pretrained_gan: images a step.
-    """
+    """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`."""
 
     source: str = "gan"
+    "where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers."
     beta: Annotated[float, POSITIVE] = 0.1
+    "weight of both divergences, greater than 0."
     gan_latent: Annotated[int, POSITIVE] = 100
+    "dimensions of the generator's noise."
     gan_width: Annotated[int, POSITIVE] = 64
+    "channels of both GAN networks next to the image."
     gan_learning_rate: Annotated[float, POSITIVE] = 2e-4
+    "of both GAN networks' Adam."
     gan_epochs: Annotated[int, POSITIVE] = 20
+    "pretrained_gan: passes over the known training images."
     gan_batch_size: Annotated[int, POSITIVE] = 64
+    "pretrained_gan: images a step."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,15 +91,15 @@ class Confidence(Objective):
     config: ConfidenceConfig
     outliers: Tensor | None
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: ConfidenceConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        self.classifier = nn.Linear(pooled_width(shapes), num_classes)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
+        self.classifier = nn.Linear(pooled_width(shapes), self.num_classes)
         self.generator: Generator | None = None
         self.discriminator: Discriminator | None = None
         if config.source != "outliers":
-            self.generator = Generator(image_shape, config.gan_latent, config.gan_width)
+            self.generator = Generator(self.image_shape, config.gan_latent, config.gan_width)
         if config.source == "gan":
-            self.discriminator = Discriminator(image_shape, config.gan_width)
+            self.discriminator = Discriminator(self.image_shape, config.gan_width)
             self.players = ("discriminator", "generator", "main")
         self.register_buffer("outliers", None, persistent=False)
 

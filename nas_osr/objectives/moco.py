@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.contrastive import info_nce_loss, unit_vectors
@@ -31,21 +30,18 @@ from nas_osr.outputs import FeatureShapes, Outputs
 
 @dataclass(frozen=True)
 class MoCoConfig(Checked):
-    """Coefficients of the loss. Queue and momentum are the GradMix paper's, temperature and head the MoCo paper's.
-
-    Attributes:
-        temperature: t of all similarities, greater than 0.
-        queue_size: how many earlier keys are kept, at least 1.
-        momentum: share of its old self that the momentum encoder keeps at each step, from 0 to 1.
-        head_width: dimensions of the vectors that are compared.
-        flip: mirror views; not for digits.
-    """
+    """Coefficients of the loss. Queue and momentum are the GradMix paper's, temperature and head the MoCo paper's."""
 
     temperature: Annotated[float, POSITIVE] = 0.07
+    "t of all similarities, greater than 0."
     queue_size: Annotated[int, POSITIVE] = 8196
+    "how many earlier keys are kept, at least 1."
     momentum: Annotated[float, SHARE] = 0.999
+    "share of its old self that the momentum encoder keeps at each step, from 0 to 1."
     head_width: Annotated[int, POSITIVE] = 128
+    "dimensions of the vectors that are compared."
     flip: bool = True
+    "mirror views; not for digits."
 
 
 class MoCo(Objective):
@@ -69,8 +65,8 @@ class MoCo(Objective):
     queue: Tensor
     position: Tensor
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: MoCoConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
         self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.key_head = copy.deepcopy(self.head).requires_grad_(False)
         self.key_encoder: nn.Module | None = None

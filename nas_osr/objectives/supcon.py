@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.augmentation import is_range
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -37,32 +36,28 @@ MIXES = ("gradmix", "cutmix", "mixup", "none")
 
 @dataclass(frozen=True)
 class SupConConfig(Checked):
-    """Coefficients of the loss; the defaults are the paper's for CIFAR-10.
-
-    Attributes:
-        supcon_weight: theta; 0 leaves the labels unused.
-        simclr_weight: lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out.
-        temperature: t of all similarities, greater than 0.
-        head_width: dimensions of f.
-        mix: gradmix, cutmix, mixup or none.
-        saliency: layercam or gradcam (plain GradMix), for mix gradmix.
-        saliency_layers: the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1
-            the stem's.
-        gamma: range of the mixed box's share of a side, in (0, 1].
-        augment: vary the two views; without it they are the image itself, twice.
-        flip: mirror views; not for digits.
-    """
+    """Coefficients of the loss; the defaults are the paper's for CIFAR-10."""
 
     supcon_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "theta; 0 leaves the labels unused."
     simclr_weight: Annotated[float, NOT_NEGATIVE] = 1.2
+    "lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out."
     temperature: Annotated[float, POSITIVE] = 0.05
+    "t of all similarities, greater than 0."
     head_width: Annotated[int, POSITIVE] = 128
+    "dimensions of f."
     mix: str = "gradmix"
+    "gradmix, cutmix, mixup or none."
     saliency: str = "layercam"
+    "layercam or gradcam (plain GradMix), for mix gradmix."
     saliency_layers: Annotated[tuple[int, ...], Range(-1, 2)] = (BOTTOM,)
+    "the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1 the stem's."
     gamma: tuple[float, float] = (0.1, 0.5)
+    "range of the mixed box's share of a side, in (0, 1]."
     augment: bool = True
+    "vary the two views; without it they are the image itself, twice."
     flip: bool = True
+    "mirror views; not for digits."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,8 +93,8 @@ class SupCon(Objective):
     makes_views = True
     config: SupConConfig
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: SupConConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
         self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.mixes = config.mix != "none" and config.simclr_weight > 0
         missing = set(config.saliency_layers) - set(shapes.branches) - set(shapes.intermediate)

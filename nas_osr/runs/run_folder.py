@@ -76,8 +76,7 @@ class RunFolder:
         `overwrite`, the files of an older run go as soon as the new one calls `provenance`; foreign files stay.
 
         Raises:
-            UserError: the folder holds something else or a run that may not be replaced, is in use, or cannot be
-                written.
+            UserError: it holds something else or a run that may not be replaced, is in use, or cannot be written.
         """
         run = cls._find(path, overwrite and resume)
         with file_errors(run.path, "create the run folder"):

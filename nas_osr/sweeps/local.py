@@ -37,17 +37,14 @@ def share_cores(processes: int) -> Resources:
 
 @dataclass
 class LocalExecutor:
-    """See `nas_osr.sweeps.executor.Executor`.
-
-    Attributes:
-        processes: how many at a time.
-        hold: descriptors that the processes keep open, such as a lock that is to outlive this one.
-        report: is told in a line what is ended or run again.
-    """
+    """See `nas_osr.sweeps.executor.Executor`."""
 
     processes: int = 1
+    "how many at a time."
     hold: Sequence[int] = ()
+    "descriptors that the processes keep open, such as a lock that is to outlive this one."
     report: Callable[[str], None] = lambda line: None
+    "is told in a line what is ended or run again."
 
     def map(
         self, function: Callable[[Any], Any], jobs: Iterable[Job | None], resources: Resources, retries: int = 0

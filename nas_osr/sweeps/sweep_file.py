@@ -49,21 +49,18 @@ RESERVED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep.
-
-    Attributes:
-        name: unique; its folder inside the sweep's.
-        command: the command of nas-osr, e.g. "retrain".
-        options: values by option, dotted for an entry of a mapping; texts may hold "{out}".
-        needs: names of the runs that must be finished before.
-        where: file and line, for messages.
-    """
+    """One run of a sweep."""
 
     name: str
+    "unique; its folder inside the sweep's."
     command: str
+    'the command of nas-osr, e.g. "retrain".'
     options: Mapping[str, Any]
+    'values by option, dotted for an entry of a mapping; texts may hold "{out}".'
     needs: tuple[str, ...]
+    "names of the runs that must be finished before."
     where: str
+    "file and line, for messages."
 
 
 @dataclass(frozen=True)

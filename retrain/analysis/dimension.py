@@ -93,20 +93,16 @@ class Dimension(NetworkAnalysis):
         }
         if len(results) == 1:
             [estimates] = flat.values()
-            yield columns_table(
-                {
-                    key: {"all": found["all"], "class mean": found["class_mean"], **found["classes"]}
-                    for key, found in estimates.items()
-                }
-            )
+            columns = {}
+            for key, found in estimates.items():
+                columns[key] = {"all": found["all"], "class mean": found["class_mean"], **found["classes"]}
+            yield columns_table(columns)
             return
-        parts = ("all", "class_mean")
-        yield runs_table(
-            {
-                name: {f"{key} {part}": found[part] for key, found in estimates.items() for part in parts}
-                for name, estimates in flat.items()
-            }
-        )
+        runs: dict[str, dict[str, Any]] = {name: {} for name in flat}
+        for name, estimates in flat.items():
+            for key, found in estimates.items():
+                runs[name] |= {f"{key} {part}": found[part] for part in ("all", "class_mean")}
+        yield runs_table(runs)
 
 
 def estimate(points: Array, estimator: str) -> float | None:

@@ -38,7 +38,10 @@ def test_every_event_of_a_file_may_be_the_last(name: str, mode: str, tmp_path: P
     log, events, whole = tmp_path / "log", tmp_path / "events", tmp_path / "whole"
     assert finish(launch([*RUNS[name], f"--out={whole}"], log, crash=crash(whole, events))) == 0, log.read_text()
     lines = [line.split("\t") for line in events.read_text().splitlines()]
-    wanted = [(int(number), kind, file) for number, kind, file, torn in lines if mode != "torn" or torn == "1"]
+    # a file that is appended to would be cut in half as a whole, with what was flushed long ago; what a crash really
+    # leaves, a last line that is cut short, is in tests/nas_osr/runs/test_run_folder.py
+    written = [line for line in lines if mode != "torn" or (line[3] == "1" and not line[2].endswith(".jsonl"))]
+    wanted = [(int(number), kind, file) for number, kind, file, _ in written]
     assert len(wanted) > 10
     wrong = {}
     for number, kind, file in wanted:

@@ -17,7 +17,7 @@ from nas_osr.cli.sweep import check_sweep, option_names
 from nas_osr.errors import UserError
 from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.subclusters.subclusters_plan import plan_subclusters
+from nas_osr.retrain.subclusters.choice import plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.retrain.taking_over import fill_open
 from nas_osr.runs.run_folder import RunFolder

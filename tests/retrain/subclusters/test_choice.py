@@ -15,8 +15,7 @@ from nas_osr.data.dataset import LabelledImages, OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources.base import Source
 from nas_osr.errors import UserError
-from nas_osr.retrain.subclusters.choice import mean_losses, recommend
-from nas_osr.retrain.subclusters.subclusters_plan import class_data, plan_subclusters
+from nas_osr.retrain.subclusters.choice import class_data, mean_losses, plan_subclusters, recommend
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.runs.run_folder import RunFolder
 
