@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_switches
+from nas_osr.configuration import check_choice, check_switches
 from nas_osr.cost.estimate import count_training_images
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
@@ -30,8 +30,8 @@ from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, Savin
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
+from nas_osr.search_spaces.blocks import check_compiler, prepare_encoder
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
-from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.training.fabric import describe_fabric, make_fabric
 
 T = TypeVar("T")
@@ -39,34 +39,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LearningData:
-    """The images that a run learns from.
-
-    Attributes:
-        known: of the known classes.
-        outliers: given unknown images, uint8 [n, C, H, W]; n is 0 for an objective that takes none.
-        fingerprint: of all of them.
-    """
+    """The images that a run learns from."""
 
     known: OpenSetData
+    "of the known classes."
     outliers: Tensor
+    "given unknown images, uint8 [n, C, H, W]; n is 0 for an objective that takes none."
     fingerprint: str
+    "of all of them."
 
 
 @dataclass(frozen=True)
 class DataPlan:
-    """Which images.
-
-    Attributes:
-        protocol: the classes, and the shape of the images.
-        load_known: reads the known training images.
-        load_outliers: reads the given unknown images, uint8 [n, C, H, W]; there are none (n = 0) where no source is.
-        count_known: how many images each known label has, those for validation included; opens none.
-    """
+    """Which images."""
 
     protocol: Protocol
+    "the classes, and the shape of the images."
     load_known: Callable[[], OpenSetData]
+    "reads the known training images."
     load_outliers: Callable[[], Tensor]
+    "reads the given unknown images, uint8 [n, C, H, W]; there are none (n = 0) where no source is."
     count_known: Callable[[], list[int]]
+    "how many images each known label has, those for validation included; opens none."
 
     def load(self) -> LearningData:
         """Read what is learned from. Raises UserError: data missing, corrupt or of another shape."""
@@ -76,21 +70,18 @@ class DataPlan:
 
 @dataclass(frozen=True)
 class ObjectivePlan:
-    """What is learned, and how it is judged.
-
-    Attributes:
-        name: of the objective: a name or dotted path.
-        kind: its class.
-        settings: its full config, an instance of `kind.config_class`.
-        rule: of the scoring rule: a name or dotted path.
-        rule_settings: what the user set of the rule.
-    """
+    """What is learned, and how it is judged."""
 
     name: str
+    "of the objective: a name or dotted path."
     kind: type[Objective]
+    "its class."
     settings: Any
+    "its full config, an instance of `kind.config_class`."
     rule: str
+    "of the scoring rule: a name or dotted path."
     rule_settings: Mapping[str, Any]
+    "what the user set of the rule."
 
     def of_classes(self, labels: Sequence[int], num_classes: int) -> ObjectivePlan:
         """The same for some of all `num_classes` known labels, which are numbered anew in this order."""
@@ -114,6 +105,13 @@ class ObjectivePlan:
         if outliers is not None and self.kind.needs_outliers(self.settings):
             objective.set_outliers(outliers)
         return objective
+
+    @property
+    def bound(self) -> str | None:
+        """Why a longer training is another one from its first step on; None where it is not."""
+        return (
+            f"coefficients of objective {self.name} follow the number of epochs" if self.kind.follows_length else None
+        )
 
     def make_rule(self) -> ScoringRule:
         """A new rule, not fitted."""
@@ -171,6 +169,10 @@ class OutputPlan:
     checkpoint_minutes: float
     quiet: bool
 
+    def check(self) -> None:
+        """UserError where `create` would raise one, as far as can be told without making or locking the folder."""
+        RunFolder.check(self.out, overwrite=self.overwrite, resume=self.resume)
+
     def create(self) -> RunFolder:
         """The run's folder; see `RunFolder.create`."""
         return RunFolder.create(self.out, overwrite=self.overwrite, resume=self.resume)
@@ -201,15 +203,16 @@ def plan_data(request: RunRequest, published: Protocol, protocol: Protocol, obje
     """
     check_image_shape(protocol.image_shape)
     check_outliers(objective.name, objective.settings, request.outliers)
-    folder, limit, outliers = request.data_folder, request.limit_per_class, request.outliers
+    folder, outliers = request.data_folder, request.outliers
+    options: dict[str, Any] = {"limit_per_class": request.limit_per_class, "skip_broken": request.skip_broken}
     load_none: Callable[[], Tensor] = partial(torch.zeros, (0, *protocol.image_shape), dtype=torch.uint8)
     if outliers is not None:
         outlier_classes(outliers, published, folder)
     return DataPlan(
         protocol,
-        load_known=partial(load_data, protocol, folder, limit_per_class=limit),
-        load_outliers=load_none if outliers is None else partial(load_outliers, outliers, published, folder, limit),
-        count_known=partial(count_training_images, protocol, folder, limit),
+        load_known=partial(load_data, protocol, folder, quiet=request.quiet, **options),
+        load_outliers=load_none if outliers is None else partial(load_outliers, outliers, published, folder, **options),
+        count_known=partial(count_training_images, protocol, folder, request.limit_per_class),
     )
 
 
@@ -237,11 +240,10 @@ def plan_machine(request: MachineOptions) -> MachinePlan:
 
 def plan_output(request: SavingOptions) -> OutputPlan:
     """Where a request's run goes. UserError: an option is out of range."""
-    check_not_negative(request, "checkpoint_minutes")
     check_choice(request, "resume", ("no", "auto"))
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 
 
 def same_fields(plan: type, request: Any) -> dict[str, Any]:
-    """The fields of a plan from a request that has fields of the same names."""
-    return {item.name: getattr(request, item.name) for item in fields(plan)}
+    """The fields of a plan, or of another request, that a request has, too."""
+    return {item.name: getattr(request, item.name) for item in fields(plan) if hasattr(request, item.name)}

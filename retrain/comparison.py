@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.configuration import parse_range
-from nas_osr.data.protocols import REHEARSAL
+from nas_osr.data.protocols import REHEARSAL, rename_former_names
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.runs.names import is_run_folder
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces import paper
@@ -23,30 +24,28 @@ METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accurac
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of a comparison: a retraining under one scoring rule and unknown source, or a published figure.
-
-    Attributes:
-        method: objective, rule and network; of a published one its name.
-        protocol: its name; "NAME against SOURCE" where another source plays the unknown.
-        family: family of the class splits; None where it is not known.
-        published: whether the figures are from a paper.
-        source: the run's folder, or the paper.
-        parts: how many splits and seeds, e.g. "5 x 1"; None of a published one.
-        incomplete: whether splits or seeds that were asked for are missing.
-        parameters, macs: of the network; None where they are not known.
-        metrics: by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].
-    """
+    """One line of a comparison: a retraining under one scoring rule and unknown source, or a published figure."""
 
     method: str
+    "objective, rule and network; of a published one its name."
     protocol: str
+    'its name; "NAME against SOURCE" where another source plays the unknown.'
     family: str | None
+    "family of the class splits; None where it is not known."
     published: bool = False
+    "whether the figures are from a paper."
     source: str
+    "the run's folder, or the paper."
     parts: str | None = None
+    'how many splits and seeds, e.g. "5 x 1"; None of a published one.'
     incomplete: bool = False
+    "whether splits or seeds that were asked for are missing."
     parameters: int | None = None
+    "of the network; None where they are not known."
     macs: int | None = None
+    "of the network, likewise."
     metrics: Mapping[str, Mapping[str, Any]]
+    'by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].'
 
 
 @dataclass
@@ -67,7 +66,7 @@ def find_rows(paths: Sequence[str | Path]) -> list[Row]:
     rows: list[Row] = []
     seen: set[Path] = set()
     met: dict[str, tuple[str, Path]] = {}
-    for path in map(Path, paths):
+    for path in map(user_path, paths):
         folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
         seen |= {folder.resolve() for folder in folders}
         rows += [row for folder in folders for row in read_rows(folder, met)]
@@ -101,7 +100,7 @@ def check_images(folder: Path, part: Evaluated, met: dict[str, tuple[str, Path]]
     `met` has by classes and kind the fingerprint that was met first, and where; it is filled.
     """
     for result in part.results.values():
-        protocol = {**result["protocol"], "limit_per_class": part.config.get("limit_per_class")}
+        protocol = {**rename_former_names(result["protocol"]), "limit_per_class": part.config.get("limit_per_class")}
         for kind, fingerprint in result.get("data_fingerprints", {}).items():
             key = json.dumps([kind, protocol], sort_keys=True)
             before, where = met.setdefault(key, (fingerprint, folder))
@@ -157,18 +156,11 @@ def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
     """A configuration, if it is that of a retraining as far as a row needs it; UserError otherwise."""
+    sound = isinstance(config.get("objective"), str) and {"splits", "seeds", "architecture"} <= config.keys()
     architecture = config.get("architecture")
-    sound = (
-        isinstance(config.get("objective"), str)
-        and {"splits", "seeds", "architecture"} <= config.keys()
-        and (
-            not isinstance(architecture, Mapping)
-            or (
-                "branches" in architecture
-                and all(isinstance(architecture.get(name, {}), Mapping) for name in ("found", "space"))
-            )
-        )
-    )
+    if isinstance(architecture, Mapping):
+        described = (architecture.get(name, {}) for name in ("found", "space"))
+        sound = sound and "branches" in architecture and all(isinstance(part, Mapping) for part in described)
     if not sound:
         raise UserError(f"{file}: not the configuration of a retraining")
     return config

@@ -10,11 +10,11 @@ from lightning_fabric import Fabric
 
 from nas_osr.configuration import make_request, parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
-from nas_osr.data.protocols import Protocol, with_unknown
+from nas_osr.data.protocols import Protocol, find_unknown, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.plans import ObjectivePlan, given, import_plugins
-from nas_osr.requests import ObjectiveOptions
+from nas_osr.requests import ObjectiveOptions, name_former_classes
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.networks import check_network
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
@@ -88,7 +88,7 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *
     """Open the folder of one retraining again. Nothing in it causes an import, but the plug-ins that are named are.
 
     Args:
-        unknown: a source whose test images all play the unknown, instead of the protocol's.
+        unknown: a source whose test images all play the unknown, or a folder of images, instead of the protocol's.
         any_images: whether the known images may be others than those that the network was trained on.
 
     Raises:
@@ -98,13 +98,24 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *
     import_plugins(options.plugin)
     kept = read_run(run, options.data_dir)
     config, protocol = kept.config, kept.protocol
+    skip_broken = options.skip_broken or config.skip_broken
+    others = None
     if unknown is not None:
         protocol = with_unknown(protocol, unknown, config.data_folder)
+        others = find_unknown(unknown, config.data_folder)
+        others.skip_broken = skip_broken
     fabric = make_fabric(options.device, options.precision, options.threads)
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
     wrapped.eval()
-    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class)
+    data = load_data(
+        protocol,
+        config.data_folder,
+        limit_per_class=config.limit_per_class,
+        unknown_source=others,
+        skip_broken=skip_broken,
+        quiet=False,
+    )
     if not any_images and images_changed(run, data):
         raise UserError(
             f"{run.path}: the known images have changed since it was trained, so its figures would not be comparable: "
@@ -139,7 +150,12 @@ def read_retrain_config(run: RunFolder) -> RetrainRequest:
     values, file = run.read_config(), run.path / "config.yaml"
     if "architecture" not in values:
         raise UserError(f"{file}: not the configuration of a retraining: evaluate needs one")
-    config = make_request(RetrainRequest, values, str(file))
+    if "image_size" not in values and values.get("protocol") == "folder":
+        raise UserError(
+            f"{file}: of an earlier version, which drew the validation images of own folders by the place of their "
+            "class, so they cannot be told any more: train it again"
+        )
+    config = make_request(RetrainRequest, name_former_classes(RetrainRequest, values, str(file)), str(file))
     for name in ("protocol", "family", "objective", "rule"):
         if getattr(config, name) is None:
             raise UserError(f"{file}: not the configuration of a retraining: it names no {name}")

@@ -19,43 +19,43 @@ from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
-from nas_osr.training.graphs import Choice
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import monitor_retraining
 
 
 @dataclass(frozen=True)
 class SchedulePlan:
-    """How long, and in which steps.
-
-    Attributes:
-        recipe: optimiser, schedule and augmentation.
-        epochs: passes over the training images.
-        batch_size: images a step, of all ranks together.
-    """
+    """How long, and in which steps."""
 
     recipe: Recipe
+    "optimiser, schedule and augmentation."
     epochs: int
+    "passes over the training images."
     batch_size: int
+    "images a step, of all ranks together."
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One network that is trained from scratch.
-
-    Attributes:
-        network: the architecture of a discrete network, or the name of a baseline network.
-        protocol: the classes and images.
-        objective: what it learns, and how it is judged.
-        schedule: how long.
-        machine: where.
-    """
+    """One network that is trained from scratch."""
 
     network: Architecture | str
+    "the architecture of a discrete network, or the name of a baseline network."
     protocol: Protocol
+    "the classes and images."
     objective: ObjectivePlan
+    "what it learns, and how it is judged."
     schedule: SchedulePlan
+    "how long."
     machine: MachinePlan
+    "where."
+
+    @property
+    def bound(self) -> str | None:
+        """Why a longer training is another one from its first step on; None where it is not."""
+        if self.schedule.recipe.schedule != "exponential":
+            return f"the {self.schedule.recipe.schedule} schedule of its recipe follows the number of epochs"
+        return self.objective.bound
 
     def build(self, outliers: Tensor | None = None) -> Learner:
         """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""
@@ -65,7 +65,8 @@ class TrainingPlan:
 
     def set_up(self, learner: Learner, fabric: Fabric, seed: int) -> tuple[Any, dict[str, Any], Schedule]:
         """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
-        recipe, epochs = self.schedule.recipe, self.schedule.epochs
+        epochs = self.schedule.epochs
+        recipe = self.schedule.recipe.for_batches(self.schedule.batch_size)
         heads = learner.objective
         optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
         schedule = Schedule(
@@ -89,25 +90,15 @@ class TrainingPlan:
         wrapped, players, schedule = self.set_up(learner, fabric, seed)
         train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
         graphs = self.machine.graphs
-        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation), recorder)
+        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation=validation), recorder)
         return wrapped
 
 
+@dataclass(eq=False, kw_only=True)
 class Retraining(Trainer):
     """A training that is watched on known validation images, which lie on the device."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        learner: Any,
-        optimizers: Mapping[str, Any],
-        images: LabelledImages,
-        schedule: Schedule,
-        graphs: Choice,
-        validation: LabelledImages,
-    ) -> None:
-        super().__init__(fabric, learner, optimizers, images, schedule, graphs)
-        self.validation = validation
+    validation: LabelledImages
 
     def phase(self, epoch: int) -> str:
         return "retrain"

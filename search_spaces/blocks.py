@@ -1,4 +1,4 @@
-"""Running an encoder block by block, with or without keeping what is inside a block for the backward pass."""
+"""How an encoder is run: block by block, with or without keeping what is inside a block, compiled or not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.checkpoint import checkpoint
+
+from nas_osr.errors import UserError
 
 
 def run_block(block: nn.Module, x: Any, checkpointing: bool) -> Any:
@@ -52,3 +54,30 @@ def _second_pass(learns: list[tuple[nn.Parameter, bool]], records: list[tuple[_B
         for norm, flag, buffers in recorded:
             norm.track_running_stats = flag
             norm._buffers.update(buffers)
+
+
+# Switches of an encoder that change what a step costs, and nothing that it computes
+
+
+def prepare_encoder(encoder: nn.Module, *, checkpointing: bool, compiled: bool) -> None:
+    """Set an encoder's switches. Names and values of its state stay as they are, so checkpoints fit either way.
+
+    Args:
+        checkpointing: see `run_block`.
+        compiled: call the encoder through torch.compile from now on, but for inference (`Learner.infer`).
+    """
+    if checkpointing:
+        for module in encoder.modules():
+            if hasattr(type(module), "checkpointing"):
+                module.checkpointing = True  # type: ignore[assignment]
+    if compiled:
+        encoder.compile(dynamic=False)
+
+
+def check_compiler(device: torch.device) -> None:
+    """UserError unless torch.compile works on this device; it is tried, on a small function."""
+    try:
+        torch.compile(lambda x: (x.sin() + 1).sum())(torch.zeros(8, device=device))
+    except Exception as error:  # whatever is missing, each compiler says it in its own class
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"compile: torch.compile does not work on {device} here ({reason}): leave it out") from error

@@ -48,48 +48,42 @@ class WeightsPlan:
         return Schedule(
             epochs=self.epochs,
             batch_size=self.batch_size,
-            factor=self._factor,
+            factor=lambda position: self.weight_lr_decay ** int(position),
             clip=self.clip,
             scale=1.0,
             augmentation=default_augmentation(protocol, "none" if heads.makes_views else self.augmentation),
             seed=seed,
         )
 
-    def _factor(self, position: float) -> float:
-        return self.weight_lr_decay ** int(position)
-
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """A search, complete and checked; `nas_osr.strategies.search_plan` makes it.
-
-    Attributes:
-        strategy: what searches.
-        space: what is searched in.
-        data: the images.
-        classes: which of their classes are kept, and which play the unknown.
-        objective: what is learned of the kept classes, and how it is judged.
-        rule_sample: kept training images on which the rule is fitted, at most.
-        weights: how weights learn.
-        machine: where it is computed.
-        output: where it goes.
-        seed: of everything random.
-        found: where the architecture comes from, for its file.
-        recorded: what config.yaml holds.
-    """
+    """A search, complete and checked; `nas_osr.strategies.search_plan` makes it."""
 
     strategy: Strategy
+    "what searches."
     space: Space
+    "what is searched in."
     data: DataPlan
+    "the images."
     classes: Classes
+    "which of their classes are kept, and which play the unknown."
     objective: ObjectivePlan
+    "what is learned of the kept classes, and how it is judged."
     rule_sample: int
+    "kept training images on which the rule is fitted, at most."
     weights: WeightsPlan
+    "how weights learn."
     machine: MachinePlan
+    "where it is computed."
     output: OutputPlan
+    "where it goes."
     seed: int
+    "of everything random."
     found: Mapping[str, Any]
+    "where the architecture comes from, for its file."
     recorded: Mapping[str, Any]
+    "what config.yaml holds."
 
     @property
     def protocol(self) -> Protocol:
@@ -115,19 +109,16 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
-
-    Attributes:
-        architecture: it.
-        weights: what was learned of every cell of the space; None where a strategy learns no such thing.
-        score: of the architecture, the F1 that picked it; larger is better.
-        epoch: of the record in the history that has this score; strategies that try architectures count trials.
-    """
+    """What a search found."""
 
     architecture: Architecture
+    "it."
     weights: ArchitectureWeights | None
+    "what was learned of every cell of the space; None where a strategy learns no such thing."
     score: float
+    "of the architecture, the F1 that picked it; larger is better."
     epoch: int
+    "of the record in the history that has this score; strategies that try architectures count trials."
 
 
 class Strategy:
@@ -168,6 +159,10 @@ class Strategy:
     def records(self, plan: SearchPlan) -> int:
         """How many records the history of a whole search has."""
         return plan.weights.epochs
+
+    def bound(self, plan: SearchPlan) -> str | None:
+        """Why a search for more epochs is another one from its first step on; None where it is not."""
+        return "its strategy takes the number of epochs for each architecture"
 
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         """What the search computes, for `--dry_run` and the check of memory; no image is opened.

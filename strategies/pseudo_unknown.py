@@ -39,20 +39,18 @@ class Classes:
 
 @dataclass(frozen=True)
 class SearchData:
-    """What a search may see. Labels are 0..K-1 for the K kept classes and K for pseudo-unknown images.
-
-    Attributes:
-        weight, architecture: the two disjoint halves of the kept training images.
-        fit_sample: kept training images on which the scoring rule is fitted.
-        validation: kept validation images; they set the threshold and are scored.
-        pseudo_unknown: as many images of each pseudo-unknown class as validation has of a kept one; scored only.
-    """
+    """What a search may see. Labels are 0..K-1 for the K kept classes and K for pseudo-unknown images."""
 
     weight: LabelledImages
+    "one half of the kept training images."
     architecture: LabelledImages
+    "the other half."
     fit_sample: LabelledImages
+    "kept training images on which the scoring rule is fitted."
     validation: LabelledImages
+    "kept validation images; they set the threshold and are scored."
     pseudo_unknown: LabelledImages
+    "as many images of each pseudo-unknown class as validation has of a kept one; scored only."
 
     def to(self, device: str | torch.device) -> SearchData:
         """The same on another device."""
@@ -134,7 +132,10 @@ def split_for_search(data: OpenSetData, classes: Classes, seed: int, rule_sample
         order = draw(data.train.labels, label, "halves")
         cut = len(order) // 2
         if cut == 0:
-            raise UserError(f"class {label} has {len(order)} training image: too few for two halves")
+            raise UserError(
+                f"{data.source.where}: class {data.protocol.class_names[label]} has {len(order)} training image: "
+                "too few for two halves"
+            )
         architecture.append(order[:cut])
         weight.append(order[cut:])
     halves = torch.cat(weight + architecture)

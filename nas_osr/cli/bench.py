@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.cost import GIB
 from nas_osr.errors import UserError
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.requests import LossOptions, MachineOptions, PresetOptions, ProtocolOptions, SpaceOptions
 from nas_osr.retrain.retrain_request import TrainingOptions
 
@@ -44,19 +44,19 @@ class BenchRequest(MachineOptions, PresetOptions, TrainingOptions, SpaceOptions,
     drawn from the search space to be retrained. docs/performance.md explains the columns.
     """
 
-    split: int = 0
+    split: Annotated[int, NOT_NEGATIVE] = 0
     "the class split."
-    classes: int | None = None
+    classes: Annotated[int | None, Range(2)] = None
     "number of known classes instead of the protocol's."
-    image_size: int | None = None
+    image_size: Annotated[int | None, Range(16)] = None
     "side of the images in pixels instead of the protocol's; a multiple of 16."
     phase: Literal["both", "search", "retrain"] = "both"
     "which steps."
-    retrain_channels: int | None = None
+    retrain_channels: Annotated[int | None, NOT_NEGATIVE] = None
     "channels C of a retrained architecture; 0 is the architecture's own width."
-    steps: int = 5
+    steps: Annotated[int, POSITIVE] = 5
     "measured steps of each kind; medians are shown."
-    warmup: int = 2
+    warmup: Annotated[int, NOT_NEGATIVE] = 2
     "steps of each kind before them that do not count."
     json: bool = False
     "print the result as one JSON object."
@@ -86,22 +86,16 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
     import torch
 
     from nas_osr.cost.steps import leave_no_trace
-    from nas_osr.plugins import import_plugin
-    from nas_osr.search_spaces.prepare import check_compiler
+    from nas_osr.plans import import_plugins, plan_machine
     from nas_osr.training.determinism import deterministic_algorithms
-    from nas_osr.training.fabric import describe_fabric, make_fabric
+    from nas_osr.training.fabric import describe_fabric
 
-    for module in request.plugin:
-        import_plugin(module)
-    check_positive(request, "steps")
-    check_not_negative(request, "warmup")
+    import_plugins(request.plugin)
     if request.network is not None and request.architecture is not None:
         raise UserError("architecture and network are both given: leave one of them out")
     protocol = bench_protocol(request)
     with leave_no_trace(), deterministic_algorithms(request.deterministic):
-        fabric = make_fabric(request.device, request.precision, request.threads)
-        if request.compile:
-            check_compiler(fabric.device)
+        fabric = plan_machine(request).open(ranks=False)
         try:
             measured = measure_phases(request, protocol, fabric)
         except torch.cuda.OutOfMemoryError as error:
@@ -110,10 +104,7 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
     return {
         "protocol": protocol.name,
         "image_shape": list(protocol.image_shape),
-        "objective": request.objective,
-        "preset": request.preset,
-        "steps": request.steps,
-        "warmup": request.warmup,
+        **{name: getattr(request, name) for name in ("objective", "preset", "steps", "warmup")},
         **about,
         **measured,
     }
@@ -121,12 +112,10 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
 
 def bench_protocol(request: BenchRequest) -> Protocol:
     """The protocol that is asked for, with the number of classes and the image size that are. Raises UserError."""
-    protocol = request.published_protocol(request.split)
+    protocol = replace(request, image_size=None).published_protocol(request.split)
     if request.classes is not None:
-        if request.classes < 2:
-            raise UserError(f"classes must be at least 2, got {request.classes}")
-        known = tuple((label,) for label in range(request.classes))
-        protocol = replace(protocol, known=known, known_names=(), pseudo_unknown=None)
+        known = tuple((str(label),) for label in range(request.classes))
+        protocol = replace(protocol, known=known, pseudo_unknown=None)
     if request.image_size is not None:
         protocol = replace(protocol, image_shape=(protocol.image_shape[0], request.image_size, request.image_size))
     return protocol
@@ -134,6 +123,7 @@ def bench_protocol(request: BenchRequest) -> Protocol:
 
 def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) -> dict[str, Any]:
     """The phases that are asked for, one after the other, so that one's memory is free before the next."""
+    from nas_osr.plans import same_fields
     from nas_osr.retrain.retrain_cost import training_cost
     from nas_osr.retrain.retrain_plan import plan_measured
     from nas_osr.retrain.retrain_request import RetrainRequest
@@ -142,8 +132,8 @@ def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) ->
     from nas_osr.strategies.search_plan import plan_space
     from nas_osr.strategies.search_request import SearchRequest
 
-    search_config = SearchRequest(**shared_options(request, SearchRequest))
-    given = shared_options(request, RetrainRequest)
+    search_config = SearchRequest(**same_fields(SearchRequest, request))
+    given = same_fields(RetrainRequest, request)
     if request.network is None:
         if not isinstance(request.architecture, dict):
             architecture = load_architecture(request.architecture or "random:0", plan_space(search_config))
@@ -162,12 +152,6 @@ def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) ->
         cost = training_cost(retraining, fabric, retraining.machine.graphs)
         measured["retrain"] = cost.measure(fabric, request.steps, request.warmup)
     return measured
-
-
-def shared_options(request: BenchRequest, target: type) -> dict[str, Any]:
-    """The options that another request has, too."""
-    names = {item.name for item in fields(request)} & {item.name for item in fields(target)}
-    return {name: getattr(request, name) for name in names}
 
 
 def step_rows(result: dict[str, Any]) -> list[list[str]]:

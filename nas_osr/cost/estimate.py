@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +135,7 @@ def time_call(make: Callable[[int], Callable[[], object]], images: int, device: 
         if count == images or (len(points) > 1 and points[-1][1] >= LONG_ENOUGH):
             break
         count = min(GROWTH * count, images)
-    if len(points) == 1:
-        return points[0][1]
-    return line(points[-2], points[-1], images)
+    return line(points[-2:][0], points[-1], images)
 
 
 def time_once(call: Callable[[], object], device: torch.device) -> float:
@@ -155,12 +154,7 @@ def time_judging(learner: Any, protocol: Protocol, device: torch.device) -> floa
 
     def make(count: int) -> Callable[[], object]:
         images = to_float(random_images(count, protocol.image_shape, device))
-
-        def run() -> None:
-            with torch.inference_mode():
-                learner.infer(images)
-
-        return run
+        return torch.inference_mode()(partial(learner.infer, images))
 
     learner.eval()
     seconds = time_call(make, INFERENCE_BATCH, device)
@@ -200,6 +194,7 @@ def count_training_images(protocol: Protocol, data_dir: Path | None, limit_per_c
 
     Where there is an official number it is divided equally among the source's classes; elsewhere files are counted.
     """
-    of_class = open_source(protocol.source, data_dir).count_training(protocol.label_map)
+    source = open_source(protocol.source, data_dir).select(protocol.known_classes)
+    of_class = source.count_training(source.ids(protocol.known_classes))
     limit = limit_per_class or max(of_class.values())
-    return [sum(min(of_class[class_id], limit) for class_id in group) for group in protocol.known]
+    return [sum(min(of_class[class_id], limit) for class_id in source.ids(group)) for group in protocol.known]

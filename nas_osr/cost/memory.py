@@ -16,6 +16,9 @@ REFUSED = 1.25  # an estimate this many times what is free cannot be saved by it
 CLOSE = 0.8  # from this share on, other processes or fragmentation may be too much
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
+# Of control groups: where in `CGROUPS` they are, the files of limit and use, and what in memory.stat can be dropped.
+VERSION_1 = ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_2 = ("", "memory.max", "memory.current", "inactive_file")
 
 
 def available_memory(device: torch.device) -> int | None:
@@ -54,13 +57,8 @@ def group_memory(proc: Path, groups: Path) -> int | None:
         _, controllers, path = entry.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        version_1 = bool(controllers)
-        root = groups / "memory" if version_1 else groups
-        limit_name, used_name, dropped_name = (
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            if version_1
-            else ("memory.max", "memory.current", "inactive_file")
-        )
+        where, limit_name, used_name, dropped_name = VERSION_1 if controllers else VERSION_2
+        root = groups / where
         # inside a container the path may name the host's folder, which is not there: its own is the root
         inner = root / path.lstrip("/")
         for folder in [inner, *inner.parents]:

@@ -6,7 +6,6 @@ All calls that are compared take turns, round by round, so that a slow moment of
 from __future__ import annotations
 
 import contextlib
-import resource
 import statistics
 import sys
 import time
@@ -47,21 +46,18 @@ class Call:
 
 @dataclass(frozen=True)
 class Step:
-    """A kind of training step.
-
-    Attributes:
-        name: weights, architecture or retrain.
-        images: images of a step.
-        run: one step of the training loop on a fixed batch.
-        bare: the same forward, backward and optimiser calls written out, without Fabric and gradient clipping.
-        augment: what turns a batch of uint8 images into the step's input.
-    """
+    """A kind of training step."""
 
     name: str
+    "weights, architecture or retrain."
     images: int
+    "images of a step."
     run: Callable[[], object]
+    "one step of the training loop on a fixed batch."
     bare: Call
+    "the same forward, backward and optimiser calls written out, without Fabric and gradient clipping."
     augment: Callable[[], object]
+    "what turns a batch of uint8 images into the step's input."
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ def bare_step(
     Args:
         learner, optimizers: as Fabric wrapped them; what is inside is called.
         images: as Fabric hands them to the learner, `precision.convert_input`.
-        labels, scale: as in `nas_osr.training.update.weight_step`.
+        labels, scale: as in `nas_osr.training.learner.weight_step`.
         precision: Fabric's.
     """
     for player, optimizer in optimizers.items():
@@ -166,9 +162,14 @@ def now(device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: tensors on a GPU since its peak was reset; on a CPU all that the process has ever held at once."""
+    """Bytes: tensors on a GPU since its peak was reset; on a CPU all that the process has ever held at once; 0 on
+    Windows, which is not asked."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 

@@ -28,7 +28,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric
 from nas_osr.training.graphs import Choice, StepFunction, make_step
-from nas_osr.training.update import weight_step
+from nas_osr.training.learner import weight_step
 
 LESS_MEMORY = "--batch_size, --channels or --objective_config.decoder_channels"
 
@@ -38,28 +38,26 @@ class Cost:
     """What a run computes; nothing of it has been measured yet.
 
     Not in it: what an objective learns before its first step, reading images, fitting the rule, saving.
-
-    Attributes:
-        learner: what is trained, as Fabric wrapped it.
-        optimizers: of all that learns in it.
-        steps: by kind, a batch size -> a step on so many random images.
-        batch_size: images of a step.
-        protocol: whose images.
-        counts: by kind, how many steps the run takes; those of steps that are only measured stay out.
-        scored: images that pass the learner without gradients, in the whole run.
-        resident: images that lie on the device.
-        about: what else an estimate says.
     """
 
     learner: Any
+    "what is trained, as Fabric wrapped it."
     optimizers: Sequence[Any]
+    "of all that learns in it."
     steps: Mapping[str, Callable[[int], Step]]
+    "by kind, a batch size -> a step on so many random images."
     batch_size: int
+    "images of a step."
     protocol: Protocol
+    "whose images."
     counts: Mapping[str, int] = field(default_factory=dict)
+    "by kind, how many steps the run takes; those of steps that are only measured stay out."
     scored: int = 0
+    "images that pass the learner without gradients, in the whole run."
     resident: int = 0
+    "images that lie on the device."
     about: Mapping[str, Any] = field(default_factory=dict)
+    "what else an estimate says."
 
     def make_steps(self, count: int) -> list[Step]:
         """A step of each kind on `count` random images."""

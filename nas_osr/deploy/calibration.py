@@ -23,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from nas_osr.data.sources.listing import PassedOver, list_class_folders
 from nas_osr.deploy.pictures import PictureFiles
 from nas_osr.deploy.predictor import Answers, OpenSetModel, join_answers
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.retrain.model import Model
 
 
@@ -94,15 +96,15 @@ def calibrate_model(model: OpenSetModel, answers: Answers, accept: float, per_cl
     return replace(whole, rule=rule, class_thresholds=None, about={**whole.about, "calibration": about})
 
 
-def ask_known(model: OpenSetModel, paths: Sequence[str | Path]) -> tuple[Answers, int]:
-    """What the model says of images of known classes, and how many other files the folders had.
+def ask_known(model: OpenSetModel, paths: Sequence[str | Path]) -> tuple[Answers, PassedOver]:
+    """What the model says of images of known classes, and what else the folders had.
 
     A folder that has folders is taken for one of classes: each has to be known.
 
     Raises:
         UserError: a folder is of no known class, an image cannot be read, or there is none.
     """
-    for folder in filter(Path.is_dir, map(Path, paths)):
+    for folder in filter(Path.is_dir, map(user_path, paths)):
         check_class_folders(model, folder)
     files, parts = PictureFiles(paths), []
     for batch, answers in model.ask_files(files):
@@ -119,9 +121,9 @@ def ask_known(model: OpenSetModel, paths: Sequence[str | Path]) -> tuple[Answers
 def check_class_folders(model: OpenSetModel, folder: Path) -> None:
     """UserError unless the folders in a folder, if there are any, have the names of known classes."""
     known = set(model.classes_.tolist()) | {part for name in model.classes_.tolist() for part in name.split("+")}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in known:
+    for name in list_class_folders(folder):
+        if name not in known:
             raise UserError(
-                f"{entry}: {entry.name} is no known class of the model, and only images of known classes set a "
+                f"{folder / name}: {name} is no known class of the model, and only images of known classes set a "
                 f"threshold: move it away; known are {', '.join(model.classes_.tolist())}"
             )

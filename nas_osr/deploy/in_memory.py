@@ -67,7 +67,7 @@ def train_in_memory(
         order = torch.randperm(len(members), generator=make_generator(seed, "validation", label))
         held_out[members[order[: max(1, round(VALIDATION_SHARE * len(members)))]]] = True
     known = LabelledImages(images, labels, labels)
-    data = OpenSetData(protocol, known.select(~held_out), known.select(held_out), None, None)
+    data = OpenSetData(protocol, known.select(~held_out), known.select(held_out), MemoryImages(), MemoryImages())
     fabric = training.machine.open(ranks=False)
     epochs = Unkept(ProgressReporter(training.schedule.epochs, request.quiet))
     with torch.random.fork_rng():
@@ -92,8 +92,7 @@ def describe_memory(images: Tensor, names: Sequence[str], mirrors: bool) -> Prot
         family="explicit",
         split=0,
         source=source,
-        known=tuple((label,) for label in range(len(names))),
-        known_names=tuple((name,) for name in names),
+        known=tuple((name,) for name in names),
         unknown_source=source,
         unknown=(),
         image_shape=(images.shape[1], images.shape[2], images.shape[3]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nas_osr.data.sources.base import SUFFIXES
 from nas_osr.data.sources.image_files import fit_picture, open_picture
+from nas_osr.data.sources.listing import PassedOver, list_images
 from nas_osr.data.sources.shapes import fit_shape
 from nas_osr.errors import UserError
-from nas_osr.files.storage import file_errors
+from nas_osr.files.paths import user_path
 from nas_osr.retrain.model import ModelInputs
 
 READERS = 4  # files at once: each may be large
@@ -41,7 +40,7 @@ def make_images(value: Any, inputs: ModelInputs) -> Tensor:
         UserError: a file cannot be read, or an array is of another shape or has other values; or there is no image.
     """
     if isinstance(value, str | Path):
-        return read_picture(Path(value), inputs)[None]
+        return read_picture(user_path(value), inputs)[None]
     if isinstance(value, Image.Image):
         return fit_image(value, inputs)[None]
     if isinstance(value, list | tuple) and value and not all(isinstance(item, int | float) for item in value):
@@ -93,15 +92,15 @@ def split_axes(array: np.ndarray, channels: int) -> np.ndarray:
 def read_picture(path: Path, inputs: ModelInputs) -> Tensor:
     """uint8 [C, H, W] of an image file. Raises UserError."""
     with open_picture(path) as opened:
-        return fit_image(opened, inputs)
+        return fit_image(opened, inputs, path)
 
 
-def fit_image(picture: Image.Image, inputs: ModelInputs) -> Tensor:
-    """uint8 [C, H, W] of a picture of any size; see `make_images`. Raises UserError."""
+def fit_image(picture: Image.Image, inputs: ModelInputs, path: Path = Path("a picture")) -> Tensor:
+    """uint8 [C, H, W] of a picture of any size; see `make_images`. `path` is for messages. Raises UserError."""
     height, width = inputs.image_shape[1:]
     as_it_is = picture.size == (width, height)
     target = inputs.image_shape if as_it_is or inputs.file_shape is None else inputs.file_shape
-    fitted = np.array(fit_picture(picture, target))
+    fitted = np.array(fit_picture(picture, target, path))
     return fit_shape(torch.from_numpy(fitted).permute(2, 0, 1)[None], inputs.image_shape)[0]
 
 
@@ -120,32 +119,16 @@ def try_pictures(paths: Sequence[Path], inputs: ModelInputs) -> list[Tensor | Us
 
 
 class PictureFiles:
-    """The files that paths name, and the image files below each folder among them, in the order of their names.
+    """The files that paths name, and the image files in and below each folder among them, in the order of their names.
 
     Attributes:
-        passed_over: how many other files the folders had, when all have been listed.
+        passed_over: what else the folders had, when all have been listed.
     """
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
-        self.paths, self.passed_over = paths, 0
+        self.paths, self.passed_over = paths, PassedOver()
 
     def __iter__(self) -> Iterator[Path]:
         """Raises UserError: a folder cannot be listed."""
-        for path in map(Path, self.paths):
-            if not path.is_dir():
-                yield path
-                continue
-            with file_errors(path, "list"):
-                for folder, folders, names in os.walk(path, onerror=_refuse):
-                    folders[:] = sorted(name for name in folders if not name.startswith("."))
-                    pictures = [name for name in sorted(names) if _is_picture(name)]
-                    self.passed_over += len(names) - len(pictures)
-                    yield from (Path(folder, name) for name in pictures)
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
-def _refuse(error: OSError) -> None:
-    raise error
+        for path in map(user_path, self.paths):
+            yield from list_images(path, self.passed_over) if path.is_dir() else [path]

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import read_text
 from nas_osr.metrics.open_set import Array, evaluate_open_set
@@ -65,15 +66,12 @@ class Judgements:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Predictions(Judgements):
-    """All columns of predictions.csv.
-
-    Attributes:
-        true_label: [B] int64.
-        true_class: [B] strings.
-    """
+    """All columns of predictions.csv."""
 
     true_label: Array
+    "[B] int64."
     true_class: Array
+    "[B] strings."
 
     def metrics(self) -> dict[str, float | None]:
         """`nas_osr.metrics.open_set.evaluate_open_set`; the unknown classes are those that occur."""
@@ -92,9 +90,8 @@ class Predictions(Judgements):
 
     def openness_curve(self, max_subsets: int = 200, seed: int = 0) -> list[dict[str, float | int | None]]:
         """`nas_osr.metrics.resampling.openness_f1_curve`."""
-        return openness_f1_curve(
-            self.true_label, self.predicted_label, self.true_class, self.num_known, max_subsets=max_subsets, seed=seed
-        )
+        columns = self.true_label, self.predicted_label, self.true_class
+        return openness_f1_curve(*columns, self.num_known, max_subsets=max_subsets, seed=seed)
 
     def _columns(self) -> tuple[Array, Array, Array, Array]:
         return self.knownness, self.predicted_label, self.closed_set_label, self.true_label
@@ -114,7 +111,7 @@ def write_predictions(path: str | Path, predictions: Judgements) -> None:
     for values, scores in zip(zip(*columns, strict=True), predictions.class_scores.tolist(), strict=True):
         writer.writerow([*values[:-1], repr(values[-1]), *map(repr, scores)])
     # a folder name that is not valid UTF-8 is written with its odd bytes as \\udcXX
-    with replace_file(Path(path)) as file:
+    with replace_file(user_path(path)) as file:
         file.write(text.getvalue().encode(errors="backslashreplace"))
 
 

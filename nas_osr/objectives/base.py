@@ -22,7 +22,8 @@ class Objective(nn.Module):
     """A loss with its heads, on top of any encoder.
 
     Subclasses are built as `Objective(shapes, image_shape, num_classes, config)`, from the shapes of the encoder's maps
-    and (C, H, W) of the images, with their own frozen dataclass `config`, and implement `forward` and `losses`.
+    and (C, H, W) of the images, with their own frozen dataclass `config`. They make their heads in `build`, and
+    implement `forward` and `losses`.
 
     Attributes:
         name: the registered name.
@@ -36,6 +37,7 @@ class Objective(nn.Module):
         share: (rank, ranks): this process is given the rank-th of so many equal parts of each batch.
         capturable: True when all of `losses` is computed on the device, with nothing random or decided in Python, so
             that a step can be captured as a CUDA graph; `progress` is a tensor there.
+        follows_length: False when no coefficient follows `progress`, so that a longer training begins as a shorter one.
         makes_views: True when `losses` augments the images itself; it is then given images as they are.
     """
 
@@ -44,6 +46,7 @@ class Objective(nn.Module):
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
     capturable: ClassVar[bool] = False
+    follows_length: ClassVar[bool] = True
     makes_views: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
     players: tuple[str, ...] = ("main",)
@@ -54,6 +57,10 @@ class Objective(nn.Module):
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.config = config
+        self.build(shapes)
+
+    def build(self, shapes: FeatureShapes) -> None:
+        """Make the heads, over maps of these shapes."""
 
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:

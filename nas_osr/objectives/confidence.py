@@ -20,17 +20,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.objectives.parts.gan import (
@@ -42,6 +41,7 @@ from nas_osr.objectives.parts.gan import (
     train_gan,
 )
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import POSITIVE
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
 
@@ -49,31 +49,27 @@ IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 
 @dataclass(frozen=True)
-class ConfidenceConfig:
-    """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`.
-
-    Attributes:
-        source: where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers.
-        beta: weight of both divergences, greater than 0.
-        gan_latent: dimensions of the generator's noise.
-        gan_width: channels of both GAN networks next to the image.
-        gan_learning_rate: of both GAN networks' Adam.
-        gan_epochs: pretrained_gan: passes over the known training images.
-        gan_batch_size: pretrained_gan: images a step.
-    """
+class ConfidenceConfig(Checked):
+    """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`."""
 
     source: str = "gan"
-    beta: float = 0.1
-    gan_latent: int = 100
-    gan_width: int = 64
-    gan_learning_rate: float = 2e-4
-    gan_epochs: int = 20
-    gan_batch_size: int = 64
+    "where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers."
+    beta: Annotated[float, POSITIVE] = 0.1
+    "weight of both divergences, greater than 0."
+    gan_latent: Annotated[int, POSITIVE] = 100
+    "dimensions of the generator's noise."
+    gan_width: Annotated[int, POSITIVE] = 64
+    "channels of both GAN networks next to the image."
+    gan_learning_rate: Annotated[float, POSITIVE] = 2e-4
+    "of both GAN networks' Adam."
+    gan_epochs: Annotated[int, POSITIVE] = 20
+    "pretrained_gan: passes over the known training images."
+    gan_batch_size: Annotated[int, POSITIVE] = 64
+    "pretrained_gan: images a step."
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice(self, "source", IMAGES_FROM, where="confidence: ")
-        check_positive(self, "beta", "gan_learning_rate", "gan_latent", "gan_width", where="confidence: ")
-        check_positive(self, "gan_epochs", "gan_batch_size", where="confidence: ")
 
 
 class Confidence(Objective):
@@ -90,19 +86,20 @@ class Confidence(Objective):
     config_class = ConfidenceConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "msp"
+    follows_length = False
     divisible = True
     config: ConfidenceConfig
     outliers: Tensor | None
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: ConfidenceConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        self.classifier = nn.Linear(pooled_width(shapes), num_classes)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
+        self.classifier = nn.Linear(pooled_width(shapes), self.num_classes)
         self.generator: Generator | None = None
         self.discriminator: Discriminator | None = None
         if config.source != "outliers":
-            self.generator = Generator(image_shape, config.gan_latent, config.gan_width)
+            self.generator = Generator(self.image_shape, config.gan_latent, config.gan_width)
         if config.source == "gan":
-            self.discriminator = Discriminator(image_shape, config.gan_width)
+            self.discriminator = Discriminator(self.image_shape, config.gan_width)
             self.players = ("discriminator", "generator", "main")
         self.register_buffer("outliers", None, persistent=False)
 

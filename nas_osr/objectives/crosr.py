@@ -13,41 +13,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class CROSRConfig:
-    """Coefficients of the loss and widths of the reconstruction's path.
+class CROSRConfig(Checked):
+    """Coefficients of the loss and widths of the reconstruction's path."""
 
-    Attributes:
-        reconstruction_weight: weight of the mean squared error; 0 leaves plain cross-entropy with untrained latents.
-        latent_channels: channels of each z_l, at most as many as its map has.
-        decoder_channels: channels of each x~_l, at most as many as the encoder's map has.
-        pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
-    """
-
-    reconstruction_weight: float = 1.0
-    latent_channels: int = 32
-    decoder_channels: int = 128
-    pixel_std: tuple[float, ...] | None = None
-
-    def __post_init__(self) -> None:
-        check_not_negative(self, "reconstruction_weight", where="crosr: ")
-        check_positive(self, "latent_channels", "decoder_channels", where="crosr: ")
+    reconstruction_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "weight of the mean squared error; 0 leaves plain cross-entropy with untrained latents."
+    latent_channels: Annotated[int, POSITIVE] = 32
+    "channels of each z_l, at most as many as its map has."
+    decoder_channels: Annotated[int, POSITIVE] = 128
+    "channels of each x~_l, at most as many as the encoder's map has."
+    pixel_std: Annotated[tuple[float, ...] | None, POSITIVE] = None
+    "standard deviation of each channel, in which errors are measured; the protocol's when not given."
 
 
 class CROSR(Objective):
@@ -67,15 +60,16 @@ class CROSR(Objective):
     config_class = CROSRConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "crosr"
+    follows_length = False
     divisible = True
     capturable = True
     config: CROSRConfig
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CROSRConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
         if not shapes.intermediate:
             raise UserError("crosr: the encoder has no intermediate maps to reconstruct from")
-        self.classifier = nn.Linear(pooled_width(shapes), num_classes)
+        self.classifier = nn.Linear(pooled_width(shapes), self.num_classes)
         self.scales = sorted(shapes.intermediate, reverse=True)
         channels = [shapes.intermediate[scale][0] for scale in self.scales]
         latents = [min(width, config.latent_channels) for width in channels]
@@ -89,9 +83,9 @@ class CROSR(Objective):
         for width, finer in zip(widths, [*widths[1:], widths[-1]], strict=True):
             convolution = nn.Conv2d(width, finer, 3, padding=1, bias=False)
             self.refine.append(nn.Sequential(convolution, nn.BatchNorm2d(finer), nn.LeakyReLU(SLOPE, inplace=True)))
-        self.to_image = nn.Conv2d(widths[-1], image_shape[0], 3, padding=1)
+        self.to_image = nn.Conv2d(widths[-1], self.image_shape[0], 3, padding=1)
         self.inverse_std: Tensor
-        scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)
+        scale = torch.tensor(config.pixel_std or (1.0,) * self.image_shape[0]).view(1, -1, 1, 1)
         self.register_buffer("inverse_std", 1.0 / scale, persistent=False)
 
     @classmethod

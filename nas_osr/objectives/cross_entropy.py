@@ -9,36 +9,28 @@ updates with all others, so the weight scales their steps too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative
-from nas_osr.data.sources.base import Shape
-from nas_osr.errors import UserError
+from nas_osr.configuration import Checked
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, Range
 from nas_osr.outputs import FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class CrossEntropyConfig:
-    """Coefficients of the loss.
+class CrossEntropyConfig(Checked):
+    """Coefficients of the loss."""
 
-    Attributes:
-        label_smoothing: share of the target that is spread evenly over all classes, from 0 to less than 1. It helps
-            closed-set accuracy and can cost the detection of unknown images several points.
-        center_weight: weight of the Center loss; 0 is off.
-    """
-
-    label_smoothing: float = 0.0
-    center_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"cross_entropy: label_smoothing is a share from 0 to below 1, got {self.label_smoothing}")
-        check_not_negative(self, "center_weight", where="cross_entropy: ")
+    label_smoothing: Annotated[float, Range(0, 1, below=True)] = 0.0
+    """share of the target that is spread evenly over all classes, from 0 to less than 1. It helps closed-set accuracy
+    and can cost the detection of unknown images several points."""
+    center_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    "weight of the Center loss; 0 is off."
 
 
 class CrossEntropy(Objective):
@@ -53,15 +45,15 @@ class CrossEntropy(Objective):
     config_class = CrossEntropyConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
+    follows_length = False
     divisible = True
     capturable = True
     config: CrossEntropyConfig
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: CrossEntropyConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
+    def build(self, shapes: FeatureShapes) -> None:
         width = pooled_width(shapes)
-        self.classifier = nn.Linear(width, num_classes)
-        self.centers = nn.Parameter(torch.zeros(num_classes, width)) if config.center_weight > 0 else None
+        self.classifier = nn.Linear(width, self.num_classes)
+        self.centers = nn.Parameter(torch.zeros(self.num_classes, width)) if self.config.center_weight > 0 else None
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         embedding = pool(encoder(images))

@@ -15,18 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
-from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
+from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
 from nas_osr.objectives.parts.densities import (
     bernoulli_loss,
     gaussian_log_density,
@@ -34,6 +33,7 @@ from nas_osr.objectives.parts.densities import (
     standard_normal_divergence,
     truncated_gaussian_loss,
 )
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
@@ -43,45 +43,34 @@ RECONSTRUCTIONS = ("bernoulli", "truncated_gaussian")
 
 
 @dataclass(frozen=True)
-class GMVAEConfig:
-    """Sizes and terms of the loss.
+class GMVAEConfig(Checked):
+    """Sizes and terms of the loss."""
 
-    Attributes:
-        latent_dim: dimensions of z.
-        prior_dim: dimensions of w.
-        hidden: width of the hidden layer of q(w|x,y) and of the prior net.
-        subclusters: K_c, one number for all classes or one per class; 1 when not given. `nas-osr subclusters`
-            recommends them.
-        reconstruction: `bernoulli` or `truncated_gaussian`.
-        pixel_scale: standard deviation s of a pixel in the truncated Gaussian, in units of [0, 1]. 0 learns one for
-            all pixels, between 0.01 and 0.5: s weighs the reconstruction against the other terms, and its best value
-            depends on the data. The bounds keep it from collapsing on images that are reconstructed exactly, and from
-            growing where a truncated Gaussian is flat and nothing would bring it back.
-        v_prior: add the divergence of r from pi.
-        decoder_channels: channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the
-            encoder has there.
-    """
-
-    latent_dim: int = 10
-    prior_dim: int = 10
-    hidden: int = 64
-    subclusters: int | tuple[int, ...] | None = None
+    latent_dim: Annotated[int, POSITIVE] = 10
+    "dimensions of z."
+    prior_dim: Annotated[int, POSITIVE] = 10
+    "dimensions of w."
+    hidden: Annotated[int, POSITIVE] = 64
+    "width of the hidden layer of q(w|x,y) and of the prior net."
+    subclusters: Annotated[int | tuple[int, ...] | None, POSITIVE] = None
+    "K_c, one number for all classes or one per class; 1 when not given. `nas-osr subclusters` recommends them."
     reconstruction: str = "bernoulli"
-    pixel_scale: float = 0.0
+    "`bernoulli` or `truncated_gaussian`."
+    pixel_scale: Annotated[float, NOT_NEGATIVE] = 0.0
+    """standard deviation s of a pixel in the truncated Gaussian, in units of [0, 1]. 0 learns one for all pixels,
+    between 0.01 and 0.5: s weighs the reconstruction against the other terms, and its best value depends on the data.
+    The bounds keep it from collapsing on images that are reconstructed exactly, and from growing where a truncated
+    Gaussian is flat and nothing would bring it back."""
     v_prior: bool = False
-    decoder_channels: int = 0
+    "add the divergence of r from pi."
+    decoder_channels: Annotated[int, DECODER_CHANNELS] = 0
+    "channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the encoder has there."
 
     def __post_init__(self) -> None:
-        check_positive(self, "latent_dim", "prior_dim", "hidden", where="gmvae: ")
+        super().__post_init__()
         check_choice(self, "reconstruction", RECONSTRUCTIONS, where="gmvae: ")
-        check_not_negative(self, "pixel_scale", where="gmvae: ")
-        check_decoder_channels(self, where="gmvae: ")
-        given = 1 if self.subclusters is None else self.subclusters
-        counts = given if isinstance(given, tuple) else (given,)
-        if not counts or not all(type(count) is int and count >= 1 for count in counts):
-            raise UserError(
-                f"gmvae: subclusters must be a whole number from 1, or one for each class, got {self.subclusters!r}"
-            )
+        if self.subclusters == ():
+            raise UserError("gmvae: subclusters must be a whole number from 1, or one for each class, got none")
 
     def counts(self, num_classes: int) -> tuple[int, ...]:
         """K_c of every class. Raises UserError when they are listed for another number of classes."""
@@ -104,31 +93,32 @@ class GMVAE(Objective):
     config_class = GMVAEConfig
     provides = frozenset({"embedding", "latent_mean", "latent_variance"})
     default_rule = "nc_distance"
+    follows_length = False
     divisible = True
     capturable = True
     config: GMVAEConfig
     components: Tensor
     log_weights: Tensor
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: GMVAEConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        counts = config.counts(num_classes)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
+        counts = config.counts(self.num_classes)
         channels, height, width = shapes.branches[BOTTOM]
         flat = channels * height * width
         self.to_latent = nn.Linear(flat, 2 * config.latent_dim)
         self.to_prior_input = nn.Sequential(
-            nn.Linear(flat + num_classes, config.hidden), nn.Tanh(), nn.Linear(config.hidden, 2 * config.prior_dim)
+            nn.Linear(flat + self.num_classes, config.hidden), nn.Tanh(), nn.Linear(config.hidden, 2 * config.prior_dim)
         )
         to_moments = nn.Linear(config.hidden, sum(counts) * 2 * config.latent_dim)
         with torch.no_grad():  # subclusters that start together share every image for good
             to_moments.bias.view(-1, 2, config.latent_dim)[:, 0].normal_()
         self.prior = nn.Sequential(nn.Linear(config.prior_dim, config.hidden), nn.Tanh(), to_moments)
-        self.decoder = Decoder(config.latent_dim, config.decoder_channels or channels, image_shape, {})
+        self.decoder = Decoder(config.latent_dim, config.decoder_channels or channels, self.image_shape, {})
         self.raw_scale: nn.Parameter | None = None
         if config.reconstruction == "truncated_gaussian" and config.pixel_scale == 0:
             self.raw_scale = nn.Parameter(torch.zeros(()))
 
-        components = torch.zeros(num_classes, max(counts), dtype=torch.int64)
+        components = torch.zeros(self.num_classes, max(counts), dtype=torch.int64)
         log_weights = torch.full(components.shape, -torch.inf)
         first = 0
         for label, count in enumerate(counts):

@@ -12,15 +12,14 @@ views. lambda alone (theta 0, no mixing) is SimCLR. There is no classifier: imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.augmentation import is_range
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -29,50 +28,45 @@ from nas_osr.objectives.parts.decoder import BOTTOM
 from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.parts.saliency_maps import WEIGHTS, saliency_maps
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 MIXES = ("gradmix", "cutmix", "mixup", "none")
 
 
 @dataclass(frozen=True)
-class SupConConfig:
-    """Coefficients of the loss; the defaults are the paper's for CIFAR-10.
+class SupConConfig(Checked):
+    """Coefficients of the loss; the defaults are the paper's for CIFAR-10."""
 
-    Attributes:
-        supcon_weight: theta; 0 leaves the labels unused.
-        simclr_weight: lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out.
-        temperature: t of all similarities, greater than 0.
-        head_width: dimensions of f.
-        mix: gradmix, cutmix, mixup or none.
-        saliency: layercam or gradcam (plain GradMix), for mix gradmix.
-        saliency_layers: the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1
-            the stem's.
-        gamma: range of the mixed box's share of a side, in (0, 1].
-        augment: vary the two views; without it they are the image itself, twice.
-        flip: mirror views; not for digits.
-    """
-
-    supcon_weight: float = 1.0
-    simclr_weight: float = 1.2
-    temperature: float = 0.05
-    head_width: int = 128
+    supcon_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "theta; 0 leaves the labels unused."
+    simclr_weight: Annotated[float, NOT_NEGATIVE] = 1.2
+    "lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out."
+    temperature: Annotated[float, POSITIVE] = 0.05
+    "t of all similarities, greater than 0."
+    head_width: Annotated[int, POSITIVE] = 128
+    "dimensions of f."
     mix: str = "gradmix"
+    "gradmix, cutmix, mixup or none."
     saliency: str = "layercam"
-    saliency_layers: tuple[int, ...] = (BOTTOM,)
+    "layercam or gradcam (plain GradMix), for mix gradmix."
+    saliency_layers: Annotated[tuple[int, ...], Range(-1, 2)] = (BOTTOM,)
+    "the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1 the stem's."
     gamma: tuple[float, float] = (0.1, 0.5)
+    "range of the mixed box's share of a side, in (0, 1]."
     augment: bool = True
+    "vary the two views; without it they are the image itself, twice."
     flip: bool = True
+    "mirror views; not for digits."
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "supcon_weight", "simclr_weight", where="supcon: ")
-        check_positive(self, "temperature", "head_width", where="supcon: ")
+        super().__post_init__()
         check_choice(self, "mix", MIXES, where="supcon: ")
         check_choice(self, "saliency", WEIGHTS, where="supcon: ")
         if self.supcon_weight == self.simclr_weight == 0:
             raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
-        layers = self.saliency_layers
-        if not isinstance(layers, tuple) or not layers or not set(layers) <= {-1, 0, 1, 2}:
-            raise UserError(f"supcon: saliency_layers must be a list of scales from -1 to 2, got {layers!r}")
+        if not self.saliency_layers:
+            raise UserError("supcon: saliency_layers must be a list of scales from -1 to 2, got none")
         if not is_range(self.gamma):
             raise UserError(f"supcon: gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
 
@@ -95,11 +89,12 @@ class SupCon(Objective):
     config_class = SupConConfig
     provides = frozenset({"embedding"})
     default_rule = "neighbours"
+    follows_length = False
     makes_views = True
     config: SupConConfig
 
-    def __init__(self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: SupConConfig) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
         self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.mixes = config.mix != "none" and config.simclr_weight > 0
         missing = set(config.saliency_layers) - set(shapes.branches) - set(shapes.intermediate)

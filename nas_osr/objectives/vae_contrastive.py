@@ -19,68 +19,54 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
-from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
-from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
-from nas_osr.objectives.parts.rising import risen, weighted
+from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class VAEContrastiveConfig:
-    """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning).
+class VAEContrastiveConfig(Checked):
+    """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning)."""
 
-    Attributes:
-        class_dim: dimensions of u.
-        instance_dim: dimensions of z.
-        ce_weight: weight of the cross-entropy of the classifier on u.
-        kl_weight: weight beta of both divergences at the end of their linear warm-up.
-        kl_warmup: share of the training over which beta rises from 0; 0 is no warm-up.
-        instance_kl_weight: weight beta_z of z's divergence inside beta's bracket.
-        reconstruction_weight: weight of the mean squared error.
-        contrastive_weight: weight of the contrastive term; at 0 no counterfactual is decoded in training.
-        temperature: T of the contrastive term.
-        counterfactuals: how many other classes each image is decoded under in training, a fresh random sample; 0 is
-            all, as in the paper. Fewer make the contrastive term a little too small on average, and training cheaper
-            where there are many classes. Judging decodes every class in any case.
-        pixel_std: standard deviation of each channel, in which errors are measured; the protocol's when not given.
-        decoder_channels: channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the
-            encoder has there, as in the paper. A narrow decoder makes the N + 1 reconstructions of each image cheap.
-        decoder_features: let the decoder see the encoder's maps, as the published code does; the image then
-            bypasses the latents.
-    """
-
-    class_dim: int = 32
-    instance_dim: int = 10
-    ce_weight: float = 30.0
-    kl_weight: float = 1.0
-    kl_warmup: float = 0.5
-    instance_kl_weight: float = 1.0
-    reconstruction_weight: float = 1.0
-    contrastive_weight: float = 1.0
-    temperature: float = 1.0
-    counterfactuals: int = 0
-    pixel_std: tuple[float, ...] | None = None
-    decoder_channels: int = 0
+    class_dim: Annotated[int, POSITIVE] = 32
+    "dimensions of u."
+    instance_dim: Annotated[int, POSITIVE] = 10
+    "dimensions of z."
+    ce_weight: Annotated[float, NOT_NEGATIVE] = 30.0
+    "weight of the cross-entropy of the classifier on u."
+    kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "weight beta of both divergences at the end of their linear warm-up."
+    kl_warmup: Annotated[float, SHARE] = 0.5
+    "share of the training over which beta rises from 0; 0 is no warm-up."
+    instance_kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "weight beta_z of z's divergence inside beta's bracket."
+    reconstruction_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "weight of the mean squared error."
+    contrastive_weight: Annotated[float, NOT_NEGATIVE] = 1.0
+    "weight of the contrastive term; at 0 no counterfactual is decoded in training."
+    temperature: Annotated[float, POSITIVE] = 1.0
+    "T of the contrastive term."
+    counterfactuals: Annotated[int, NOT_NEGATIVE] = 0
+    """how many other classes each image is decoded under in training, a fresh random sample; 0 is all, as in the paper.
+    Fewer make the contrastive term a little too small on average, and training cheaper where there are many classes.
+    Judging decodes every class in any case."""
+    pixel_std: Annotated[tuple[float, ...] | None, POSITIVE] = None
+    "standard deviation of each channel, in which errors are measured; the protocol's when not given."
+    decoder_channels: Annotated[int, DECODER_CHANNELS] = 0
+    """channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the encoder has there, as
+    in the paper. A narrow decoder makes the N + 1 reconstructions of each image cheap."""
     decoder_features: bool = False
-
-    def __post_init__(self) -> None:
-        where = "vae_contrastive: "
-        check_positive(self, "class_dim", "instance_dim", where=where)
-        check_not_negative(self, "ce_weight", "kl_weight", "instance_kl_weight", "reconstruction_weight", where=where)
-        check_not_negative(self, "contrastive_weight", "counterfactuals", where=where)
-        check_decoder_channels(self, where=where)
-        if not 0 <= self.kl_warmup <= 1:
-            raise UserError(f"vae_contrastive: kl_warmup is a share from 0 to 1, got {self.kl_warmup}")
+    "let the decoder see the encoder's maps, as the published code does; the image then bypasses the latents."
 
 
 class VAEContrastive(Objective):
@@ -96,27 +82,25 @@ class VAEContrastive(Objective):
     capturable = True
     config: VAEContrastiveConfig
 
-    def __init__(
-        self, shapes: FeatureShapes, image_shape: Shape, num_classes: int, config: VAEContrastiveConfig
-    ) -> None:
-        super().__init__(shapes, image_shape, num_classes, config)
-        if config.counterfactuals >= num_classes:
+    def build(self, shapes: FeatureShapes) -> None:
+        config = self.config
+        if config.counterfactuals >= self.num_classes:
             raise UserError(
-                f"vae_contrastive: counterfactuals must be under the number of classes, {num_classes}, "
+                f"vae_contrastive: counterfactuals must be under the number of classes, {self.num_classes}, "
                 f"got {config.counterfactuals}; 0 takes all"
             )
         bottom = shapes.branches[BOTTOM]
         self.latent_dim = config.class_dim + config.instance_dim
         self.to_mean = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
         self.to_variance = nn.Linear(bottom[0] * bottom[1] * bottom[2], self.latent_dim)
-        self.classifier = nn.Linear(config.class_dim, num_classes)
-        self.class_mean = nn.Embedding(num_classes, config.class_dim)  # h: a linear map of the one-hot label
+        self.classifier = nn.Linear(config.class_dim, self.num_classes)
+        self.class_mean = nn.Embedding(self.num_classes, config.class_dim)  # h: a linear map of the one-hot label
         joining = {scale: shape[0] for scale, shape in shapes.branches.items() if scale != BOTTOM}
         if config.decoder_features:
             joining |= {scale: shape[0] for scale, shape in shapes.intermediate.items()}
-        self.decoder = Decoder(self.latent_dim, config.decoder_channels or bottom[0], image_shape, joining)
+        self.decoder = Decoder(self.latent_dim, config.decoder_channels or bottom[0], self.image_shape, joining)
         self.inverse_std: Tensor
-        scale = torch.tensor(config.pixel_std or (1.0,) * image_shape[0]).view(1, -1, 1, 1)
+        scale = torch.tensor(config.pixel_std or (1.0,) * self.image_shape[0]).view(1, -1, 1, 1)
         self.register_buffer("inverse_std", 1.0 / scale, persistent=False)
 
     @classmethod
@@ -222,3 +206,19 @@ class VAEContrastive(Objective):
         # each drawn class stands for (N - 1)/m others
         others = logits[:, 1:] + math.log((self.num_classes - 1) / sampled)
         return F.cross_entropy(torch.cat([logits[:, :1], others], dim=1), torch.zeros_like(labels))
+
+
+def risen(progress: float | Tensor, share: float) -> float | Tensor:
+    """How far a coefficient has risen, in [0, 1]: linearly over the first `share` of the training; 0 is at once.
+
+    In a captured step both are scalars on the device.
+    """
+    if not share:
+        return 1.0
+    ratio = progress / share
+    return ratio.clamp(max=1.0) if isinstance(ratio, Tensor) else min(1.0, ratio)
+
+
+def weighted(coefficient: float | Tensor, term: Tensor) -> Tensor:
+    """coefficient * term, in the term's type."""
+    return (coefficient.to(term.dtype) if isinstance(coefficient, Tensor) else coefficient) * term

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Generic, TypeVar
@@ -50,18 +49,16 @@ class FirstRank(Generic[T]):
         """
         if self.alone:
             return function(self.value)
-        if not self.here:
-            outcome = receive(self._fabric)
-            if "error" in outcome:
-                raise UserError(outcome["error"])
-            return outcome["result"]
-        try:
-            result = function(self.value)
-        except UserError as error:
-            send(self._fabric, {"error": str(error)})
-            raise
-        send(self._fabric, {"result": result})
-        return result
+        outcome: Any = None
+        if self.here:
+            try:
+                outcome = function(self.value), None
+            except UserError as error:
+                outcome = None, str(error)
+        result, mistake = self._fabric.broadcast(outcome)
+        if mistake is not None:
+            raise UserError(mistake)
+        return result  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
@@ -85,22 +82,3 @@ def check_same(fabric: Fabric, what: str, value: str) -> None:
     dist.all_reduce(different)
     if different:
         raise UserError(f"the {what} of {int(different)} of {fabric.world_size} processes are not those of the first")
-
-
-def send(fabric: Fabric, value: dict[str, Any]) -> None:
-    """Send plain values and tensors from the first rank to all others."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    content = torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8).to(fabric.device)
-    dist.broadcast(torch.tensor(len(content), device=fabric.device), 0)
-    dist.broadcast(content, 0)
-
-
-def receive(fabric: Fabric) -> dict[str, Any]:
-    """What the first rank sends; nothing but plain values and tensors can be in it."""
-    size = torch.zeros((), dtype=torch.int64, device=fabric.device)
-    dist.broadcast(size, 0)
-    content = torch.zeros(int(size), dtype=torch.uint8, device=fabric.device)
-    dist.broadcast(content, 0)
-    file = io.BytesIO(content.cpu().numpy().tobytes())
-    return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251 (from another rank, no file)

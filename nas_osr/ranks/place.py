@@ -22,17 +22,16 @@ GRACE = 60.0  # seconds in which the first rank can say what is wrong before ano
 
 @dataclass(frozen=True)
 class Rank:
-    """A process among `count`; the first, 0, is the one that writes and speaks.
-
-    Attributes:
-        index, count: among all processes.
-        local_index, local_count: among those on this machine.
-    """
+    """A process among `count`; the first, 0, is the one that writes and speaks."""
 
     index: int = 0
+    "among all processes."
     count: int = 1
+    "how many processes there are."
     local_index: int = 0
+    "among those on this machine."
     local_count: int = 1
+    "how many of them are here."
 
 
 def current_rank() -> Rank:

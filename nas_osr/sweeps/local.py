@@ -37,17 +37,14 @@ def share_cores(processes: int) -> Resources:
 
 @dataclass
 class LocalExecutor:
-    """See `nas_osr.sweeps.executor.Executor`.
-
-    Attributes:
-        processes: how many at a time.
-        hold: descriptors that the processes keep open, such as a lock that is to outlive this one.
-        report: is told in a line what is ended or run again.
-    """
+    """See `nas_osr.sweeps.executor.Executor`."""
 
     processes: int = 1
+    "how many at a time."
     hold: Sequence[int] = ()
+    "descriptors that the processes keep open, such as a lock that is to outlive this one."
     report: Callable[[str], None] = lambda line: None
+    "is told in a line what is ended or run again."
 
     def map(
         self, function: Callable[[Any], Any], jobs: Iterable[Job | None], resources: Resources, retries: int = 0
@@ -182,4 +179,5 @@ def stopping_signals() -> contextlib.AbstractContextManager[None]:
     """
     ending = ((signal.SIG_DFL,), signal.default_int_handler)
     deaf = ((signal.SIG_IGN,), lambda number, frame: None)
-    return handle_signals({signal.SIGTERM: ending, signal.SIGHUP: ending, signal.SIGINT: deaf})
+    ends = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP")]  # Windows has no SIGHUP
+    return handle_signals({**dict.fromkeys(ends, ending), signal.SIGINT: deaf})

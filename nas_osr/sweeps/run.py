@@ -14,17 +14,14 @@ from nas_osr.sweeps.sweep_folder import SweepFolder
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
-
-    Attributes:
-        status: finished, failed, interrupted, or blocked (something that it needs has not finished).
-        error: the last line that it printed, or what it waits for; "" when finished.
-        skipped: whether it had finished before.
-    """
+    """How a run ended."""
 
     status: str
+    "finished, failed, interrupted, or blocked (something that it needs has not finished)."
     error: str = ""
+    'the last line that it printed, or what it waits for; "" when finished.'
     skipped: bool = False
+    "whether it had finished before."
 
 
 def run_sweep(

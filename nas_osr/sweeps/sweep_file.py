@@ -33,6 +33,7 @@ import yaml
 
 from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.text import check_json_value, read_text
 from nas_osr.files.yaml_text import MAX_YAML_BYTES, compose_yaml, construct_yaml
 
@@ -48,21 +49,18 @@ RESERVED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a sweep.
-
-    Attributes:
-        name: unique; its folder inside the sweep's.
-        command: the command of nas-osr, e.g. "retrain".
-        options: values by option, dotted for an entry of a mapping; texts may hold "{out}".
-        needs: names of the runs that must be finished before.
-        where: file and line, for messages.
-    """
+    """One run of a sweep."""
 
     name: str
+    "unique; its folder inside the sweep's."
     command: str
+    'the command of nas-osr, e.g. "retrain".'
     options: Mapping[str, Any]
+    'values by option, dotted for an entry of a mapping; texts may hold "{out}".'
     needs: tuple[str, ...]
+    "names of the runs that must be finished before."
     where: str
+    "file and line, for messages."
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def read_sweep(
     Raises:
         UserError: no such file, or a mistake in it; names file, line and key.
     """
-    path = Path(reference)
+    path = user_path(reference)
     if not path.exists():
         names = shipped()
         if reference not in names:

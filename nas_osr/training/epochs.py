@@ -17,41 +17,38 @@ from nas_osr.data.augmentation import AugmentationConfig, augment
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.ranks.first import FirstRank
-from nas_osr.ranks.replicas import assert_equal, average_statistics, own_rows, start_equal
+from nas_osr.ranks.replicas import assert_equal, average, average_statistics, own_rows, start_equal
 from nas_osr.runs.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training.graphs import Choice, make_step, set_rate
-from nas_osr.training.losses import LossMeter
-from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, check_weights, split_norms
+from nas_osr.training.learner import weight_step
+from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, LossMeter, check_weights, split_norms
 from nas_osr.training.step_checkpoints import StepCheckpoints
-from nas_osr.training.update import weight_step
 
 Batch = tuple[Tensor, Tensor]  # uint8 images [B, C, H, W] and labels [B]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long weights are trained, and in which steps.
-
-    Attributes:
-        epochs: passes over the images.
-        batch_size: images a step, of all ranks together.
-        factor: position in epochs -> factor on the learning rate of `main`; other players keep theirs.
-        clip: largest gradient norm of a player; 0 is off.
-        scale: the summed loss is divided by this before the gradient is taken.
-        augmentation: of the images.
-        seed: of everything random.
-    """
+    """How long weights are trained, and in which steps."""
 
     epochs: int
+    "passes over the images."
     batch_size: int
+    "images a step, of all ranks together."
     factor: Callable[[float], float]
+    "position in epochs -> factor on the learning rate of `main`; other players keep theirs."
     clip: float
+    "largest gradient norm of a player; 0 is off."
     scale: float
+    "the summed loss is divided by this before the gradient is taken."
     augmentation: AugmentationConfig
+    "of the images."
     seed: int
+    "of everything random."
 
 
+@dataclass(eq=False)
 class Trainer:
     """A learner with what its training needs. A subclass says what is judged after an epoch, and what else a step does.
 
@@ -63,25 +60,24 @@ class Trainer:
         optimizers: of the weights, by player, as Fabric wrapped them.
         images: what is learned from, on the device.
         schedule: how.
+        graphs: whether the weight step is captured.
         update: the weight step, plain or captured: images, labels and progress -> loss terms and gradient norms.
         prepared: what the objective says of what it learned before the first step.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        learner: Any,
-        optimizers: Mapping[str, Any],
-        images: LabelledImages,
-        schedule: Schedule,
-        graphs: Choice = "off",
-    ) -> None:
-        self.fabric, self.learner, self.optimizers = fabric, learner, optimizers
-        self.images, self.schedule = images, schedule
-        plain = partial(weight_step, fabric, learner, optimizers, clip=schedule.clip, scale=schedule.scale)
-        self.update = make_step(plain, graphs, fabric, learner, optimizers)
+    fabric: Fabric
+    learner: Any
+    optimizers: Mapping[str, Any]
+    images: LabelledImages
+    schedule: Schedule
+    graphs: Choice = "off"
+
+    def __post_init__(self) -> None:
+        clip, scale = self.schedule.clip, self.schedule.scale
+        plain = partial(weight_step, self.fabric, self.learner, self.optimizers, clip=clip, scale=scale)
+        self.update = make_step(plain, self.graphs, self.fabric, self.learner, self.optimizers)
         self.prepared: dict[str, float] = {}
-        self.generator = torch.Generator(device=fabric.device)  # of the augmentation; every epoch has its own
+        self.generator = torch.Generator(device=self.fabric.device)  # of the augmentation; every epoch has its own
 
     @property
     def steps(self) -> int:
@@ -206,8 +202,7 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
     # every random stream of an epoch has a seed of its own, or goes on where the epoch was left
     torch.manual_seed(derive_seed(schedule.seed, "epoch", epoch))
     trainer.generator = make_generator(schedule.seed, "augmentation", epoch, device=trainer.fabric.device)
-    done = checkpoints.begin(epoch, trainer.generator)
-    checkpoints.restore_losses(meter)
+    done = checkpoints.begin(epoch, trainer.generator, meter)
     trainer.learner.train()
     for step, batches in enumerate(trainer.batches(epoch, done), start=done):
         # the learning rate follows its schedule
@@ -223,5 +218,5 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
         # save between two steps where it is time to
         checkpoints.after_step(step + 1, meter, check)
     check()
-    meter.average(trainer.fabric)
+    average(trainer.fabric, meter.sums.values())
     return meter.means()

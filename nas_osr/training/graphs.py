@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -28,28 +28,15 @@ Choice = Literal["auto", "on", "off"]
 StepFunction = Callable[[Tensor, Tensor, Any], dict[str, Tensor]]  # images, labels, progress -> scalar terms
 
 
-class Graph(Protocol):
-    """What records a call and repeats it on the same memory."""
-
-    def warm_up(self, call: Callable[[], None]) -> None:
-        """Run a call where it will be recorded."""
-
-    def capture(self, call: Callable[[], None]) -> None:
-        """Record a call; what it computes is not there before `replay`."""
-
-    def replay(self) -> None:
-        """Compute what was recorded once more."""
-
-
 class CudaGraph:
-    """A `Graph` of kernels, recorded on a stream of its own."""
+    """Records a call on a stream of its own, and repeats its kernels on the same memory."""
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
         self.graph = torch.cuda.CUDAGraph()
 
     def warm_up(self, call: Callable[[], None]) -> None:
-        """See `Graph`. On the stream of the recording: autograd remembers where a gradient was first summed."""
+        """Run a call on the stream of the recording: autograd remembers where a gradient was first summed."""
         current = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -57,7 +44,7 @@ class CudaGraph:
         current.wait_stream(self.stream)
 
     def capture(self, call: Callable[[], None]) -> None:
-        """See `Graph`. UserError when something in the call cannot be recorded."""
+        """Record a call; what it computes is not there before `replay`. UserError when something cannot be recorded."""
         try:
             with torch.cuda.graph(self.graph, stream=self.stream):
                 call()
@@ -68,7 +55,7 @@ class CudaGraph:
             raise UserError(f"this step cannot be captured as a CUDA graph ({reason}): use --graphs off") from error
 
     def replay(self) -> None:
-        """See `Graph`."""
+        """Compute what was recorded once more."""
         self.graph.replay()
 
 
@@ -84,7 +71,7 @@ class CapturedStep:
         graph: records it.
     """
 
-    def __init__(self, step: StepFunction, learner: Any, optimizers: Mapping[str, Any], graph: Graph) -> None:
+    def __init__(self, step: StepFunction, learner: Any, optimizers: Mapping[str, Any], graph: CudaGraph) -> None:
         self.step, self.learner, self.optimizers, self.graph = step, learner, optimizers, graph
         self.calls = 0
         self.batch: tuple[Tensor, Tensor] | None = None
@@ -93,7 +80,7 @@ class CapturedStep:
         self.terms: Tensor | None = None
 
     def __call__(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
-        """See `nas_osr.training.update.weight_step`."""
+        """See `nas_osr.training.learner.weight_step`."""
         if self.batch is None:
             self.batch = torch.empty_like(images), torch.empty_like(labels)
             self.progress = torch.zeros((), dtype=torch.float64, device=images.device)

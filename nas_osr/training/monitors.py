@@ -25,37 +25,66 @@ SPREAD = 0.02  # of embeddings: below, they point in one direction
 CHANCE_EPOCHS = 3  # an accuracy may be at chance for fewer epochs
 STANDARD_ERRORS = 2.0  # by which an accuracy has to exceed chance
 
+NEVER = 2**62  # a step that no training comes to
 KEPT = "what was saved before is intact"
+
+
+class LossMeter:
+    """Sums loss terms on the device and reads them once, so that no step waits for the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count the terms of one step."""
+        for name, value in losses.items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been counted so far."""
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Go on from what `state_dict` returned, on this device."""
+        self.sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self.counts = dict(state["counts"])
+
+    def means(self) -> dict[str, float]:
+        """Mean of each term over the steps; UserError when one is not finite, by its name."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        bad = [name for name, value in means.items() if value - value != 0.0]
+        if bad:
+            raise UserError(
+                f"training diverged: loss term {bad[0]!r} is {means[bad[0]]}; lower the learning rate or its weight"
+            )
+        return means
 
 
 class FiniteWatch:
     """Remembers on the device at which step of an epoch each loss term and gradient norm stopped being finite."""
 
     def __init__(self) -> None:
-        self._finite: dict[tuple[str, ...], Tensor] = {}  # [K] bool: finite in every step so far
-        self._until: dict[tuple[str, ...], Tensor] = {}  # [K] the first step in which it was not
+        self._first: dict[tuple[str, ...], Tensor] = {}  # [K] the first step in which it was not; `NEVER` so far
 
     def see(self, terms: Mapping[str, Tensor], step: int) -> Mapping[str, Tensor]:
         """Take note of the scalar terms of one step, counted from 0, and return them."""
         names = tuple(terms)
         if names:
             values = torch.stack([value.detach().float() for value in terms.values()])
-            finite = values - values == 0.0
-            if names not in self._finite:
-                self._finite[names] = torch.ones_like(finite)
-                self._until[names] = torch.full(values.shape, step, device=values.device)
-            self._finite[names] &= finite
-            self._until[names] = torch.where(self._finite[names], step + 1, self._until[names])
+            first = torch.where(values - values == 0.0, NEVER, step)
+            self._first[names] = torch.minimum(self._first[names], first) if names in self._first else first
         return terms
 
     def first_bad(self) -> tuple[int, list[str]] | None:
         """The first step with something that is not finite, and what: loss terms, or one gradient norm. Waits once."""
-        if not self._finite:
+        if not self._first:
             return None
-        finite = torch.cat(list(self._finite.values())).tolist()
-        until = torch.cat(list(self._until.values())).tolist()
-        names = [(group, name) for group, names in enumerate(self._finite) for name in names]
-        bad = [(step, *name) for name, step, good in zip(names, until, finite, strict=True) if not good]
+        first = torch.cat(list(self._first.values())).tolist()
+        names = [(group, name) for group, names in enumerate(self._first) for name in names]
+        bad = [(step, *name) for name, step in zip(names, first, strict=True) if step != NEVER]
         if not bad:
             return None
         # what comes first in a step, in the order of the computation
@@ -203,7 +232,8 @@ def explosion_warnings(
             "lower the learning rate"
         )
     for player, norm in norms.items():
-        earlier = [value for record in before if (value := recorded_norms(record).get(player)) is not None]
+        recorded = [record.get("monitors", {}).get("gradient_norm", {}).get(player) for record in before]
+        earlier = [value for value in recorded if value is not None]
         if len(earlier) == WINDOW and norm > EXPLOSION * median(earlier) > 0:
             warnings["gradient"] = (
                 f"the mean gradient norm of {player} is {norm:.3g}, more than {EXPLOSION:g} times that of the "
@@ -215,11 +245,6 @@ def explosion_warnings(
 def total_loss(losses: Mapping[str, float]) -> float:
     """The sum of the weight step's terms."""
     return sum(value for name, value in losses.items() if not name.startswith("architecture/"))
-
-
-def recorded_norms(record: Mapping[str, Any]) -> Mapping[str, float]:
-    """The gradient norms in a record of the history; none in those of older versions."""
-    return record.get("monitors", {}).get("gradient_norm", {})
 
 
 def record_warnings(record: Mapping[str, Any]) -> Mapping[str, str]:

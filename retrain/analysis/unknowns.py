@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
-from nas_osr.retrain.analysis.base import Analysis, Table, check_picture, plot_curves
+from nas_osr.retrain.analysis.base import Analysis, Curve, Table, check_picture, plot_curves
 from nas_osr.runs.run_folder import RunFolder
 
 Points = list[dict[str, Any]]
@@ -25,7 +26,7 @@ class Unknowns(Analysis):
 
     label: str = ""
     "read metrics-LABEL.json, which `evaluate` left under another rule or unknown source."
-    plot: str | None = None
+    plot: UserPath | None = None
     "file for the curve: .png, .svg or .pdf."
 
     def check(self) -> None:
@@ -44,19 +45,11 @@ class Unknowns(Analysis):
 
     def draw(self, results: Mapping[str, Points]) -> None:
         """The curve of each run, with the spread over subsets of classes."""
-        plot_curves(
-            self.plot,
-            {
-                name: (
-                    [point["unknown_classes"] for point in curve],
-                    [point["macro_f1"] for point in curve],
-                    [point["std"] or 0.0 for point in curve],
-                )
-                for name, curve in results.items()
-            },
-            "unknown classes Q",
-            "macro-F1",
-        )
+        curves: dict[str, Curve] = {}
+        for name, curve in results.items():
+            counts, means = [point["unknown_classes"] for point in curve], [point["macro_f1"] for point in curve]
+            curves[name] = (counts, means, [point["std"] or 0.0 for point in curve])
+        plot_curves(self.plot, curves, "unknown classes Q", "macro-F1")
 
     def tables(self, results: Mapping[str, Points]) -> Iterator[Table]:
         """For every number of unknown classes mean and spread over their subsets, a column for each run."""

@@ -8,8 +8,9 @@ Both losses are measured on known validation images; unknown and test images are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,13 +19,14 @@ from lightning_fabric import Fabric
 
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.batches import iterate_batches, to_float
-from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
+from nas_osr.plans import OutputPlan
 from nas_osr.retrain.build import save_architecture
 from nas_osr.retrain.retrain_cost import retrain_cost
-from nas_osr.retrain.retrain_plan import Part
-from nas_osr.retrain.subclusters.subclusters_plan import SubclustersPlan, plan_subclusters
+from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.run_folder import RunFolder
@@ -32,6 +34,85 @@ from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
 
 DRAWS = 16  # of the latents of every validation image: the losses are means over them
+
+
+@dataclass(frozen=True)
+class SubclustersPlan:
+    """A choice of subclusters."""
+
+    parts: tuple[Part, ...]
+    "the trainings: every class with each count in turn, the counts ascending."
+    load_known: Callable[[], OpenSetData]
+    "reads the images of all known classes, once."
+    gain: float
+    "see `recommend`."
+    tolerance: float
+    "see `recommend`; in nats a pixel value."
+    output: OutputPlan
+    "where it goes."
+    recorded: Mapping[str, Any]
+    "what its config.yaml holds."
+
+
+def plan_subclusters(request: SubclustersRequest) -> SubclustersPlan:
+    """The plan of a request, of which what is open is filled as that of a retraining is. No image is opened.
+
+    UserError: anything in the request is wrong.
+    """
+    counts = sorted(set(request.counts))
+    if len(counts) < 2 or len(counts) < len(request.counts):
+        raise UserError(f"counts must be two or more different numbers from 1, such as 1,2,3; got {request.counts}")
+    if "subclusters" in request.objective_config:
+        raise UserError("objective_config.subclusters is what this command chooses: give --counts instead")
+    retraining = plan_retrain(request.as_retrain())
+    whole = retraining.parts[0]
+    load_known = cache(whole.data.load_known)
+    labels = range(whole.training.protocol.num_known)
+    parts = tuple(plan_class(whole, load_known, label, count) for label in labels for count in counts)
+    filled = {name: value for name, value in whole.recorded.items() if name in request.recorded()}
+    settings = {name: value for name, value in filled["objective_config"].items() if name != "subclusters"}
+    chosen = {"counts": counts, "split": int(whole.recorded["splits"]), "objective_config": settings}
+    recorded = {**request.recorded(), **filled, **chosen}
+    return SubclustersPlan(parts, load_known, request.gain, request.tolerance, retraining.output, recorded)
+
+
+def plan_class(whole: Part, load_known: Callable[[], OpenSetData], label: int, count: int) -> Part:
+    """The training on the images of one class, with so many subclusters; its record is class and subclusters."""
+    training, protocol = whole.training, class_protocol(whole.training.protocol, label)
+    [name] = protocol.class_names
+    objective = replace(training.objective, settings=replace(training.objective.settings, subclusters=count))
+    return Part(
+        f"{name}, {count}",
+        whole.seed,
+        replace(training, protocol=protocol, objective=objective),
+        replace(
+            whole.data,
+            protocol=protocol,
+            load_known=lambda: class_data(load_known(), label),
+            count_known=lambda: whole.data.count_known()[label : label + 1],
+        ),
+        {"class": name, "subclusters": count},
+    )
+
+
+def class_protocol(protocol: Protocol, label: int) -> Protocol:
+    """One known class alone, which becomes label 0."""
+    return replace(
+        protocol,
+        known=protocol.known[label : label + 1],
+        unknown=(),
+    )
+
+
+def class_data(data: OpenSetData, label: int) -> OpenSetData:
+    """The known images of one class alone."""
+
+    def select(images: LabelledImages) -> LabelledImages:
+        own = images.select(images.labels == label)
+        return replace(own, labels=torch.zeros_like(own.labels))
+
+    protocol = class_protocol(data.protocol, label)
+    return replace(data, protocol=protocol, train=select(data.train), validation=select(data.validation), _test=None)
 
 
 def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str, Any]:
@@ -49,6 +130,7 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
     plan = plan_subclusters(request)
     training, output, cost = plan.parts[0].training, plan.output, partial(retrain_cost, plan.parts)
     if request.dry_run:
+        plan.output.check()
         return {"would_train": plan.recorded, "estimate": training.machine.estimate(cost)}
     fabric = training.machine.open(ranks=False)
     digest = plan.load_known().fingerprint()
@@ -89,12 +171,12 @@ def train_class(part: Part, fabric: Fabric, quiet: bool) -> dict[str, float]:
         return mean_losses(trained, data.known.validation.to(fabric.device), DRAWS)
 
 
+@dataclass
 class Unkept:
     """A `nas_osr.runs.recorder.Recorder` that shows the epochs and keeps nothing: a class's training is not resumed."""
 
-    def __init__(self, reporter: ProgressReporter) -> None:
-        self.reporter = reporter
-        self.records: list[dict[str, Any]] = []
+    reporter: ProgressReporter
+    records: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         self.records.append(record)

@@ -18,15 +18,12 @@ _COST_OF_ZERO = 1_000_000 * _UNITS_PER_NAT  # more than any path without a zero 
 
 @dataclass(frozen=True)
 class ArchitectureWeights:
-    """What a search learnt about every cell of the space.
-
-    Attributes:
-        alpha: for each cell the probabilities of the operations, in the space's order; they sum to 1.
-        beta: for each cell with two in-edges the probabilities (from the finer scale, from the same scale).
-    """
+    """What a search learnt about every cell of the space."""
 
     alpha: dict[Cell, tuple[float, ...]]
+    "for each cell the probabilities of the operations, in the space's order; they sum to 1."
     beta: dict[Cell, tuple[float, float]]
+    "for each cell with two in-edges the probabilities (from the finer scale, from the same scale)."
 
 
 def name_cell(cell: Cell) -> str:

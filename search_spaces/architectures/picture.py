@@ -61,39 +61,38 @@ def find_program() -> str:
 def format_dot(architecture: Architecture, weights: ArchitectureWeights | None = None) -> str:
     """DOT text: chosen path and operations bold and blue, the rest faint, with alphas and betas where there are any."""
     space, branches = architecture.space, architecture.space.branches
-    layout = _Layout(space.layers, max(branches), space.operations)
-    dot = graphviz.Digraph("architecture", comment="draw with: neato -n2 -Tsvg")
-    dot.attr("graph", layout="neato", inputscale="72", splines="true", outputorder="edgesfirst")
-    dot.attr("graph", bgcolor="white", pad="0.2", fontname=_FONT)
-    dot.attr("node", fontname=_FONT, fontsize="11", fontcolor=_INK, fixedsize="true", margin="0")
-    dot.attr("edge", fontname=_FONT, fontsize="10", arrowsize="0.7")
-
-    _add_captions(dot, architecture, layout, weights is not None)
+    picture = _Picture(space.layers, max(branches), space.operations)
+    picture.add_captions(architecture, weights is not None)
     stem = "stem" if space.stem == paper.STEM else _clip(space.stem.rpartition(".")[2], 8) + "\nstem"
-    _add_end(dot, "stem", stem, layout.stem)
+    picture.add_end("stem", stem, picture.stem)
     chosen, used = architecture.chosen_cells(), architecture.chosen_edges()
     for cell in cells(space.layers, branches):
-        _add_cell(dot, cell, layout, chosen.get(cell), weights)
+        picture.add_cell(cell, chosen.get(cell), weights)
     for branch in branches:
-        _add_end(dot, f"head/{branch}", "heads" if len(branches) == 1 else f"1/{4 << branch}", layout.head(branch))
+        picture.add_end(f"head/{branch}", "heads" if len(branches) == 1 else f"1/{4 << branch}", picture.head(branch))
 
     for source, target in sorted(edges(space.layers, branches), key=used.__contains__):  # the bold ones come last
         beta = None
         if weights is not None and target in weights.beta:
             beta = weights.beta[target][0 if target[1] > source[1] else 1]
-        start, end = layout.ports(source, target)
-        _add_edge(dot, name_cell(source), name_cell(target), start, end, (source, target) in used, beta)
-    _add_edge(dot, "stem", "0/0", (layout.stem[0] + _END_WIDTH / 2, layout.stem[1]), layout.side((0, 0), -1), True)
+        start, end = picture.ports(source, target)
+        picture.add_edge(name_cell(source), name_cell(target), start, end, (source, target) in used, beta)
+    picture.add_edge("stem", "0/0", (picture.stem[0] + _END_WIDTH / 2, picture.stem[1]), picture.side((0, 0), -1), True)
     for branch in branches:
-        last, (x, y) = (space.layers - 1, branch), layout.head(branch)
-        _add_edge(dot, name_cell(last), f"head/{branch}", layout.side(last, 1), (x - _END_WIDTH / 2, y), True)
-    return dot.source
+        last, (x, y) = (space.layers - 1, branch), picture.head(branch)
+        picture.add_edge(name_cell(last), f"head/{branch}", picture.side(last, 1), (x - _END_WIDTH / 2, y), True)
+    return picture.dot.source
 
 
-class _Layout:
-    """Where things stand, as points (x, y); the centre of the cell of layer 0 at scale 0 is the origin."""
+class _Picture:
+    """What is drawn, and where it stands: points (x, y) from the centre of the cell of layer 0 at scale 0."""
 
     def __init__(self, layers: int, coarsest: int, operations: tuple[str, ...]) -> None:
+        self.dot = graphviz.Digraph("architecture", comment="draw with: neato -n2 -Tsvg")
+        self.dot.attr("graph", layout="neato", inputscale="72", splines="true", outputorder="edgesfirst")
+        self.dot.attr("graph", bgcolor="white", pad="0.2", fontname=_FONT)
+        self.dot.attr("node", fontname=_FONT, fontsize="11", fontcolor=_INK, fixedsize="true", margin="0")
+        self.dot.attr("edge", fontname=_FONT, fontsize="10", arrowsize="0.7")
         self.names = _short_names(operations)
         self.name_width = max(52.0, *map(_width, self.names.values()))
         self.cell_width = self.name_width + _NUMBER_WIDTH + 16
@@ -122,82 +121,82 @@ class _Layout:
         lift = self.cell_height / 4 if target[1] > source[1] else 0.0
         return self.side(source, 1, -lift), self.side(target, -1, lift)
 
+    def add_box(self, name: str, label: str, centre: Point, size: Point, **style: str) -> None:
+        """A node of this size in points."""
+        width, height = (f"{length / 72:.4f}" for length in size)  # in inches
+        self.dot.node(name, label, pos=_pair(centre) + "!", width=width, height=height, **style)
 
-def _add_box(dot: graphviz.Digraph, name: str, label: str, centre: Point, size: Point, **style: str) -> None:
-    """A node of this size in points."""
-    width, height = (f"{length / 72:.4f}" for length in size)  # in inches
-    dot.node(name, label, pos=_pair(centre) + "!", width=width, height=height, **style)
+    def add_cell(self, cell: Cell, chosen: str | None, weights: ArchitectureWeights | None) -> None:
+        """A cell with its operations' alphas, the chosen one bold; without weights only the chosen operation."""
+        style = {"style": "rounded,filled,dashed", "color": _FAINT, "fillcolor": _PLAIN_FILL, "penwidth": "1"}
+        if chosen is not None:
+            style = {"style": "rounded,filled", "color": _ACCENT, "fillcolor": _ACCENT_FILL, "penwidth": "2.2"}
+        label = ""
+        if weights is not None:
+            rows = []
+            for (name, shown), alpha in zip(self.names.items(), weights.alpha[cell], strict=True):
+                bold, color = name == chosen, _ACCENT if name == chosen else _QUIET
+                number = _markup(f"{alpha:.2f}", color, 10, bold)
+                rows.append([(self.name_width, _markup(shown, color, 11, bold)), (_NUMBER_WIDTH, number)])
+            label = _table(rows)
+        elif chosen is not None:
+            label = f"<{_markup(self.names[chosen], _ACCENT, 13, bold=True)}>"
+        size = (self.cell_width, self.cell_height)
+        self.add_box(name_cell(cell), label, self.centre(cell), size, shape="box", **style)
 
+    def add_end(self, name: str, label: str, centre: Point) -> None:
+        """The stem, or where an output leaves."""
+        style = {"shape": "box", "style": "filled", "color": _QUIET, "fillcolor": _END_FILL, "penwidth": "1.2"}
+        self.add_box(name, label, centre, (_END_WIDTH, _END_HEIGHT), **style)
 
-def _add_cell(
-    dot: graphviz.Digraph, cell: Cell, layout: _Layout, chosen: str | None, weights: ArchitectureWeights | None
-) -> None:
-    """A cell with its operations' alphas, the chosen one bold; without weights only the chosen operation."""
-    style = {"style": "rounded,filled,dashed", "color": _FAINT, "fillcolor": _PLAIN_FILL, "penwidth": "1"}
-    if chosen is not None:
-        style = {"style": "rounded,filled", "color": _ACCENT, "fillcolor": _ACCENT_FILL, "penwidth": "2.2"}
-    label = ""
-    if weights is not None:
-        rows = []
-        for (name, shown), alpha in zip(layout.names.items(), weights.alpha[cell], strict=True):
-            bold, color = name == chosen, _ACCENT if name == chosen else _QUIET
-            number = _markup(f"{alpha:.2f}", color, 10, bold)
-            rows.append([(layout.name_width, _markup(shown, color, 11, bold)), (_NUMBER_WIDTH, number)])
-        label = _table(rows)
-    elif chosen is not None:
-        label = f"<{_markup(layout.names[chosen], _ACCENT, 13, bold=True)}>"
-    size = (layout.cell_width, layout.cell_height)
-    _add_box(dot, name_cell(cell), label, layout.centre(cell), size, shape="box", **style)
+    def add_edge(
+        self, source: str, target: str, start: Point, end: Point, bold: bool, beta: float | None = None
+    ) -> None:
+        """An arrow from point to point, level at both ends, with its beta beside the middle."""
+        (x0, y0), (x1, y1) = start, end
+        tip, x1 = x1, x1 - _ARROW
+        bend = (x1 - x0) * 0.55
+        points = [(x0, y0), (x0 + bend, y0), (x1 - bend, y1), (x1, y1)]
+        position = f"e,{_pair((tip, y1))} " + " ".join(map(_pair, points))
+        style = {"color": _ACCENT, "penwidth": "2.6"} if bold else {"color": _FAINT, "penwidth": "1"}
+        if beta is not None:
+            beside = (16.0, 0.0) if y0 != y1 else (0.0, 8.0)
+            place = ((x0 + x1) / 2 + beside[0], (y0 + y1) / 2 + beside[1])
+            text = _markup(f"{beta:.2f}", _ACCENT if bold else _QUIET, 10, bold)
+            style |= {"label": f"<{text}>", "lp": _pair(place)}
+        self.dot.edge(source, target, pos=position, **style)
 
+    def add_captions(self, architecture: Architecture, weighted: bool) -> None:
+        """Title, layer numbers above, scales on the left, the legend below."""
+        space = architecture.space
+        right_x = self.heads_x + _END_WIDTH / 2
+        title, subtitle = (_clip(text, int((right_x - self.left_x) / 6)) for text in _titles(architecture.found))
+        width = right_x - self.left_x
+        self.add_text("title", _markup(title, _INK, 16, bold=True), self.left_x, self.top + 60, width, _TITLE_LINE)
+        if subtitle:
+            self.add_text("subtitle", _markup(subtitle, _QUIET, 11), self.left_x, self.top + 40, width)
+        for layer in range(space.layers):
+            name, (x, _) = f"layer {layer}", self.side((layer, 0), -1)
+            self.add_text(name, _markup(name, _QUIET, 11), x, self.top + 14, self.cell_width, align="CENTER")
+        for scale in range(max(architecture.branches) + 1):
+            _, y = self.centre((0, scale))
+            self.add_text(
+                f"scale {scale}", _markup(f"scale 1/{4 << scale}", _INK, 12, bold=True), self.left_x, y + 8, 100
+            )
+            channels = f"{space.channels << scale} channels"
+            self.add_text(f"channels {scale}", _markup(channels, _QUIET, 11), self.left_x, y - 8, 100)
+        legend = ["dashed: not chosen"] + weighted * ["in a cell: alpha of each operation", "on an arrow: beta"]
+        below, indent = self.bottom - 28, 88.0
+        self.add_text("legend chosen", _markup("blue: chosen", _ACCENT, 11, bold=True), self.left_x, below, indent)
+        others = _markup(_SEPARATOR.join(legend), _QUIET, 11)
+        self.add_text("legend", others, self.left_x + indent, below, width - indent)
 
-def _add_end(dot: graphviz.Digraph, name: str, label: str, centre: Point) -> None:
-    """The stem, or where an output leaves."""
-    style = {"shape": "box", "style": "filled", "color": _QUIET, "fillcolor": _END_FILL, "penwidth": "1.2"}
-    _add_box(dot, name, label, centre, (_END_WIDTH, _END_HEIGHT), **style)
-
-
-def _add_edge(
-    dot: graphviz.Digraph, source: str, target: str, start: Point, end: Point, bold: bool, beta: float | None = None
-) -> None:
-    """An arrow from point to point, level at both ends, with its beta beside the middle."""
-    (x0, y0), (x1, y1) = start, end
-    tip, x1 = x1, x1 - _ARROW
-    bend = (x1 - x0) * 0.55
-    points = [(x0, y0), (x0 + bend, y0), (x1 - bend, y1), (x1, y1)]
-    position = f"e,{_pair((tip, y1))} " + " ".join(map(_pair, points))
-    style = {"color": _ACCENT, "penwidth": "2.6"} if bold else {"color": _FAINT, "penwidth": "1"}
-    if beta is not None:
-        beside = (16.0, 0.0) if y0 != y1 else (0.0, 8.0)
-        place = ((x0 + x1) / 2 + beside[0], (y0 + y1) / 2 + beside[1])
-        text = _markup(f"{beta:.2f}", _ACCENT if bold else _QUIET, 10, bold)
-        style |= {"label": f"<{text}>", "lp": _pair(place)}
-    dot.edge(source, target, pos=position, **style)
-
-
-def _add_captions(dot: graphviz.Digraph, architecture: Architecture, layout: _Layout, weighted: bool) -> None:
-    """Title, layer numbers above, scales on the left, the legend below."""
-    space = architecture.space
-    right_x = layout.heads_x + _END_WIDTH / 2
-    title, subtitle = (_clip(text, int((right_x - layout.left_x) / 6)) for text in _titles(architecture.found))
-    width = right_x - layout.left_x
-    _add_text(dot, "title", _markup(title, _INK, 16, bold=True), layout.left_x, layout.top + 60, width, _TITLE_LINE)
-    if subtitle:
-        _add_text(dot, "subtitle", _markup(subtitle, _QUIET, 11), layout.left_x, layout.top + 40, width)
-    for layer in range(space.layers):
-        name, (x, _) = f"layer {layer}", layout.side((layer, 0), -1)
-        _add_text(dot, name, _markup(name, _QUIET, 11), x, layout.top + 14, layout.cell_width, align="CENTER")
-    for scale in range(max(architecture.branches) + 1):
-        _, y = layout.centre((0, scale))
-        _add_text(
-            dot, f"scale {scale}", _markup(f"scale 1/{4 << scale}", _INK, 12, bold=True), layout.left_x, y + 8, 100
-        )
-        channels = f"{space.channels << scale} channels"
-        _add_text(dot, f"channels {scale}", _markup(channels, _QUIET, 11), layout.left_x, y - 8, 100)
-    legend = ["dashed: not chosen"] + weighted * ["in a cell: alpha of each operation", "on an arrow: beta"]
-    below, indent = layout.bottom - 28, 88.0
-    _add_text(dot, "legend chosen", _markup("blue: chosen", _ACCENT, 11, bold=True), layout.left_x, below, indent)
-    others = _markup(_SEPARATOR.join(legend), _QUIET, 11)
-    _add_text(dot, "legend", others, layout.left_x + indent, below, width - indent)
+    def add_text(
+        self, name: str, markup: str, left: float, y: float, width: float, height: float = _LINE, align: str = "LEFT"
+    ) -> None:
+        """A line of text in a box of this width that starts at `left`, centred on y."""
+        label = _table([[(width, markup)]], height, align)
+        self.add_box(name, label, (left + width / 2, y), (width, height), shape="plaintext")
 
 
 def _titles(found: dict[str, Any]) -> tuple[str, str]:
@@ -211,21 +210,6 @@ def _titles(found: dict[str, Any]) -> tuple[str, str]:
     if isinstance(found.get("epoch"), int):
         names.append(f"epoch {found['epoch'] + 1}")  # files count from 0, people from 1
     return title, _SEPARATOR.join(_clip(name, 32) for name in names)
-
-
-def _add_text(
-    dot: graphviz.Digraph,
-    name: str,
-    markup: str,
-    left: float,
-    y: float,
-    width: float,
-    height: float = _LINE,
-    align: str = "LEFT",
-) -> None:
-    """A line of text in a box of this width that starts at `left`, centred on y."""
-    label = _table([[(width, markup)]], height, align)
-    _add_box(dot, name, label, (left + width / 2, y), (width, height), shape="plaintext")
 
 
 def _table(rows: Sequence[Sequence[tuple[float, str]]], height: float = _LINE, align: str = "LEFT") -> str:

@@ -8,14 +8,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.objectives.base import Objective
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.ranks.replicas import average_gradients
-from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, name_cell
-from nas_osr.search_spaces.space import mixing_cells
+from nas_osr.search_spaces.architectures.decoding import name_cell
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.training.graphs import Choice, StepFunction, make_step
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import NORM, gradient_norm
 
@@ -25,13 +22,17 @@ ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
 class Levels:
     """The supernet with its heads, and an optimiser for each level: weights (one a player) and alphas with betas.
 
+    Weights are fresh, from torch's global generator. UserError when the heads cannot be made.
+
     Attributes:
         learner: supernet and objective as Fabric wrapped them.
         players: the weights' optimisers by player.
         architecture: the optimiser of alphas and betas.
     """
 
-    def __init__(self, supernet: Supernet, heads: Objective, plan: SearchPlan, fabric: Fabric) -> None:
+    def __init__(self, plan: SearchPlan, fabric: Fabric, outliers: Tensor) -> None:
+        supernet: Supernet = plan.make_encoder(build_supernet, plan.space)
+        heads = plan.make_heads(supernet, outliers)
         self.supernet, self.heads, self.fabric = supernet, heads, fabric
         learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
         plan.machine.prepare(supernet)
@@ -47,12 +48,6 @@ class Levels:
         self.learner, self.players = set_up(fabric, learner, {**players, "": architecture})
         self.architecture = self.players.pop("")
 
-    @classmethod
-    def build(cls, plan: SearchPlan, fabric: Fabric, outliers: Tensor) -> Levels:
-        """With fresh weights, from torch's global generator. Raises UserError when its heads cannot be made."""
-        supernet = plan.make_encoder(build_supernet, plan.space)
-        return cls(supernet, plan.make_heads(supernet, outliers), plan, fabric)
-
     def architecture_step(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
         """Update alphas and betas on one batch; weights and running statistics stay as they are."""
         with frozen(self.learner, self.frozen_weights):
@@ -64,10 +59,6 @@ class Levels:
             self.architecture.step()
         return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
 
-    def make_architecture_step(self, graphs: Choice) -> StepFunction:
-        """`architecture_step`, plain or captured; see `nas_osr.training.graphs.make_step`."""
-        return make_step(self.architecture_step, graphs, self.fabric, self.learner, {"": self.architecture})
-
     def describe_weights(self) -> dict[str, Any]:
         """Alpha and beta of every cell, as the history has them."""
         operations = self.supernet.space.operations
@@ -76,9 +67,3 @@ class Levels:
             "alpha": {name_cell(cell): dict(zip(operations, alpha, strict=True)) for cell, alpha in alphas.items()},
             "beta": {name_cell(cell): {"finer": finer, "same": same} for cell, (finer, same) in betas.items()},
         }
-
-    def architecture_weights(self) -> ArchitectureWeights:
-        """Alpha of every cell, and beta of those with two sources."""
-        betas = self.supernet.betas()
-        mixing = mixing_cells(self.supernet.space.layers, self.supernet.space.branches)
-        return ArchitectureWeights(self.supernet.alphas(), {cell: betas[cell] for cell in mixing})

@@ -12,7 +12,6 @@ decode the best alphas and betas                                                
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -25,7 +24,7 @@ from nas_osr.data.dataset import LabelledImages
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, decode, weights_from_record
+from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
 from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
@@ -33,7 +32,7 @@ from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
-from nas_osr.training.graphs import CapturedStep
+from nas_osr.training.graphs import CapturedStep, make_step
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import stop_reason
 
@@ -49,39 +48,31 @@ def search_supernet(
     split = plan.divide(data).to(fabric.device)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(plan.seed, "weights"))
-        searching = Searching(Levels.build(plan, fabric, data.outliers), split, plan, picks_last)
+        searching = Searching(Levels(plan, fabric, data.outliers), split, plan, picks_last)
         run_epochs(searching, recorder)
     best = searching.best
-    if best is None:
-        raise RuntimeError("no epoch after warm-up has been judged")
-    return SearchResult(decode_weights(best.weights, plan), best.weights, best.record["f1"], best.record["epoch"])
-
-
-@dataclass(frozen=True)
-class Winner:
-    """An epoch's record, and its alphas and betas."""
-
-    record: Mapping[str, Any]
-    weights: ArchitectureWeights
+    weights = weights_from_record(best, plan.space)
+    return SearchResult(decode_record(best, plan), weights, best["f1"], best["epoch"])
 
 
 class Searching(Trainer):
     """The epochs and steps of Algorithm 1.
 
     Attributes:
-        best: the winner so far; None until an epoch after warm-up has been judged.
+        best: the record of the winner so far; empty until an epoch after warm-up has been judged.
     """
 
     def __init__(self, levels: Levels, split: SearchData, plan: SearchPlan, picks_last: bool) -> None:
         schedule = plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
         fabric, learner, graphs = levels.fabric, levels.learner, plan.machine.graphs
         super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
-        self.update_architecture = levels.make_architecture_step(
-            graphs if isinstance(self.update, CapturedStep) else "off"
+        graphs = graphs if isinstance(self.update, CapturedStep) else "off"
+        self.update_architecture = make_step(
+            levels.architecture_step, graphs, fabric, learner, {"": levels.architecture}
         )
         self.levels, self.split, self.plan, self.config = levels, split, plan, plan.strategy.config
         self.picks_last = picks_last
-        self.best: Winner | None = None
+        self.best: Mapping[str, Any] = {}
 
     def phase(self, epoch: int) -> str:
         """Warm-up updates weights only, so that no operation wins because it has less to learn."""
@@ -89,12 +80,18 @@ class Searching(Trainer):
 
     def batches(self, epoch: int, done: int) -> Iterator[tuple[Batch, ...]]:
         """A batch of the weight half, and after warm-up one of the architecture half beside it."""
+        self.levels.supernet.set_temperature(self.temperature(epoch))
         weights = super().batches(epoch, done)
         if self.phase(epoch) == "warmup":
             return weights
         order = make_generator(self.schedule.seed, "architecture order", epoch)
         others = islice(endless(self.split.architecture, self.schedule.batch_size, order), done, None)
         return ((*batch, other) for batch, other in zip(weights, others, strict=False))
+
+    def temperature(self, epoch: int) -> float:
+        """1 in warm-up, and then a factor lower each epoch down to the strategy's, so that the last ones decide."""
+        searched = epoch + 1 - self.config.warmup_epochs
+        return float(self.config.temperature ** (max(searched, 0) / (self.schedule.epochs - self.config.warmup_epochs)))
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Lower the loss on each half by its own level: alphas and betas at fixed weights, weights at fixed alphas."""
@@ -107,13 +104,14 @@ class Searching(Trainer):
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """Score the supernet, and the network that it decodes to, as open-set classifiers of the kept classes."""
-        architecture = decode_weights(self.levels.architecture_weights(), self.plan)
+        weights = self.levels.describe_weights()
+        architecture = decode_record(weights, self.plan)
         scores = pseudo_open_set_scores(self.learner, self.plan.objective.make_rule(), self.split)
         discrete = pseudo_open_set_scores(self.discrete(architecture), self.plan.objective.make_rule(), self.split)
         judged = {
             **scores,
             **{f"discrete_{name}": value for name, value in discrete.items()},
-            **self.levels.describe_weights(),
+            **weights,
             "branches": architecture.to_dict()["branches"],
         }
         last = record["epoch"] == self.schedule.epochs - 1
@@ -125,8 +123,8 @@ class Searching(Trainer):
         """Remember the winner: of the epochs after warm-up the one with the best F1, the later on ties."""
         if record["phase"] == "warmup":
             return
-        if self.best is None or self.picks_last or record["f1"] >= self.best.record["f1"]:
-            self.best = Winner(record, self.levels.architecture_weights())
+        if not self.best or self.picks_last or record["f1"] >= self.best["f1"]:
+            self.best = record
 
     def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the stop rule has ended the search."""
@@ -146,20 +144,20 @@ class Searching(Trainer):
         return learner.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        best = None if self.best is None else dict(self.best.record)
         architecture = self.levels.architecture.state_dict()
-        return {"best": best, **super().state_dict(), "architecture_optimizer": architecture}
+        return {"best": dict(self.best) or None, **super().state_dict(), "architecture_optimizer": architecture}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.levels.architecture.load_state_dict(state["architecture_optimizer"])
-        record = state["best"] or {}
-        weights = weights_from_record(record, self.plan.space)
-        self.best = None if weights is None else Winner(record, weights)
+        self.best = state["best"] or {}
 
 
-def decode_weights(weights: ArchitectureWeights, plan: SearchPlan) -> Architecture:
-    """The best path of each branch, and on it each cell's strongest operation."""
+def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:
+    """The best path of each branch by the betas of a record, and on it each cell's strongest operation by alpha."""
+    weights = weights_from_record(record, plan.space)
+    if weights is None:
+        raise RuntimeError("no epoch after warm-up has been judged")
     return Architecture(plan.space, decode(plan.space, weights.alpha, weights.beta))
 
 

@@ -27,7 +27,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
 
     `graphs` is whether the steps are captured.
     """
-    levels = Levels.build(plan, fabric, random_outliers(plan.protocol.image_shape))
+    levels = Levels(plan, fabric, random_outliers(plan.protocol.image_shape))
     levels.learner.train()
     learner, schedule = levels.learner, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
     architecture_step = partial(

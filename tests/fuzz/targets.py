@@ -222,10 +222,15 @@ def seeds_images() -> list[bytes]:
         ("JPEG", "CMYK"),
         ("WEBP", "RGBA"),
         ("GIF", "P"),
+        ("TIFF", "RGB"),
+        ("TIFF", "I;16"),
+        ("BMP", "RGB"),
+        ("PPM", "RGB"),
+        ("AVIF", "RGB"),
     ):
         written = io.BytesIO()
         options = {"exif": exif} if mode == "RGB" else {}
-        image.convert(mode).save(written, kind, **options)
+        (image.convert("L") if mode == "I;16" else image).convert(mode).save(written, kind, **options)
         contents.append(written.getvalue())
     return contents
 

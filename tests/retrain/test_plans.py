@@ -11,18 +11,18 @@ import pytest
 
 import nas_osr.plans
 import nas_osr.retrain.retrain_plan
-import nas_osr.retrain.subclusters.subclusters_plan
+import nas_osr.retrain.subclusters.choice
 import nas_osr.retrain.train
 from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.subclusters.subclusters_plan import plan_subclusters
+from nas_osr.retrain.subclusters.choice import plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 
 MODULES = (
     nas_osr.plans,
     nas_osr.retrain.train,
     nas_osr.retrain.retrain_plan,
-    nas_osr.retrain.subclusters.subclusters_plan,
+    nas_osr.retrain.subclusters.choice,
 )
 PLANS = {
     item
@@ -50,7 +50,7 @@ def test_no_field_is_open(kind: Any) -> None:
     "plan",
     [
         plan_retrain(RetrainRequest(protocol="digits", preset="tiny", splits="0-1", seeds="0,3")),
-        plan_retrain(RetrainRequest(protocol="digits", network="cac", objective="cac", pseudo_unknown=[0])),
+        plan_retrain(RetrainRequest(protocol="digits", network="cac", objective="cac", pseudo_unknown=[2])),
         plan_subclusters(SubclustersRequest(protocol="digits")),
     ],
     ids=["architecture", "network", "subclusters"],

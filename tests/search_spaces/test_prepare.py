@@ -12,8 +12,8 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import make_objective
 from nas_osr.objectives.cross_entropy import CrossEntropyConfig
 from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.search_spaces.blocks import check_compiler, prepare_encoder
 from nas_osr.search_spaces.encoder import feature_shapes
-from nas_osr.search_spaces.prepare import check_compiler, prepare_encoder
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.training.learner import Learner

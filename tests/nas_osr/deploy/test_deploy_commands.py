@@ -60,7 +60,7 @@ def test_a_table_with_what_cannot_be_read_on_stderr(model: str, few: Path, capsy
         assert words[:2] == [names[label], names[nearest]] and words[4] == str(path)
         assert float(words[2]) == pytest.approx(known, rel=1e-3)
     assert "broken.png cannot be read as an image" in err and "empty.jpg cannot be read as an image" in err
-    assert "6 images, " in err and "a second; 2 could not be read; 1 other files passed over" in err
+    assert "6 images, " in err and "a second; 2 could not be read; passed over: files: 1 of no image's suffix" in err
 
 
 def test_json_and_csv_hold_the_same(model: str, few: Path, tmp_path: Path, capsysbinary: Any) -> None:
@@ -187,7 +187,7 @@ def test_what_would_break_the_promise_is_refused(
             "0.99",
         ): "accept 0.99 needs 99 images of known classes at least, there are 40",
         (str(pictures), "--per_class", "--accept", "0.99"): "add some, or leave --per_class out",
-        (str(pictures), "--accept", "95"): "strictly between 0 and 1",
+        (str(pictures), "--accept", "95"): "must lie in (0, 1)",
         (str(pictures), "--out", model): "is there already",
     }
     for arguments, message in refused.items():

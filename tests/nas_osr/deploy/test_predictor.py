@@ -111,7 +111,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (np.zeros((2, 2, 32, 32)), r"shape \[2, 2, 32, 32\]"),
     (np.zeros(5), r"shape \[5\]"),
     ("/nowhere/a.png", "/nowhere/a.png cannot be read"),
-    (Image.new("F", (4, 4)), "more than 8 bits"),
+    (Image.new("F", (4, 4)), "nothing says what is white"),
 ]
 
 

@@ -25,9 +25,8 @@ from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.learner import Learner, make_optimizers
+from nas_osr.training.learner import Learner, make_optimizers, weight_step
 from nas_osr.training.monitors import split_norms
-from nas_osr.training.update import weight_step
 
 SHAPE = (1, 32, 32)
 SHAPES = FeatureShapes({2: (6, 2, 2)}, {2: (6, 2, 2)})
@@ -388,7 +387,7 @@ def test_beta_is_the_papers() -> None:
         ({"gan_learning_rate": -1.0}, "gan_learning_rate must be greater than 0"),
         ({"gan_width": 0}, "gan_width must be greater than 0"),
         ({"gan_epochs": 0}, "gan_epochs must be greater than 0"),
-        ({"gan_latent": 1.5}, "gan_latent must be like 100"),
+        ({"gan_latent": 1.5}, "gan_latent must be a whole number"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -23,7 +23,7 @@ from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.update import weight_step
+from nas_osr.training.learner import weight_step
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "vae_contrastive": {},
@@ -63,7 +63,7 @@ def compare_steps(fabric: Any, name: str) -> dict[str, float]:
     for _ in range(2):
         torch.manual_seed(0)
         outliers = random_outliers(protocol.image_shape)
-        levels.append(Levels.build(plan_measurement(request, protocol), fabric, outliers))
+        levels.append(Levels(plan_measurement(request, protocol), fabric, outliers))
     whole, ours = levels
     alone: Any = Alone()
     whole.fabric = alone

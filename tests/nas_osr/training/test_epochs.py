@@ -19,10 +19,9 @@ from nas_osr.retrain.subclusters.choice import Unkept
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.training.epochs import Schedule, Trainer, train_epoch
 from nas_osr.training.fabric import choose_device, make_fabric
-from nas_osr.training.learner import Learner
-from nas_osr.training.losses import LossMeter
+from nas_osr.training.learner import Learner, weight_step
+from nas_osr.training.monitors import LossMeter
 from nas_osr.training.step_checkpoints import StepCheckpoints
-from nas_osr.training.update import weight_step
 
 
 class TwoPlayers(Objective):

@@ -22,7 +22,7 @@ from nas_osr.retrain.subclusters.choice import Unkept
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.training.epochs import Schedule, Trainer, train_epoch
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.learner import Learner
+from nas_osr.training.learner import Learner, weight_step
 from nas_osr.training.monitors import (
     CHECK_EVERY,
     FiniteWatch,
@@ -35,7 +35,6 @@ from nas_osr.training.monitors import (
     split_norms,
 )
 from nas_osr.training.step_checkpoints import StepCheckpoints
-from nas_osr.training.update import weight_step
 
 BAD = (math.nan, math.inf, -math.inf)
 IMAGES = torch.arange(24, dtype=torch.uint8).view(6, 1, 2, 2)
