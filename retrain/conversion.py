@@ -30,32 +30,36 @@ logger = logging.getLogger(__name__)
 
 
 def export_models(path: str | Path, out: Path | None, options: ReopenOptions) -> list[Path]:
-    """Write the model folder of every part of a retraining, or that of a model folder anew.
+    """Write the model folders that `open_models` finds, and return the files. Raises UserError as it does."""
+    written = []
+    for folder, (model, _) in open_models(path, out, options).items():
+        write_model(folder, model)
+        written += [folder / WEIGHTS_FILE, folder / JSON_FILE]
+    return written
+
+
+def open_models(
+    path: str | Path, out: Path | None, options: ReopenOptions
+) -> dict[Path, tuple[Model, RunFolder | None]]:
+    """The model of every part of a retraining with its run, or that of a model folder; by the folders to write into.
 
     Args:
         path: a retraining, a part of one, or a model folder.
-        out: where it goes, PART below it where there are several; None: `model` in the part's own folder.
+        out: where they go, PART below it where there are several; None: `model` in the part's own folder.
         options: images and device, for a rule that has to be fitted; plug-ins.
 
-    Returns:
-        The files written.
-
     Raises:
-        UserError: there is no finished retraining, its images have changed, or a folder cannot be written.
+        UserError: there is no finished retraining, or its images have changed.
     """
     import_plugins(options.plugin)
     path = user_path(path)
     if (path / JSON_FILE).exists():
-        models = {"": (path, open_model(path))}
-    else:
-        parts = open_parts(path)
-        models = {run.path.name: (run.path / MODEL_FOLDER, convert_run(run, options)) for run in parts}
-    written = []
-    for name, (own, model) in models.items():
-        folder = own if out is None else out / name if len(models) > 1 else out
-        write_model(folder, model)
-        written += [folder / WEIGHTS_FILE, folder / JSON_FILE]
-    return written
+        return {out or path: (open_model(path), None)}
+    parts = open_parts(path)
+    places = [run.path / MODEL_FOLDER if out is None else out / run.path.name for run in parts]
+    if out is not None and len(parts) == 1:
+        places = [out]
+    return {place: (convert_run(run, options), run) for place, run in zip(places, parts, strict=True)}
 
 
 def convert_run(run: RunFolder, options: ReopenOptions) -> Model:

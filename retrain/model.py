@@ -2,6 +2,7 @@
 
     model.safetensors    weights of the network and its heads (`learner.NAME`), tensors of the fitted rule (`rule.NAME`)
     model.json           everything else, as plain values; docs/run-folder.md lists them
+    README.md            the model card
 
 It opens without images, run folder or network, wherever it is moved. Nothing in it is executed or imported: classes of
 a user's own must have been imported before (`import_plugins`). model.json is written last and holds the checksum of
@@ -30,6 +31,7 @@ from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors, replace_file
 from nas_osr.plain import plain
 from nas_osr.plans import ObjectivePlan
+from nas_osr.retrain.model_card import check_card, format_card, write_card
 from nas_osr.runs.names import MODEL_FOLDER, PROGRAM
 from nas_osr.runs.provenance import versions
 from nas_osr.scoring.base import ScoringRule
@@ -116,7 +118,22 @@ def write_model(folder: Path, model: Model) -> None:
     tensors |= {f"rule.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
     weights = safetensors.torch.save({name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                                       for name, value in tensors.items()})  # fmt: skip
-    plan, network, inputs = model.objective, model.network, model.inputs
+    description = describe_model(model, hashlib.sha256(weights).hexdigest())
+    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    check_card(folder)
+    with file_errors(folder, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
+    write_card(folder, format_card(description))
+    for name, content in ((WEIGHTS_FILE, weights), (JSON_FILE, text.encode())):
+        with replace_file(folder / name) as file:
+            file.write(content)
+
+
+def describe_model(model: Model, weights_sha256: str = "") -> dict[str, Any]:
+    """What model.json holds, as plain values; `weights_sha256` is of model.safetensors."""
+    plan, network, state = model.objective, model.network, model.rule.state_dict()
     description = {
         "program": PROGRAM,
         "schema": MODEL_SCHEMA,
@@ -129,18 +146,11 @@ def write_model(folder: Path, model: Model) -> None:
             "state": {name: value for name, value in state.items() if not isinstance(value, Tensor)},
         },
         "class_thresholds": model.class_thresholds,
-        **asdict(inputs),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        **asdict(model.inputs),
+        "weights_sha256": weights_sha256,
         "about": {"versions": versions(), **model.about},
     }
-    text = json.dumps(plain(description, JSON_FILE), indent=2, sort_keys=True, allow_nan=False) + "\n"
-    with file_errors(folder, "write"):
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".*.tmp"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
-    for name, content in ((WEIGHTS_FILE, weights), (JSON_FILE, text.encode())):
-        with replace_file(folder / name) as file:
-            file.write(content)
+    return plain(description, JSON_FILE)  # type: ignore[no-any-return]
 
 
 def find_model(path: str | Path) -> Path:

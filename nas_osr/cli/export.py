@@ -1,10 +1,10 @@
-"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG and PNG; a trained network as a model folder."""
+"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG and PNG; a trained network as a model folder or as ONNX."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-MODEL_FORMATS = ("safetensors",)
+MODEL_FORMATS = ("safetensors", "onnx")
 
 
 def export(
@@ -15,16 +15,21 @@ def export(
     data_dir: str | None = None,
     device: str = "auto",
     plugin: list[str] | None = None,
+    image_type: str = "uint8",
+    int8: bool = False,
+    images: Path | None = None,
 ) -> list[Path]:
-    """Write an architecture, and the space that it was found in, as pictures and files; or a run's model folder.
+    """Write an architecture, and the space that it was found in, as pictures and files; or a trained model.
 
     The picture shows scales as rows and layers as columns, the chosen path and operations bold, the rest faint with the
     weights that the search gave it. The format safetensors writes the model folder of a retraining that an earlier
-    version left without one; unless its rule learns nothing, that needs the run's training images.
+    version left without one; unless its rule learns nothing, that needs the run's training images. The format onnx
+    writes one graph of preprocessing, network, rule and threshold: images in, label and knownness out.
 
     Args:
-        architecture: a run folder, a .json or .graphml file, or "published"; for safetensors a retraining.
-        format: any of svg, png, gv, graphml, json, safetensors, separated by commas.
+        architecture: a run folder, a .json or .graphml file, or "published"; for safetensors and onnx a retraining or a
+            model folder.
+        format: any of svg, png, gv, graphml, json, safetensors, onnx, separated by commas.
         out: the folder to write architecture.FORMAT or the model into; made when absent
             (default: the current one; for a model, `model` in the run's own folder).
         weights: a history.jsonl with the alphas and betas to show
@@ -32,6 +37,10 @@ def export(
         data_dir: folder of the images, where it is not the run's and a rule has to be fitted.
         device: auto, cpu, cuda or cuda:INDEX, for the same.
         plugin: modules with your own classes that the run was made with.
+        image_type: of onnx: what the graph takes, uint8 or float32 (in [0, 1]).
+        int8: of onnx: also write it with the network in 8 bits, and say what that costs.
+        images: for int8: a folder of folders named after classes, of which some pictures calibrate and the others
+            measure (default: the run's own training and test images).
 
     Returns:
         The files written.
@@ -47,13 +56,20 @@ def export(
     written = []
     if drawn:
         written += export_architecture(*load_with_weights(architecture, weights), drawn, out or Path("."))
-    if "safetensors" in formats:
-        from nas_osr.retrain.conversion import export_models
+    if set(formats) & set(MODEL_FORMATS):
         from nas_osr.retrain.retrain_request import ReopenOptions
 
-        written += export_models(
-            architecture, out, ReopenOptions(data_dir=data_dir, device=device, plugin=plugin or [])
-        )
+        options = ReopenOptions(data_dir=data_dir, device=device, plugin=plugin or [])
+    if "safetensors" in formats:
+        from nas_osr.retrain.conversion import export_models
+
+        written += export_models(architecture, out, options)
+    if "onnx" in formats:
+        from nas_osr.deploy.onnx_export import export_onnx, format_trial
+
+        files, trials = export_onnx(architecture, out, options, image_type, int8, images)
+        written += files
+        print("\n".join(map(format_trial, trials)), end="\n" if trials else "")
     for path in written:
         print(f"wrote {path}")
     return written

@@ -35,7 +35,7 @@ RUN_FILES = (
 )
 RUN_FOLDERS = ("split-*",)  # runs inside a run
 MODEL_FOLDER = "model"  # what a retraining leaves to be used
-MODEL_FILES = ("model.json", "model.safetensors", "model.onnx", "README.md", ".*.tmp")
+MODEL_FILES = ("model.json", "model.safetensors", "model.onnx", "model.int8.onnx", "README.md", ".*.tmp")
 
 
 def is_run_folder(path: Path) -> bool:
