@@ -13,6 +13,7 @@ from nas_osr.cost.steps import count_flops
 from nas_osr.errors import UserError
 from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.networks import check_network, network_class
+from nas_osr.retrain.networks.starting_weights import load_weights
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.references import load_architecture
@@ -64,7 +65,11 @@ class Inputs(TypingProtocol):
 
 
 def build_learner(
-    network: Architecture | str, inputs: Inputs, objective: ObjectivePlan, outliers: Tensor | None = None
+    network: Architecture | str,
+    inputs: Inputs,
+    objective: ObjectivePlan,
+    outliers: Tensor | None = None,
+    weights: str | None = None,
 ) -> Learner:
     """The network and the objective's heads with fresh weights (from torch's global generator).
 
@@ -73,6 +78,7 @@ def build_learner(
         inputs: the classes and images.
         objective: what it learns.
         outliers: see `ObjectivePlan.make`.
+        weights: what a network by name begins with, see `load_weights`; None: fresh ones.
 
     Raises:
         UserError: the network does not fit the image size, or the objective the network; or a user's own class is not
@@ -83,6 +89,8 @@ def build_learner(
     if isinstance(network, str):
         check_network(network, inputs.image_shape)
         encoder = network_class(network)(channels, inputs.mean, inputs.std, inputs.image_shape)
+        if weights is not None:
+            load_weights(encoder, network, weights, inputs.image_shape)
     else:
         check_architecture(network, inputs.image_shape)
         encoder = DiscreteNetwork(network, channels, inputs.mean, inputs.std)

@@ -22,6 +22,7 @@ from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.model import FIELDS, JSON_FILE, MODEL_SCHEMA, WEIGHTS_FILE, Model, ModelInputs, find_model
 from nas_osr.retrain.networks import NETWORKS, check_network
+from nas_osr.retrain.networks.foreign import TIMM
 from nas_osr.runs.names import PROGRAM
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -150,7 +151,7 @@ def read_tensors(file: Path, checksum: str) -> dict[str, Tensor]:
 def is_shipped(network: Architecture | str, plan: ObjectivePlan) -> bool:
     """Whether network and objective are made of this package's own classes."""
     if isinstance(network, str):
-        return network in NETWORKS and plan.name in OBJECTIVES
+        return (network in NETWORKS or network.startswith(TIMM)) and plan.name in OBJECTIVES
     operations = {name for branch in network.branches.values() for name in branch.operations}
     return plan.name in OBJECTIVES and network.space.stem in STEMS and operations <= set(OPERATIONS)
 

@@ -9,6 +9,7 @@ from typing import Any
 from nas_osr.configuration import parse_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.objectives import objective_class
 from nas_osr.plans import (
     DataPlan,
@@ -24,6 +25,8 @@ from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, write_down
 from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.networks import check_network, network_class
+from nas_osr.retrain.networks.foreign import TIMM
+from nas_osr.retrain.networks.starting_weights import PRETRAINED, read_weights
 from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
@@ -153,7 +156,7 @@ def plan_training(
         check_network(network, protocol.image_shape)
     objective = plan_objective(request, protocol, "retrain")
     objective.check_divided(schedule.batch_size)
-    return TrainingPlan(network, protocol, objective, schedule, plan_machine(request))
+    return TrainingPlan(network, protocol, objective, schedule, plan_machine(request), request.weights)
 
 
 def check_network_options(request: RetrainRequest) -> None:
@@ -161,8 +164,14 @@ def check_network_options(request: RetrainRequest) -> None:
     if request.stem is not None:
         check_name("stem", request.stem, STEMS, "stem: ")
     if request.network is None:
+        if request.weights is not None:
+            raise UserError("weights are those of a --network: an architecture is trained from scratch")
         return
     network_class(request.network)
+    if request.weights == PRETRAINED and not request.network.startswith(TIMM):
+        raise UserError(f"weights pretrained are those of timm:NAME: give a file for network {request.network}")
+    if request.weights not in (None, PRETRAINED):
+        read_weights(user_path(request.weights))
     if request.architecture not in (RetrainRequest.architecture, None):
         raise UserError("architecture and network are both given: leave one of them out")
     if request.channels:

@@ -35,7 +35,7 @@ class TrainingOptions(RecipeOptions):
     architecture: Any = None
     "run folder of a search, a .json or .graphml file, published, random:SEED, or the value itself."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
-    "a baseline network instead of an architecture."
+    "instead of an architecture: a baseline network, timm:NAME, or your own torch.nn.Module."
 
 
 @dataclass
@@ -69,7 +69,9 @@ class RetrainRequest(NetworkOptions, RunRequest):
     objective: Annotated[str | None, Choices(OBJECTIVES, plugins=True)] = None  # type: ignore[assignment]
     "training loss; the search's, or vae_contrastive."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
-    "a baseline network instead of an architecture."
+    "instead of an architecture: a baseline network, timm:NAME, or your own torch.nn.Module."
+    weights: str | None = None
+    "what that network begins with: a file (safetensors, or of torch.save), or pretrained, from timm's hub."
     out: UserPath = "runs/retrain"
     "folder of the run."
     splits: Numbers | None = None

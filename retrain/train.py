@@ -49,6 +49,8 @@ class TrainingPlan:
     "how long."
     machine: MachinePlan
     "where."
+    weights: str | None = None
+    "what a network by name begins with, see `nas_osr.retrain.networks.starting_weights.load_weights`."
 
     @property
     def bound(self) -> str | None:
@@ -59,7 +61,7 @@ class TrainingPlan:
 
     def build(self, outliers: Tensor | None = None) -> Learner:
         """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""
-        learner = build_learner(self.network, self.protocol, self.objective, outliers)
+        learner = build_learner(self.network, self.protocol, self.objective, outliers, self.weights)
         self.machine.prepare(learner.encoder)
         return learner
 

@@ -1,4 +1,4 @@
-"""The papers' baseline networks by name: encoders without a search. Free of torch until one is asked for."""
+"""Networks without a search, by name: the papers' baselines and those of others. Free of torch until asked for one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,27 @@ NETWORKS: Mapping[str, str] = {
 
 
 def network_class(name: str, *, import_plugins: bool = True) -> type[Network]:
-    """The network of this name or dotted path (see `nas_osr.plugins.load_class`); UserError when there is none."""
+    """The network of this name, `timm:NAME`, or dotted path (see `nas_osr.plugins.load_class`).
+
+    A class that is any torch.nn.Module, and one of timm, are wrapped as `nas_osr.retrain.networks.foreign.Foreign`.
+
+    Raises:
+        UserError: there is none.
+    """
+    from torch import nn
+
     from nas_osr.retrain.networks.base import Network
 
-    return load_class("network", name, NETWORKS, Network, import_plugins=import_plugins)
+    if name.startswith("timm:"):
+        from nas_osr.retrain.networks.foreign import timm_network
+
+        return timm_network(name)
+    found = load_class("network", name, NETWORKS, nn.Module, import_plugins=import_plugins)
+    if issubclass(found, Network):
+        return found
+    from nas_osr.retrain.networks.foreign import wrap_module
+
+    return wrap_module(name, found)
 
 
 def check_network(name: str, image_shape: tuple[int, int, int], *, import_plugins: bool = True) -> None:
