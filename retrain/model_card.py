@@ -73,8 +73,8 @@ def describe_threshold(description: Mapping[str, Any]) -> str:
     if calibration is None:
         return f"{text} is unknown: set by the rule on held-out images of the known classes, not calibrated since."
     return (
-        f"{text} is unknown: calibrated on {calibration['images']} images of the user's, so that a further known one is "
-        f"accepted with a probability of at least {calibration['accept']} (the metrics above are of the one before)."
+        f"{text} is unknown: calibrated on {calibration['images']} images of the user's, so that a further known one "
+        f"is accepted with a probability of at least {calibration['accept']} (the metrics above are of the one before)."
     )
 
 

@@ -1,8 +1,9 @@
-"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG and PNG; a trained network as a model folder or as ONNX."""
+"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG and PNG; a model as a folder or as ONNX."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 MODEL_FORMATS = ("safetensors", "onnx")
 
@@ -15,7 +16,7 @@ def export(
     data_dir: str | None = None,
     device: str = "auto",
     plugin: list[str] | None = None,
-    image_type: str = "uint8",
+    image_type: Literal["uint8", "float32"] = "uint8",
     int8: bool = False,
     images: Path | None = None,
 ) -> list[Path]:
@@ -65,7 +66,8 @@ def export(
 
         written += export_models(architecture, out, options)
     if "onnx" in formats:
-        from nas_osr.deploy.onnx_export import export_onnx, format_trial
+        from nas_osr.deploy.onnx_export import export_onnx
+        from nas_osr.deploy.quantisation import format_trial
 
         files, trials = export_onnx(architecture, out, options, image_type, int8, images)
         written += files

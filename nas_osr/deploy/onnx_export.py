@@ -6,7 +6,6 @@ from pathlib import Path
 
 from nas_osr.deploy.onnx_graph import INPUT, ONNX_FILE, ImageType, import_onnx, make_graph, write_graph
 from nas_osr.deploy.quantisation import INT8_FILE, Trial, format_trial, load_trial, measure_graphs, quantise
-from nas_osr.errors import UserError
 from nas_osr.files.storage import file_errors
 from nas_osr.retrain.conversion import open_models
 from nas_osr.retrain.model import Model, describe_model
@@ -15,9 +14,10 @@ from nas_osr.retrain.retrain_request import ReopenOptions
 
 SECTION = """## ONNX
 
-`{file}` holds preprocessing, network, rule and threshold. It takes `{input}`: [n, {channels}, {height}, {width}], {values}, for
-any n, and returns `label` (the class's number from 0 in the order of the table above, {unknown} is unknown), `nearest` (the most likely known
-class), `knownness` and `margin` (at least 0 where it is known), each [n]. Names and threshold are in its metadata.
+`{file}` holds preprocessing, network, rule and threshold. It takes `{input}`: [n, {channels}, {height}, {width}],
+{values}, for any n, and returns, each [n], `label` (the class's number from 0 in the order of the table above, {unknown}
+is unknown), `nearest` (the most likely known class), `knownness` and `margin` (at least 0 where it is known). Names and
+thresholds are in its metadata.
 
 ```python
 import onnxruntime
@@ -27,7 +27,8 @@ label, nearest, knownness, margin = session.run(None, {{"{input}": images}})
 ```
 """
 INT8_SECTION = """
-`{file}` has the network's convolutions and matrix products in 8 bits, calibrated on {images} images. What that costs, on {tested} others:
+`{file}` has the network's convolutions and matrix products in 8 bits, calibrated on {images} images. What that costs,
+on {tested} others:
 
 {table}
 """
@@ -56,8 +57,6 @@ def export_onnx(
         UserError: as `open_models`, `make_graph` and `load_trial`.
     """
     import_onnx()
-    if image_type not in ("uint8", "float32"):
-        raise UserError(f"image_type must be uint8 or float32, got {image_type!r}")
     written, trials = [], []
     for folder, (model, run) in open_models(path, out, options).items():
         check_card(folder)

@@ -46,6 +46,7 @@ class OpenSetGraph(nn.Module):
         super().__init__()
         self.learner, self.rule = copy.deepcopy(model.learner).cpu().eval(), model.rule
         limits = model.class_thresholds or [model.rule.threshold] * model.inputs.num_known
+        self.thresholds: Tensor
         self.register_buffer("thresholds", torch.tensor(limits, dtype=torch.float64))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -76,7 +77,12 @@ def make_graph(model: Model, image_type: ImageType = "uint8") -> onnx.ModelProto
             program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
             program = program.run_decompositions({**torch.export.default_decompositions(), **DECOMPOSITIONS})
             exported = torch.onnx.export(
-                program, input_names=[INPUT], output_names=list(OUTPUTS), opset_version=OPSET, dynamo=True, verbose=False
+                program,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
             )
         assert exported is not None
         graph = exported.model_proto

@@ -15,7 +15,16 @@ from torch import Tensor
 
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.sources.listing import list_class_folders
-from nas_osr.deploy.onnx_graph import INPUT, ONNX_FILE, ImageType, import_onnx, open_session, quiet, run_graph, write_graph
+from nas_osr.deploy.onnx_graph import (
+    INPUT,
+    ONNX_FILE,
+    ImageType,
+    import_onnx,
+    open_session,
+    quiet,
+    run_graph,
+    write_graph,
+)
 from nas_osr.deploy.pictures import PictureFiles, try_pictures
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
@@ -58,7 +67,7 @@ def load_trial(
     """Images to calibrate on, uint8 [n, C, H, W], and others to measure on, labelled 0..N, N is unknown.
 
     Args:
-        run: the model's, whose known training images calibrate and whose test images measure, unless there are `images`.
+        run: the model's: without `images`, its known training images calibrate, its test images measure.
         images: a folder of folders named after classes. Every other picture of a known class calibrates; those left,
             and those of folders of other names, measure.
         options: where the run's images are.
@@ -152,12 +161,8 @@ def measure_graphs(
     before: onnx.ModelProto, after: onnx.ModelProto, test: LabelledImages, image_type: ImageType
 ) -> Trial:
     """What two graphs say of labelled images, and how fast."""
-    figures, labels = [], []
-    for graph in (before, after):
-        measured, found = measure_graph(graph, test, image_type)
-        figures.append(measured)
-        labels.append(found)
-    return Trial(*figures, float((labels[0] == labels[1]).mean()))
+    (first, said), (second, says) = (measure_graph(graph, test, image_type) for graph in (before, after))
+    return Trial(first, second, float((said == says).mean()))
 
 
 def measure_graph(graph: onnx.ModelProto, test: LabelledImages, image_type: ImageType) -> tuple[Figures, np.ndarray]:

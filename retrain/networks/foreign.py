@@ -48,7 +48,7 @@ class Foreign(Network):
             raise UserError(f"network {kind.title} on images {list(image_shape)}: {reason}; {CONTRACT}") from error
         if not isinstance(found, Tensor) or found.dim() not in (2, 4) or found.shape[0] != 2:
             gives = list(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
-            raise UserError(f"network {kind.title} gives {gives} for images [2, {str(list(image_shape))[1:]}: {CONTRACT}")
+            raise UserError(f"network {kind.title} gives {gives} for images {[2, *image_shape]}: {CONTRACT}")
         self.body.train()
 
     def forward(self, images: Tensor) -> Features:

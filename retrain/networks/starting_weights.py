@@ -23,7 +23,7 @@ PRETRAINED = "pretrained"
 
 
 def load_weights(encoder: nn.Module, name: str, weights: str, image_shape: Shape) -> None:
-    """Put weights into an encoder; those of another number of image channels are summed (to grey) or spread (to colour).
+    """Put weights into an encoder; those of another number of channels are summed (to grey) or spread (to colour).
 
     Args:
         encoder: of a network by name. Of another's network (`Foreign`) its own names count.
