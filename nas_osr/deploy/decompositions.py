@@ -104,6 +104,13 @@ def where_scalar(condition: Tensor, x: Tensor, other: float) -> Any:
     return torch.where(condition, x, torch.full_like(x, other)) if x.dtype == torch.float64 else NotImplemented
 
 
+@in_double
+def clamp(x: Tensor, least: float | None = None, most: float | None = None) -> Tensor:
+    """Clamp to numbers, which the exporter takes for float32: a least of 1e-300 would be 0."""
+    x = x if least is None else torch.maximum(x, torch.full_like(x, least))
+    return x if most is None else torch.minimum(x, torch.full_like(x, most))
+
+
 def cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Any:
     """Euclidean distances of rows, [B, D] and [C, D] to [B, C]."""
     if p != 2.0:
@@ -116,8 +123,16 @@ def stable_sort(x: Tensor, *, stable: bool | None = None, dim: int = -1, descend
     return torch.sort(x, dim, descending)
 
 
+def clamp_max(x: Tensor, most: float) -> Any:
+    """Clamp from above."""
+    return clamp(x, None, most)
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten._cdist_forward.default: cdist,
+    aten.clamp.default: clamp,
+    aten.clamp_min.default: clamp,
+    aten.clamp_max.default: clamp_max,
     aten.erf.default: erf,
     aten.erfc.default: erfc,
     aten.expm1.default: expm1,

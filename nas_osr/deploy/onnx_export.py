@@ -15,8 +15,8 @@ from nas_osr.retrain.retrain_request import ReopenOptions
 SECTION = """## ONNX
 
 `{file}` holds preprocessing, network, rule and threshold. It takes `{input}`: [n, {channels}, {height}, {width}],
-{values}, for any n, and returns, each [n], `label` (the class's number from 0 in the order of the table above, {unknown}
-is unknown), `nearest` (the most likely known class), `knownness` and `margin` (at least 0 where it is known). Names and
+{values}, for any n, and returns, each [n], `label` (the class's number from 0 in the order of the table above,
+{unknown} is unknown), `nearest` (the most likely known class), `knownness` and `margin` (at least 0 where it is known). Names and
 thresholds are in its metadata.
 
 ```python

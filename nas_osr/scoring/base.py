@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -152,6 +152,11 @@ def members_by_class(logits: Tensor, targets: Tensor) -> Iterator[tuple[int, Ten
         members = targets == label
         if members.any():
             yield label, members & right if (members & right).any() else members
+
+
+def in_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """The rows of a tensor, `size` at a time to save memory; all at once in a graph that is exported, for any number."""
+    return [rows] if torch.compiler.is_compiling() else rows.split(size)
 
 
 #: Larger values count as this: squares, and sums over images, stay finite in float64.

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import Scores, ScoringRule, bounded, members_by_class
+from nas_osr.scoring.base import Scores, ScoringRule, bounded, in_blocks, members_by_class
 
 #: Least variance of a class in one dimension; a standard deviation of 1e-3 beside the prior's 1 carries no information.
 VARIANCE_FLOOR = 1e-6
 #: Smaller distances (in standard deviations) count as this, so that an image at a class mean has a finite knownness.
 DISTANCE_FLOOR = 1e-300
+#: Images whose distances to all classes are in memory at once.
+BLOCK = 256
 
 
 class CAP(ScoringRule):
@@ -93,10 +95,10 @@ class CAP(ScoringRule):
         latents = bounded(outputs.latent_mean)
         means, deviations = self.learnt("means", latents), self.learnt("variances", latents).sqrt()
         scores = []
-        for mean, deviation in zip(means, deviations, strict=True):
-            distance = (latents - mean).abs() / deviation
-            scores.append(torch.logsumexp(log_minus_log_erf(distance), dim=1))
-        return torch.stack(scores, dim=1).masked_fill(~self.learnt("usable", latents), -math.inf)
+        for own in in_blocks(latents, BLOCK):
+            distance = (own[:, None] - means).abs() / deviations  # [b, N, D]
+            scores.append(torch.logsumexp(log_minus_log_erf(distance), dim=2))
+        return torch.cat(scores).masked_fill(~self.learnt("usable", latents), -math.inf)
 
 
 def log_minus_log_erf(distance: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import Scores, ScoringRule, count_classes
+from nas_osr.scoring.base import Scores, ScoringRule, count_classes, in_blocks
 
 #: Larger features count as this, so that infinite ones keep a direction.
 FEATURE_LIMIT = 1e300
@@ -57,10 +57,8 @@ class Neighbours(ScoringRule):
             raise RuntimeError("fit comes before the scores")
         assert outputs.embedding is not None
         embedding = outputs.embedding
-        # in a graph that is exported, batches have any size
-        blocks = [embedding] if torch.compiler.is_compiling() else embedding.split(self.block_size)
         by_class, found = self.directions.split(self.counts.tolist()), []
-        for queries in map(normalise, blocks):
+        for queries in map(normalise, in_blocks(embedding, self.block_size)):
             found.append(torch.stack([self.largest_sum(queries, own) for own in by_class], dim=1))
         scores = torch.cat(found)
         return Scores(scores.amax(dim=1), scores)
