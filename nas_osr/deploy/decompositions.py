@@ -101,14 +101,14 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
 
 def where_scalar(condition: Tensor, x: Tensor, other: float) -> Any:
     """Where with a number, which the exporter takes for float32: 1e100 would be infinite."""
-    return torch.where(condition, x, torch.full_like(x, other)) if x.dtype == torch.float64 else NotImplemented
+    return torch.where(condition, x, aten.scalar_tensor(other, dtype=x.dtype)) if x.dtype == torch.float64 else NotImplemented
 
 
 @in_double
 def clamp(x: Tensor, least: float | None = None, most: float | None = None) -> Tensor:
     """Clamp to numbers, which the exporter takes for float32: a least of 1e-300 would be 0."""
-    x = x if least is None else torch.maximum(x, torch.full_like(x, least))
-    return x if most is None else torch.minimum(x, torch.full_like(x, most))
+    x = x if least is None else torch.maximum(x, aten.scalar_tensor(least, dtype=x.dtype))
+    return x if most is None else torch.minimum(x, aten.scalar_tensor(most, dtype=x.dtype))
 
 
 def cdist(x: Tensor, y: Tensor, p: float, compute_mode: int | None) -> Any:
@@ -142,3 +142,14 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.special_log_ndtr.default: log_ndtr,
     aten.where.ScalarOther: where_scalar,
 }
+
+
+def scalar_translation() -> dict[Any, Callable[..., Any]]:
+    """How the exporter is to write numbers among float64 values: it rounds them to float32 by itself."""
+    import onnx_ir
+    from onnxscript import opset18
+
+    def scalar_tensor(s: float, dtype: int = 1, layout: str = "", device: str = "", pin_memory: bool = False) -> Any:
+        return opset18.Constant(value=onnx_ir.tensor(s, dtype=onnx_ir.DataType(dtype)))
+
+    return {aten.scalar_tensor.default: scalar_tensor}

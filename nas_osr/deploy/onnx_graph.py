@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nas_osr.deploy.decompositions import DECOMPOSITIONS
+from nas_osr.deploy.decompositions import DECOMPOSITIONS, scalar_translation
 from nas_osr.errors import UserError
 from nas_osr.files.storage import replace_file
 from nas_osr.retrain.model import Model
@@ -82,6 +82,7 @@ def make_graph(model: Model, image_type: ImageType = "uint8") -> onnx.ModelProto
                 output_names=list(OUTPUTS),
                 opset_version=OPSET,
                 dynamo=True,
+                custom_translation_table=scalar_translation(),
                 verbose=False,
             )
         assert exported is not None
