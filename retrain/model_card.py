@@ -46,7 +46,7 @@ def fill_card(description: Mapping[str, Any], exported: str) -> str:
         parameters=format_count(about.get("parameters")),
         macs=format_count(about.get("macs")),
         objective=description["objective"]["name"],
-        protocol=describe_protocol(about),
+        protocol=format_protocol(about),
         metrics=rows([[name, f"{value:.4f}", format_interval(intervals.get(name))]
                       for name, value in sorted(metrics.items()) if value is not None] or [["not evaluated", "", ""]]),
         rule=rule["name"],
@@ -56,7 +56,7 @@ def fill_card(description: Mapping[str, Any], exported: str) -> str:
     )  # fmt: skip
 
 
-def describe_protocol(about: Mapping[str, Any]) -> str:
+def format_protocol(about: Mapping[str, Any]) -> str:
     """Which classes were known and which unknown, and how many test images there were."""
     protocol, tested = about.get("protocol", {}), about.get("test_images")
     unknown = [cell(name) for name in protocol.get("unknown_names", [])]

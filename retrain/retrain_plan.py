@@ -26,7 +26,7 @@ from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, wri
 from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.retrain.networks.foreign import TIMM
-from nas_osr.retrain.networks.starting_weights import PRETRAINED, read_weights
+from nas_osr.retrain.networks.starting_weights import PRETRAINED, read_weight_file
 from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
@@ -171,7 +171,7 @@ def check_network_options(request: RetrainRequest) -> None:
     if request.weights == PRETRAINED and not request.network.startswith(TIMM):
         raise UserError(f"weights pretrained are those of timm:NAME: give a file for network {request.network}")
     if request.weights not in (None, PRETRAINED):
-        read_weights(user_path(request.weights))
+        read_weight_file(user_path(request.weights))
     if request.architecture not in (RetrainRequest.architecture, None):
         raise UserError("architecture and network are both given: leave one of them out")
     if request.channels:

@@ -67,11 +67,11 @@ def export(
         written += export_models(architecture, out, options)
     if "onnx" in formats:
         from nas_osr.deploy.onnx_export import export_onnx
-        from nas_osr.deploy.quantisation import format_trial
+        from nas_osr.deploy.quantisation import format_int8_cost
 
-        files, trials = export_onnx(architecture, out, options, image_type, int8, images)
+        files, costs = export_onnx(architecture, out, options, image_type, int8, images)
         written += files
-        print("\n".join(map(format_trial, trials)), end="\n" if trials else "")
+        print("\n".join(map(format_int8_cost, costs)), end="\n" if costs else "")
     for path in written:
         print(f"wrote {path}")
     return written

@@ -101,7 +101,9 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
 
 def where_scalar(condition: Tensor, x: Tensor, other: float) -> Any:
     """Where with a number, which the exporter takes for float32: 1e100 would be infinite."""
-    return torch.where(condition, x, aten.scalar_tensor(other, dtype=x.dtype)) if x.dtype == torch.float64 else NotImplemented
+    if x.dtype != torch.float64:
+        return NotImplemented
+    return torch.where(condition, x, aten.scalar_tensor(other, dtype=x.dtype))
 
 
 @in_double

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas_osr.deploy.onnx_graph import INPUT, ONNX_FILE, ImageType, import_onnx, make_graph, write_graph
-from nas_osr.deploy.quantisation import INT8_FILE, Trial, format_trial, load_trial, measure_graphs, quantise
+from nas_osr.deploy.quantisation import (
+    INT8_FILE,
+    Int8Cost,
+    format_int8_cost,
+    load_int8_images,
+    measure_graphs,
+    quantise,
+)
 from nas_osr.files.storage import file_errors
 from nas_osr.retrain.conversion import open_models
 from nas_osr.retrain.model import Model, describe_model
@@ -16,8 +23,8 @@ SECTION = """## ONNX
 
 `{file}` holds preprocessing, network, rule and threshold. It takes `{input}`: [n, {channels}, {height}, {width}],
 {values}, for any n, and returns, each [n], `label` (the class's number from 0 in the order of the table above,
-{unknown} is unknown), `nearest` (the most likely known class), `knownness` and `margin` (at least 0 where it is known). Names and
-thresholds are in its metadata.
+{unknown} is unknown), `nearest` (the most likely known class), `knownness` and `margin` (at least 0 where it is known).
+Names and thresholds are in its metadata.
 
 ```python
 import onnxruntime
@@ -41,23 +48,23 @@ def export_onnx(
     image_type: ImageType = "uint8",
     int8: bool = False,
     images: Path | None = None,
-) -> tuple[list[Path], list[Trial]]:
+) -> tuple[list[Path], list[Int8Cost]]:
     """Write model.onnx, with `int8` model.int8.onnx too, and the card, of a model or of each part of a retraining.
 
     Args:
         path, out, options: see `open_models`.
         image_type: what the graph takes: uint8, or float32 in [0, 1].
         int8: also with the network in 8 bits.
-        images: pictures for that, see `load_trial`.
+        images: pictures for that, see `load_int8_images`.
 
     Returns:
         The files written, and what 8 bits cost each model.
 
     Raises:
-        UserError: as `open_models`, `make_graph` and `load_trial`.
+        UserError: as `open_models`, `make_graph` and `load_int8_images`.
     """
     import_onnx()
-    written, trials = [], []
+    written, costs = [], []
     for folder, (model, run) in open_models(path, out, options).items():
         check_card(folder)
         graph, section = make_graph(model, image_type), describe_use(model, image_type)
@@ -65,17 +72,17 @@ def export_onnx(
             folder.mkdir(parents=True, exist_ok=True)
         written.append(write_graph(graph, folder / ONNX_FILE))
         if int8:
-            calibration, test = load_trial(model, run, images, options)
+            calibration, test = load_int8_images(model, run, images, options)
             smaller = quantise(graph, calibration, image_type)
-            trial = measure_graphs(graph, smaller, test, image_type)
+            cost = measure_graphs(graph, smaller, test, image_type)
             written.append(write_graph(smaller, folder / INT8_FILE))
-            table = format_trial(trial)
+            table = format_int8_cost(cost)
             section += INT8_SECTION.format(
                 file=INT8_FILE, images=len(calibration), tested=len(test.labels), table=table
             )
-            trials.append(trial)
+            costs.append(cost)
         written.append(write_card(folder, format_card(describe_model(model), section)))
-    return written, trials
+    return written, costs
 
 
 def describe_use(model: Model, image_type: ImageType) -> str:

@@ -48,7 +48,7 @@ Figures = dict[str, float | None]
 
 
 @dataclass(frozen=True)
-class Trial:
+class Int8Cost:
     """What 8 bits cost.
 
     Attributes:
@@ -61,7 +61,7 @@ class Trial:
     agreement: float
 
 
-def load_trial(
+def load_int8_images(
     model: Model, run: RunFolder | None, images: Path | None, options: ReopenOptions
 ) -> tuple[Tensor, LabelledImages]:
     """Images to calibrate on, uint8 [n, C, H, W], and others to measure on, labelled 0..N, N is unknown.
@@ -159,10 +159,10 @@ def as_input(images: Tensor, image_type: ImageType) -> np.ndarray:
 
 def measure_graphs(
     before: onnx.ModelProto, after: onnx.ModelProto, test: LabelledImages, image_type: ImageType
-) -> Trial:
+) -> Int8Cost:
     """What two graphs say of labelled images, and how fast."""
     (first, said), (second, says) = (measure_graph(graph, test, image_type) for graph in (before, after))
-    return Trial(first, second, float((said == says).mean()))
+    return Int8Cost(first, second, float((said == says).mean()))
 
 
 def measure_graph(graph: onnx.ModelProto, test: LabelledImages, image_type: ImageType) -> tuple[Figures, np.ndarray]:
@@ -188,10 +188,10 @@ def measure_graph(graph: onnx.ModelProto, test: LabelledImages, image_type: Imag
     return figures, joined["label"]
 
 
-def format_trial(trial: Trial) -> str:
+def format_int8_cost(cost: Int8Cost) -> str:
     """A table in Markdown."""
     lines = ["| | 32 bits | 8 bits |", "|---|---|---|"]
-    for name, before in trial.before.items():
-        shown = ["-" if value is None else f"{value:.4g}" for value in (before, trial.after[name])]
+    for name, before in cost.before.items():
+        shown = ["-" if value is None else f"{value:.4g}" for value in (before, cost.after[name])]
         lines.append(f"| {name} | {shown[0]} | {shown[1]} |")
-    return "\n".join([*lines, f"| same label | | {trial.agreement:.2%} |"])
+    return "\n".join([*lines, f"| same label | | {cost.agreement:.2%} |"])

@@ -155,7 +155,7 @@ def members_by_class(logits: Tensor, targets: Tensor) -> Iterator[tuple[int, Ten
 
 
 def in_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
-    """The rows of a tensor, `size` at a time to save memory; all at once in a graph that is exported, for any number."""
+    """The rows of a tensor, `size` at a time to save memory; all at once in a graph that is exported."""
     return [rows] if torch.compiler.is_compiling() else rows.split(size)
 
 

@@ -35,7 +35,7 @@ def load_weights(encoder: nn.Module, name: str, weights: str, image_shape: Shape
         UserError: they are not there, or of another network. What is in a file besides is passed over, and said.
     """
     module: nn.Module = encoder.body if isinstance(encoder, Foreign) else encoder
-    found = hub_weights(name, image_shape) if weights == PRETRAINED else read_weights(user_path(weights))
+    found = hub_weights(name, image_shape) if weights == PRETRAINED else read_weight_file(user_path(weights))
     own = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
     missing = [key for key in own if key not in found]
     if missing:
@@ -53,7 +53,7 @@ def load_weights(encoder: nn.Module, name: str, weights: str, image_shape: Shape
     logger.warning("weights %s: %d tensors for %s%s", weights, len(own), name, passed_over)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weight_file(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by name, without running any code of it; a common "module." is left out. UserError."""
     with file_errors(path, "read"):
         if not path.is_file():

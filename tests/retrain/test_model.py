@@ -60,7 +60,7 @@ def test_a_model_alone_says_what_its_run_said(
     random_state = torch.get_rng_state()
     model = open_model(alone)
     assert torch.equal(torch.get_rng_state(), random_state)
-    assert sorted(path.name for path in alone.iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in alone.iterdir()) == ["README.md", "model.json", "model.safetensors"]
     found = judge(model.rule, collect_outputs(model.learner.infer, digits))
     assert np.array_equal(found.knownness, written.knownness)
     assert np.array_equal(found.predicted_label, written.predicted_label)
@@ -87,7 +87,7 @@ def test_equal_runs_leave_equal_models_and_nothing_of_an_older_one_stays(finishe
     (part / "model" / ".model.json.1234.tmp").write_text("half of it")
     (part / "model" / "model.onnx").write_text("of the older model")
     retrain(tmp_path / "run", objective="gmvae", overwrite=True)
-    assert sorted(path.name for path in (part / "model").iterdir()) == ["model.json", "model.safetensors"]
+    assert sorted(path.name for path in (part / "model").iterdir()) == ["README.md", "model.json", "model.safetensors"]
     for name in ("model.json", "model.safetensors"):
         assert (part / "model" / name).read_bytes() == (finished / "model" / name).read_bytes()
 

@@ -64,7 +64,10 @@ def test_8_bits_of_a_run_take_its_own_images(trained: Path, tmp_path: Path, caps
     ("arguments", "message"),
     [
         (["{model}", "--format", "onnx", "--int8"], "int8 is calibrated on images: name a folder"),
-        (["{model}", "--format", "onnx", "--int8", "--images", "{model}"], "expected folders named after known classes"),
+        (
+            ["{model}", "--format", "onnx", "--int8", "--images", "{model}"],
+            "expected folders named after known classes",
+        ),
         (["{model}", "--format", "onnx", "--out", "{own}"], "README.md: is not a model card and would be replaced"),
         (["{model}", "--format", "safetensors", "--out", "{own}"], "is not a model card and would be replaced"),
         (["{own}", "--format", "onnx"], "{own}"),

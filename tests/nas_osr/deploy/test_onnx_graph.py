@@ -31,9 +31,9 @@ from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
 from nas_osr.retrain.evaluate import fit_rules
 from nas_osr.retrain.model import Model, inputs_of
+from nas_osr.retrain.model_reading import open_model
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
-from nas_osr.retrain.model_reading import open_model
 from nas_osr.scoring import RULES, make_rule
 from nas_osr.scoring.base import Scores, ScoringRule
 
