@@ -46,6 +46,11 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     if request.dry_run:
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
+    return search_as_planned(plan, command)
+
+
+def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
+    """Carry out a plan; see `run_search`."""
     fabric = plan.machine.open()
     data = plan.data.load()
     plan.strategy.check_data(plan, data)
