@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_switches
+from nas_osr.configuration import check_choice, check_switches
 from nas_osr.cost.estimate import count_training_images
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
@@ -106,6 +106,13 @@ class ObjectivePlan:
             objective.set_outliers(outliers)
         return objective
 
+    @property
+    def bound(self) -> str | None:
+        """Why a longer training is another one from its first step on; None where it is not."""
+        return (
+            f"coefficients of objective {self.name} follow the number of epochs" if self.kind.follows_length else None
+        )
+
     def make_rule(self) -> ScoringRule:
         """A new rule, not fitted."""
         return make_rule(self.rule, self.rule_settings)
@@ -161,6 +168,10 @@ class OutputPlan:
     overwrite: bool
     checkpoint_minutes: float
     quiet: bool
+
+    def check(self) -> None:
+        """UserError where `create` would raise one, as far as can be told without making or locking the folder."""
+        RunFolder.check(self.out, overwrite=self.overwrite, resume=self.resume)
 
     def create(self) -> RunFolder:
         """The run's folder; see `RunFolder.create`."""
@@ -229,7 +240,6 @@ def plan_machine(request: MachineOptions) -> MachinePlan:
 
 def plan_output(request: SavingOptions) -> OutputPlan:
     """Where a request's run goes. UserError: an option is out of range."""
-    check_not_negative(request, "checkpoint_minutes")
     check_choice(request, "resume", ("no", "auto"))
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 

@@ -13,6 +13,7 @@ from typing import Any
 from nas_osr.configuration import parse_range
 from nas_osr.data.protocols import REHEARSAL, rename_former_names
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.runs.names import is_run_folder
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces import paper
@@ -65,7 +66,7 @@ def find_rows(paths: Sequence[str | Path]) -> list[Row]:
     rows: list[Row] = []
     seen: set[Path] = set()
     met: dict[str, tuple[str, Path]] = {}
-    for path in map(Path, paths):
+    for path in map(user_path, paths):
         folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
         seen |= {folder.resolve() for folder in folders}
         rows += [row for folder in folders for row in read_rows(folder, met)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nas_osr.configuration import check_not_negative, check_positive, parse_range
+from nas_osr.configuration import parse_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class
@@ -94,9 +94,9 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     Raises:
         UserError: a value is out of range, or there is no such thing.
     """
+    request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
     check_network_options(request)
-    check_not_negative(request, "bootstrap")
     request = take_over(request)
     preset_name = given(request.preset, ScheduleOptions.preset)
     preset = get_preset(preset_name)
@@ -125,7 +125,6 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         epochs=epochs,
         batch_size=batch_size,
     )
-    check_positive(filled, "epochs", "batch_size")
     return filled, network, SchedulePlan(recipe, epochs, batch_size)
 
 

@@ -50,6 +50,13 @@ class TrainingPlan:
     machine: MachinePlan
     "where."
 
+    @property
+    def bound(self) -> str | None:
+        """Why a longer training is another one from its first step on; None where it is not."""
+        if self.schedule.recipe.schedule != "exponential":
+            return f"the {self.schedule.recipe.schedule} schedule of its recipe follows the number of epochs"
+        return self.objective.bound
+
     def build(self, outliers: Tensor | None = None) -> Learner:
         """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""
         learner = build_learner(self.network, self.protocol, self.objective, outliers)

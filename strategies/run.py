@@ -12,6 +12,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
+from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
@@ -44,6 +45,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     """
     plan = plan_search(request)
     if request.dry_run:
+        plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
     return search_as_planned(plan, command)
@@ -61,7 +63,8 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         deterministic_algorithms(plan.machine.deterministic),
         opened_by_first(fabric, plan.output.create) as folder,
     ):
-        done = folder.call(lambda run: read_result(run) if run.finished else None)
+        folder.call(lambda run: lengthen(run, plan.recorded, plan.strategy.bound(plan)))
+        done = folder.call(lambda run: read_result(run) if plan.output.resume and run.finished else None)
         if done is not None:
             return done
         check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)

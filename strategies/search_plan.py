@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from nas_osr.configuration import check_positive
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
 from nas_osr.plans import (
@@ -33,6 +32,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
     UserError: anything in the request is wrong.
     """
+    request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
     request = write_down(request, request.split)
     protocol = request.published_protocol(request.split)
@@ -69,7 +69,6 @@ def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
 
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
-    check_positive(request, "rule_sample")
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
     default_augmentation(protocol, request.augmentation)
@@ -82,7 +81,6 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         "batch_size": given(request.batch_size, preset.batch_size),
     }
     weights = WeightsPlan(**{**same_fields(WeightsPlan, request), **filled})
-    check_positive(weights, "epochs", "batch_size", "weight_lr")
     objective.check_divided(weights.batch_size)
     plan = SearchPlan(
         strategy=strategy,

@@ -244,7 +244,7 @@ def test_other_folders_are_refused(kind: str, tmp_path: Path, refused: Any) -> N
         (["saliency", "--part", "train"], "part"),
         (["saliency", "--weights", "cam"], "weights"),
         (["saliency", "--lowest", "1"], "lowest"),
-        (["saliency", "--scales", "5"], "no map at 5"),
+        (["saliency", "--scales", "5"], "scales must lie in [-1, 2], got 5"),
         (["saliency", "--limit", "0"], "limit"),
         (["saliency", "--pictures", "x.svg"], ".png"),
         (["probe", "--inverse_penalty", "0"], "inverse_penalty"),
