@@ -80,16 +80,17 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
         UserError: something in the request is wrong, missing or in use, or the budget is too small.
     """
     clock = Clock(time.perf_counter() if started is None else started, 60 * request.minutes)
-    request.check()
+    resume = request.resume == "auto"
     # what its folder tells of the pictures
     plan = plan_retrain(training_request(request, first_choice(request, 10**9), PUBLISHED))
     part = plan.parts[0]
     request = replace(request, **{name: part.recorded[name] for name in FOUND})
     if request.dry_run:
+        RunFolder.check(request.out, overwrite=request.overwrite, resume=resume)
         search, training = choose(request, part, clock, 0.0)
         return {"would_fit": {**fit_options(request), "search": search, "training": training}, "seconds": clock.budget}
-    with RunFolder.create(request.out, overwrite=request.overwrite, resume=request.resume == "auto") as run:
-        if run.finished and request.resume == "auto":
+    with RunFolder.create(request.out, overwrite=request.overwrite, resume=resume) as run:
+        if resume and run.finished:
             return run.read_json("summary.json")
         reading = time.perf_counter()
         data = part.data.load()

@@ -24,6 +24,8 @@ from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 
+logger = logging.getLogger(__name__)
+
 TRAINING_SHARE = 0.75  # of the time that is left: a machine that slows down by a third still ends in time
 SEARCH_SHARE = 0.35
 WIDTHS = (64, 32, 16)  # channels C of the network, the first for whose ENOUGH epochs there is time
@@ -145,36 +147,38 @@ def choose_search(request: FitRequest, part: Part, training: TrainingChoice, sec
     """
     if request.network is not None or request.search is False:
         return None
+    found = weigh_search(request, part, training, seconds)
+    if isinstance(found, SearchChoice):
+        return found
+    if request.search:
+        raise UserError(f"search: {found}")
+    say(request, f"no search, the published architecture instead: {found}")
+    return None
+
+
+def weigh_search(request: FitRequest, part: Part, training: TrainingChoice, seconds: float) -> SearchChoice | str:
+    """The search that there is time for, or why there is none; see `choose_search`."""
     known = part.data.count_known()
     if len(known) < 3:
-        return no_search(request, f"a search needs at least 3 known classes, and there are {len(known)}")
+        return f"it needs at least 3 known classes, and there are {len(known)}"
     if training.channels != WIDTHS[0] and not request.search:
-        return no_search(request, f"there is no time for {ENOUGH} epochs of {WIDTHS[0]} channels even without one")
-    probe = search_request(request, SearchChoice(1, 1, 0, 0.0))
-    plan = plan_search(replace(probe, quiet=True))
+        return f"there is no time for {ENOUGH} epochs of {WIDTHS[0]} channels even without one"
+    plan = plan_search(search_request(request, SearchChoice(1, 1, 0, 0.0)))
     half = count_search_images(known, plan.classes, plan.rule_sample).half
     batch_size = max(1, min(64, half // 4))
-    steps = max(1, half // batch_size)
     plan = replace(plan, weights=replace(plan.weights, batch_size=batch_size))
     epoch = time_epoch(request, part, partial(plan.strategy.cost, plan)) + EPOCH_OVERHEAD
-    learning = math.ceil(SEARCH_STEPS / steps)
+    learning = math.ceil(SEARCH_STEPS / max(1, half // batch_size))
     warmup = math.ceil(learning / 2)
-    choice = SearchChoice(batch_size, learning + warmup, warmup, (learning + warmup) * epoch)
-    enough = max(choice.seconds / SEARCH_SHARE, choice.seconds + ENOUGH * training.epoch_seconds)
+    needed = (learning + warmup) * epoch
+    enough = max(needed / SEARCH_SHARE, needed + ENOUGH * training.epoch_seconds)
     if enough <= seconds:
-        return choice
-    return no_search(
-        request,
-        f"of {SEARCH_STEPS} steps it would take about {choice.seconds / 60:.2g} minutes, and needs --minutes "
-        f"{math.ceil(1.2 * (request.minutes + (enough - seconds) / TRAINING_SHARE / 60)):g} beside a whole training",
+        return SearchChoice(batch_size, learning + warmup, warmup, needed)
+    minutes = math.ceil(1.2 * (request.minutes + (enough - seconds) / TRAINING_SHARE / 60))
+    return (
+        f"{SEARCH_STEPS} steps of one would take about {needed / 60:.2g} minutes, and need --minutes {minutes} beside a "
+        "whole training"
     )
-
-
-def no_search(request: FitRequest, why: str) -> None:
-    """Say why there is none; UserError where it is asked for."""
-    if request.search:
-        raise UserError(f"search: {why}")
-    say(request, f"no search, the published architecture instead: {why}")
 
 
 def time_epoch(request: FitRequest, part: Part, make: Callable[[Fabric], Cost]) -> float:
@@ -216,6 +220,3 @@ def say(request: FitRequest, line: str) -> None:
 def recorded_choice(choice: TrainingChoice | SearchChoice | None) -> dict[str, Any] | None:
     """A choice as plain values."""
     return None if choice is None else asdict(choice)
-
-
-logger = logging.getLogger(__name__)

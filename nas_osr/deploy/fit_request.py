@@ -5,26 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from nas_osr.configuration import ClassNames, check_positive
+from nas_osr.configuration import Checked, ClassNames, DataPath, UserPath
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.option_docs import Choices
+from nas_osr.option_docs import POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import DeviceOptions, OutputOptions
 from nas_osr.retrain.networks import NETWORKS
 from nas_osr.scoring import RULES
 
 
 @dataclass
-class PictureOptions:
+class PictureOptions(Checked):
     """Which pictures."""
 
-    folder: str
+    folder: DataPath
     "folder of pictures, in a folder for each class; what is in its folder `unknown` is none of them."
     known: ClassNames | None = None
     "known classes; all with training images when not given."
     unknown: ClassNames | None = None
     "classes that are not learned, to measure how well unknown pictures are told apart; `unknown` when not given."
-    image_size: int | None = None
+    image_size: Annotated[int | None, Range(16)] = None
     "side in pixels, a multiple of 16, to which pictures are scaled; 32 where all are so small, 64 when not given."
     grey: bool | None = None
     "whether pictures are read as grey ones; told by them when not given."
@@ -33,10 +33,10 @@ class PictureOptions:
 
 
 @dataclass
-class BudgetOptions:
+class BudgetOptions(Checked):
     """How long, and what the time is used for."""
 
-    minutes: float = 30.0
+    minutes: Annotated[float, POSITIVE] = 30.0
     "for everything: reading, search, training, evaluation."
     search: bool | None = None
     "whether an architecture is searched; when not given, where the time does for a search beside a whole training."
@@ -45,16 +45,16 @@ class BudgetOptions:
 
 
 @dataclass
-class LearningOptions:
+class LearningOptions(Checked):
     """What is learned, and how it is judged."""
 
     objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "cross_entropy"
     "training loss."
     rule: Annotated[str | None, Choices(RULES, plugins=True)] = None
     "scoring rule; the objective's own when not given (mls for cross_entropy)."
-    accept: float = 0.95
+    accept: Annotated[float, Range(0, 1, above=True, below=True)] = 0.95
     "share of known pictures to accept: the threshold accepts it of those set aside for that, a tenth of the training."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "of everything that is random."
 
 
@@ -63,16 +63,14 @@ class FitRequest(OutputOptions, DeviceOptions, LearningOptions, BudgetOptions, P
     """Make a model of a folder of pictures within a budget of time.
 
     The pictures are divided, an architecture is searched where there is time for it, a network is trained, its
-    threshold set, and all is evaluated. Network and number of epochs are chosen once, from steps that are timed on this machine, and said.
+    threshold set, and all is evaluated. Network and number of epochs are chosen once, from steps that are timed on this
+    machine, and said.
     """
 
-    out: str = "runs/fit"
+    out: UserPath = "runs/fit"
     "folder of the model, and of the runs that made it."
 
-    def check(self) -> None:
-        """UserError: a value is out of range, or two exclude each other."""
-        check_positive(self, "minutes")
-        if not 0 < self.accept < 1:
-            raise UserError(f"accept must lie between 0 and 1, got {self.accept}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.network is not None and self.search:
             raise UserError("search and network exclude each other: a network has nothing to be searched for")
