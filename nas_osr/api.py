@@ -71,5 +71,5 @@ def evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
 
 @takes(FitRequest)
 def fit(request: FitRequest) -> dict[str, Any]:
-    """Make a model of a folder of pictures within a budget of time; the result is that of `nas_osr.deploy.fit.run_fit`."""
+    """Make a model of a folder of pictures in a given time; the result is that of `nas_osr.deploy.fit.run_fit`."""
     return run_fit(request, ["nas_osr.fit"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import monitor_retraining
+from nas_osr.training.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,12 @@ class SchedulePlan:
     "passes over the training images."
     batch_size: int
     "images a step, of all ranks together."
+    ends: float | None = None
+    "a deadline, by `time.monotonic`, for which epochs are left out: see `nas_osr.training.pace`."
+
+    def factor(self, usual: Callable[[float], float]) -> Callable[[float], float]:
+        """A recipe's schedule, kept in time where there is a deadline."""
+        return usual if self.ends is None else Pace(usual, self.epochs, self.ends)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class TrainingPlan:
         schedule = Schedule(
             epochs=epochs,
             batch_size=self.schedule.batch_size,
-            factor=recipe.factor(epochs),
+            factor=self.schedule.factor(recipe.factor(epochs)),
             clip=recipe.clip,
             scale=heads.loss_scale if recipe.scaled else 1.0,
             augmentation=default_augmentation(self.protocol, "none" if heads.makes_views else recipe.augmentation),
@@ -100,16 +107,27 @@ class Retraining(Trainer):
 
     validation: LabelledImages
 
+    @property
+    def pace(self) -> Pace | None:
+        """What keeps the schedule in time, where there is a deadline."""
+        factor = self.schedule.factor
+        return factor if isinstance(factor, Pace) else None
+
+    def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        return self.pace is not None and self.pace.over(history)
+
     def phase(self, epoch: int) -> str:
         return "retrain"
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """The closed-set accuracy and the monitors.
 
-        The accuracy is None for an objective without a classifier: its rule judges it, at the end.
+        The accuracy is None for an objective without a classifier: its rule judges it, at the end. With a deadline,
+        `share` says how much of the schedule has been passed.
         """
         outputs = collect_outputs(self.learner.infer, self.validation, device=self.fabric.device)
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
-        return {"validation_accuracy": accuracy, "monitors": monitors}
+        paced = {} if self.pace is None else {"share": self.pace.next_share}
+        return {"validation_accuracy": accuracy, "monitors": monitors, **paced}

@@ -27,8 +27,8 @@ def fit(request: FitRequest, command: list[str]) -> None:
 
 def describe_fit(result: dict[str, Any]) -> str:
     """What was made, in three lines; `result` is that of `run_fit`."""
-    metrics, images, training = result["metrics"], result["test_images"], result["training"]
-    names, epochs = result["known"], training["epochs"]
+    metrics, images = result["metrics"], result["test_images"]
+    names, epochs = result["known"], result["epochs"]
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
     searched = "no search" if result["search"] is None else f"a search of {result['search']['epochs']} epochs"
     lines = [f"it knows {shown}; {searched}, {epochs} epochs of training, {duration(result['seconds'])} in all"]

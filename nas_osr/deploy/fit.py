@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from nas_osr.deploy.fit_budget import (
-    TRAINING_SHARE,
     SearchChoice,
     TrainingChoice,
     choose_search,
@@ -59,9 +58,9 @@ class Clock:
         """Seconds so far."""
         return time.perf_counter() - self.started
 
-    def learning(self, reserved: float) -> float:
+    def left(self, reserved: float) -> float:
         """Seconds for search and training, if `reserved` ones are kept for what follows."""
-        return TRAINING_SHARE * (self.budget - self.spent - reserved)
+        return self.budget - self.spent - reserved
 
 
 def run_fit(request: FitRequest, command: list[str], started: float | None = None) -> dict[str, Any]:
@@ -73,8 +72,8 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
 
     Returns:
         out, model (its folder), known (class names), training_images by class, seconds, search (what was searched, or
-        None), training (what was trained), metrics, intervals and test_images; with `dry_run` what would be done, and
-        the seconds that are reserved for the evaluation left out.
+        None), training (what was chosen to be trained), epochs (how many it had), metrics, intervals and test_images;
+        with `dry_run` what would be done.
 
     Raises:
         UserError: something in the request is wrong, missing or in use, or the budget is too small.
@@ -99,14 +98,16 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
         warn_of_few_pictures(counts)
         part = replace(part, data=keep(part.data, data))
         reserved = evaluation_seconds(data, reading, clock.budget)
-        choice = run.read_json(CHOICE) if run.resumed and (run.path / CHOICE).exists() else None
-        if choice is None:
+        if run.resumed and (run.path / CHOICE).exists():
+            choice = run.read_json(CHOICE)
+            clock = Clock(time.perf_counter() - spent_before(run, part, choice), clock.budget)
+        else:
             search, training = choose(request, part, clock, reserved)
             choice = {"search": search, "training": training, "seconds": clock.spent}
         run.provenance(command, request.recorded(), request.seed, data.fingerprint)
         run.write_json(CHOICE, choice)
-        choice = search_if_chosen(run, request, part, choice, reserved, command)
-        result = train(run, request, part, choice, command)
+        choice = search_if_chosen(run, request, part, choice, clock, reserved, command)
+        result = train(run, request, part, choice, time.monotonic() + clock.left(reserved), command)
         summary = {
             **result,
             "training_images": counts,
@@ -121,8 +122,8 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
 
 def choose(request: FitRequest, part: Part, clock: Clock, reserved: float) -> tuple[Any, Any]:
     """What is searched and trained, as plain values; no training yet where a search comes first. UserError."""
-    training = choose_training(request, part, PUBLISHED, clock.learning(reserved))
-    search = choose_search(request, part, training, clock.learning(reserved))
+    training = choose_training(request, part, PUBLISHED, clock.left(reserved))
+    search = choose_search(request, part, training, clock.left(reserved))
     say_choice(request, search, training)
     return recorded_choice(search), recorded_choice(None if search else training)
 
@@ -142,16 +143,21 @@ def say_choice(request: FitRequest, search: SearchChoice | None, training: Train
 
 
 def search_if_chosen(
-    run: RunFolder, request: FitRequest, part: Part, choice: dict[str, Any], reserved: float, command: list[str]
+    run: RunFolder,
+    request: FitRequest,
+    part: Part,
+    choice: dict[str, Any],
+    clock: Clock,
+    reserved: float,
+    command: list[str],
 ) -> dict[str, Any]:
     """The choice with what is trained in it, after the search that it names, if any. UserError."""
     if choice["training"] is not None:
         return choice
     chosen, out = SearchChoice(**choice["search"]), str(run.path / FIT_SEARCH)
     plan = plan_search(search_request(request, chosen, out=out, resume="auto"))
-    found = search_as_planned(replace(plan, data=part.data), command)
-    clock = Clock(time.perf_counter() - choice["seconds"] - found["seconds"], 60 * request.minutes)
-    training = choose_training(request, part, out, clock.learning(reserved))
+    search_as_planned(replace(plan, data=part.data), command)
+    training = choose_training(request, part, out, clock.left(reserved), begun=True)
     say_choice(request, None, training)
     choice = {**choice, "training": recorded_choice(training)}
     run.write_json(CHOICE, choice)
@@ -159,14 +165,19 @@ def search_if_chosen(
 
 
 def train(
-    run: RunFolder, request: FitRequest, part: Part, choice: dict[str, Any], command: list[str]
+    run: RunFolder, request: FitRequest, part: Part, choice: dict[str, Any], ends: float, command: list[str]
 ) -> dict[str, Any]:
-    """Train and evaluate as chosen, and leave the model; the part of the summary that tells of it. UserError."""
+    """Train until `ends` (by `time.monotonic`) and evaluate as chosen, and leave the model.
+
+    What the summary tells of it; UserError as everywhere.
+    """
     architecture = PUBLISHED if choice["search"] is None else str(run.path / FIT_SEARCH)
     out = str(run.path / FIT_TRAINING)
     asked = training_request(request, TrainingChoice(**choice["training"]), architecture, out=out, resume="auto")
     plan = plan_retrain(asked)
-    retrain_as_planned(replace(plan, parts=(replace(plan.parts[0], data=part.data),)), command)
+    training = plan.parts[0].training
+    training = replace(training, schedule=replace(training.schedule, ends=ends))
+    retrain_as_planned(replace(plan, parts=(replace(plan.parts[0], data=part.data, training=training),)), command)
     trained = RunFolder.open(run.path / FIT_TRAINING / part.folder)
     model, evaluation = open_model(trained.path), trained.read_json("metrics.json")
     write_model(run.path / MODEL_FOLDER, model)
@@ -174,8 +185,19 @@ def train(
         "out": str(run.path),
         "model": str(run.path / MODEL_FOLDER),
         "known": list(model.inputs.classes),
+        "epochs": len(trained.read_history()),
         **{name: evaluation[name] for name in ("metrics", "intervals", "test_images")},
     }
+
+
+def spent_before(run: RunFolder, part: Part, choice: dict[str, Any]) -> float:
+    """Seconds of a fit that is resumed: until it had chosen, and of all epochs since."""
+    records = [
+        record
+        for folder in (run.path / FIT_SEARCH, run.path / FIT_TRAINING / part.folder)
+        for record in RunFolder(folder).read_timing()
+    ]
+    return float(choice["seconds"]) + sum(float(record.get("seconds", 0.0)) for record in records)
 
 
 def keep(plan: DataPlan, data: LearningData) -> DataPlan:

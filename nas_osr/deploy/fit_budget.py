@@ -26,7 +26,7 @@ from nas_osr.strategies.search_request import SearchRequest
 
 logger = logging.getLogger(__name__)
 
-TRAINING_SHARE = 0.75  # of the time that is left: a machine that slows down by a third still ends in time
+TRAINING_SHARE = 0.9  # of the time that is left for it: what is chosen
 SEARCH_SHARE = 0.35
 WIDTHS = (64, 32, 16)  # channels C of the network, the first for whose ENOUGH epochs there is time
 LEAST, ENOUGH, MOST = 5, 40, 200  # epochs
@@ -49,7 +49,7 @@ class TrainingChoice:
 
 @dataclass(frozen=True)
 class SearchChoice:
-    """What is searched: images a step, epochs, of which first for the weights alone, and the seconds of all as timed."""
+    """What is searched: images a step, epochs, those of them for the weights alone, the seconds of all as timed."""
 
     batch_size: int
     epochs: int
@@ -105,18 +105,21 @@ def first_choice(request: FitRequest, images: int) -> TrainingChoice:
     return TrainingChoice(0 if request.network else WIDTHS[0], min(batch_size, images), 1, 0.0)
 
 
-def choose_training(request: FitRequest, part: Part, architecture: Any, seconds: float) -> TrainingChoice:
+def choose_training(
+    request: FitRequest, part: Part, architecture: Any, seconds: float, begun: bool = False
+) -> TrainingChoice:
     """The widest network for whose `ENOUGH` epochs there is time, else the smallest, and how many there is time for.
 
     Args:
         part: the retraining's, for its images.
         architecture: what is trained, where the request names no network.
-        seconds: that are left for training.
+        seconds: that are left for training, of which `TRAINING_SHARE` is given away.
+        begun: whether something has been computed already, so that no time is too short.
 
     Raises:
         UserError: there is not even time for `LEAST` epochs.
     """
-    ends, one_epoch = time.perf_counter() + seconds, first_choice(request, count_images(part.data)[0])
+    ends, one_epoch = time.perf_counter() + TRAINING_SHARE * seconds, first_choice(request, count_images(part.data)[0])
     for channels in (0,) if request.network else WIDTHS:
         one_epoch = replace(one_epoch, channels=channels)
         training = plan_measured(training_request(request, one_epoch, architecture), part.training.protocol)
@@ -126,11 +129,13 @@ def choose_training(request: FitRequest, part: Part, architecture: Any, seconds:
         choice = replace(one_epoch, epochs=min(epochs, MOST), epoch_seconds=needed)
         if epochs >= ENOUGH:
             return choice
+    if choice.epochs < LEAST and begun:
+        return replace(choice, epochs=LEAST)
     if choice.epochs < LEAST:
-        more = request.minutes + (LEAST * choice.epoch_seconds - seconds) / TRAINING_SHARE / 60
+        more = request.minutes + LEAST * choice.epoch_seconds / TRAINING_SHARE / 60
         raise UserError(
             f"minutes: {request.minutes:g} do for {choice.epochs} epochs of {choice.epoch_seconds:.2g} seconds, and "
-            f"{LEAST} are needed: give --minutes {math.ceil(10 * 1.2 * more) / 10:g}, or a smaller --image_size"
+            f"{LEAST} are needed: give --minutes {math.ceil(10 * more) / 10:g}, or a smaller --image_size"
         )
     return choice
 
@@ -171,13 +176,13 @@ def weigh_search(request: FitRequest, part: Part, training: TrainingChoice, seco
     learning = math.ceil(SEARCH_STEPS / max(1, half // batch_size))
     warmup = math.ceil(learning / 2)
     needed = (learning + warmup) * epoch
-    enough = max(needed / SEARCH_SHARE, needed + ENOUGH * training.epoch_seconds)
+    enough = max(needed / SEARCH_SHARE, needed + ENOUGH * training.epoch_seconds) / TRAINING_SHARE
     if enough <= seconds:
         return SearchChoice(batch_size, learning + warmup, warmup, needed)
-    minutes = math.ceil(1.2 * (request.minutes + (enough - seconds) / TRAINING_SHARE / 60))
+    minutes = math.ceil(request.minutes + 1.2 * (enough - seconds) / 60)
     return (
-        f"{SEARCH_STEPS} steps of one would take about {needed / 60:.2g} minutes, and need --minutes {minutes} beside a "
-        "whole training"
+        f"{SEARCH_STEPS} steps of one would take about {needed / 60:.2g} minutes, and beside a whole training it needs "
+        f"--minutes {minutes}"
     )
 
 

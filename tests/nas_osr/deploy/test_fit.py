@@ -139,7 +139,7 @@ def test_the_widest_network_with_enough_epochs(
     monkeypatch.setattr(fit_budget, "EPOCH_OVERHEAD", 0.1)
     monkeypatch.setattr(fit_budget, "time_epoch", timed({width: value - 0.1 for width, value in seconds.items()}))
     asked = request(photos)
-    chosen = choose_training(asked, plan_part(asked), "published", 100.9)
+    chosen = choose_training(asked, plan_part(asked), "published", 112.1)
     assert (chosen.channels, chosen.epochs) == (channels, epochs)
 
 
@@ -149,9 +149,9 @@ def test_too_little_time_is_refused_with_what_would_do(photos: Path, monkeypatch
     with pytest.raises(
         UserError, match=r"1 do for 2 epochs of 20 seconds, and 5 are needed: give --minutes \d"
     ) as told:
-        choose_training(asked, plan_part(asked), "published", 45.0)
+        choose_training(asked, plan_part(asked), "published", 50.0)
     more = float(re.search(r"--minutes ([\d.]+)", str(told.value))[1])  # type: ignore[index]
-    assert choose_training(asked, plan_part(asked), "published", 0.75 * 60 * more).epochs >= 5
+    assert choose_training(asked, plan_part(asked), "published", 60 * (more - 1) + 50).epochs >= 5
 
 
 def test_a_search_needs_time_beside_a_whole_training(
@@ -164,7 +164,7 @@ def test_a_search_needs_time_beside_a_whole_training(
     assert chosen is not None and chosen.seconds == pytest.approx(chosen.epochs * 0.5)
     steps = 14 // chosen.batch_size  # of half the 2 x 16 training images of kept classes, but for validation
     assert (chosen.epochs - chosen.warmup_epochs) * steps >= fit_budget.SEARCH_STEPS
-    assert choose_search(asked, part, training, chosen.seconds / 0.35 - 1) is None
+    assert choose_search(asked, part, training, chosen.seconds / 0.35 / 0.9 - 1) is None
     assert "needs --minutes" in caplog.messages[-1]
     assert choose_search(asked, part, replace(training, channels=32), 10_000.0) is None
     assert "no time for 40 epochs of 64 channels" in caplog.messages[-1]
@@ -201,7 +201,7 @@ def test_what_was_not_measured_is_said() -> None:
     result: dict[str, Any] = {
         "known": ["a", "b"],
         "search": None,
-        "training": {"epochs": 7},
+        "epochs": 7,
         "seconds": 90.0,
         "out": "my model",
         "intervals": {},
