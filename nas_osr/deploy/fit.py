@@ -12,7 +12,6 @@ The folder of the result is a run folder:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +93,7 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
         reading = time.perf_counter()
         data = part.data.load()
         reading = time.perf_counter() - reading
-        counts = count_classes(data)
+        counts = count_by_class(data)
         warn_of_few_pictures(counts)
         part = replace(part, data=keep(part.data, data))
         reserved = evaluation_seconds(data, reading, clock.budget)
@@ -202,11 +201,10 @@ def spent_before(run: RunFolder, part: Part, choice: dict[str, Any]) -> float:
 
 def keep(plan: DataPlan, data: LearningData) -> DataPlan:
     """The plan of images that have been read, so that they are not read again."""
-    known: Callable[[], Any] = lambda: data.known  # noqa: E731
-    return replace(plan, load_known=known)
+    return replace(plan, load_known=lambda: data.known)
 
 
-def count_classes(data: LearningData) -> dict[str, int]:
+def count_by_class(data: LearningData) -> dict[str, int]:
     """Training images by class name, those that set the threshold included."""
     known = data.known
     labels = torch.cat([known.train.labels, known.validation.labels])

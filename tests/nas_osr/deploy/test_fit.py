@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,19 @@ def test_what_is_killed_goes_on_with_what_was_chosen(photos: Path, monkeypatch: 
     assert fit.run_fit(again, ["nas-osr", "fit"]) == {**result, "out": "model"}
     assert fit.run_fit(replace(asked, overwrite=True), ["nas-osr", "fit"])["training"]["epochs"] == 9
     assert Path("model/model/model.json").read_bytes() != before
+
+
+def test_without_unknown_pictures(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(photos / "unknown")
+    monkeypatch.setattr(fit_budget, "MOST", 2)
+    monkeypatch.setattr(fit_budget, "LEAST", 1)
+    monkeypatch.setattr(fit_budget, "time_epoch", lambda *_: 1.0)
+    result = fit.run_fit(request(photos, network="cac", accept=0.5, minutes=5), ["nas-osr", "fit"])
+    assert result["training"]["channels"] == 0 and result["search"] is None
+    assert result["metrics"]["auroc"] is None and result["test_images"]["unknown"] == 0
+    described = json.loads(Path("model/model/model.json").read_text())
+    assert described["network"] == "cac" and described["rule"]["settings"] == {"acceptance": 0.5}
+    assert "there are none" in describe_fit(result)
 
 
 @pytest.mark.slow
