@@ -19,6 +19,7 @@ from nas_osr.configuration import check_choice, check_not_negative, check_switch
 from nas_osr.cost.estimate import count_training_images
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
+from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
@@ -32,7 +33,10 @@ from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.blocks import check_compiler, prepare_encoder
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
+from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric, make_fabric
+from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.recipes import Recipe
 
 T = TypeVar("T")
 
@@ -113,6 +117,38 @@ class ObjectivePlan:
     def check_divided(self, batch_size: int) -> None:
         """UserError when there are several ranks and a batch of this objective cannot be divided among them."""
         check_divided(self.name, self.kind.divisible, batch_size)
+
+
+@dataclass(frozen=True)
+class SchedulePlan:
+    """How long weights are trained, and in which steps."""
+
+    recipe: Recipe
+    "optimiser, schedule and augmentation."
+    epochs: int
+    "passes over the images."
+    batch_size: int
+    "images a step, of all ranks together."
+
+    def set_up(
+        self, learner: Learner, fabric: Fabric, protocol: Protocol, seed: int
+    ) -> tuple[Any, dict[str, Any], Schedule]:
+        """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
+        optimizers = make_optimizers(learner, list(learner.encoder.parameters()), self.recipe.make_optimizer)
+        return *set_up(fabric, learner, optimizers), self.make(learner.objective, protocol, seed)
+
+    def make(self, heads: Objective, protocol: Protocol, seed: int) -> Schedule:
+        """What the epoch loop follows."""
+        recipe = self.recipe
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            factor=recipe.factor(self.epochs),
+            clip=recipe.clip,
+            scale=heads.loss_scale if recipe.scaled else 1.0,
+            augmentation=default_augmentation(protocol, "none" if heads.makes_views else recipe.augmentation),
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True)

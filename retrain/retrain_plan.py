@@ -13,6 +13,7 @@ from nas_osr.objectives import objective_class
 from nas_osr.plans import (
     DataPlan,
     OutputPlan,
+    SchedulePlan,
     given,
     import_plugins,
     plan_data,
@@ -24,14 +25,14 @@ from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions
 from nas_osr.retrain.model import resolve_architecture
 from nas_osr.retrain.networks import check_network, network_class
-from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
-from nas_osr.retrain.train import SchedulePlan, TrainingPlan
+from nas_osr.retrain.train import TrainingPlan
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.stems import STEMS
+from nas_osr.training.recipes import make_recipe
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
+    SchedulePlan,
     given,
     import_plugins,
     plan_data,
@@ -23,8 +24,9 @@ from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
-from nas_osr.strategies.base import SearchPlan, WeightsPlan
+from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.recipes import Recipe
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -65,6 +67,19 @@ def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
     return plan_objective(request, protocol, "search")
 
 
+def weight_recipe(request: SearchRequest) -> Recipe:
+    """How network weights learn while an architecture is searched. Raises UserError."""
+    check_positive(request, "weight_lr")
+    return Recipe(
+        request.weight_lr,
+        "adam",
+        weight_decay=request.weight_decay,
+        decay=request.weight_lr_decay,
+        clip=request.clip,
+        augmentation=request.augmentation,
+    )
+
+
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
     check_positive(request, "rule_sample")
@@ -77,8 +92,8 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         "epochs": given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
         "batch_size": given(request.batch_size, preset.batch_size),
     }
-    weights = WeightsPlan(**{**same_fields(WeightsPlan, request), **filled})
-    check_positive(weights, "epochs", "batch_size", "weight_lr")
+    weights = SchedulePlan(weight_recipe(request), **filled)
+    check_positive(weights, "epochs", "batch_size")
     objective.check_divided(weights.batch_size)
     plan = SearchPlan(
         strategy=strategy,

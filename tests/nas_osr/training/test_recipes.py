@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from nas_osr.retrain.recipes import RECIPES, make_recipe
+from nas_osr.training.recipes import RECIPES, make_recipe
 
 
 def test_schedules() -> None:
