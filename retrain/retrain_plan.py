@@ -37,38 +37,32 @@ from nas_osr.training.recipes import make_recipe
 
 @dataclass(frozen=True)
 class Part:
-    """One split and seed of a retraining: one network, trained from scratch.
-
-    Attributes:
-        folder: its name inside the retraining's.
-        seed: of everything that is random in it.
-        training: what is trained.
-        data: what it learns from.
-        recorded: what its config.yaml holds.
-    """
+    """One split and seed of a retraining: one network, trained from scratch."""
 
     folder: str
+    "its name inside the retraining's."
     seed: int
+    "of everything that is random in it."
     training: TrainingPlan
+    "what is trained."
     data: DataPlan
+    "what it learns from."
     recorded: Mapping[str, Any]
+    "what its config.yaml holds."
 
 
 @dataclass(frozen=True)
 class RetrainPlan:
-    """A retraining.
-
-    Attributes:
-        parts: its splits and seeds, at least one.
-        output: where it goes.
-        bootstrap: resamples for the intervals of the metrics; 0 leaves them out.
-        recorded: what its config.yaml holds.
-    """
+    """A retraining."""
 
     parts: tuple[Part, ...]
+    "its splits and seeds, at least one."
     output: OutputPlan
+    "where it goes."
     bootstrap: int
+    "resamples for the intervals of the metrics; 0 leaves them out."
     recorded: Mapping[str, Any]
+    "what its config.yaml holds."
 
 
 def plan_retrain(request: RetrainRequest) -> RetrainPlan:
