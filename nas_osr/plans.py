@@ -23,7 +23,8 @@ from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
-from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
+from nas_osr.errors import UserError
+from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
@@ -227,7 +228,11 @@ def plan_data(request: RunRequest, published: Protocol, protocol: Protocol, obje
             such source of them.
     """
     check_image_shape(protocol.image_shape)
-    check_outliers(objective.name, objective.settings, request.outliers)
+    needed = objective.kind.needs_outliers(objective.settings)
+    if needed and request.outliers is None:
+        raise UserError(f"objective {objective.name} learns from outlier images: name a source of them with --outliers")
+    if request.outliers is not None and not needed:
+        raise UserError(f"objective {objective.name} takes no outlier images as it is set: leave --outliers out")
     folder, limit, outliers = request.data_folder, request.limit_per_class, request.outliers
     load_none: Callable[[], Tensor] = partial(torch.zeros, (0, *protocol.image_shape), dtype=torch.uint8)
     if outliers is not None:

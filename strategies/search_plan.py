@@ -42,16 +42,12 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
     """The plan of a search on these classes of which steps alone are wanted: it has no images. Raises UserError."""
-    return assemble(request, find_objective(request, protocol), no_data(protocol))
-
-
-def no_data(protocol: Protocol) -> DataPlan:
-    """A plan without an image."""
 
     def load() -> NoReturn:
         raise RuntimeError("steps are measured on random images")
 
-    return DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
+    no_data = DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
+    return assemble(request, find_objective(request, protocol), no_data)
 
 
 def plan_space(request: SearchRequest) -> Space:
