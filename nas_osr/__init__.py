@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC
     from nas_osr.data.dataset import load_data as load_data
     from nas_osr.data.protocols import Protocol as Protocol
     from nas_osr.data.protocols import make_protocol as make_protocol
+    from nas_osr.deploy.estimator import OpenSetClassifier as OpenSetClassifier
+    from nas_osr.deploy.predictor import OpenSetModel as OpenSetModel
+    from nas_osr.deploy.predictor import load as load
     from nas_osr.errors import UserError as UserError
     from nas_osr.evaluation.score_file import score_arrays as score_arrays
     from nas_osr.objectives import make_objective as make_objective
@@ -37,6 +40,8 @@ _PUBLIC = {
     "Architecture": "nas_osr.search_spaces.architectures.architecture",
     "Branch": "nas_osr.search_spaces.architectures.architecture",
     "Objective": "nas_osr.objectives.base",
+    "OpenSetClassifier": "nas_osr.deploy.estimator",
+    "OpenSetModel": "nas_osr.deploy.predictor",
     "Outputs": "nas_osr.outputs",
     "Protocol": "nas_osr.data.protocols",
     "RetrainRequest": "nas_osr.retrain.retrain_request",
@@ -47,6 +52,7 @@ _PUBLIC = {
     "UserError": "nas_osr.errors",
     "evaluate": "nas_osr.api",
     "export_architecture": "nas_osr.search_spaces.architectures.export",
+    "load": "nas_osr.deploy.predictor",
     "load_architecture": "nas_osr.search_spaces.architectures.references",
     "load_data": "nas_osr.data.dataset",
     "make_objective": "nas_osr.objectives",

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_switches
+from nas_osr.configuration import check_choice, check_switches
 from nas_osr.cost.estimate import count_training_images
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
@@ -111,6 +111,13 @@ class ObjectivePlan:
             objective.set_outliers(outliers)
         return objective
 
+    @property
+    def bound(self) -> str | None:
+        """Why a longer training is another one from its first step on; None where it is not."""
+        return (
+            f"coefficients of objective {self.name} follow the number of epochs" if self.kind.follows_length else None
+        )
+
     def make_rule(self) -> ScoringRule:
         """A new rule, not fitted."""
         return make_rule(self.rule, self.rule_settings)
@@ -135,7 +142,8 @@ class SchedulePlan:
         self, learner: Learner, fabric: Fabric, protocol: Protocol, seed: int
     ) -> tuple[Any, dict[str, Any], Schedule]:
         """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
-        optimizers = make_optimizers(learner, list(learner.encoder.parameters()), self.recipe.make_optimizer)
+        recipe = self.recipe.for_batches(self.batch_size)
+        optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
         return *set_up(fabric, learner, optimizers), self.make(learner.objective, protocol, seed)
 
     def make(self, heads: Objective, protocol: Protocol, seed: int) -> Schedule:
@@ -199,6 +207,10 @@ class OutputPlan:
     checkpoint_minutes: float
     quiet: bool
 
+    def check(self) -> None:
+        """UserError where `create` would raise one, as far as can be told without making or locking the folder."""
+        RunFolder.check(self.out, overwrite=self.overwrite, resume=self.resume)
+
     def create(self) -> RunFolder:
         """The run's folder; see `RunFolder.create`."""
         return RunFolder.create(self.out, overwrite=self.overwrite, resume=self.resume)
@@ -233,15 +245,16 @@ def plan_data(request: RunRequest, published: Protocol, protocol: Protocol, obje
         raise UserError(f"objective {objective.name} learns from outlier images: name a source of them with --outliers")
     if request.outliers is not None and not needed:
         raise UserError(f"objective {objective.name} takes no outlier images as it is set: leave --outliers out")
-    folder, limit, outliers = request.data_folder, request.limit_per_class, request.outliers
+    folder, outliers = request.data_folder, request.outliers
+    options: dict[str, Any] = {"limit_per_class": request.limit_per_class, "skip_broken": request.skip_broken}
     load_none: Callable[[], Tensor] = partial(torch.zeros, (0, *protocol.image_shape), dtype=torch.uint8)
     if outliers is not None:
         outlier_classes(outliers, published, folder)
     return DataPlan(
         protocol,
-        load_known=partial(load_data, protocol, folder, limit_per_class=limit),
-        load_outliers=load_none if outliers is None else partial(load_outliers, outliers, published, folder, limit),
-        count_known=partial(count_training_images, protocol, folder, limit),
+        load_known=partial(load_data, protocol, folder, quiet=request.quiet, **options),
+        load_outliers=load_none if outliers is None else partial(load_outliers, outliers, published, folder, **options),
+        count_known=partial(count_training_images, protocol, folder, request.limit_per_class),
     )
 
 
@@ -269,7 +282,6 @@ def plan_machine(request: MachineOptions) -> MachinePlan:
 
 def plan_output(request: SavingOptions) -> OutputPlan:
     """Where a request's run goes. UserError: an option is out of range."""
-    check_not_negative(request, "checkpoint_minutes")
     check_choice(request, "resume", ("no", "auto"))
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 

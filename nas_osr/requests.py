@@ -6,14 +6,18 @@ group under the first line of its docstring. `recorded` is what config.yaml hold
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
+from nas_osr.configuration import Checked, ClassNames, DataPath, UserPath, make_request, parse_range
 from nas_osr.data.protocols import Protocol, make_protocol
-from nas_osr.data.tasks import FAMILIES, PROTOCOLS
+from nas_osr.data.sources import open_source, source_class
+from nas_osr.data.tasks import FAMILIES, PROTOCOLS, find_task
+from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.option_docs import Choices
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices, Range
 from nas_osr.scoring import RULES
 from nas_osr.search_spaces.operations import OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
@@ -24,19 +28,26 @@ NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quie
 
 
 @dataclass
-class ProtocolOptions:
+class ProtocolOptions(Checked):
     """Which classes are known, and where the images are."""
 
     protocol: Annotated[str, Choices(PROTOCOLS, plugins=True)] = "cifar10"
     "which data set and which classes are known; `nas-osr data list` shows more of them."
     family: Annotated[str, Choices(FAMILIES)] = "arpl"
     "family of the published class splits."
-    known: list[Any] | None = None
-    "explicit known classes (ids or names, or lists of them to merge) instead of a published split."
-    class_seed: int | None = None
+    known: ClassNames | None = None
+    """explicit known classes by name, or lists of them to merge; official label numbers where no class is called by a
+    number. A name with a comma stands in quotes. Of own folders all that have training images, when not given."""
+    unknown: ClassNames | None = None
+    "explicit unknown classes by name; all others when not given."
+    class_seed: Annotated[int | None, SEEDS] = None
     "draw the known classes from this seed instead."
-    data_dir: str | None = None
+    data_dir: DataPath | None = None
     "folder of the images; the environment variable NAS_OSR_DATA when not given."
+    image_size: Annotated[int | None, Range(16)] = None
+    "side in pixels, a multiple of 16, to which own images are scaled; 32 where all are so small, 64 when not given."
+    grey: bool | None = None
+    "whether own images are read as grey ones; told by the images when not given."
 
     def published_protocol(self, split: int) -> Protocol:
         """The protocol that is named, on this split. Raises UserError."""
@@ -45,8 +56,11 @@ class ProtocolOptions:
             split,
             family=self.family,
             known=self.known,
+            unknown=self.unknown,
             seed=self.class_seed,
             data_dir=self.data_folder,
+            image_size=self.image_size,
+            grey=self.grey,
         )
 
     @property
@@ -55,16 +69,72 @@ class ProtocolOptions:
         return None if self.data_dir is None else Path(self.data_dir)
 
 
+Request = TypeVar("Request", bound=ProtocolOptions)
+
+
+def write_down(request: Request, split: int) -> Request:
+    """The request with its classes by name, and with what a folder of own images tells of them.
+
+    So a run stays what it is when its folder gets another class. Raises UserError.
+    """
+    protocol = request.published_protocol(split)
+    own = not source_class(protocol.source).numbered
+    found: dict[str, Any] = {}
+    if own:
+        source = open_source(protocol.source, request.data_folder)
+        used = source.ids([*protocol.known_classes, *protocol.unknown])  # UserError: one that is not there
+        if request.known is not None and request.unknown is not None:  # nobody has looked into the folder so far
+            source.say_what_is_left(used)
+        found = {"image_size": protocol.image_shape[1], "grey": protocol.image_shape[0] == 1}
+    if own or request.known is not None:
+        found["known"] = [group[0] if len(group) == 1 else list(group) for group in protocol.known]
+    if own or request.unknown is not None:
+        found["unknown"] = list(protocol.unknown)
+    return replace(request, **found)
+
+
+def name_former_classes(kind: type[ProtocolOptions], record: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The record of a run as it is today; earlier versions numbered classes, and labels that play the unknown.
+
+    Args:
+        kind: the request that it records.
+        where: its file, for messages.
+
+    Raises:
+        UserError: it is of own images, whose classes had the number of their place in the folder.
+    """
+    if "image_size" in record or not isinstance(record.get("protocol"), str):
+        return dict(record)
+    if not source_class(find_task(record["protocol"]).source).numbered:
+        known = record.get("known") or [0]
+        if record.get("class_seed") is not None or any(str(name).isdecimal() for name in known):
+            raise UserError(
+                f"{where}: of an earlier version, for which a class of own images was its place in the folder: run it "
+                "again"
+            )
+        return {**record, "image_size": 32, "grey": False, "pseudo_unknown": None}
+    split = parse_range("split", record.get("splits", record.get("split", 0)))[0]
+    names = {item.name for item in fields(ProtocolOptions)}
+    request = make_request(kind, {name: value for name, value in record.items() if name in names}, where)
+    named = {"image_size": None, "known": write_down(request, split).known}
+    if record.get("pseudo_unknown") is not None:
+        labels = request.published_protocol(split).class_names
+        named["pseudo_unknown"] = [labels[int(label)] for label in record["pseudo_unknown"]]
+    return {**record, **named}
+
+
 @dataclass
 class DataOptions(ProtocolOptions):
     """Which classes are known, and which images are used."""
 
-    limit_per_class: int | None = None
+    limit_per_class: Annotated[int | None, Range(2)] = None
     "use only so many images of each class."
+    skip_broken: bool = False
+    "pass over image files that cannot be read, and say how many; otherwise they end the run."
 
 
 @dataclass
-class LossOptions:
+class LossOptions(Checked):
     """What is learned."""
 
     objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "vae_contrastive"
@@ -88,12 +158,12 @@ class ObjectiveOptions(LossOptions):
 
 
 @dataclass
-class PresetOptions:
+class PresetOptions(Checked):
     """What fixes the sizes."""
 
     preset: Annotated[str, Choices(PRESETS)] = "small"
     "fixes what is left open."
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, POSITIVE] = None
     "images a step, of all processes together where torchrun starts several."
 
 
@@ -101,12 +171,12 @@ class PresetOptions:
 class ScheduleOptions(PresetOptions):
     """How long, and in which steps."""
 
-    epochs: int | None = None
+    epochs: Annotated[int | None, POSITIVE] = None
     "passes over the training images (searching: over the weight half)."
 
 
 @dataclass
-class SpaceOptions:
+class SpaceOptions(Checked):
     """What an architecture is searched in; the preset's where not given."""
 
     layers: int | None = None
@@ -122,14 +192,14 @@ class SpaceOptions:
 
 
 @dataclass
-class DeviceOptions:
+class DeviceOptions(Checked):
     """Where it is computed."""
 
     device: str = "auto"
     "auto, cpu, cuda or cuda:INDEX."
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     "of the computation; auto is bf16-mixed on a GPU that has it."
-    threads: int = 0
+    threads: Annotated[int, THREADS] = 0
     "CPU threads of a process; 0 leaves torch's choice."
 
 
@@ -148,10 +218,10 @@ class MachineOptions(DeviceOptions):
 
 
 @dataclass
-class OutputOptions:
+class OutputOptions(Checked):
     """Where a run goes, and how it talks."""
 
-    out: str = "runs/new"
+    out: UserPath = "runs/new"
     "folder of the run."
     resume: Literal["no", "auto"] = "no"
     "auto continues what is in `out`; no starts afresh."
@@ -173,7 +243,7 @@ class OutputOptions:
 class SavingOptions(OutputOptions):
     """Where a run goes, how it talks, and how often it saves."""
 
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 10.0
     "save so often inside an epoch, besides at its end; 0 is at the end only."
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.configuration import parse_range
-from nas_osr.data.protocols import REHEARSAL
+from nas_osr.data.protocols import REHEARSAL, rename_former_names
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.runs.names import is_run_folder
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces import paper
@@ -65,7 +66,7 @@ def find_rows(paths: Sequence[str | Path]) -> list[Row]:
     rows: list[Row] = []
     seen: set[Path] = set()
     met: dict[str, tuple[str, Path]] = {}
-    for path in map(Path, paths):
+    for path in map(user_path, paths):
         folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
         seen |= {folder.resolve() for folder in folders}
         rows += [row for folder in folders for row in read_rows(folder, met)]
@@ -99,7 +100,7 @@ def check_images(folder: Path, part: Evaluated, met: dict[str, tuple[str, Path]]
     `met` has by classes and kind the fingerprint that was met first, and where; it is filled.
     """
     for result in part.results.values():
-        protocol = {**result["protocol"], "limit_per_class": part.config.get("limit_per_class")}
+        protocol = {**rename_former_names(result["protocol"]), "limit_per_class": part.config.get("limit_per_class")}
         for kind, fingerprint in result.get("data_fingerprints", {}).items():
             key = json.dumps([kind, protocol], sort_keys=True)
             before, where = met.setdefault(key, (fingerprint, folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,18 +11,24 @@ from typing import Any
 from torch import Tensor
 
 from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.protocols import find_unknown
+from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
-from nas_osr.retrain.model import count_macs
-from nas_osr.retrain.reopen import open_parts, read_run, reopen
-from nas_osr.retrain.retrain_request import EvaluateRequest
+from nas_osr.retrain.build import count_macs
+from nas_osr.retrain.model_reading import open_model
+from nas_osr.retrain.reopen import images_changed, open_parts, read_run, reopen, trained_fingerprint
+from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
+from nas_osr.runs.names import MODEL_FOLDER
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.architectures.architecture import Architecture
+
+logger = logging.getLogger(__name__)
 
 
 def forward_of(learner: Any, mirrored: bool) -> Callable[[Tensor], Outputs]:
@@ -54,13 +61,7 @@ def evaluate_test(
     """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
     outputs = collect_outputs(forward_of(learner, mirrored), test, device=device)
-    protocol = data.protocol
-    known_names = {
-        class_id: name
-        for group, names in zip(protocol.known, protocol.known_names, strict=True)
-        for class_id, name in zip(group, names, strict=True)
-    }
-    unknown_names = dict(zip(protocol.unknown, protocol.unknown_names, strict=True))
+    known_names, unknown_names = data.names()
     return [
         evaluate_rule(
             rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
@@ -105,7 +106,7 @@ def write_evaluation(
         "mirrored": mirrored,
         "threshold": rule.threshold,
         "protocol": protocol.to_dict(),
-        "data_fingerprints": {"known": data.fingerprint(), "test": data.test_fingerprint()},
+        "data_fingerprints": {"known": trained_fingerprint(run) or data.fingerprint(), "test": data.test_fingerprint()},
         "network": network if isinstance(network, str) else None,
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
         "macs": count_macs(learner, protocol.image_shape),
@@ -132,24 +133,59 @@ def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
 def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
     kept = read_run(run, request.data_dir)
-    if request.unknown is not None and request.unknown == kept.config.outliers:
+    if request.unknown is not None and shows_outliers(request.unknown, kept.config):
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
-    rules, labels = [], []
-    for rule, changed in choose_rules(kept.objective, request):
-        rules.append(rule)
-        marks = (request.unknown, rule.name if changed else None, "mirrored" if request.mirrored else None)
+    chosen = choose_rules(kept.objective, request)
+    rules, labels = [rule for rule, _ in chosen], []
+    for rule, changed in chosen:
+        marks = (
+            name_unknown(request.unknown),
+            rule.name if changed else None,
+            "mirrored" if request.mirrored else None,
+        )
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
-    opened = reopen(run, request, request.unknown)
+    opened = reopen(run, request, request.unknown, any_images=True)
     parts = (opened.learner, opened.data, opened.fabric.device)
-    fit_rules(rules, *parts, mirrored=request.mirrored)
+    if images_changed(run, opened.data):
+        rules = [kept_rule(run, differs=request.mirrored or any(changed for _, changed in chosen))]
+    else:
+        fit_rules(rules, *parts, mirrored=request.mirrored)
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
     return [
         write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)
         for rule, found, label in zip(rules, judged, labels, strict=True)
     ]
+
+
+def kept_rule(run: RunFolder, *, differs: bool) -> ScoringRule:
+    """The rule of a run's model, as it was fitted, for images that cannot fit one like it; says so in a line.
+
+    `differs` is whether something else than this rule is asked for. Raises UserError then, or where there is no model.
+    """
+    what = f"{run.path}: the known images have changed since it was trained"
+    if differs:
+        raise UserError(f"{what}: another rule, or mirrored, needs the same ones: give their folder with --data_dir")
+    if not (run.path / MODEL_FOLDER).is_dir():
+        raise UserError(f"{what}, and it has no model/ that keeps the rule: give the right folder with --data_dir")
+    rule = open_model(run.path).rule
+    logger.warning("%s: rule %s and its threshold are those of its model", what, rule.name)
+    return rule
+
+
+def shows_outliers(unknown: str, config: RetrainRequest) -> bool:
+    """Whether a run has learned from images of what is to play the unknown: the same source, or a folder inside it."""
+    if config.outliers is None or unknown == config.outliers or unknown in SOURCES:
+        return unknown == config.outliers
+    theirs, others = open_source(config.outliers, config.data_folder), find_unknown(unknown)
+    return not (theirs.numbered or others.numbered) and others.folder.resolve().is_relative_to(theirs.folder.resolve())
+
+
+def name_unknown(unknown: str | None) -> str | None:
+    """What results against other unknown images are called: by the source, or the last part of a folder's path."""
+    return unknown if unknown is None or unknown in SOURCES else Path(unknown).expanduser().resolve().name
 
 
 def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tuple[ScoringRule, bool]]:

@@ -10,12 +10,12 @@ from lightning_fabric import Fabric
 
 from nas_osr.configuration import make_request, parse_range
 from nas_osr.data.dataset import OpenSetData, load_data
-from nas_osr.data.protocols import Protocol, with_unknown
+from nas_osr.data.protocols import Protocol, find_unknown, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.plans import ObjectivePlan, given, import_plugins
-from nas_osr.requests import ObjectiveOptions
-from nas_osr.retrain.model import build_learner
+from nas_osr.requests import ObjectiveOptions, name_former_classes
+from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.networks import check_network
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.runs.run_folder import RunFolder
@@ -84,11 +84,12 @@ def keep_objective(config: ObjectiveOptions, protocol: Protocol) -> ObjectivePla
     return ObjectivePlan(config.objective, kind, settings, given(config.rule, kind.default_rule), config.rule_config)
 
 
-def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -> Reopened:
+def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *, any_images: bool = False) -> Reopened:
     """Open the folder of one retraining again. Nothing in it causes an import, but the plug-ins that are named are.
 
     Args:
-        unknown: a source whose test images all play the unknown, instead of the protocol's.
+        unknown: a source whose test images all play the unknown, or a folder of images, instead of the protocol's.
+        any_images: whether the known images may be others than those that the network was trained on.
 
     Raises:
         UserError: the folder is not a retraining that has a trained network, data or device are not there, or the known
@@ -97,25 +98,42 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None) -
     import_plugins(options.plugin)
     kept = read_run(run, options.data_dir)
     config, protocol = kept.config, kept.protocol
+    skip_broken = options.skip_broken or config.skip_broken
+    others = None
     if unknown is not None:
         protocol = with_unknown(protocol, unknown, config.data_folder)
+        others = find_unknown(unknown, config.data_folder)
+        others.skip_broken = skip_broken
     fabric = make_fabric(options.device, options.precision, options.threads)
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
     wrapped.eval()
-    data = load_data(protocol, config.data_folder, limit_per_class=config.limit_per_class)
-    check_same_images(run, data)
-    return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
-
-
-def check_same_images(run: RunFolder, data: OpenSetData) -> None:
-    """UserError unless the known images are those that the run has learned from."""
-    recorded = run.read_provenance().get("data_fingerprint")
-    if recorded is not None and str(recorded).partition("+")[0] != data.fingerprint():  # outliers follow the plus
+    data = load_data(
+        protocol,
+        config.data_folder,
+        limit_per_class=config.limit_per_class,
+        unknown_source=others,
+        skip_broken=skip_broken,
+        quiet=False,
+    )
+    if not any_images and images_changed(run, data):
         raise UserError(
             f"{run.path}: the known images have changed since it was trained, so its figures would not be comparable: "
             "give the right folder with --data_dir"
         )
+    return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
+
+
+def images_changed(run: RunFolder, data: OpenSetData) -> bool:
+    """Whether the known images are others than those that the run has learned from."""
+    trained = trained_fingerprint(run)
+    return trained is not None and trained != data.fingerprint()
+
+
+def trained_fingerprint(run: RunFolder) -> str | None:
+    """That of the known images that a run has learned from; None where it does not say."""
+    recorded = run.read_provenance().get("data_fingerprint")
+    return None if recorded is None else str(recorded).partition("+")[0]  # outliers follow the plus
 
 
 def open_parts(folder: Path) -> list[RunFolder]:
@@ -132,7 +150,12 @@ def read_retrain_config(run: RunFolder) -> RetrainRequest:
     values, file = run.read_config(), run.path / "config.yaml"
     if "architecture" not in values:
         raise UserError(f"{file}: not the configuration of a retraining: evaluate needs one")
-    config = make_request(RetrainRequest, values, str(file))
+    if "image_size" not in values and values.get("protocol") == "folder":
+        raise UserError(
+            f"{file}: of an earlier version, which drew the validation images of own folders by the place of their "
+            "class, so they cannot be told any more: train it again"
+        )
+    config = make_request(RetrainRequest, name_former_classes(RetrainRequest, values, str(file)), str(file))
     for name in ("protocol", "family", "objective", "rule"):
         if getattr(config, name) is None:
             raise UserError(f"{file}: not the configuration of a retraining: it names no {name}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nas_osr.configuration import check_not_negative, check_positive, parse_range
+from nas_osr.configuration import parse_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class
@@ -22,8 +22,8 @@ from nas_osr.plans import (
     plan_output,
 )
 from nas_osr.plugins import check_name
-from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions
-from nas_osr.retrain.model import resolve_architecture
+from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, write_down
+from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
@@ -33,6 +33,8 @@ from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.stems import STEMS
 from nas_osr.training.recipes import make_recipe
+
+FOUND = ("known", "unknown", "image_size", "grey")  # what a folder of own images may tell
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def plan_retrain(request: RetrainRequest) -> RetrainPlan:
     """The plan of a request. No image is opened. UserError: anything in the request is wrong."""
     filled, network, schedule = fill_request(request)
     parts = list_parts(filled, network, schedule)
-    return RetrainPlan(parts, plan_output(filled), filled.bootstrap, filled.recorded())
+    one_split = len({part.recorded["splits"] for part in parts}) == 1
+    found = {name: parts[0].recorded[name] for name in FOUND} if one_split else {}
+    return RetrainPlan(parts, plan_output(filled), filled.bootstrap, {**filled.recorded(), **found})
 
 
 def plan_measured(request: RetrainRequest, protocol: Protocol) -> TrainingPlan:
@@ -85,9 +89,9 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     Raises:
         UserError: a value is out of range, or there is no such thing.
     """
+    request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
     check_network_options(request)
-    check_not_negative(request, "bootstrap")
     request = take_over(request)
     preset_name = given(request.preset, ScheduleOptions.preset)
     preset = get_preset(preset_name)
@@ -116,15 +120,15 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         epochs=epochs,
         batch_size=batch_size,
     )
-    check_positive(filled, "epochs", "batch_size")
     return filled, network, SchedulePlan(recipe, epochs, batch_size)
 
 
 def list_parts(request: RetrainRequest, network: Architecture | str, schedule: SchedulePlan) -> tuple[Part, ...]:
     """Every split and seed of a request whose fields are filled. UserError: something is wrong, or does not fit."""
     splits, seeds = parse_range("splits", request.splits), parse_range("seeds", request.seeds)
-    parts = []
+    parts, asked = [], request
     for split in splits:
+        request = write_down(asked, split)
         training = plan_training(request, network, schedule, request.protocol_of(split))
         data = plan_data(request, request.published_protocol(split), training.protocol, training.objective)
         settings = asdict(training.objective.settings)

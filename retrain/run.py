@@ -13,16 +13,21 @@ from nas_osr.configuration import parse_range
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.errors import UserError
+from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import check_divided
+from nas_osr.requests import name_former_classes
+from nas_osr.retrain.build import save_architecture
 from nas_osr.retrain.comparison import check_result
 from nas_osr.retrain.evaluate import evaluate_test, fit_rules, write_evaluation
-from nas_osr.retrain.model import save_architecture
+from nas_osr.retrain.model import Model, about_model, inputs_of, write_model
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.runs.lengthening import lengthen
+from nas_osr.runs.names import MODEL_FOLDER
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
@@ -45,6 +50,7 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
     plan = plan_retrain(request)
     first, machine, cost = plan.parts[0], plan.parts[0].training.machine, partial(retrain_cost, plan.parts)
     if request.dry_run:
+        plan.output.check()
         expected = {"estimate": machine.estimate(cost)} if estimate else {}
         return {"would_retrain": [part.recorded for part in plan.parts], **expected}
     fabric = machine.open()
@@ -70,15 +76,28 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
 
 
 def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
-    """Begin the retraining in its folder, or go on with a finished one that is asked for more splits. UserError."""
-    if not (outer.finished and plan.output.resume):
+    """Begin the retraining in its folder, or go on with one that is asked for more splits or epochs. UserError."""
+    modernise_classes(outer)
+    finished = outer.finished
+    if not (plan.output.resume and (finished or outer.resumed)):
         outer.provenance(command, plan.recorded, None, None)
         return
     before = parse_range("splits", outer.read_config().get("splits"))
     missing = set(before) - set(parse_range("splits", plan.recorded["splits"]))
     if missing:
         raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")
-    outer.extend(plan.recorded, ("splits",))
+    lengthen(outer, plan.recorded, plan.parts[0].training.bound, ("splits",))
+    if finished:
+        outer.extend(plan.recorded, ("splits",))
+    else:
+        outer.provenance(command, plan.recorded, None, None)
+
+
+def modernise_classes(run: RunFolder) -> None:
+    """Let a retraining that an earlier version began go on: give its config.yaml the names of its classes."""
+    if run.resumed and "image_size" not in run.read_config():
+        config = name_former_classes(RetrainRequest, run.read_config(), str(run.path / "config.yaml"))
+        run.write_yaml("config.yaml", config)
 
 
 def read_part_result(run: RunFolder) -> dict[str, Any] | None:
@@ -110,13 +129,16 @@ def run_part(
     with opened_by_first(
         fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
     ) as folder:
+        folder.call(lambda run: lengthen(run, part.recorded, training.bound))
         done = folder.call(read_part_result)
         if done is not None:
             return done
         data = opened or part.data.load()
+        warn_of_few_images(training.objective.make_rule(), len(data.known.validation))
         check_divided(training.objective.name, True, min(schedule.batch_size, len(data.known.train)))
         check_same(fabric, "training images", data.fingerprint)
         about = training.machine.conditions(fabric)
+        folder.call(modernise_classes)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
         folder.call(lambda run: save_architecture(training.network, run))
         started = time.perf_counter()
@@ -146,7 +168,11 @@ def evaluate_part(
     rule = part.training.objective.make_rule()
     fit_rules([rule], trained, data, device)
     [judged] = evaluate_test([rule], trained, data, device)
-    result = write_evaluation(run, rule, judged, trained.module, part.training.network, data, plan.bootstrap)
+    network, objective = part.training.network, part.training.objective
+    result = write_evaluation(run, rule, judged, trained.module, network, data, plan.bootstrap)
+    inputs = inputs_of(data.protocol)
+    about = about_model(result, data)
+    write_model(run.path / MODEL_FOLDER, Model(network, objective, inputs, trained.module, rule, None, about))
     run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
     run.finish()
     return result

@@ -12,17 +12,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any
 
 from nas_osr.configuration import make_request, parse_range
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import read_config
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.plain import plain
 from nas_osr.plans import given
-from nas_osr.requests import DataOptions, ScheduleOptions
+from nas_osr.requests import DataOptions, ScheduleOptions, name_former_classes
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.runs.names import is_run_folder
 from nas_osr.scoring import rule_class
@@ -31,7 +31,7 @@ from nas_osr.search_spaces.presets import get_preset
 
 logger = logging.getLogger(__name__)
 
-CLASSES = ("family", "known", "class_seed", "splits")  # what makes a protocol's known classes
+CLASSES = ("family", "known", "unknown", "class_seed", "splits")  # what makes a protocol's known classes
 DATA = tuple(item.name for item in fields(DataOptions)) + ("splits",)
 JUDGED = ("rule", "rule_config")
 LEARNED = ("objective", "objective_config", "outliers")
@@ -56,7 +56,7 @@ def read_origin(request: RetrainRequest) -> tuple[str, Mapping[str, Any]]:
     reference = request.architecture
     if request.network is not None or not isinstance(reference, str) or reference in published_names():
         return "", {}
-    path = Path(reference)
+    path = user_path(reference)
     file = path / "architecture.json" if path.is_dir() else path
     if not file.is_file():
         return "", {}
@@ -82,6 +82,8 @@ def fill_open(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
     search = read_request(searched, where)
     values = {"preset": search.preset, **data_to_take(request, search)}
     filled = replace(request, **{name: value for name, value in values.items() if getattr(request, name) is None})
+    if values.get("skip_broken"):  # a switch, which is never open
+        filled = replace(filled, skip_broken=True)
     if search.objective is None or request.objective not in (None, search.objective):
         return filled
     try:  # nothing in a run folder causes an import: what the user has not named must be loaded
@@ -100,6 +102,7 @@ def fill_open(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
 
 def read_request(searched: Mapping[str, Any], where: str) -> RetrainRequest:
     """What a record says of the fields that can be taken over; the others stay open. Raises UserError."""
+    searched = name_former_classes(RetrainRequest, searched, where)
     values = {name: searched[name] for name in (*DATA, *LEARNED, *JUDGED, "preset") if name in searched}
     if "split" in searched:
         values["splits"] = str(searched["split"])

@@ -13,7 +13,7 @@ from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.plans import MachinePlan, ObjectivePlan, SchedulePlan
-from nas_osr.retrain.model import build_learner
+from nas_osr.retrain.build import build_learner
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Trainer, run_epochs
@@ -35,6 +35,13 @@ class TrainingPlan:
     "how long."
     machine: MachinePlan
     "where."
+
+    @property
+    def bound(self) -> str | None:
+        """Why a longer training is another one from its first step on; None where it is not."""
+        if self.schedule.recipe.schedule != "exponential":
+            return f"the {self.schedule.recipe.schedule} schedule of its recipe follows the number of epochs"
+        return self.objective.bound
 
     def build(self, outliers: Tensor | None = None) -> Learner:
         """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""

@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
     # seconds to a minute: tests and first steps
     "tiny": Preset(
         space=Space(layers=4, channels=16),
-        epochs=20,
+        epochs=30,
         batch_size=32,
         retrain_epochs=30,
         recipe="fast",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # nni warns of torch names that are newer than it
     from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace
+    from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedInput, DifferentiableMixedLayer
     from nni.nas.strategy import DARTS
 
 from nas_osr.outputs import Features
@@ -83,12 +84,26 @@ class HierarchicalSpace(ModelSpace):
         return Features(branches, last)
 
 
+class Tempered(nn.Module):
+    """The softmax of logits over a temperature, which all choices share; the lower it is, the nearer to the largest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature: Tensor  # a tensor, so that captured steps see its changes
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """[n] -> [n], the probabilities."""
+        return torch.softmax(logits / self.temperature, dim=-1)
+
+
 class Supernet(nn.Module):
     """The mixed network over a space: an encoder whose alphas and betas are parameters of their own.
 
     Attributes:
         network: the space after nni's mutation.
         architecture_parameters: label -> logits, in a fixed order; shared by the two forms of a cell.
+        probabilities: turns logits into alphas and betas.
     """
 
     def __init__(self, mixed: HierarchicalSpace) -> None:
@@ -101,6 +116,10 @@ class Supernet(nn.Module):
         self.architecture_parameters: dict[str, nn.Parameter] = {label: named[label] for label in sorted(named)}
         for logits in self.architecture_parameters.values():
             nn.init.constant_(logits, INITIAL_LOGIT)
+        self.probabilities = Tempered()
+        for module in self.network.modules():
+            if isinstance(module, DifferentiableMixedLayer | DifferentiableMixedInput):
+                module._softmax = self.probabilities
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> feature maps."""
@@ -126,9 +145,13 @@ class Supernet(nn.Module):
                 result[layer, scale] = (1.0, 0.0) if (layer - 1, scale) not in self.cells and layer else (0.0, 1.0)
         return result
 
+    def set_temperature(self, temperature: float) -> None:
+        """Above 0; 1 is the plain softmax."""
+        self.probabilities.temperature.fill_(temperature)
+
     def _probabilities(self, kind: str, cell: Cell) -> tuple[float, ...]:
         logits = self.architecture_parameters[f"{kind}_{cell[0]}_{cell[1]}"].detach().double()
-        return tuple(torch.softmax(logits, dim=0).tolist())
+        return tuple(self.probabilities(logits).tolist())
 
 
 def build_supernet(space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Supernet:

@@ -124,6 +124,10 @@ class Strategy:
         """How many records the history of a whole search has."""
         return plan.weights.epochs
 
+    def bound(self, plan: SearchPlan) -> str | None:
+        """Why a search for more epochs is another one from its first step on; None where it is not."""
+        return "its strategy takes the number of epochs for each architecture"
+
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         """What the search computes, for `--dry_run` and the check of memory; no image is opened.
 

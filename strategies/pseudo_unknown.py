@@ -132,7 +132,10 @@ def split_for_search(data: OpenSetData, classes: Classes, seed: int, rule_sample
         order = draw(data.train.labels, label, "halves")
         cut = len(order) // 2
         if cut == 0:
-            raise UserError(f"class {label} has {len(order)} training image: too few for two halves")
+            raise UserError(
+                f"{data.source.where}: class {data.protocol.class_names[label]} has {len(order)} training image: "
+                "too few for two halves"
+            )
         architecture.append(order[:cut])
         weight.append(order[cut:])
     halves = torch.cat(weight + architecture)

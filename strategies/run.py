@@ -9,7 +9,10 @@ from typing import Any
 from nas_osr.configuration import rename_former
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
+from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.ranks.first import check_same, opened_by_first
+from nas_osr.requests import name_former_classes
+from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
@@ -42,17 +45,20 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     """
     plan = plan_search(request)
     if request.dry_run:
+        plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
     fabric = plan.machine.open()
     data = plan.data.load()
     plan.strategy.check_data(plan, data)
+    warn_of_few_images(plan.objective.make_rule(), len(data.known.validation))
     check_equal_options(fabric, plan.recorded)
     check_same(fabric, "training images", data.fingerprint)
     with (
         deterministic_algorithms(plan.machine.deterministic),
         opened_by_first(fabric, plan.output.create) as folder,
     ):
+        folder.call(lambda run: lengthen(run, plan.recorded, plan.strategy.bound(plan)))
         done = folder.call(lambda run: read_result(run) if run.finished else None)
         if done is not None:
             return done
@@ -68,9 +74,11 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
 
 
 def modernise_config(run: RunFolder) -> None:
-    """Let a search that an earlier version began go on: give its config.yaml the strategy's options in one place."""
-    if run.resumed and "strategy_config" not in run.read_config():
+    """Let a search that an earlier version began go on: give its config.yaml the names of its classes, and the
+    strategy's options in one place."""
+    if run.resumed and not {"strategy_config", "image_size"} <= run.read_config().keys():
         config = rename_former(SearchRequest, run.read_config())
+        config = name_former_classes(SearchRequest, config, str(run.path / "config.yaml"))
         strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), config["preset"])
         run.write_yaml("config.yaml", {**config, "strategy_config": asdict(strategy.config)})
 

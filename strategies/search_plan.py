@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from nas_osr.configuration import check_positive
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
 from nas_osr.plans import (
@@ -20,6 +19,7 @@ from nas_osr.plans import (
     plan_output,
     same_fields,
 )
+from nas_osr.requests import write_down
 from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.space import Space
@@ -34,7 +34,9 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
     UserError: anything in the request is wrong.
     """
+    request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
+    request = write_down(request, request.split)
     protocol = request.published_protocol(request.split)
     objective = find_objective(request, protocol)
     return assemble(request, objective, plan_data(request, protocol, protocol, objective))
@@ -64,11 +66,10 @@ def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
 
 
 def weight_recipe(request: SearchRequest) -> Recipe:
-    """How network weights learn while an architecture is searched. Raises UserError."""
-    check_positive(request, "weight_lr")
+    """How network weights learn while an architecture is searched."""
     return Recipe(
         request.weight_lr,
-        "adam",
+        optimizer="adam",
         weight_decay=request.weight_decay,
         decay=request.weight_lr_decay,
         clip=request.clip,
@@ -78,18 +79,18 @@ def weight_recipe(request: SearchRequest) -> Recipe:
 
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
-    check_positive(request, "rule_sample")
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
     default_augmentation(protocol, request.augmentation)
     strategy = make_strategy(request.strategy, request.strategy_config, request.preset)
-    classes = strategy.classes(protocol, request.pseudo_unknown, request.seed)
+    given_pseudo = None if request.pseudo_unknown is None else protocol.labels_of(request.pseudo_unknown)
+    classes = strategy.classes(protocol, given_pseudo, request.seed)
+    pseudo_unknown = [protocol.class_names[label] for label in classes.pseudo]
     filled = {
         "epochs": given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
         "batch_size": given(request.batch_size, preset.batch_size),
     }
     weights = SchedulePlan(weight_recipe(request), **filled)
-    check_positive(weights, "epochs", "batch_size")
     objective.check_divided(weights.batch_size)
     plan = SearchPlan(
         strategy=strategy,
@@ -108,11 +109,15 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "rule": objective.rule,
             "protocol": request.protocol,
             "family": request.family,
-            **({} if request.known is None else {"known": request.known}),
-            **({} if request.class_seed is None else {"class_seed": request.class_seed}),
+            **{
+                name: getattr(request, name)
+                for name in ("known", "unknown", "class_seed", "grey")
+                if getattr(request, name) is not None
+            },
+            "image_size": request.image_size,  # always there: see `name_former_classes`
             "split": request.split,
             "seed": request.seed,
-            "pseudo_unknown": list(classes.pseudo),
+            "pseudo_unknown": pseudo_unknown,
         },
         recorded={
             **request.recorded(),
@@ -121,7 +126,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "objective_config": asdict(objective.settings),
             "rule": objective.rule,
             **filled,
-            "pseudo_unknown": list(classes.pseudo),
+            "pseudo_unknown": pseudo_unknown,
         },
     )
     strategy.check_plan(plan)

@@ -112,7 +112,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     extras = settings["options.extras_require"]
-    lines = f"{settings['options']['install_requires']}\n{extras['analysis']}".split()
+    lines = f"{settings['options']['install_requires']}\n{extras['analysis']}\n{extras['heic']}".split()
     declared = {normal(re.split(r"[<>=!~\[]", line)[0]) for line in lines}
 
     texts = [path.read_text() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]

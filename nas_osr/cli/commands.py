@@ -46,8 +46,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": Command(
         "nas_osr.cli.export:export",
-        "write an architecture as pictures, a graph or JSON",
-        ("export runs/search --format svg,png --out pictures", "export published"),
+        "write an architecture as pictures, a graph or JSON, or a run's model folder",
+        ("export runs/search --format svg,png --out pictures", "export runs/retrain --format safetensors --out models"),
         ("architecture",),
     ),
     "retrain": Command(
@@ -67,6 +67,24 @@ COMMANDS: dict[str, Command] = {
         ("evaluate runs/retrain --rule mls,energy", "evaluate runs/retrain --unknown svhn"),
         ("run",),
         config="nas_osr.retrain.retrain_request:EvaluateRequest",
+    ),
+    "predict": Command(
+        "nas_osr.cli.predict:predict",
+        "say of images which known class each is of, or unknown",
+        (
+            "predict runs/retrain photo.jpg",
+            "predict MODEL FOLDER --json",
+            "predict MODEL - --csv --out answers.csv",
+        ),
+        ("model", "images"),
+        config="nas_osr.cli.predict:PredictRequest",
+    ),
+    "calibrate": Command(
+        "nas_osr.cli.calibrate:calibrate",
+        "set a model's threshold on your own known images, with a guarantee",
+        ("calibrate runs/retrain FOLDER --accept 0.95", "calibrate MODEL FOLDER --per_class --out MODEL2"),
+        ("model", "images"),
+        config="nas_osr.cli.calibrate:CalibrateRequest",
     ),
     "score": Command(
         "nas_osr.cli.score:score",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas_osr.cli.show import show_table
+from nas_osr.data.counting import describe_counts
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources import open_source
-from nas_osr.data.sources.base import SOURCE_PARTS, Source, resolve_data_dir
+from nas_osr.data.sources.base import SOURCE_PARTS, Source
+from nas_osr.data.sources.places import resolve_data_dir
 from nas_osr.data.tasks import PROTOCOLS, Task, count_splits, find_task
 from nas_osr.errors import UserError
 
@@ -29,30 +32,34 @@ def list_protocols() -> None:
     show_table(rows)
 
 
-def prepare(name: str, data_dir: Path | None = None, download: bool = False) -> None:
-    """Make sure that the images of a protocol are there, and count them.
+def prepare(name: str, data_dir: Path | None = None, download: bool = False, skip_broken: bool = False) -> None:
+    """Make sure that the images of a protocol are there and can be read, and count them.
+
+    Archives that lie in the data folder are unpacked.
 
     Args:
         name: a protocol, see `nas-osr data list`, or a source of your own by its dotted path.
-        data_dir: where images live; without it, the environment variable NAS_OSR_DATA.
-        download: fetch what is missing from its official address; otherwise a terminal is asked, and a script refused.
+        data_dir: where images live, made if there is something to download; without it, the environment variable
+            NAS_OSR_DATA.
+        download: fetch what is missing or incomplete from its official address; otherwise a terminal is asked, and a
+            script refused.
+        skip_broken: count image files that cannot be read instead of stopping.
     """
     for key, parts in _needed_parts(find_task(name, import_plugins=True)).items():
-        source = open_source(key, data_dir)
+        source = open_source(key, data_dir, skip_broken=skip_broken)
         if source.comes_with is not None:
             print(f"{key}: bundled with {source.comes_with}, nothing to prepare")
-            continue
-        classes = len(source.class_names)  # some are found in the data folder: they say best what is missing
-        if any(source.find(part) is None for part in parts):
-            _fetch(source, download)
-        if not source.counts:
-            print(f"{key}: {classes} classes, {len(source.trainable)} of them with training images")
-            continue
+        else:
+            if download and source.archives and not _is_file(data_dir):
+                resolve_data_dir(data_dir, create=True)
+            classes = len(source.class_names)  # some are found in the data folder: they say best what is missing
+            if any(_is_incomplete(source, part) for part in parts):
+                _fetch(source, parts, download)
+            if not source.counts:
+                print(f"{key}: {classes} classes, {len(source.trainable)} of them with training images")
         for part in parts:
-            state, where = _describe(source, part)
-            if state == "broken":
-                raise UserError(where)
-            print(f"{key} {part}: {state} in {where}")
+            counts = source.count_classes(part, decode=True)
+            print(f"{key} {part}: {_describe(source, part, counts)}")
 
 
 def check(data_dir: Path | None = None) -> None:
@@ -62,21 +69,29 @@ def check(data_dir: Path | None = None) -> None:
         data_dir: where images live; without it, the environment variable NAS_OSR_DATA.
     """
     folder = resolve_data_dir(data_dir)
-    described: dict[tuple[str, str], tuple[str, str]] = {}
-    rows = [("protocol", "ready", "source", "part", "images", "where")]
+    described: dict[tuple[str, str], str] = {}
+    broken, lacking = [], set()
+    rows: list[tuple[str, ...]] = [("protocol", "ready", "source", "part", "images")]
     for name, task in PROTOCOLS.items():
         if task.open_choice:
             continue
-        needed = [(source, part) for source, parts in _needed_parts(task).items() for part in parts]
-        for source, part in needed:
-            if (source, part) not in described:
-                described[source, part] = _describe(open_source(source, folder), part)
-        ready = all(described[key][0] not in ("missing", "broken") for key in needed)
-        for index, key in enumerate(needed):
-            first = (name, "yes" if ready else "no") if index == 0 else ("", "")
-            rows.append((*first, *key, *described[key]))
+        needed = [(key, part) for key, parts in _needed_parts(task).items() for part in parts]
+        for key, part in needed:
+            if (key, part) in described:
+                continue
+            source, counts = open_source(key, folder), {}
+            try:
+                counts = source.count_classes(part)
+                described[key, part] = _describe(source, part, counts) if counts else "missing"
+            except UserError as error:
+                broken.append(str(error))
+                described[key, part] = f"broken: {error}"
+            if not counts:
+                lacking.add((key, part))
+        ready = "no" if lacking.intersection(needed) else "yes"
+        for index, where in enumerate(needed):
+            rows.append((*(("", "") if index else (name, ready)), *where, described[where]))
     show_table(rows)
-    broken = [where for state, where in described.values() if state == "broken"]
     if broken:
         raise UserError(broken[0])
 
@@ -93,35 +108,66 @@ def _families(name: str) -> str:
     return ", ".join(f"{family} 0-{count - 1}" if count > 1 else "one split" for family, count in counts.items())
 
 
-def _describe(source: Source, part: str) -> tuple[str, str]:
-    """The number of images, "missing" or "broken"; and where they are or what is wrong."""
-    expected = source.counts.get(part)
+def _describe(source: Source, part: str, counts: Mapping[int, int]) -> str:
+    """The number of images of each class, of how many where there is an official number, and where they are."""
+    total, expected = sum(counts.values()), source.counts.get(part)
+    shown = describe_counts({source.class_names[class_id]: n for class_id, n in counts.items()}, source.passed_over)
+    short = f"{total} of {expected} images: " if expected is not None and total != expected else ""
     if source.comes_with is not None:
-        return str(expected), "bundled"
+        return f"{short}{shown}, bundled with {source.comes_with}"
     location = source.find(part)
-    if location is None:
-        return "missing", ""
+    return f"{short}{shown}; in {location.path}" if location is not None else "no images"
+
+
+def _is_incomplete(source: Source, part: str) -> bool:
+    """Whether a part is absent, or its official files are not all there as they should be."""
+    location = source.find(part)
+    if location is None or not location.official:
+        return location is None
     try:
-        found = source.count(part)
-    except UserError as error:
-        return "broken", str(error)
-    return str(found) if found == expected else f"{found} of {expected}", str(location.path)
+        return sum(source.count_classes(part).values()) != source.counts.get(part)
+    except UserError:
+        return True
 
 
-def _fetch(source: Source, download: bool) -> None:
-    """Download what is missing if that is wanted; raises UserError where it is not, or cannot be."""
-    from nas_osr.data.sources.download import download_source
+def _is_file(data_dir: Path | None) -> bool:
+    """Whether a file of the set was named in place of the folder."""
+    return data_dir is not None and Path(data_dir).expanduser().is_file()
 
-    layout = f"images as {source.layout}.png|jpg|webp"
+
+def _fetch(source: Source, parts: Sequence[str], download: bool) -> None:
+    """Unpack or download what is missing, if that is wanted; raises UserError where it is not, or cannot be.
+
+    Official files that are there in part are left to whoever reads them where no download is wanted.
+    """
+    from nas_osr.data.sources.download import download_source, sound_archives
+
     if not source.archives:
-        raise UserError(f"{source.name} is not in {source.folder}: put {layout} there")
-    size = f"{source.megabytes} MB"
-    if not download and not _confirm(f"Download {source.name} ({size}) into {source.folder}?"):
-        raise UserError(
-            f"{source.name} is not in {source.folder}: run again with --download ({size}), or put its official "
-            f"files there, or {layout}"
-        )
-    download_source(source, source.folder)
+        raise UserError(f"{source.name} is not in {source.folder}: put images as {source.layout} there")
+    packed, others = sound_archives(source)
+    for path in others:
+        print(f"{path}: not the official archive or not all of it, left alone")
+    if len(packed) < len(source.archives) and not download:
+        if all(source.find(part) is not None for part in parts):
+            return
+        size = f"{source.megabytes} MB"
+        if not _confirm(f"Download {source.name} ({size}) into {source.folder}?"):
+            raise UserError(
+                f"{source.name} is not in {source.folder}: run again with --download ({size}), or put its official "
+                f"files or archives there, or images as {source.layout}"
+            )
+    if packed:
+        print(f"{source.name}: unpacking {', '.join(str(path) for path in packed.values())}")
+    download_source(source, _home(source, parts), packed)
+
+
+def _home(source: Source, parts: Sequence[str]) -> Path:
+    """Where to unpack: the data folder, or that in which official files already lie in part."""
+    inside = Path(str(source.official)).parts
+    for location in filter(None, map(source.find, parts)):
+        if location.official and location.path.parts[-len(inside) : -1] == inside[:-1]:
+            return location.path.parents[len(inside) - 1]
+    return source.folder
 
 
 def _confirm(question: str) -> bool:

@@ -12,6 +12,7 @@ from nas_osr.cli.show import show_json, show_yaml
 from nas_osr.cost import GIB
 from nas_osr.data.sources import SOURCES, open_source, source_class
 from nas_osr.data.sources.base import SOURCE_PARTS
+from nas_osr.files.paths import user_path
 from nas_osr.runs import provenance
 
 
@@ -64,11 +65,13 @@ def describe_images(data_dir: Path | None) -> dict[str, Any]:
     setting = data_dir or os.environ.get("NAS_OSR_DATA")
     if setting is None:
         return {"folder": None, "hint": "give --data_dir, or set NAS_OSR_DATA"}
-    folder = Path(setting)
+    folder = user_path(setting)
     found = [
         f"{source} {part}"
         for source in (SOURCES if folder.is_dir() else ())
         for part in SOURCE_PARTS
-        if source_class(source).comes_with is None and open_source(source, folder).find(part) is not None
+        if source_class(source).counts
+        and source_class(source).comes_with is None  # own images have no place by name
+        and open_source(source, folder).find(part) is not None
     ]
     return {"folder": str(folder), "there": folder.is_dir(), "found": found}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_osr.cli.show import show_evaluation, show_json, show_metrics
+from nas_osr.cli.show import show_evaluation, show_json, show_metrics, show_verdict
+from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest
 
@@ -20,6 +21,8 @@ def evaluate(config: EvaluateRequest, command: list[str]) -> None:
         show_metrics({name: result["metrics"] for name, result in zip(headings(config, results), results, strict=True)})
     else:
         show_evaluation(results[0]["metrics"], results[0]["intervals"])
+    if not config.json and len({result["rule"] for result in results}) == 1:
+        show_verdict(mean_and_spread([result["metrics"] for result in results]))
 
 
 def headings(config: EvaluateRequest, results: Sequence[Mapping[str, Any]]) -> list[str]:

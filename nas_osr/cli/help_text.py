@@ -15,6 +15,7 @@ INDENT = 26  # of what an option means
 VALUES = {
     int: "N",
     float: "X",
+    bool: "true|false",
     str: "TEXT",
     Path: "PATH",
     list: "A,B,...",

@@ -4,7 +4,7 @@
     --name VALUE              also --name=VALUE; a dash in a name counts as an underscore
     --flag, --no_flag         truth values; also --flag=true
     --settings.KEY VALUE      one entry of a mapping
-    --list A,B                also --list "[A, B]"
+    --list A,B                also --list "[A, B]"; a name with a comma, colon or bracket in quotes: --list '"A, B",C'
     --print_config            print all values as YAML and stop
     --help                    print every option and stop
 
@@ -23,7 +23,7 @@ from nas_osr.cli.help_text import help_text
 from nas_osr.configuration import check_complete, check_options, suggest
 from nas_osr.errors import UserError, show
 from nas_osr.files.storage import read_config
-from nas_osr.files.yaml_text import format_yaml, parse_yaml
+from nas_osr.files.yaml_text import CLASS_LISTS, format_yaml, parse_yaml
 from nas_osr.option_docs import list_defaults, named_types, option_types
 from nas_osr.plain import plain
 
@@ -150,7 +150,7 @@ def read_value(name: str, keys: list[str], text: Any, types: Mapping[str, Any], 
         return text
     items = f"[{text}]" if takes_list(hint) and not whole else text
     try:
-        return parse_yaml(text.lower() if hint is bool else items, name)
+        return parse_yaml(text.lower() if bool in parts else items, name, names=name in CLASS_LISTS)
     except UserError:
         return text
 

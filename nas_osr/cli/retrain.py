@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nas_osr.cli.show import show_dry_run, show_json, show_metrics
+import shlex
+
+from nas_osr.cli.show import show_dry_run, show_json, show_metrics, show_next, show_verdict
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
 
@@ -19,5 +21,7 @@ def retrain(config: RetrainRequest, command: list[str]) -> None:
         show_metrics({**parts, "mean ± std": result["metrics"]} if len(parts) > 1 else parts)
         if config.pseudo_unknown is not None:
             names = ", ".join(map(str, config.pseudo_unknown))
-            print(f"a rehearsal: labels {names} played the unknown, training images the test")
+            print(f"a rehearsal: {names} played the unknown, training images the test")
+        show_verdict(result["metrics"])
         print(f"everything in {result['out']}")
+        show_next(f"evaluate {shlex.quote(result['out'])} --rule all")

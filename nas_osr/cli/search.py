@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nas_osr.cli.show import show_dry_run, show_json
+import shlex
+
+from nas_osr.cli.show import show_dry_run, show_json, show_next
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
 
@@ -23,3 +25,4 @@ def search(config: SearchRequest, command: list[str]) -> None:
         if result["stopped"] is not None:
             print(f"stopped early by {result['stopped']}")
         print(f"{result['seconds']:.0f} seconds, everything in {result['out']}")
+        show_next(f"retrain {shlex.quote(result['out'])}")

@@ -58,6 +58,29 @@ def format_metric(value: Any) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def show_verdict(metrics: Mapping[str, Any]) -> None:
+    """Print in a sentence what an evaluation, or the mean of several, has found.
+
+    Args:
+        metrics: fractions, each a number, None, or {"mean", "std", "n"}.
+    """
+
+    def percent(name: str) -> str:
+        value = metrics.get(name)
+        value = value["mean"] if isinstance(value, Mapping) else value
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    print(
+        f"of known test images {percent('accepted_known')} are accepted, and {percent('closed_set_accuracy')} have the "
+        f"right class on top; {percent('rejected_unknown')} of the unknown ones are rejected; AUROC {percent('auroc')}"
+    )
+
+
+def show_next(command: str) -> None:
+    """Print what one would type next."""
+    print(f"next: nas-osr {command}")
+
+
 def show_dry_run(result: Mapping[str, Any]) -> None:
     """Print a plan as YAML, and its estimate as comments below."""
     show_yaml({name: value for name, value in result.items() if name != "estimate"})

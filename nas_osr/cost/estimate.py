@@ -194,6 +194,7 @@ def count_training_images(protocol: Protocol, data_dir: Path | None, limit_per_c
 
     Where there is an official number it is divided equally among the source's classes; elsewhere files are counted.
     """
-    of_class = open_source(protocol.source, data_dir).count_training(protocol.label_map)
+    source = open_source(protocol.source, data_dir).select(protocol.known_classes)
+    of_class = source.count_training(source.ids(protocol.known_classes))
     limit = limit_per_class or max(of_class.values())
-    return [sum(min(of_class[class_id], limit) for class_id in group) for group in protocol.known]
+    return [sum(min(of_class[class_id], limit) for class_id in source.ids(group)) for group in protocol.known]

@@ -19,41 +19,38 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The classes of a source that may serve as outliers, as ids, and the names of those that may not.
+def outlier_classes(name: str, protocol: Protocol, data_dir: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the classes of a source that may serve as outliers, and of those that may not.
 
-    A class that the protocol knows, or tests as unknown, never serves: the same class of the same source, and any of
-    the same name (the digit 7 of MNIST and of SVHN). Training on it would give the answer away. The source "folder" is
-    the class folders under `data_dir`/train.
+    A class that the protocol knows, or tests as unknown, never serves, nor does any of the same name (the digit 7 of
+    MNIST and of SVHN). Training on it would give the answer away. The source "folder" is the user's own images.
 
     Raises:
         UserError: there is no such source, or no class is left.
     """
     source = open_source(name, data_dir)
-    names = source.class_names
-    taken_ids: set[int] = set()
-    if name == protocol.source:
-        taken_ids |= set(protocol.label_map)
-    if name == protocol.unknown_source:
-        taken_ids |= set(protocol.unknown)
-    taken_names = {shown for group in protocol.known_names for shown in group} | set(protocol.unknown_names)
-    candidates = sorted(source.trainable)
-    left_out = [class_id for class_id in candidates if class_id in taken_ids or names[class_id] in taken_names]
-    kept = tuple(class_id for class_id in candidates if class_id not in left_out)
+    taken = {*protocol.known_classes, *protocol.unknown}
+    candidates = [source.class_names[class_id] for class_id in sorted(source.trainable)]
+    kept = tuple(shown for shown in candidates if shown not in taken)
     if not kept:
         raise UserError(
             f"outliers: every class of {name} is known or unknown in protocol {protocol.name}: choose another source"
         )
-    return kept, tuple(names[class_id] for class_id in left_out)
+    return kept, tuple(shown for shown in candidates if shown in taken)
 
 
 def load_outliers(
-    name: str, protocol: Protocol, data_dir: Path | None = None, limit_per_class: int | None = None
+    name: str,
+    protocol: Protocol,
+    data_dir: Path | None = None,
+    limit_per_class: int | None = None,
+    skip_broken: bool = False,
 ) -> Tensor:
     """Training images of the `outlier_classes` of a source, in the protocol's shape; a warning names the other classes.
 
     Returns:
-        uint8 [n, C, H, W], n at least 1; of each class the first `limit_per_class`. Converted as `Source.load` does.
+        uint8 [n, C, H, W], n at least 1; of each class the first `limit_per_class`, without broken ones where
+        `skip_broken` is set. Converted as `Source.load` does.
 
     Raises:
         UserError: there is no such source, no class is left, or images are missing, corrupt or of a wrong shape.
@@ -64,7 +61,10 @@ def load_outliers(
             "outliers: %d classes of %s are left out, because %s knows or tests them: %s",
             len(left_out), name, protocol.name, ", ".join(left_out),
         )  # fmt: skip
-    images, _ = open_source(name, data_dir).load("train", kept, protocol.image_shape, limit_per_class)
+    source = open_source(name, data_dir, skip_broken=skip_broken)
+    images, _ = source.load("train", source.ids(kept), protocol.image_shape, limit_per_class)
+    if source.passed_over:
+        logger.warning("outliers: %s train: passed over: %s", name, source.passed_over)
     return images
 
 

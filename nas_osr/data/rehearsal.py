@@ -24,28 +24,26 @@ def check_pseudo_unknown(labels: Sequence[int], count: int) -> tuple[int, ...]:
         raise UserError(f"pseudo_unknown must be different labels from 0 to {count - 1}, got {list(labels)}")
     if count - len(labels) < 2:
         raise UserError(
-            f"pseudo-unknown classes {list(labels)} leave fewer than 2 of the {count} known classes: name fewer"
+            f"pseudo_unknown: {len(labels)} classes leave fewer than 2 of the {count} known ones: name fewer"
         )
     return tuple(sorted(labels))
 
 
-def rehearse(protocol: Protocol, pseudo_unknown: Sequence[int]) -> Protocol:
-    """The protocol whose known labels are divided into known and unknown ones; its true unknown classes are gone.
+def rehearse(protocol: Protocol, pseudo_unknown: Sequence[str]) -> Protocol:
+    """The protocol whose known classes are divided into known and unknown ones; its true unknown classes are gone.
 
     Labels keep their order, and those that stay are numbered anew from 0. `load_data` takes the test images of the
-    result from training images. UserError as by `check_pseudo_unknown`, and when no label is named.
+    result from training images. UserError as by `Protocol.labels_of` and `check_pseudo_unknown`, and when no class is
+    named.
     """
     if not pseudo_unknown:
-        raise UserError("pseudo_unknown names no label: a rehearsal needs one that plays the unknown")
-    pseudo = check_pseudo_unknown(pseudo_unknown, protocol.num_known)
-    kept = [label for label in range(protocol.num_known) if label not in pseudo]
+        raise UserError("pseudo_unknown names no class: a rehearsal needs one that plays the unknown")
+    pseudo = check_pseudo_unknown(protocol.labels_of(pseudo_unknown), protocol.num_known)
     return replace(
         protocol,
         family=REHEARSAL,
-        known=tuple(protocol.known[label] for label in kept),
-        known_names=tuple(protocol.known_names[label] for label in kept),
+        known=tuple(group for label, group in enumerate(protocol.known) if label not in pseudo),
         unknown_source=protocol.source,
-        unknown=tuple(class_id for label in pseudo for class_id in protocol.known[label]),
-        unknown_names=tuple(name for label in pseudo for name in protocol.known_names[label]),
+        unknown=tuple(name for label in pseudo for name in protocol.known[label]),
         pseudo_unknown=None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -9,11 +11,13 @@ import torch
 from torch import Tensor
 
 from nas_osr.data.batches import iterate_batches, to_float
-from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.dataset import VALIDATION_SHARE, LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import Judgements, Predictions
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import ScoringRule
+
+logger = logging.getLogger(__name__)
 
 INFERENCE_BATCH = 250  # images in a forward pass without gradients
 
@@ -51,6 +55,20 @@ def average_mirrored(module_forward: Callable[[Tensor], Outputs]) -> Callable[[T
         return Outputs(**{name: (getattr(seen, name) + getattr(mirrored, name)) / 2 for name in seen.available()})
 
     return forward
+
+
+def warn_of_few_images(rule: ScoringRule, count: int) -> None:
+    """A line where `count` known validation images are too few for a threshold that accepts what the rule asks for.
+
+    A share a of them is a quantile of finite samples from n = a / (1 - a) on, where one in n + 1 is rejected.
+    """
+    needed = math.ceil(round(rule.acceptance / (1 - rule.acceptance), 6))
+    if count < needed:
+        logger.warning(
+            "%d known validation images are too few for a threshold that accepts %g %% of known images: %d would do "
+            "(about %d training images)",
+            count, 100 * rule.acceptance, needed, round(needed / VALIDATION_SHARE),
+        )  # fmt: skip
 
 
 def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import read_text
 from nas_osr.metrics.open_set import Array, evaluate_open_set
@@ -106,7 +107,7 @@ def write_predictions(path: str | Path, predictions: Judgements) -> None:
     for values, scores in zip(zip(*columns, strict=True), predictions.class_scores.tolist(), strict=True):
         writer.writerow([*values[:-1], repr(values[-1]), *map(repr, scores)])
     # a folder name that is not valid UTF-8 is written with its odd bytes as \\udcXX
-    with replace_file(Path(path)) as file:
+    with replace_file(user_path(path)) as file:
         file.write(text.getvalue().encode(errors="backslashreplace"))
 
 

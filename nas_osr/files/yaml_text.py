@@ -14,6 +14,7 @@ MAX_CHARACTERS = 4 << 20  # with aliases written out
 MAX_DEPTH = 64
 MAX_BRACKETS = 4 * MAX_DEPTH  # open at once, those in comments and quotes included; the parser takes seconds for more
 MAX_NUMBER = 100  # characters; 1:59:59:... and 0xfff... give numbers without end
+CLASS_LISTS = frozenset({"known", "unknown", "pseudo_unknown"})  # options that list classes: what is in them is text
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _WORDS = {  # as YAML 1.2 has them: `no`, 1:30 and dates are text, and 1e-3 is a number
     "tag:yaml.org,2002:int": ("[-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+", "-+0123456789"),
@@ -50,14 +51,20 @@ for _tag, (_pattern, _first) in _WORDS.items():
         _kind.add_implicit_resolver(_tag, re.compile(f"({_pattern})\\Z"), list(_first))
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, *, names: bool = False) -> Any:
     """The plain value of a YAML text; `where` names the origin.
+
+    With `names` every scalar is text as it is spelled, as it always is in the lists of `CLASS_LISTS`: `no`, `1e3`,
+    `01` and `null` are classes there.
 
     Raises:
         UserError: the text is not YAML of plain values, names a key twice, or would be larger than 4 MiB or deeper
             than 64 when its aliases are written out.
     """
-    return construct_yaml(compose_yaml(text, where), where)
+    root = compose_yaml(text, where)
+    if names and root is not None:
+        _as_texts(root)
+    return construct_yaml(root, where)
 
 
 def format_yaml(value: Any) -> str:
@@ -76,6 +83,7 @@ def compose_yaml(text: str, where: str) -> yaml.Node | None:
         size, _ = _measure(root, where, 0, {})
         if size > MAX_CHARACTERS:
             raise UserError(f"{where}: larger than {MAX_CHARACTERS >> 20} MiB with its aliases written out")
+        _read_class_lists(root, set())
     return root
 
 
@@ -120,6 +128,28 @@ def _measure(node: yaml.Node, where: str, depth: int, known: dict[int, tuple[int
     sizes = [_measure(part, where, depth + 1, known) for part in inside]
     known[id(node)] = 1 + sum(size for size, _ in sizes), 1 + max((height for _, height in sizes), default=0)
     return known[id(node)]
+
+
+def _read_class_lists(node: yaml.Node, seen: set[int]) -> None:
+    """Make what is in the lists of `CLASS_LISTS` text."""
+    if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        return
+    seen.add(id(node))
+    for part in node.value:
+        if isinstance(node, yaml.MappingNode):
+            key, part = part
+            if isinstance(key, yaml.ScalarNode) and key.value in CLASS_LISTS and isinstance(part, yaml.SequenceNode):
+                _as_texts(part)
+        _read_class_lists(part, seen)
+
+
+def _as_texts(node: yaml.Node) -> None:
+    """Make the scalars of a node, and of lists in it, text as they are spelled."""
+    if isinstance(node, yaml.ScalarNode):
+        node.tag = "tag:yaml.org,2002:str"
+    elif isinstance(node, yaml.SequenceNode):
+        for part in node.value:
+            _as_texts(part)
 
 
 def _one_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nas_osr.errors import UserError
-from nas_osr.option_docs import Choices
+from nas_osr.option_docs import POSITIVE, SEEDS, Choices
 from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, columns_table, require, runs_table
 from nas_osr.runs.run_folder import RunFolder
 
@@ -32,9 +32,9 @@ class Dimension(NetworkAnalysis):
 
     estimators: Annotated[list[str], Choices(ESTIMATORS)] = field(default_factory=lambda: ["TwoNN", "MLE"])
     "of scikit-dimension."
-    limit: int = 5000
+    limit: Annotated[int, POSITIVE] = 5000
     "most images in an estimate, drawn from all classes and again from each class."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "draws them."
 
     def check(self) -> None:

@@ -24,7 +24,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.plans import OutputPlan
-from nas_osr.retrain.model import save_architecture
+from nas_osr.retrain.build import save_architecture
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
@@ -60,12 +60,8 @@ def plan_subclusters(request: SubclustersRequest) -> SubclustersPlan:
     UserError: anything in the request is wrong.
     """
     counts = sorted(set(request.counts))
-    if len(counts) < 2 or len(counts) < len(request.counts) or counts[0] < 1:
+    if len(counts) < 2 or len(counts) < len(request.counts):
         raise UserError(f"counts must be two or more different numbers from 1, such as 1,2,3; got {request.counts}")
-    if not 0 < request.gain < 1:
-        raise UserError(f"gain is a share between 0 and 1, got {request.gain}")
-    if not request.tolerance >= 0:
-        raise UserError(f"tolerance must not be negative, got {request.tolerance}")
     if "subclusters" in request.objective_config:
         raise UserError("objective_config.subclusters is what this command chooses: give --counts instead")
     retraining = plan_retrain(request.as_retrain())
@@ -104,9 +100,7 @@ def class_protocol(protocol: Protocol, label: int) -> Protocol:
     return replace(
         protocol,
         known=protocol.known[label : label + 1],
-        known_names=protocol.known_names[label : label + 1],
         unknown=(),
-        unknown_names=(),
     )
 
 
@@ -118,7 +112,7 @@ def class_data(data: OpenSetData, label: int) -> OpenSetData:
         return replace(own, labels=torch.zeros_like(own.labels))
 
     protocol = class_protocol(data.protocol, label)
-    return OpenSetData(protocol, select(data.train), select(data.validation), None, None)
+    return replace(data, protocol=protocol, train=select(data.train), validation=select(data.validation), _test=None)
 
 
 def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str, Any]:
@@ -136,6 +130,7 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
     plan = plan_subclusters(request)
     training, output, cost = plan.parts[0].training, plan.output, partial(retrain_cost, plan.parts)
     if request.dry_run:
+        plan.output.check()
         return {"would_train": plan.recorded, "estimate": training.machine.estimate(cost)}
     fabric = training.machine.open(ranks=False)
     digest = plan.load_known().fingerprint()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError, show
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check_json_value, parse_json, read_text
 from nas_osr.search_spaces import paper
@@ -102,7 +103,7 @@ class Architecture:
 
     def save(self, path: str | Path) -> None:
         """Write JSON to `path`, whole or not at all. Raises UserError when that is impossible."""
-        with replace_file(Path(path)) as file:
+        with replace_file(user_path(path)) as file:
             file.write(self.to_json().encode())
 
     @classmethod

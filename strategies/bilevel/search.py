@@ -80,12 +80,18 @@ class Searching(Trainer):
 
     def batches(self, epoch: int, done: int) -> Iterator[tuple[Batch, ...]]:
         """A batch of the weight half, and after warm-up one of the architecture half beside it."""
+        self.levels.supernet.set_temperature(self.temperature(epoch))
         weights = super().batches(epoch, done)
         if self.phase(epoch) == "warmup":
             return weights
         order = make_generator(self.schedule.seed, "architecture order", epoch)
         others = islice(endless(self.split.architecture, self.schedule.batch_size, order), done, None)
         return ((*batch, other) for batch, other in zip(weights, others, strict=False))
+
+    def temperature(self, epoch: int) -> float:
+        """1 in warm-up, and then a factor lower each epoch down to the strategy's, so that the last ones decide."""
+        searched = epoch + 1 - self.config.warmup_epochs
+        return float(self.config.temperature ** (max(searched, 0) / (self.schedule.epochs - self.config.warmup_epochs)))
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Lower the loss on each half by its own level: alphas and betas at fixed weights, weights at fixed alphas."""

@@ -9,15 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.configuration import check_positive
+from nas_osr.configuration import Checked
 from nas_osr.cost.steps import random_outliers
 from nas_osr.cost.whole_run import Cost, random_step
+from nas_osr.option_docs import POSITIVE
 from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank
 from nas_osr.runs.recorder import Recorder
@@ -32,14 +33,11 @@ from nas_osr.training.monitors import explosion_warnings
 
 
 @dataclass(frozen=True)
-class TrialsConfig:
+class TrialsConfig(Checked):
     """Options of strategies that try architectures. `--epochs` is what each is trained for."""
 
-    trials: int = 8
+    trials: Annotated[int, POSITIVE] = 8
     "how many architectures are tried."
-
-    def __post_init__(self) -> None:
-        check_positive(self, "trials")
 
 
 @dataclass(frozen=True)

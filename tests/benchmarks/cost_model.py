@@ -42,8 +42,7 @@ def make_pair(layers: int, channels: int, classes: int, batch: int, size: int, o
     """A weight step and an architecture step, as one call."""
     protocol: Protocol = replace(
         make_protocol("cifar10"),
-        known=tuple((label,) for label in range(classes)),
-        known_names=(),
+        known=tuple((str(label),) for label in range(classes)),
         pseudo_unknown=None,
         image_shape=(3, size, size),
     )

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import yaml
 from changes import change_bytes, change_json, change_lines, change_yaml, change_zip
+from models import read_model, read_tensors_of_model, small_models
 from PIL import Image
 from scipy.io import savemat
 
@@ -221,10 +222,15 @@ def seeds_images() -> list[bytes]:
         ("JPEG", "CMYK"),
         ("WEBP", "RGBA"),
         ("GIF", "P"),
+        ("TIFF", "RGB"),
+        ("TIFF", "I;16"),
+        ("BMP", "RGB"),
+        ("PPM", "RGB"),
+        ("AVIF", "RGB"),
     ):
         written = io.BytesIO()
         options = {"exif": exif} if mode == "RGB" else {}
-        image.convert(mode).save(written, kind, **options)
+        (image.convert("L") if mode == "I;16" else image).convert(mode).save(written, kind, **options)
         contents.append(written.getvalue())
     return contents
 
@@ -357,6 +363,10 @@ TARGETS = {
         lambda folder: searched()[0].save(folder / "architecture.json"),
     ),
     "checkpoint": Target("checkpoint.pt", seeds_checkpoint, read_own_checkpoint, change_zip),
+    "model": Target("model.json", lambda: [files["model.json"] for files in small_models()], read_model, change_json),
+    "model-tensors": Target(
+        "model.safetensors", lambda: [small_models()[0]["model.safetensors"]], read_tensors_of_model, change_bytes
+    ),
     "config": Target("config.yaml", seeds_config, read_request, change_yaml),
     "run-config": Target("config.yaml", seeds_run_config, read_run_config, change_yaml, write_run),
     "search-config": Target("config.yaml", seeds_config, read_searched_for, change_yaml, write_search),

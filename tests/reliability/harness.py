@@ -60,7 +60,10 @@ SCENARIOS: dict[str, list[str]] = {
     "retrain-openmax": [*RETRAIN, "--objective=cross_entropy", "--rule=openmax", "--rule_config.tail=5"],
 }  # fmt: skip
 SLOW_MODULES = ("nas_osr.retrain.run", "nas_osr.strategies.run", "torch.utils.tensorboard")  # to import, once for all
-COMPARED = ("history.jsonl", "architecture.json", "config.yaml", "metrics.json", "predictions.csv", "summary.json")
+COMPARED = (
+    "history.jsonl", "architecture.json", "config.yaml", "metrics.json", "predictions.csv", "summary.json",
+    "model.json", "model.safetensors",
+)  # fmt: skip
 
 
 def start(arguments: list[str], out: Path, slow: float = 0.0) -> int:

@@ -53,16 +53,26 @@ def change(images: Path, to: Path, file: str) -> str:
     return str(to)
 
 
-def test_a_changed_training_image_stops_evaluation(images: Path, finished: Path, tmp_path: Path) -> None:
+def test_changed_training_images_are_evaluated_by_the_model(
+    images: Path, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     before = (finished / "split-0" / "metrics.json").read_bytes()
     same = shutil.copytree(images, tmp_path / "same")
     request = {"run": str(finished), "device": "cpu", "threads": 1, "bootstrap": 0}
     run_evaluate(EvaluateRequest(**request, data_dir=str(same)))
     assert (finished / "split-0" / "metrics.json").read_bytes() == before
     changed = change(images, tmp_path / "changed", "train/ant/0.png")
-    with pytest.raises(UserError, match="known images have changed since it was trained"):
-        run_evaluate(EvaluateRequest(**request, data_dir=changed))
+    assert "have changed" not in caplog.text
+    run_evaluate(EvaluateRequest(**request, data_dir=changed))
+    assert "have changed since it was trained: rule mls and its threshold are those of its model" in caplog.text
     assert (finished / "split-0" / "metrics.json").read_bytes() == before
+    for other in ({"rule": "msp"}, {"rule_config": {"acceptance": 0.5}}, {"mirrored": True}):
+        with pytest.raises(UserError, match="another rule, or mirrored, needs the same ones"):
+            run_evaluate(EvaluateRequest(**request, **other, data_dir=changed))
+    old = Path(shutil.copytree(finished, tmp_path / "old"))
+    shutil.rmtree(old / "split-0" / "model")
+    with pytest.raises(UserError, match="it has no model/ that keeps the rule"):
+        run_evaluate(EvaluateRequest(**{**request, "run": str(old)}, data_dir=changed))
 
 
 def test_a_changed_training_image_stops_resumption(images: Path, finished: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_parents_are_searched_and_no_run_comes_twice(tmp_path: Path) -> None:
 def test_a_rehearsal_stands_apart(tmp_path: Path) -> None:
     """Neither averaged with a protocol's own figures, nor beside published ones."""
     folder = write_retraining(tmp_path / "run", {"split-0": 0.7})
-    write_metrics(folder / "split-0", 0.7, rehearse(make_protocol("cifar10"), [0, 1]).to_dict())
+    write_metrics(folder / "split-0", 0.7, rehearse(make_protocol("cifar10"), ["airplane", "frog"]).to_dict())
     (row,) = find_rows([folder])
     assert (row.protocol, row.family) == ("cifar10 rehearsed", "rehearsal")
     assert beside([row], ["auroc"]) == [row]

@@ -90,7 +90,7 @@ def test_retraining_and_threshold_read_no_test_file_and_no_unknown(
             run_retrain(RetrainRequest(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
     assert len(thresholds) == 1 and np.isfinite(thresholds[0])
     # the marker is noticed where it may be opened
-    with pytest.raises(UserError, match=r"test/.*\.png cannot be read"):
+    with pytest.raises(UserError, match=r"images/test: 12 files cannot be read"):
         run_retrain(RetrainRequest(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
     if rule == "mls":  # and has changed no bit of the weights, nor the threshold
         result = json.loads((whole / "run" / "split-0" / "metrics.json").read_text())
@@ -131,18 +131,18 @@ def test_evaluating_again_sets_the_threshold_without_the_test(
             run_evaluate(request)
     result = json.loads((whole / "run" / "split-0" / "metrics.json").read_text())
     assert thresholds == [pytest.approx(result["threshold"])]
-    with pytest.raises(UserError, match=r"test/.*\.png cannot be read"):
+    with pytest.raises(UserError, match=r"images/test: 12 files cannot be read"):
         run_evaluate(request)
 
 
 def test_a_rehearsal_opens_nothing_but_training_images_of_known_classes(tmp_path: Path) -> None:
     """It ends, with figures, where every other file would stop it; and again from its folder."""
     marked = write_images(tmp_path / "images", marked=True)
-    config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": [1]}
+    config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": ["bee"]}
     summary = run_retrain(RetrainRequest(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
     part = tmp_path / "run" / "split-0"
     result = json.loads((part / "metrics.json").read_text())
-    assert result["protocol"]["family"] == "rehearsal" and result["protocol"]["unknown_names"] == ["bee"]
+    assert result["protocol"]["family"] == "rehearsal" and result["protocol"]["unknown"] == ["bee"]
     assert result["test_images"] == {"known": 8, "unknown": 4}
     request = EvaluateRequest(run=str(part), device="cpu", threads=1, bootstrap=0)
     assert run_evaluate(request)[0]["metrics"] == pytest.approx(summary["parts"]["split-0"])

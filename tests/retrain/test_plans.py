@@ -50,7 +50,7 @@ def test_no_field_is_open(kind: Any) -> None:
     "plan",
     [
         plan_retrain(RetrainRequest(protocol="digits", preset="tiny", splits="0-1", seeds="0,3")),
-        plan_retrain(RetrainRequest(protocol="digits", network="cac", objective="cac", pseudo_unknown=[0])),
+        plan_retrain(RetrainRequest(protocol="digits", network="cac", objective="cac", pseudo_unknown=[2])),
         plan_subclusters(SubclustersRequest(protocol="digits")),
     ],
     ids=["architecture", "network", "subclusters"],

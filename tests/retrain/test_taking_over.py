@@ -95,7 +95,7 @@ def test_what_was_searched_for_is_what_is_retrained(search: str, caplog: pytest.
     [
         ({"splits": "0-1"}, {"splits": "0-1", "family": "nas_osr"}),
         ({"family": "arpl"}, {"family": "arpl", "splits": "0", "protocol": "digits", "limit_per_class": 40}),
-        ({"known": [1, 2]}, {"known": [1, 2], "family": "arpl", "splits": "0"}),
+        ({"known": [1, 2]}, {"known": ["1", "2"], "family": "arpl", "splits": "0"}),
         ({"class_seed": 3}, {"class_seed": 3, "family": "arpl", "splits": "0"}),
         ({"protocol": "digits"}, {"family": "nas_osr", "splits": "2"}),
         ({"protocol": "mnist"}, {"family": "arpl", "splits": "0", "limit_per_class": None, "rule": "neighbours"}),
@@ -146,6 +146,7 @@ def test_known_classes_and_their_folder_are_taken_over(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for name in ("ant", "bee", "cat"):
             (tmp_path / "images" / part / name).mkdir(parents=True)
+            (tmp_path / "images" / part / name / "x.png").touch()
     folder = {"protocol": "folder", "family": "arpl", "split": 0, "data_dir": str(tmp_path / "images")}
     search = write_search(tmp_path / "search", **folder, known=["cat", "ant"], pseudo_unknown=[])
     found = recorded(search)
@@ -153,6 +154,13 @@ def test_known_classes_and_their_folder_are_taken_over(tmp_path: Path) -> None:
     # of another protocol neither the classes nor, since it is these pictures, the folder
     other = recorded(search, protocol="digits")
     assert other["known"] is None and other["data_dir"] is None
+
+
+def test_broken_images_stay_passed_over(tmp_path: Path) -> None:
+    search = write_search(tmp_path / "search", skip_broken=True, class_seed=0, family="arpl")
+    assert recorded(search)["skip_broken"] is True and recorded(search)["class_seed"] == 0
+    other = write_search(tmp_path / "other", skip_broken=False)
+    assert recorded(other)["skip_broken"] is False and recorded(other, skip_broken=True)["skip_broken"] is True
 
 
 def test_a_folder_of_all_data_sets_serves_another_protocol(tmp_path: Path) -> None:
@@ -255,17 +263,17 @@ def test_a_search_and_its_retraining_from_python(tmp_path: Path) -> None:
     run = RunFolder.open(tmp_path / "run" / "split-0")
     config = run.read_config()
     assert [config[name] for name in ("protocol", "known", "objective", "rule", "preset", "limit_per_class")] == [
-        "digits", [0, 1, 2, 3], "cross_entropy", "energy", "tiny", 20,
+        "digits", ["0", "1", "2", "3"], "cross_entropy", "energy", "tiny", 20,
     ]  # fmt: skip
     # an architecture file by itself knows the classes, too
     shutil.move(out / "architecture.json", tmp_path / "alone.json")
-    assert recorded(str(tmp_path / "alone.json"))["known"] == [0, 1, 2, 3]
+    assert recorded(str(tmp_path / "alone.json"))["known"] == ["0", "1", "2", "3"]
     shutil.rmtree(out)
     nas_osr.train(**config, out=str(tmp_path / "again"), quiet=True)
     for name in ("config.yaml", "metrics.json", "history.jsonl", "architecture.json"):
         assert (tmp_path / "again" / "split-0" / name).read_bytes() == (run.path / name).read_bytes(), name
     # the retraining's own folder is taken over from in turn
-    assert recorded(str(run.path), epochs=1)["known"] == [0, 1, 2, 3]
+    assert recorded(str(run.path), epochs=1)["known"] == ["0", "1", "2", "3"]
 
 
 def test_subclusters_take_over_from_the_search(search: str, tmp_path: Path) -> None:

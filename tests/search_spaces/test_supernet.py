@@ -180,3 +180,23 @@ def test_published_network_has_the_papers_size() -> None:
             heads.decode(mean[:, :32], mean[:, 32:], maps)
         assert count == pytest.approx(parameters, rel=1e-3)
         assert counter.get_total_flops() / 2 == pytest.approx(macs, rel=0.015)
+
+
+def test_a_low_temperature_decides() -> None:
+    """Probabilities, and what the cells compute with them, are those of logits over the temperature."""
+    torch.manual_seed(0)
+    net = build_supernet(Space(4, 16), 3, MEAN, STD).eval()
+    images = torch.rand(2, 3, 32, 32)
+    for logits in net.architecture_parameters.values():
+        nn.init.normal_(logits)
+    alphas, betas = net.alphas(), net.betas()
+    net.set_temperature(0.5)
+    for before, after in ((alphas, net.alphas()), (betas, net.betas())):
+        for cell, p in before.items():
+            sharper = torch.tensor(p).double() ** 2
+            torch.testing.assert_close(torch.tensor(after[cell]).double(), sharper / sharper.sum())
+    cold = net(images).branches[2]
+    net.set_temperature(1.0)
+    for logits in net.architecture_parameters.values():
+        logits.data *= 2
+    torch.testing.assert_close(net(images).branches[2], cold)

@@ -65,6 +65,8 @@ def test_finished_run_is_refused_unless_told_otherwise(finished: tuple[Path, dic
     out, result = finished
     with pytest.raises(UserError, match="finished run"):
         run_search(SearchRequest(**TINY, out=str(out)), ["nas-osr"])
+    with pytest.raises(UserError, match="finished run"):
+        run_search(SearchRequest(**TINY, out=str(out), dry_run=True), ["nas-osr"])
     assert run_search(SearchRequest(**TINY, out=str(out), resume="auto"), ["nas-osr"])["f1"] == result["f1"]
     before = (out / "history.jsonl").read_bytes()
     run_search(SearchRequest(**TINY, out=str(out), overwrite=True), ["nas-osr"])
@@ -126,10 +128,10 @@ def test_search_reads_no_test_file_and_no_true_unknown(strategy: str, marked_fol
         ({"strategy_config": {"warmup_epochs": 2}}, "warmup_epochs must lie"),
         ({"strategy_config": {"trials": 2}}, "strategy pas has no setting 'trials'"),
         ({"strategy": "random", "strategy_config": {"trials": 0}}, "trials must be greater than 0"),
-        ({"strategy": "darts", "pseudo_unknown": [1]}, "darts keeps all known classes"),
+        ({"strategy": "darts", "pseudo_unknown": ["2"]}, "darts keeps all known classes"),
         ({"strategy_config": {"order": "both"}}, "order must be one of"),
         ({"augmentation": "mixup"}, "mixup"),
-        ({"pseudo_unknown": [9]}, "pseudo_unknown must be"),
+        ({"pseudo_unknown": [0]}, "0 is not a known class of digits; those are 2, 4, 5, 9, 8, 3"),
         ({"batch_size": 500}, "batch_size 500 is larger than half"),
         ({"device": "tpu"}, "tpu"),
         ({"precision": "8"}, "precision must be"),
@@ -179,7 +181,7 @@ def test_settings_by_class_follow_the_kept_classes(tmp_path: Path, monkeypatch: 
         "objective": "gmvae",
         "rule": None,
         "objective_config": {"subclusters": [1, 2, 1, 1, 3, 1], "decoder_channels": 16},
-        "pseudo_unknown": [0, 3],
+        "pseudo_unknown": ["2", "9"],
     }
     run_search(SearchRequest(**{**TINY, "out": str(tmp_path / "run"), **changes}), ["nas-osr"])
     assert set(seen) == {(2, 1, 3, 1)}

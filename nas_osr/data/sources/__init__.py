@@ -33,6 +33,10 @@ def source_class(name: str, *, import_plugins: bool = False) -> type[Source]:
     return load_class("source", name, SOURCES, Source, import_plugins=import_plugins)
 
 
-def open_source(name: str, data_dir: Path | None = None, image_size: int | None = None) -> Source:
+def open_source(
+    name: str, data_dir: Path | None = None, image_size: int | None = None, skip_broken: bool = False
+) -> Source:
     """The source of this name or dotted path, in a data folder; see `Source`."""
-    return source_class(name)(data_dir, image_size)
+    source = source_class(name)(data_dir, image_size)
+    source.skip_broken = skip_broken
+    return source

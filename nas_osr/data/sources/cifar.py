@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from nas_osr.data.sources.base import Archive, Arrays, Source
+from nas_osr.data.sources.base import Arrays, Source
 from nas_osr.data.sources.official_files import read_official
+from nas_osr.data.sources.places import Archive
 
 _SITE = "https://www.cs.toronto.edu/~kriz"
 
@@ -19,6 +20,11 @@ class CIFAR10(Source):
     class_names: Sequence[str] = (
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
     )  # fmt: skip
+    aliases: Mapping[str, Sequence[str]] = {
+        "airplane": ("plane", "aeroplane"),
+        "automobile": ("car", "auto"),
+        "truck": ("lorry",),
+    }
     file_shape = image_shape = (3, 32, 32)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
     counts = {"train": 50000, "test": 10000}
@@ -68,6 +74,21 @@ class CIFAR100(CIFAR10):
         "telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe",
         "whale", "willow_tree", "wolf", "woman", "worm",
     )  # fmt: skip
+    aliases = {  # the page of the data set has other forms than its files
+        **{f"{tree}_tree": (tree,) for tree in ("maple", "oak", "palm", "pine", "willow")},
+        **{name: (f"{name}s",) for name in ("apple", "bottle", "bowl", "can", "cup", "mushroom", "orange", "orchid")},
+        **{name: (f"{name}s",) for name in ("pear", "plate", "rose", "sunflower", "tulip")},
+        "couch": ("sofa",),
+        "keyboard": ("computer keyboard",),
+        "motorcycle": ("motorbike",),
+        "pickup_truck": ("pickup",),
+        "poppy": ("poppies",),
+        "possum": ("opossum",),
+        "streetcar": ("tram",),
+        "sweet_pepper": ("sweet peppers",),
+        "telephone": ("phone",),
+        "television": ("TV",),
+    }
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
     official = "cifar-100-python"
     checksums = {

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_osr.data.sources.base import Archive, Arrays, Source
+from nas_osr.data.sources.base import Arrays, Source
+from nas_osr.data.sources.class_folders import DIGIT_WORDS
 from nas_osr.data.sources.official_files import read_whole
+from nas_osr.data.sources.places import Archive
 from nas_osr.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
 
 _PREFIXES = {"train": "train", "test": "t10k"}
+_KINDS = ("images-idx3", "labels-idx1")
 
 
 def _padded(mean: float, std: float) -> tuple[tuple[float], tuple[float]]:
@@ -34,13 +37,15 @@ class MNIST(Source):
     """Handwritten digits (LeCun et al.), zero-padded to 32x32; the usual pixel statistics of the training images."""
 
     name = "mnist"
-    class_names = tuple("0123456789")
+    class_names: Sequence[str] = tuple("0123456789")
+    aliases: Mapping[str, Sequence[str]] = DIGIT_WORDS
     file_shape = (1, 28, 28)
     image_shape = (1, 32, 32)
     mean, std = _padded(0.1307, 0.3081)
     counts = {"train": 60000, "test": 10000}
     mirrors = False
     official = archive_folder = "MNIST/raw"
+    other_official: tuple[str, ...] = ("MNIST", "mnist/raw", "mnist")
     archives = _archives(
         ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
         train_images="f68b3c2dcbeaaa9fbdd348bbdeb94873",
@@ -50,13 +55,13 @@ class MNIST(Source):
     )
     megabytes = 12
 
+    def is_official(self, path: Path, part: str) -> bool:
+        """Whether a folder has a file of the part: a folder of class folders may have the same name."""
+        return any(_find_idx(path, part, kind).is_file() for kind in _KINDS)
+
     def read_official(self, path: Path, part: str, classes: Collection[int], limit: int | None) -> Arrays:
         """All images of a part, from idx files; from a gzipped one where there is no other."""
-        paths = [path / f"{_PREFIXES[part]}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
-        zipped = [file.with_name(f"{file.name}.gz") for file in paths]
-        image_path, label_path = (
-            z if z.is_file() and not file.is_file() else file for file, z in zip(paths, zipped, strict=True)
-        )
+        image_path, label_path = (_find_idx(path, part, kind) for kind in _KINDS)
         images, labels = read_idx(image_path), read_idx(label_path)
         if images.ndim != 3 or images.shape[1:] != self.file_shape[1:]:
             raise UserError(
@@ -76,9 +81,19 @@ class FashionMNIST(MNIST):
     class_names = (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"
     )  # fmt: skip
+    aliases = {
+        "T-shirt/top": ("T-shirt", "top", "tee"),
+        "Trouser": ("trousers", "pants"),
+        "Pullover": ("sweater",),
+        "Sandal": ("sandals",),
+        "Sneaker": ("sneakers",),
+        "Bag": ("handbag",),
+        "Ankle boot": ("ankle boots", "boot", "boots"),
+    }
     mean, std = _padded(0.2860, 0.3530)
     mirrors = True
     official = archive_folder = "FashionMNIST/raw"
+    other_official = ("FashionMNIST", "fashion-mnist/raw", "fashion-mnist", "fashion_mnist", "fashionmnist")
     archives = _archives(
         ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
         train_images="8d4fb7e6c68d591d4c3dfef9ec88bf0d",
@@ -87,6 +102,15 @@ class FashionMNIST(MNIST):
         t10k_labels="bb300cfdad3c16e7a12a480ee83cd310",
     )
     megabytes = 31
+
+
+def _find_idx(folder: Path, part: str, kind: str) -> Path:
+    """An idx file of a part, plain or gzipped, also with a dot in its name or in a folder of its own name."""
+    official = folder / f"{_PREFIXES[part]}-{kind}-ubyte"
+    dotted = folder / official.name.replace("-idx", ".idx")
+    plain = (official, dotted, official / official.name, official / dotted.name, dotted / dotted.name)
+    zipped = (path.with_name(f"{path.name}.gz") for path in (official, dotted))
+    return next(filter(Path.is_file, (*plain, *zipped)), official)
 
 
 def read_idx(path: Path) -> np.ndarray:

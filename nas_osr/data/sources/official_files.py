@@ -15,7 +15,10 @@ MAX_BYTES = 1 << 28  # of a file, unpacked; the largest official one has 182 MB
 def read_whole(path: Path) -> bytes:
     """All bytes of a file, unpacked if its name ends with .gz. UserError when it is missing, damaged or too large."""
     if not path.is_file():
-        raise UserError(f"{path} is missing: fetch and unpack the official archive again")
+        raise UserError(
+            f"{path} is missing: fetch and unpack the official archive again, or let "
+            "`nas-osr data prepare` do that with --download"
+        )
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -6,8 +6,10 @@ import io
 from collections.abc import Collection
 from pathlib import Path
 
-from nas_osr.data.sources.base import Archive, Arrays, Source
+from nas_osr.data.sources.base import Arrays, Source
+from nas_osr.data.sources.class_folders import DIGIT_WORDS
 from nas_osr.data.sources.official_files import read_official
+from nas_osr.data.sources.places import Archive
 
 _MD5 = {"train": "e26dedcc434d2e4c54c9b2d4a06d8373", "test": "eb5a983be6a315427106f1b164d9cef3"}
 
@@ -17,6 +19,7 @@ class SVHN(Source):
 
     name = "svhn"
     class_names = tuple("0123456789")
+    aliases = DIGIT_WORDS
     file_shape = image_shape = (3, 32, 32)
     mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
     counts = {"train": 73257, "test": 26032}

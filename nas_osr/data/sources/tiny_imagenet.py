@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from nas_osr.data.sources.base import Archive, Arrays, Source
+from nas_osr.data.sources.base import Source
+from nas_osr.data.sources.listing import list_images
+from nas_osr.data.sources.places import Archive
 from nas_osr.errors import UserError
 from nas_osr.files.text import read_text
 
@@ -23,21 +25,27 @@ class TinyImageNet(Source):
     archives = (Archive(("http://cs231n.stanford.edu/tiny-imagenet-200.zip",), "90528d7ca1a48142e341f4ef8d21d0de"),)
     megabytes = 248
 
-    def read_official(self, path: Path, part: str, classes: Collection[int], limit: int | None) -> Arrays:
-        """The images of these classes alone, by class id and file name."""
-        return self.read_files(self._list_official(path, part, classes), self.image_shape, limit)
+    def list_official(self, path: Path, part: str, classes: Collection[int]) -> dict[int, list[Path]]:
+        """Class id -> image files, sorted by name, however the folders of each class have been moved about.
 
-    def count_official(self, path: Path, part: str) -> int:
-        """Files that are listed."""
-        return sum(map(len, self._list_official(path, part, range(len(self.class_names))).values()))
+        Test images are sorted into classes by the official table, whose order the files keep, or by their folders
+        val/WNID where the table is gone.
+        """
+        table = path / "val" / "val_annotations.txt"
+        if part == "test" and table.is_file():
+            return self._list_by_table(table, classes)
+        folder = path / ("train" if part == "train" else "val")
+        return {class_id: self._list_class(folder / self.class_names[class_id]) for class_id in classes}
 
-    def _list_official(self, folder: Path, part: str, classes: Collection[int]) -> dict[int, list[Path]]:
-        """Class id -> image files, sorted by name."""
-        if part == "train":
-            return {class_id: _jpegs(folder / "train" / self.class_names[class_id] / "images") for class_id in classes}
-        table = folder / "val" / "val_annotations.txt"
-        if not table.is_file():
-            raise UserError(f"{table} is missing: fetch and unpack the official archive again")
+    def _list_class(self, folder: Path) -> list[Path]:
+        """The images of a class's folder, or of the folder images in it."""
+        inside = folder / "images" if (folder / "images").is_dir() else folder
+        if not inside.is_dir():
+            raise UserError(f"{inside} is missing: fetch and unpack {self.archives[0].name} again")
+        return sorted(list_images(inside, self.passed_over), key=lambda path: path.name)
+
+    def _list_by_table(self, table: Path, classes: Collection[int]) -> dict[int, list[Path]]:
+        """Class id -> image files of the official *val* part, sorted by name."""
         ids = {self.class_names[class_id]: class_id for class_id in classes}
         paths: dict[int, list[Path]] = {class_id: [] for class_id in classes}
         for number, line in enumerate(read_text(table).splitlines(), start=1):
@@ -45,11 +53,12 @@ class TinyImageNet(Source):
             if len(columns) < 2 or Path(columns[0]).name != columns[0]:
                 raise UserError(f"{table} line {number}: expected a file name, a tab and a WordNet id; fetch it again")
             if columns[1] in ids:
-                paths[ids[columns[1]]].append(folder / "val" / "images" / columns[0])
-        return {class_id: sorted(found) for class_id, found in paths.items()}
+                paths[ids[columns[1]]].append(_find_moved(table.parent, *columns[:2]))
+        return {class_id: sorted(found, key=lambda path: path.name) for class_id, found in paths.items()}
 
 
-def _jpegs(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is missing: fetch and unpack tiny-imagenet-200.zip again")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))
+def _find_moved(folder: Path, name: str, wnid: str) -> Path:
+    """An image of *val* where its authors put it, or where people move it."""
+    official = folder / "images" / name
+    moved = (folder / wnid / name, folder / wnid / "images" / name)
+    return official if official.is_file() else next(filter(Path.is_file, moved), official)

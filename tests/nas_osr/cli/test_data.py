@@ -17,9 +17,10 @@ from PIL import Image
 from torchvision import datasets
 
 from nas_osr.cli import data as commands
+from nas_osr.cli.main import main
 from nas_osr.data.sources import SOURCES, download, open_source
-from nas_osr.data.sources.base import Archive
 from nas_osr.data.sources.cifar import CIFAR10
+from nas_osr.data.sources.places import Archive
 from nas_osr.data.tasks import PROTOCOLS
 from nas_osr.errors import UserError
 
@@ -76,11 +77,13 @@ def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands.check(tmp_path)
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line for line in lines if not line.startswith(" ")}
-    assert rows["digits"].split() == ["digits", "yes", "digits", "train", "1438", "bundled"]
-    assert "10 of 50000" in rows["cifar10"] and rows["cifar10"].split()[1] == "yes"
+    counted = "10 classes of 139 (class 8) to 146 (class 1) images, 1,438 in all, bundled with scikit-learn"
+    assert rows["digits"].split(maxsplit=4) == ["digits", "yes", "digits", "train", counted]
+    assert "10 of 50000 images: 10 classes of 1 image" in rows["cifar10"] and rows["cifar10"].split()[1] == "yes"
     assert rows["cifar+10"].split()[1] == "no" and rows["svhn"].split()[1] == "no"
-    (tmp_path / "cifar10" / "train" / "cat" / "odd.tiff").touch()
-    with pytest.raises(UserError, match=r"odd\.tiff"):
+    (tmp_path / "cifar10" / "train" / "kitten").mkdir()
+    (tmp_path / "cifar10" / "train" / "kitten" / "x.png").touch()
+    with pytest.raises(UserError, match="shown by kitten"):
         commands.check(tmp_path)
     assert "broken" in capsys.readouterr().out
 
@@ -100,8 +103,49 @@ def test_prepare_downloads_only_when_asked(
     assert [path.name for path in target.iterdir()] == ["cifar-10-batches-py"]
     assert len(open_source("cifar10", target).load("test", [3], (3, 32, 32))[0]) == 1
     commands.prepare("cifar10", target)
-    with pytest.raises(UserError, match="is already there"):
-        download.download_source(open_source("cifar10"), target)
+
+
+def test_the_first_command_of_the_readme_makes_the_folder(
+    tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CIFAR10, "archives", (write_cifar_archive(tmp_path, served, monkeypatch),))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert main(["data", "prepare", "cifar10", "--data_dir", "~/data"]) == 2
+    assert "does not exist" in capsys.readouterr().err and not (tmp_path / "home").exists()
+    assert main(["data", "prepare", "cifar10", "--data_dir", "~/data", "--download"]) == 0
+    assert (tmp_path / "home" / "data" / "cifar-10-batches-py" / "test_batch").is_file()
+    (tmp_path / "file").touch()
+    assert main(["data", "prepare", "cifar10", "--data_dir", str(tmp_path / "file" / "data"), "--download"]) == 2
+    assert "data cannot be made: Not a directory" in capsys.readouterr().err
+
+
+def test_half_unpacked_files_are_mended_by_a_download(
+    tmp_path: Path, served: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CIFAR10, "archives", (write_cifar_archive(tmp_path, served, monkeypatch),))
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    (folder / "data_batch_1").write_bytes(b"cut")
+    for data_dir in (tmp_path / "data", folder):
+        with pytest.raises(UserError, match=r"data_batch_1 is not the official file.*--download"):
+            commands.prepare("cifar10", data_dir)
+    commands.prepare("cifar10", folder, download=True)
+    assert "cifar10 train: 50 of 50000 images" in capsys.readouterr().out
+    assert len(list(folder.iterdir())) == 6 and [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_prepare_decodes_every_image_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part in ("train", "test"):
+        for name in ("cat", "plane"):
+            (tmp_path / "cifar10" / part / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "cifar10" / part / name / "0.png")
+    for number in range(1, 13):
+        (tmp_path / "cifar10" / "train" / "cat" / f"{number}.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"12 files .* 1\.png \(damaged\), .* and 2 more: .*--skip_broken"):
+        commands.prepare("cifar10", tmp_path)
+    assert main(["data", "prepare", "cifar10", "--data_dir", str(tmp_path), "--skip_broken"]) == 0
+    said = capsys.readouterr().out
+    assert "cifar10 train: 2 of 50000 images: 2 classes of 1 image, 2 in all; passed over: files: 12 damaged;" in said
 
 
 @pytest.mark.parametrize("mistake", ["checksum", "address"])
@@ -161,5 +205,6 @@ def test_prepare_what_needs_no_download(tmp_path: Path, capsys: pytest.CaptureFi
         commands.prepare("cifar11", tmp_path)
     for part in ("train", "test"):
         (tmp_path / part / "a").mkdir(parents=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / part / "a" / "x.png")
     commands.prepare("folder", tmp_path)
     assert "1 classes, 1 of them with training images" in capsys.readouterr().out

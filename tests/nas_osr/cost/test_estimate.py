@@ -130,7 +130,7 @@ def test_memory_is_parameters_gradients_and_states() -> None:
 
 
 def test_images_are_counted_about_as_they_are() -> None:
-    plan = plan_search(SearchRequest(protocol="digits", preset="tiny", pseudo_unknown=[0, 1]))
+    plan = plan_search(SearchRequest(protocol="digits", preset="tiny", pseudo_unknown=[2, 4]))
     protocol, loaded = plan.protocol, plan.data.load()
     data, split = loaded.known, plan.divide(loaded)
     images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
@@ -141,8 +141,8 @@ def test_images_are_counted_about_as_they_are() -> None:
     train, validation = count_retrain_images(part.data)
     assert train == pytest.approx(len(data.train), rel=0.02)
     assert validation == pytest.approx(len(data.validation), rel=0.02)
-    rehearsed = load_data(rehearse(protocol, [0, 1]))
-    [part] = plan_retrain(RetrainRequest(protocol="digits", pseudo_unknown=[0, 1])).parts
+    rehearsed = load_data(rehearse(protocol, ["2", "4"]))
+    [part] = plan_retrain(RetrainRequest(protocol="digits", pseudo_unknown=[2, 4])).parts
     train, validation = count_retrain_images(part.data)
     assert train == pytest.approx(len(rehearsed.train), rel=0.02)
     assert validation == pytest.approx(len(rehearsed.validation), rel=0.02)
@@ -157,7 +157,7 @@ def test_images_of_merged_classes_and_limits(tmp_path: Path) -> None:
             (tmp_path / part / name).mkdir(parents=True)
             for index in range(count):
                 (tmp_path / part / name / f"{index}.png").touch()
-    own = make_protocol("folder", known=[0, 1], data_dir=tmp_path)
+    own = make_protocol("folder", known=["a", "b"], data_dir=tmp_path)
     assert count_training_images(own, tmp_path, None) == [3, 5]
     assert count_training_images(own, tmp_path, 4) == [3, 4]
 
@@ -166,7 +166,7 @@ def test_images_of_merged_classes_and_limits(tmp_path: Path) -> None:
 def test_the_counts_of_a_search_are_those_of_its_whole_batch(objective: str) -> None:
     """Views and players included. supcon compares pairs, which the straight line leaves out."""
     request = SearchRequest(
-        protocol="digits", preset="tiny", layers=3, batch_size=24, pseudo_unknown=[0], objective=objective
+        protocol="digits", preset="tiny", layers=3, batch_size=24, pseudo_unknown=[2], objective=objective
     )
     plan = plan_search(request)
     with leave_no_trace():

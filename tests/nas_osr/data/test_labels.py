@@ -43,20 +43,21 @@ def check(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> LabelledImages
     for part in (data.train, data.validation, data.test()):
         for label, source_id in zip(part.labels.tolist(), part.source_labels.tolist(), strict=True):
             if label == protocol.num_known:
-                assert source_id in protocol.unknown and part is data.test()
+                name = open_source(protocol.unknown_source).class_names[source_id]
+                assert name in protocol.unknown and part is data.test()
             else:
-                assert source_id in protocol.known[label]
-                assert protocol.label_map[source_id] == label
-                names = open_source(protocol.source).class_names
-                assert names[source_id] in protocol.class_names[label].split("+")
-    ids = sorted(class_id for group in protocol.known for class_id in group)
+                name = open_source(protocol.source).class_names[source_id]
+                assert name in protocol.known[label] and protocol.label_map[name] == label
+                assert name in protocol.class_names[label].split("+")
+    ids = sorted(map(open_source(protocol.source).class_names.index, protocol.known_classes))
+    others = sorted(map(open_source(protocol.unknown_source).class_names.index, protocol.unknown))
     test = data.test()
     unknown = test.labels == protocol.num_known
     for part in (data.train, data.validation):
         assert sorted(set(part.source_labels.tolist())) == ids
         assert set(part.labels.tolist()) == set(range(protocol.num_known))
     assert sorted(set(test.source_labels[~unknown].tolist())) == ids
-    assert sorted(set(test.source_labels[unknown].tolist())) == sorted(protocol.unknown)
+    assert sorted(set(test.source_labels[unknown].tolist())) == others
     assert len(test) == 3 * (len(ids) + len(protocol.unknown))
     return test
 
@@ -91,6 +92,7 @@ def test_predictions_name_the_class_that_each_image_is_of(
 ) -> None:
     protocol = make_protocol(name, 1)
     test = check(protocol, monkeypatch)
+    known_names, unknown_names = load_data(protocol).names()
     rule = make_rule("mls")
     logits = torch.nn.functional.one_hot(test.labels, protocol.num_known + 1)[:, :-1].float()
     known = test.labels < protocol.num_known
@@ -100,10 +102,9 @@ def test_predictions_name_the_class_that_each_image_is_of(
         Outputs(logits=logits),
         test.labels,
         test.source_labels,
-        known_names={i: n for group, names in zip(protocol.known, protocol.known_names, strict=True)
-                     for i, n in zip(group, names, strict=True)},
-        unknown_names=dict(zip(protocol.unknown, protocol.unknown_names, strict=True)),
-    )  # fmt: skip
+        known_names=known_names,
+        unknown_names=unknown_names,
+    )
     write_predictions(tmp_path / "predictions.csv", predictions)
     again = read_predictions(tmp_path / "predictions.csv")
     known_ids = {n: i for i, n in enumerate(open_source(protocol.source).class_names)}

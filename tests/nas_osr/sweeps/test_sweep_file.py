@@ -55,12 +55,16 @@ def test_a_file_is_expanded_in_order_with_types_kept(tmp_path: Path) -> None:
     points = ["1-a", "1-b", "0.5-a", "0.5-b"]
     assert [run.name for run in plan.runs] == [f"{kind}-{point}" for point in points for kind in ("train", "test")]
     runs = {run.name: run for run in plan.runs}
-    assert runs["train-0.5-a"].options == {"epochs": 3, "alpha": 0.5, "known": [0, [1, 2]]}
+    assert runs["train-0.5-a"].options == {"epochs": 3, "alpha": 0.5, "known": ["0", ["1", "2"]]}
     assert runs["train-1-b"].options == {"epochs": 3, "alpha": 1, "known": None}
     assert type(runs["train-1-b"].options["alpha"]) is int
     assert runs["test-1-a"].options == {"run": "{out}/train-1-a", "rule": "mls"}  # no epochs: test has no such option
     assert runs["test-1-a"].needs == ("train-1-a",)
-    assert list_arguments(runs["train-0.5-a"].options, "x") == ["--epochs=3", "--alpha=0.5", "--known=[0, [1, 2]]"]
+    assert list_arguments(runs["train-0.5-a"].options, "x") == [
+        "--epochs=3",
+        "--alpha=0.5",
+        '--known=["0", ["1", "2"]]',
+    ]
     assert list_arguments(runs["test-1-a"].options, 'q"x') == ['--run=q"x/train-1-a', "--rule=mls"]
 
 

@@ -80,7 +80,7 @@ def test_confusion(retrained: Path, analyse: Any) -> None:
     images = [row["images"] for row in rows.values()]
     rejected = np.average([row["rejected"] for row in rows.values()], weights=images)
     assert rejected == pytest.approx(metrics["metrics"]["rejected_unknown"])
-    names = ["+".join(names) for names in metrics["protocol"]["known_names"]]
+    names = ["+".join(names) for names in metrics["protocol"]["known"]]
     assert results["split-0"]["known"] == names
     text = analyse("confusion", retrained / "split-0", "--closed")
     assert text.splitlines()[0].split() == ["unknown", "class", "images", *names, "mistaken", "for"]
@@ -210,7 +210,7 @@ def test_the_analysis_of_the_docs_works(
     try:
         results = json.loads(analyse("my_analyses.Rejected", retrained, "--json"))
         metrics = json.loads((retrained / "split-1" / "metrics.json").read_text())
-        assert set(results["split-1"]) == {name for names in metrics["protocol"]["known_names"] for name in names}
+        assert set(results["split-1"]) == {name for names in metrics["protocol"]["known"] for name in names}
         kept = left_behind(retrained / "split-1", "rejected")
         assert kept == {**results["split-1"], "options": {"least": 0.0}}
         table = analyse("my_analyses.Rejected", retrained).splitlines()
@@ -244,7 +244,7 @@ def test_other_folders_are_refused(kind: str, tmp_path: Path, refused: Any) -> N
         (["saliency", "--part", "train"], "part"),
         (["saliency", "--weights", "cam"], "weights"),
         (["saliency", "--lowest", "1"], "lowest"),
-        (["saliency", "--scales", "5"], "no map at 5"),
+        (["saliency", "--scales", "5"], "scales must lie in [-1, 2], got 5"),
         (["saliency", "--limit", "0"], "limit"),
         (["saliency", "--pictures", "x.svg"], ".png"),
         (["probe", "--inverse_penalty", "0"], "inverse_penalty"),

@@ -62,7 +62,7 @@ def test_a_class_alone_has_the_images_that_it_has_among_others() -> None:
     protocol = make_protocol("digits", known=[3, [0, 1], 5])
     alone = class_data(load_data(protocol, limit_per_class=20), 1)
     expected = load_data(make_protocol("digits", known=[[0, 1], 7]), limit_per_class=20)
-    assert alone.protocol.known == ((0, 1),) and alone.protocol.num_known == 1 and alone.protocol.unknown == ()
+    assert alone.protocol.known == (("0", "1"),) and alone.protocol.num_known == 1 and alone.protocol.unknown == ()
     for found, other in ((alone.train, expected.train), (alone.validation, expected.validation)):
         own = other.select(other.labels == 0)
         assert len(found) > 0 and torch.equal(found.images, own.images) and not found.labels.any()
@@ -151,9 +151,9 @@ def test_the_command_end_to_end(
     ("arguments", "message"),
     [
         (["--counts", "2"], "counts must be two or more different numbers"),
-        (["--counts", "0,1"], "counts must be two or more different numbers"),
+        (["--counts", "0,1"], "counts must be greater than 0, got 0"),
         (["--counts", "1,1,2"], "counts must be two or more different numbers"),
-        (["--gain", "0"], "gain is a share"),
+        (["--gain", "0"], "gain must lie in (0, 1), got 0.0"),
         (["--tolerance=-1"], "tolerance must not be negative"),
         (["--objective_config.subclusters", "2"], "give --counts instead"),
         (["--objective_config.temperature", "2"], "no setting 'temperature'"),

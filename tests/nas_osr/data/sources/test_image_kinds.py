@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from nas_osr.data.sources import image_files
-from nas_osr.data.sources.base import list_class_folders, list_images
-from nas_osr.data.sources.image_files import read_images
+from nas_osr.data.sources.image_files import find_unreadable, read_images, try_images
+from nas_osr.data.sources.listing import PassedOver, list_class_folders, list_images
 from nas_osr.errors import UserError
 
 SHAPE = (3, 16, 16)
@@ -51,9 +51,19 @@ def test_one_bit(tmp_path: Path) -> None:
     assert (read(tmp_path / "x.png") == 255).all()
 
 
-def test_sixteen_bits_of_grey_are_refused_and_of_colour_halved(tmp_path: Path) -> None:
-    Image.fromarray(np.full((16, 16), 4000, np.uint16)).save(tmp_path / "x.png")
-    refuse(tmp_path / "x.png", "mode I;16")
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_of_sixteen_bits_the_upper_half_counts(tmp_path: Path, suffix: str) -> None:
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "pgm":
+        path.write_bytes(b"P5 16 16 65535\n" + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(path)
+    expected = (values // 256).astype(np.uint8)
+    assert (read(path) == expected[:, :, None]).all()
+    assert (read_images([path], (1, 16, 16))[0, 0] == expected).all()  # of a source of grey images, too
+    with pytest.raises(UserError, match="not 8-bit colour"):
+        read_images([path], SHAPE)
     row = b"\x00" + struct.pack(">3H", 0x12FF, 0x8000, 0xFE01) * 16
     (tmp_path / "y.png").write_bytes(png(16, 16, bits=16, data=row * 16))
     assert (read(tmp_path / "y.png") == [0x12, 0x80, 0xFE]).all()
@@ -142,7 +152,55 @@ def test_the_content_counts_and_not_the_name(tmp_path: Path, kind: str, suffix: 
     assert (abs(read(tmp_path / f"x.{suffix}").astype(int) - 128) < 3).all()
 
 
-@pytest.mark.parametrize("kind", ["GIF", "TIFF", "BMP", "EPS", "PDF", "ICO"])
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_images_without_a_white_are_refused(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (16, 16), 7).save(tmp_path / "x.tif")
+    refuse(tmp_path / "x.tif", f"has mode {mode}, where nothing says what is white")
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "tif", "tiff", "ppm", "avif", "heic", "jfif", "jpe"])
+def test_every_suffix_is_listed_and_read(tmp_path: Path, suffix: str) -> None:
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif")
+    if suffix == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    path = tmp_path / f"x.{suffix.upper()}"
+    kind = {"heic": "HEIF", "jfif": "JPEG", "jpe": "JPEG", "tif": "TIFF", "tiff": "TIFF"}.get(suffix, suffix.upper())
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(path, kind)
+    assert list_images(tmp_path) == [path]
+    for convert in (True, False):
+        pixels = read_images([path], SHAPE, convert=convert)[0].transpose(1, 2, 0).astype(int)
+        assert (abs(pixels - [200, 100, 50]) < 8).all()
+
+
+def test_heic_without_its_package_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files, "_HEIF", False)
+    monkeypatch.setattr(image_files, "FORMATS", ["PNG", "JPEG"])
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    refuse(tmp_path / "x.heic", "needs `pip install 'nas-osr.heic.'`")
+
+
+def test_all_offenders_are_named_up_to_ten(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number:02}.png" for number in range(20)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (16, 16 if number != 3 else 17)).save(path)
+        if number % 2:
+            path.write_bytes(b"x")
+    Image.new("RGB", (17, 16)).save(paths[3])
+    with pytest.raises(UserError) as caught:
+        read_images(paths, SHAPE)
+    said = str(caught.value)
+    assert said.startswith(f"{tmp_path}: 10 files ") and "03.png (of another size)" in said
+    assert all(f"{number:02}.png (damaged)" in said for number in (1, 5, 19)) and "more" not in said
+    paths[0].write_bytes(b"x")
+    with pytest.raises(UserError, match=r"17\.png \(damaged\) and 1 more: .*--skip_broken"):
+        read_images(paths, SHAPE)
+    images, unreadable = try_images(paths, SHAPE)
+    assert list(unreadable) == [0, *range(1, 20, 2)] and not images[2].any()
+    assert list(find_unreadable(paths, SHAPE)) == list(unreadable)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICO"])
 def test_other_formats_are_refused_under_any_name(tmp_path: Path, kind: str) -> None:
     """Pillow would start Ghostscript for an EPS."""
     Image.new("RGB", (16, 16)).save(tmp_path / "x.png", kind)
@@ -166,7 +224,8 @@ def test_things_that_are_no_files(tmp_path: Path) -> None:
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "loop.png").symlink_to("loop.png")
     (tmp_path / "gone.png").symlink_to("nowhere.png")
-    assert len(list_images(tmp_path)) == 5  # none is passed over in silence
+    passed = PassedOver()
+    assert len(list_images(tmp_path, passed)) == 4 and not passed  # folder.png may hold images
     for name in ("folder", "pipe", "zero"):
         refuse(tmp_path / f"{name}.png", f"{name}.png is not a file")
     for name in ("loop", "gone"):
@@ -175,6 +234,7 @@ def test_things_that_are_no_files(tmp_path: Path) -> None:
 
 def test_links_among_class_folders(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "x.png").touch()
     (tmp_path / "kitten").symlink_to("cat")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "gone").symlink_to("nowhere")

@@ -1,0 +1,35 @@
+"""docs/deploying.md, as it is written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import nas_osr
+from nas_osr.cli.main import main
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "deploying.md"
+
+
+@pytest.mark.slow
+def test_the_page_works(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(pictures, "photos")
+    for name in ("2/a.png", "8/b.png"):
+        shutil.copy(min(Path("photos", name).parent.iterdir()), Path("photos", name))
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["sh", "sh", "sh", "python", "python", "sh"]
+    for kind, text in blocks:
+        if kind == "python":
+            exec(compile(text, str(PAGE), "exec"), {})
+            continue
+        for line in text.splitlines():
+            program, *arguments = shlex.split(line)
+            assert program == "nas-osr" and main(arguments) == 0, line
+    assert len(Path("answers.jsonl").read_text().splitlines()) == 242
+    assert nas_osr.load("calibrated").model.class_thresholds is not None
+    assert nas_osr.load("my_model").classes_.tolist() == list("012345")
