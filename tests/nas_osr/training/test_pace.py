@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from nas_osr.retrain.recipes import make_recipe
 from nas_osr.training import pace
 from nas_osr.training.pace import Pace
+from nas_osr.training.recipes import make_recipe
 
 EPOCHS, STEPS = 20, 5
 
