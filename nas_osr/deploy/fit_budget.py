@@ -12,7 +12,6 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from nas_osr.cost.estimate import time_judging
 from nas_osr.cost.steps import Step, leave_no_trace, now
 from nas_osr.cost.whole_run import Cost
 from nas_osr.deploy.fit_request import FitRequest
@@ -28,10 +27,11 @@ logger = logging.getLogger(__name__)
 
 TRAINING_SHARE = 0.9  # of the time that is left for it: what is chosen
 SEARCH_SHARE = 0.35
-WIDTHS = (64, 32, 16)  # channels C of the network, the first for whose ENOUGH epochs there is time
+WIDTHS = (16, 32, 64)  # channels C of the network; a step of the next takes at least twice as long
 LEAST, ENOUGH, MOST = 5, 40, 200  # epochs
 SEARCH_STEPS = 500  # of the architecture: about those of preset small on CIFAR-10, which its learning rate is for
 FIRST_BATCHES = ((2000, 32), (8000, 64))  # below so many images, images a step; more steps do better than large ones
+PASS_SHARE = 0.4  # of a step's seconds: its images without gradients
 EPOCH_OVERHEAD = 0.1  # seconds: checkpoint, records
 TIMED_SHARE, TIMED_SECONDS = 0.015, 4.0  # of the budget, and at most, for the steps of one network
 FEW = 100  # training images of a class, below which a line warns
@@ -108,7 +108,9 @@ def first_choice(request: FitRequest, images: int) -> TrainingChoice:
 def choose_training(
     request: FitRequest, part: Part, architecture: Any, seconds: float, begun: bool = False
 ) -> TrainingChoice:
-    """The widest network for whose `ENOUGH` epochs there is time, else the smallest, and how many there is time for.
+    """The widest network for whose `ENOUGH` epochs there is time, else the narrowest, and how many there is time for.
+
+    Narrow ones are timed first: a wide one would use up a small budget by that alone.
 
     Args:
         part: the retraining's, for its images.
@@ -120,15 +122,18 @@ def choose_training(
         UserError: there is not even time for `LEAST` epochs.
     """
     ends, one_epoch = time.perf_counter() + TRAINING_SHARE * seconds, first_choice(request, count_images(part.data)[0])
-    for channels in (0,) if request.network else WIDTHS:
-        one_epoch = replace(one_epoch, channels=channels)
-        training = plan_measured(training_request(request, one_epoch, architecture), part.training.protocol)
+    choice = one_epoch
+    for number, channels in enumerate((0,) if request.network else WIDTHS):
+        wider = replace(one_epoch, channels=channels)
+        training = plan_measured(training_request(request, wider, architecture), part.training.protocol)
         planned = replace(part, training=training)
         needed = time_epoch(request, part, partial(retrain_cost, [planned])) + EPOCH_OVERHEAD
         epochs = int(max(0.0, ends - time.perf_counter()) / needed)
-        choice = replace(one_epoch, epochs=min(epochs, MOST), epoch_seconds=needed)
-        if epochs >= ENOUGH:
-            return choice
+        if number and epochs < ENOUGH:
+            break
+        choice = replace(wider, epochs=min(epochs, MOST), epoch_seconds=needed)
+        if epochs < 2 * ENOUGH:
+            break
     if choice.epochs < LEAST and begun:
         return replace(choice, epochs=LEAST)
     if choice.epochs < LEAST:
@@ -166,8 +171,8 @@ def weigh_search(request: FitRequest, part: Part, training: TrainingChoice, seco
     known = part.data.count_known()
     if len(known) < 3:
         return f"it needs at least 3 known classes, and there are {len(known)}"
-    if training.channels != WIDTHS[0] and not request.search:
-        return f"there is no time for {ENOUGH} epochs of {WIDTHS[0]} channels even without one"
+    if training.channels != WIDTHS[-1] and not request.search:
+        return f"there is no time for {ENOUGH} epochs of {WIDTHS[-1]} channels even without one"
     plan = plan_search(search_request(request, SearchChoice(1, 1, 0, 0.0)))
     half = count_search_images(known, plan.classes, plan.rule_sample).half
     batch_size = max(1, min(64, half // 4))
@@ -192,17 +197,17 @@ def time_epoch(request: FitRequest, part: Part, make: Callable[[Fabric], Cost]) 
         fabric = part.training.machine.open(ranks=False)
         cost = make(fabric)
         limit = min(TIMED_SECONDS, TIMED_SHARE * 60 * request.minutes) / len(cost.steps)
-        steps = {name: cost.counts[name] * time_steps(make(cost.batch_size), fabric, limit)
-                 for name, make in cost.steps.items()}  # fmt: skip
-        return sum(steps.values()) + cost.scored * time_judging(cost.learner, cost.protocol, fabric.device)
+        seconds = {name: time_steps(make(cost.batch_size), fabric, limit) for name, make in cost.steps.items()}
+        scored = cost.scored * PASS_SHARE * max(seconds.values()) / cost.batch_size
+        return sum(cost.counts[name] * seconds[name] for name in seconds) + scored
 
 
 def time_steps(step: Step, fabric: Fabric, limit: float) -> float:
-    """Mean seconds of a step, after one that does not count; at least two are taken, and new ones until `limit`."""
+    """Mean seconds of a step, after one that does not count; one is taken, and new ones until `limit`."""
     step.augment()
     step.run()
     started, count = now(fabric.device), 0
-    while count < 2 or now(fabric.device) - started < limit:
+    while count < 1 or now(fabric.device) - started < limit:
         step.augment()
         step.run()
         count += 1

@@ -141,10 +141,11 @@ def test_it_ends_in_time_on_this_machine(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("seconds", "channels", "epochs"),
     [
-        ({64: 1.0}, 64, 100),
-        ({64: 0.1}, 64, 200),
-        ({64: 3.0, 32: 2.0}, 32, 50),
-        ({64: 9.0, 32: 8.0, 16: 7.9}, 16, 12),
+        ({16: 0.1, 32: 0.2, 64: 1.0}, 64, 100),
+        ({16: 0.1, 32: 0.1, 64: 0.1}, 64, 200),
+        ({16: 0.9, 32: 1.0, 64: 3.0}, 32, 100),
+        ({16: 0.9, 32: 2.0}, 32, 50),  # no time is spent on timing the next
+        ({16: 7.9}, 16, 12),
     ],
 )
 def test_the_widest_network_with_enough_epochs(
@@ -158,7 +159,7 @@ def test_the_widest_network_with_enough_epochs(
 
 
 def test_too_little_time_is_refused_with_what_would_do(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit_budget, "time_epoch", timed({64: 99.0, 32: 50.0, 16: 20.0}))
+    monkeypatch.setattr(fit_budget, "time_epoch", timed({16: 20.0}))
     asked = request(photos, minutes=1)
     with pytest.raises(
         UserError, match=r"1 do for 2 epochs of 20 seconds, and 5 are needed: give --minutes \d"
