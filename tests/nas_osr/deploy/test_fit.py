@@ -67,8 +67,8 @@ def timed(seconds: dict[int, float]) -> Callable[..., float]:
 
 @pytest.mark.slow
 def test_the_page(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(fit_budget, "MOST", 4)
-    monkeypatch.setattr(fit_budget, "ENOUGH", 4)
+    monkeypatch.setattr(fit_budget, "MOST", 5)
+    monkeypatch.setattr(fit_budget, "ENOUGH", 5)
     monkeypatch.setattr(fit_budget, "SEARCH_STEPS", 4)
     monkeypatch.setattr(fit_budget, "WIDTHS", (16,))
     (commands,) = re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -78,7 +78,7 @@ def test_the_page(photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     said, chosen = capsys.readouterr(), json.loads(Path("insects/choice.json").read_text())
     assert "it knows ant, bee, cat; a search of" in said.out and "unknown ones it rejects" in said.out
     assert "next: nas-osr predict insects" in said.out
-    assert chosen["training"]["epochs"] == 4 and chosen["training"]["channels"] == 16
+    assert chosen["training"]["epochs"] == 5 and chosen["training"]["channels"] == 16
     found = json.loads(Path("insects/fit-search/architecture.json").read_text())["branches"]
     assert json.loads(Path("insects/model/model.json").read_text())["architecture"]["branches"] == found
     assert main(shlex.split(predict)[1:]) == 0
