@@ -137,7 +137,8 @@ def choose_training(
     if choice.epochs < LEAST and begun:
         return replace(choice, epochs=LEAST)
     if choice.epochs < LEAST:
-        more = request.minutes + LEAST * choice.epoch_seconds / TRAINING_SHARE / 60
+        lacking = LEAST * choice.epoch_seconds - (ends - time.perf_counter())
+        more = request.minutes + 1.2 * lacking / TRAINING_SHARE / 60
         raise UserError(
             f"minutes: {request.minutes:g} do for {choice.epochs} epochs of {choice.epoch_seconds:.2g} seconds, and "
             f"{LEAST} are needed: give --minutes {math.ceil(10 * more) / 10:g}, or a smaller --image_size"
