@@ -6,6 +6,7 @@ whatever can be checked without an image; every field has its value then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -138,7 +139,7 @@ class SchedulePlan:
     "passes over the images."
     batch_size: int
     "images a step, of all ranks together."
-    ends: float | None = None
+    ends: float = math.inf
     "a deadline of a retraining, by `time.monotonic`, for which epochs are left out: see `nas_osr.training.pace`."
 
     def set_up(
@@ -155,7 +156,7 @@ class SchedulePlan:
         return Schedule(
             epochs=self.epochs,
             batch_size=self.batch_size,
-            factor=factor if self.ends is None else Pace(factor, self.epochs, self.ends),
+            factor=factor if self.ends == math.inf else Pace(factor, self.epochs, self.ends),
             clip=recipe.clip,
             scale=heads.loss_scale if recipe.scaled else 1.0,
             augmentation=default_augmentation(protocol, "none" if heads.makes_views else recipe.augmentation),
