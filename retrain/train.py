@@ -9,30 +9,17 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.evaluation.judging import collect_outputs
-from nas_osr.plans import MachinePlan, ObjectivePlan
+from nas_osr.plans import MachinePlan, ObjectivePlan, SchedulePlan
 from nas_osr.retrain.build import build_learner
-from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.training.epochs import Schedule, Trainer, run_epochs
-from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.epochs import Trainer, run_epochs
+from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import monitor_retraining
-
-
-@dataclass(frozen=True)
-class SchedulePlan:
-    """How long, and in which steps."""
-
-    recipe: Recipe
-    "optimiser, schedule and augmentation."
-    epochs: int
-    "passes over the training images."
-    batch_size: int
-    "images a step, of all ranks together."
+from nas_osr.training.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -65,23 +52,6 @@ class TrainingPlan:
         self.machine.prepare(learner.encoder)
         return learner
 
-    def set_up(self, learner: Learner, fabric: Fabric, seed: int) -> tuple[Any, dict[str, Any], Schedule]:
-        """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
-        epochs = self.schedule.epochs
-        recipe = self.schedule.recipe.for_batches(self.schedule.batch_size)
-        heads = learner.objective
-        optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
-        schedule = Schedule(
-            epochs=epochs,
-            batch_size=self.schedule.batch_size,
-            factor=recipe.factor(epochs),
-            clip=recipe.clip,
-            scale=heads.loss_scale if recipe.scaled else 1.0,
-            augmentation=default_augmentation(self.protocol, "none" if heads.makes_views else recipe.augmentation),
-            seed=seed,
-        )
-        return *set_up(fabric, learner, optimizers), schedule
-
     def train(self, learner: Learner, data: OpenSetData, fabric: Fabric, recorder: Recorder, seed: int) -> Any:
         """Train what `build` returned for all epochs, and return it as Fabric wrapped it.
 
@@ -89,7 +59,7 @@ class TrainingPlan:
         chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in
         `torch.random.fork_rng`.
         """
-        wrapped, players, schedule = self.set_up(learner, fabric, seed)
+        wrapped, players, schedule = self.schedule.set_up(learner, fabric, self.protocol, seed)
         train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
         graphs = self.machine.graphs
         run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation=validation), recorder)
@@ -102,16 +72,27 @@ class Retraining(Trainer):
 
     validation: LabelledImages
 
+    @property
+    def pace(self) -> Pace | None:
+        """What keeps the schedule in time, where there is a deadline."""
+        factor = self.schedule.factor
+        return factor if isinstance(factor, Pace) else None
+
+    def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        return self.pace is not None and self.pace.over(history)
+
     def phase(self, epoch: int) -> str:
         return "retrain"
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """The closed-set accuracy and the monitors.
 
-        The accuracy is None for an objective without a classifier: its rule judges it, at the end.
+        The accuracy is None for an objective without a classifier: its rule judges it, at the end. With a deadline,
+        `share` says how much of the schedule has been passed.
         """
         outputs = collect_outputs(self.learner.infer, self.validation, device=self.fabric.device)
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
-        return {"validation_accuracy": accuracy, "monitors": monitors}
+        paced = {} if self.pace is None else {"share": self.pace.next_share}
+        return {"validation_accuracy": accuracy, "monitors": monitors, **paced}

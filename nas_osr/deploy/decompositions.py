@@ -152,6 +152,7 @@ def scalar_translation() -> dict[Any, Callable[..., Any]]:
     from onnxscript import opset18
 
     def scalar_tensor(s: float, dtype: int = 1, layout: str = "", device: str = "", pin_memory: bool = False) -> Any:
-        return opset18.Constant(value=onnx_ir.tensor(s, dtype=onnx_ir.DataType(dtype)))
+        value: Any = onnx_ir.tensor(s, dtype=onnx_ir.DataType(dtype))
+        return opset18.Constant(value=value)
 
     return {aten.scalar_tensor.default: scalar_tensor}

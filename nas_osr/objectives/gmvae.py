@@ -183,13 +183,6 @@ class GMVAE(Objective):
         noise = self.draw(lambda count: mean.new_empty(count, mean.shape[1]).normal_(), len(mean))
         return mean + variance.sqrt() * noise
 
-    def reconstruction_loss(self, logits: Tensor, images: Tensor) -> Tensor:
-        """-log p(x|z) of each image, [B], from the decoder's logits [B, C, H, W]."""
-        logits = logits.to(images.dtype)
-        if self.config.reconstruction == "bernoulli":
-            return bernoulli_loss(logits, images)
-        return truncated_gaussian_loss(logits.sigmoid(), self.pixel_scale(), images)
-
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         features = encoder(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -217,9 +210,12 @@ class GMVAE(Objective):
                 # masked before the product, so that missing subclusters send back no NaN
                 ratio = torch.where(log_weights.isfinite(), log_r - log_weights, 0.0)
                 terms["v_prior"] = (log_r.exp() * ratio).sum(1).mean()
-        decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {})
-        terms["reconstruction"] = self.reconstruction_loss(decoded, images).mean()
-        return terms
+        decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {}).to(images.dtype)
+        if self.config.reconstruction == "bernoulli":
+            reconstruction = bernoulli_loss(decoded, images)
+        else:
+            reconstruction = truncated_gaussian_loss(decoded.sigmoid(), self.pixel_scale(), images)
+        return {**terms, "reconstruction": reconstruction.mean()}
 
 
 def split_moments(raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ class Searching(Trainer):
     """
 
     def __init__(self, levels: Levels, split: SearchData, plan: SearchPlan, picks_last: bool) -> None:
-        schedule = plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
+        schedule = plan.weights.make(levels.heads, plan.protocol, plan.seed)
         fabric, learner, graphs = levels.fabric, levels.learner, plan.machine.graphs
         super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
         graphs = graphs if isinstance(self.update, CapturedStep) else "off"
@@ -90,8 +90,10 @@ class Searching(Trainer):
 
     def temperature(self, epoch: int) -> float:
         """1 in warm-up, and then a factor lower each epoch down to the strategy's, so that the last ones decide."""
-        searched = epoch + 1 - self.config.warmup_epochs
-        return float(self.config.temperature ** (max(searched, 0) / (self.schedule.epochs - self.config.warmup_epochs)))
+        done = epoch + 1 - self.config.warmup_epochs
+        return float(
+            (self.config.temperature or 1) ** (max(done, 0) / (self.schedule.epochs - self.config.warmup_epochs))
+        )
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Lower the loss on each half by its own level: alphas and betas at fixed weights, weights at fixed alphas."""

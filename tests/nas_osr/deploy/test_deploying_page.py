@@ -22,7 +22,7 @@ def test_the_page_works(pictures: Path, tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("2/a.png", "8/b.png"):
         shutil.copy(min(Path("photos", name).parent.iterdir()), Path("photos", name))
     blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["sh", "sh", "sh", "python", "python", "sh"]
+    assert [kind for kind, _ in blocks] == ["sh", "sh", "sh", "python", "python", "sh", "sh", "sh"]
     for kind, text in blocks:
         if kind == "python":
             exec(compile(text, str(PAGE), "exec"), {})

@@ -1,4 +1,4 @@
-"""Recipes: the optimiser, schedule and augmentation of a retraining. Free of torch until an optimiser is made."""
+"""Recipes: the optimiser, schedule and augmentation of a training. Free of torch until an optimiser is made."""
 
 from __future__ import annotations
 
