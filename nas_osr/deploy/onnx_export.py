@@ -67,12 +67,13 @@ def export_onnx(
     written, costs = [], []
     for folder, (model, run) in open_models(path, out, options).items():
         check_card(folder)
+        pictures = load_int8_images(model, run, images, options) if int8 else None
         graph, section = make_graph(model, image_type), describe_use(model, image_type)
         with file_errors(folder, "make this folder"):
             folder.mkdir(parents=True, exist_ok=True)
         written.append(write_graph(graph, folder / ONNX_FILE))
-        if int8:
-            calibration, test = load_int8_images(model, run, images, options)
+        if pictures is not None:
+            calibration, test = pictures
             smaller = quantise(graph, calibration, image_type)
             cost = measure_graphs(graph, smaller, test, image_type)
             written.append(write_graph(smaller, folder / INT8_FILE))

@@ -62,7 +62,7 @@ SCENARIOS: dict[str, list[str]] = {
 SLOW_MODULES = ("nas_osr.retrain.run", "nas_osr.strategies.run", "torch.utils.tensorboard")  # to import, once for all
 COMPARED = (
     "history.jsonl", "architecture.json", "config.yaml", "metrics.json", "predictions.csv", "summary.json",
-    "model.json", "model.safetensors",
+    "model.json", "model.safetensors", "README.md",
 )  # fmt: skip
 
 

@@ -79,7 +79,12 @@ def project(rule: ScoringRule, digits: OpenSetData) -> Model:
     return Model("projections", plan, inputs_of(protocol), learner, rule, None, {})
 
 
-@pytest.mark.parametrize("name", RULES)
+AT_ONCE = ("mls", "openmax", "neighbours", "nc_uncertainty")  # the others, alike or of many operations, are slow
+
+
+@pytest.mark.parametrize(
+    "name", [*AT_ONCE, *(pytest.param(n, marks=pytest.mark.slow) for n in RULES if n not in AT_ONCE)]
+)
 def test_every_rule_decides_the_same_in_onnx_runtime(name: str, digits: OpenSetData, thousand: Tensor) -> None:
     model = project(make_rule(name), digits)
     module = OpenSetGraph(model).eval()
@@ -94,6 +99,7 @@ def test_every_rule_decides_the_same_in_onnx_runtime(name: str, digits: OpenSetD
         assert np.allclose(found[output], expected[output], rtol=0, atol=KNOWNNESS_ERROR * scale)
 
 
+@pytest.mark.slow
 def test_classes_without_images_and_thresholds_per_class(digits: OpenSetData, thousand: Tensor) -> None:
     """Of CAP and the neighbours, whose loops over classes are written out in the graph."""
     for name in ("cap", "neighbours"):
