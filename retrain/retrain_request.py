@@ -60,7 +60,7 @@ class NetworkOptions(RecipeOptions, ScheduleOptions, DataOptions):
 
 @dataclass
 class RetrainRequest(NetworkOptions, RunRequest):
-    """Train a found architecture, or a baseline network, from scratch on all known classes, and evaluate it.
+    """Train a found architecture, or a baseline network, on all known classes, and evaluate it.
 
     The architecture of a search is trained on what was searched for: protocol, known classes, split, images, objective
     with its settings, rule and preset are the search's unless they are given.
@@ -70,6 +70,8 @@ class RetrainRequest(NetworkOptions, RunRequest):
     "training loss; the search's, or vae_contrastive."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
     "a baseline network instead of an architecture."
+    init: str | None = None
+    "begin with the weights of this finished retraining or model folder, whose network is the same; not from scratch."
     out: str = "runs/retrain"
     "folder of the run."
     splits: Numbers | None = None
