@@ -19,6 +19,7 @@ from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.build import count_macs
+from nas_osr.retrain.embeddings import write_embeddings
 from nas_osr.retrain.model_reading import open_model
 from nas_osr.retrain.reopen import images_changed, open_parts, read_run, reopen, trained_fingerprint
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
@@ -146,6 +147,8 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
+    if request.mirrored and request.embeddings:
+        raise UserError("embeddings are of the images as they are: leave --mirrored out")
     opened = reopen(run, request, request.unknown, any_images=True)
     parts = (opened.learner, opened.data, opened.fabric.device)
     if images_changed(run, opened.data):
@@ -153,6 +156,9 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     else:
         fit_rules(rules, *parts, mirrored=request.mirrored)
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
+    if request.embeddings:
+        suffix = f"-{name_unknown(request.unknown)}" if request.unknown else ""
+        write_embeddings(run.path / f"embeddings{suffix}.npz", opened, judged[0][1])
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
     return [
         write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)

@@ -59,11 +59,13 @@ class InitialWeights:
     def describe(self, heads: nn.Module) -> str:
         """What is taken over, in a line; which of the heads' tensors are fresh."""
         own = heads.state_dict()
-        fresh = sorted(own.keys() - self.heads.keys() | {name for name, *_ in differences(own, self.heads)} & own.keys())
+        fresh = sorted(
+            own.keys() - self.heads.keys() | {name for name, *_ in differences(own, self.heads)} & own.keys()
+        )
         kept = len(own) - len(fresh)
         names = ", ".join(fresh[:4]) + (f" and {len(fresh) - 4} more" if len(fresh) > 4 else "")
-        of_heads = f"{kept} of the {len(own)} of its heads" + (f"; fresh are {names}" if fresh else "")
-        return f"init {self.origin}: taken over {len(self.encoder)} tensors of the network, {of_heads}"
+        of_heads = f"{kept} of {len(own)} of its heads" + (f"; fresh are {names}" if fresh else "")
+        return f"init {self.origin}: taken over all {len(self.encoder)} tensors of the network and {of_heads}"
 
     def record(self, run: RunFolder) -> None:
         """Keep in provenance.json which weights a run begins with. UserError: a run goes on that began with others."""
@@ -72,6 +74,9 @@ class InitialWeights:
             raise UserError(f"{run.path}: cannot resume: the weights of {self.origin} have changed since the run began")
         if self.origin:
             run.write_json("provenance.json", {**provenance, "init_sha256": self.sha256})
+
+
+SCRATCH = InitialWeights()
 
 
 def differences(own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Iterable[tuple[str, str, str]]:

@@ -126,6 +126,8 @@ class EvaluateRequest(ReopenOptions, FinishedOptions):
     "settings of the rule, where it is one."
     mirrored: bool = False
     "average the outputs for each image and its mirror image; twice the time."
+    embeddings: bool = False
+    "write what the network makes of training and test images to embeddings.npz, too."
     bootstrap: int = 1000
     "resamples for the confidence intervals of the metrics; 0 leaves them out."
     json: bool = False

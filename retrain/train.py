@@ -15,7 +15,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.plans import MachinePlan, ObjectivePlan
 from nas_osr.retrain.build import build_learner
-from nas_osr.retrain.initial_weights import InitialWeights
+from nas_osr.retrain.initial_weights import SCRATCH, InitialWeights
 from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -50,7 +50,7 @@ class TrainingPlan:
     "how long."
     machine: MachinePlan
     "where."
-    initial: InitialWeights = InitialWeights()
+    initial: InitialWeights = SCRATCH
     "what it begins with, where that is not fresh weights."
 
     def build(self, outliers: Tensor | None = None) -> Learner:
