@@ -133,6 +133,8 @@ def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
 
 def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
+    if request.mirrored and request.embeddings:
+        raise UserError("embeddings are of the images as they are: leave --mirrored out")
     kept = read_run(run, request.data_dir)
     if request.unknown is not None and shows_outliers(request.unknown, kept.config):
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
@@ -147,8 +149,6 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
-    if request.mirrored and request.embeddings:
-        raise UserError("embeddings are of the images as they are: leave --mirrored out")
     opened = reopen(run, request, request.unknown, any_images=True)
     parts = (opened.learner, opened.data, opened.fabric.device)
     if images_changed(run, opened.data):

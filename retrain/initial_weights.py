@@ -59,9 +59,7 @@ class InitialWeights:
     def describe(self, heads: nn.Module) -> str:
         """What is taken over, in a line; which of the heads' tensors are fresh."""
         own = heads.state_dict()
-        fresh = sorted(
-            own.keys() - self.heads.keys() | {name for name, *_ in differences(own, self.heads)} & own.keys()
-        )
+        fresh = sorted(own.keys() & {name for name, *_ in differences(own, self.heads)})
         kept = len(own) - len(fresh)
         names = ", ".join(fresh[:4]) + (f" and {len(fresh) - 4} more" if len(fresh) > 4 else "")
         of_heads = f"{kept} of {len(own)} of its heads" + (f"; fresh are {names}" if fresh else "")
@@ -99,7 +97,7 @@ def read_initial(reference: str, part: str, protocol: Protocol, objective: Objec
     Raises:
         UserError: there is no such model, it has no such part, or it has learned from a class that is unknown here.
     """
-    folder = Path(reference).expanduser()
+    folder = Path(reference)
     own = [folder / name for name in (part, part.partition("-seed-")[0]) if (folder / name / MODEL_FOLDER).is_dir()]
     if not own and len(list(folder.glob(f"split-*/{MODEL_FOLDER}"))) > 0:
         raise UserError(f"init: {folder} has no finished {part}: give a run of the same splits, or one part of it")

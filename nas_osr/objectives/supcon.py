@@ -13,12 +13,11 @@ images are compared by their f.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
@@ -27,6 +26,7 @@ from nas_osr.objectives.parts.contrastive import mixed_nt_xent_loss, nt_xent_los
 from nas_osr.objectives.parts.gradmix import random_mates
 from nas_osr.objectives.parts.mixing import MixConfig, Mixing
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
@@ -34,15 +34,15 @@ from nas_osr.outputs import Features, FeatureShapes, Outputs
 class SupConConfig(MixConfig):
     """Coefficients of the loss; the defaults are the paper's for CIFAR-10."""
 
-    supcon_weight: float = 1.0
+    supcon_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "theta; 0 leaves the labels unused."
-    simclr_weight: float = 1.2
+    simclr_weight: Annotated[float, NOT_NEGATIVE] = 1.2
     "lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out."
-    temperature: float = 0.05
+    temperature: Annotated[float, POSITIVE] = 0.05
     "t of all similarities, greater than 0."
-    head_width: int = 128
+    head_width: Annotated[int, POSITIVE] = 128
     "dimensions of f."
-    mixed_views: int = 2
+    mixed_views: Annotated[int, Range(1, 2)] = 2
     "how many views of an image are mixed, 1 or 2; 1 spares a quarter of the passes of the network."
     augment: bool = True
     "vary the two views; without it they are the image itself, twice."
@@ -50,11 +50,7 @@ class SupConConfig(MixConfig):
     "mirror views; not for digits."
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "supcon_weight", "simclr_weight", where="supcon: ")
-        check_positive(self, "temperature", "head_width", where="supcon: ")
-        if self.mixed_views not in (1, 2):
-            raise UserError(f"supcon: mixed_views must be 1 or 2, got {self.mixed_views}")
-        self.check_mix("supcon: ")
+        super().__post_init__()
         if self.supcon_weight == self.simclr_weight == 0:
             raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
 
@@ -77,6 +73,7 @@ class SupCon(Objective):
     config_class = SupConConfig
     provides = frozenset({"embedding"})
     default_rule = "neighbours"
+    follows_length = False
     makes_views = True
     config: SupConConfig
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.augmentation import is_range
 from nas_osr.errors import UserError
 from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup
 from nas_osr.objectives.parts.saliency_maps import WEIGHTS, choose_scales, distinct_maps, saliency_maps
+from nas_osr.option_docs import NOT_NEGATIVE, Range
 from nas_osr.outputs import Features, FeatureShapes
 
 MIXES = ("gradmix", "cutmix", "mixup", "none")
@@ -22,32 +24,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MixConfig:
+class MixConfig(Checked):
     """What is mixed, and where."""
 
     mix: str = "gradmix"
     "gradmix, cutmix, mixup or none."
-    mix_alpha: float = 0.0
+    mix_alpha: Annotated[float, NOT_NEGATIVE] = 0.0
     """of cutmix and mixup: the mate's share is the smaller of l and 1 - l, l from Beta(alpha, alpha); 0: it is gamma^2,
     as in gradmix."""
     saliency: str = "layercam"
     "layercam or gradcam (plain GradMix), for mix gradmix."
-    saliency_layers: tuple[int, ...] = ()
+    saliency_layers: Annotated[tuple[int, ...], Range(-1, 2)] = ()
     """the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1 the stem's; none:
     the last that has 4x4 positions."""
     gamma: tuple[float, float] = (0.1, 0.5)
     "range of the mixed box's share of a side, in (0, 1]."
 
-    def check_mix(self, where: str) -> None:
-        """UserError, which begins with `where`, when a value is out of range."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        where = f"{type(self).__name__.removesuffix('Config').lower()}: "
         check_choice(self, "mix", MIXES, where=where)
         check_choice(self, "saliency", WEIGHTS, where=where)
-        check_not_negative(self, "mix_alpha", where=where)
         if self.mix_alpha and self.mix not in ("cutmix", "mixup"):
             raise UserError(f"{where}mix_alpha is for mix cutmix and mixup, not for {self.mix}: leave it out")
-        layers = self.saliency_layers
-        if not isinstance(layers, tuple) or not set(layers) <= {-1, 0, 1, 2}:
-            raise UserError(f"{where}saliency_layers must be a list of scales from -1 to 2, got {layers!r}")
         if not is_range(self.gamma):
             raise UserError(f"{where}gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
 

@@ -248,10 +248,10 @@ def test_coefficients() -> None:
         ({"temperature": 0.0}, "temperature must be greater than 0"),
         ({"queue_size": 0}, "queue_size must be greater than 0"),
         ({"head_width": 0}, "head_width must be greater than 0"),
-        ({"momentum": 1.1}, "momentum must lie between 0 and 1"),
+        ({"momentum": 1.1}, "momentum must lie in .0, 1., got 1.1"),
         ({"queue": 5}, "no setting 'queue'"),
-        ({"mix": "cut"}, "moco: mix must be one of gradmix, cutmix, mixup, none"),
-        ({"mix_alpha": 0.5}, "moco: mix_alpha is for mix cutmix and mixup, not for none"),
+        ({"mix": "cut"}, "mix must be one of gradmix, cutmix, mixup, none"),
+        ({"mix_alpha": 0.5}, "mix_alpha is for mix cutmix and mixup, not for none"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:

@@ -66,5 +66,5 @@ def test_settings_of_the_two_objectives_are_the_same_ones() -> None:
         mix: str = "none"
 
     assert Own().mix == "none" and Own().gamma == MixConfig().gamma
-    with pytest.raises(UserError, match="^own: mix must be one of gradmix, cutmix, mixup, none, got 'paste'"):
-        Own(mix="paste").check_mix("own: ")
+    with pytest.raises(UserError, match="mix must be one of gradmix, cutmix, mixup, none, got 'paste'"):
+        Own(mix="paste")
