@@ -12,7 +12,7 @@ from torch import Tensor
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
-from nas_osr.evaluation.judging import collect_outputs
+from nas_osr.evaluation.judging import collect_outputs, decoder_figures
 from nas_osr.plans import MachinePlan, ObjectivePlan
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.recipes import Recipe
@@ -99,10 +99,12 @@ class Retraining(Trainer):
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """The closed-set accuracy and the monitors.
 
-        The accuracy is None for an objective without a classifier: its rule judges it, at the end.
+        The accuracy is None for an objective without a classifier: its rule judges it, at the end. `decoder_share` is
+        there for an objective with a decoder.
         """
         outputs = collect_outputs(self.learner.infer, self.validation, device=self.fabric.device)
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
-        return {"validation_accuracy": accuracy, "monitors": monitors}
+        decoder = decoder_figures(self.learner.reconstruct, self.validation)
+        return {"validation_accuracy": accuracy, **decoder, "monitors": monitors}
