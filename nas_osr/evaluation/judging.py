@@ -59,15 +59,14 @@ def decoder_figures(
         reconstruct: images [b, C, H, W] float32 in [0, 1] -> the same as they are decoded, or None; in eval mode.
         data: at least one image, on the device of `reconstruct`.
     """
-    mean = data.images.double().mean(dim=0) / 255
+    mean = data.images.sum(dim=0, dtype=torch.float64) / len(data) / 255
     error, spread = torch.zeros_like(mean), torch.zeros_like(mean)
     with torch.inference_mode():
         for batch, _ in iterate_batches(data, batch_size, generator=None):
-            images = to_float(batch)
-            decoded = reconstruct(images)
+            decoded, images = reconstruct(to_float(batch)), batch.double() / 255
             if decoded is None:
                 return {}
-            error += (decoded.double() - images).square().sum(dim=0)
+            error += (decoded - images).square().sum(dim=0)
             spread += (images - mean).square().sum(dim=0)
     return {"decoder_share": float(error.sum() / spread.sum())} if spread.any() else {}
 

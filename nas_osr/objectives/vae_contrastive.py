@@ -3,9 +3,9 @@
 u is pulled to a learned mean h_y of its class and classified; z to a standard normal. The decoder turns (u, z) into an
 image. The contrastive term asks that an image be reconstructed best under its own class: cross-entropy over all classes
 j of -T * MSE(x, Dec(h_j, z)). Both errors are in normalised pixel units, ((x - x^) / channel std)^2. Images are judged
-by Dec(mu_j, z), mu_j the mean of u over the training images of class j, once a rule has told them (`take_class_means`).
+by Dec(mu_j, z), mu_j the mean of u over the training images of class j, once a rule has told it (`take_class_means`).
 
-At the weight 1 that the paper prints for the reconstruction, a mean over pixels, a nat of z costs more than it can save:
+At the weight 1 that the paper prints for the reconstruction, a mean over pixels, a nat of z costs more than it saves:
 the decoder draws the mean image, and neither the contrastive term nor CAP's first stage sees anything. So the weight is
 larger here; `variant` paper has the paper's.
 

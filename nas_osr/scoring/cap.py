@@ -1,7 +1,7 @@
 """CAP, the two-stage test of NAS-OSR: class-conditional reconstruction, then probability under class Gaussians.
 
-Stage one: the error of the best class-conditional reconstruction, min_j MSE(x, Dec(mu_j, z)) with mu_j the mean of u over
-the training images of class j, rejects images that no class can reconstruct. Stage two rejects those whose u is
+Stage one: the error of the best class-conditional reconstruction, min_j MSE(x, Dec(mu_j, z)) with mu_j the mean of u
+over the training images of class j, rejects images that no class can reconstruct. Stage two rejects those whose u is
 improbable under the Gaussian of every class. The paper prints eq. 5 for it; its code ranks by the density of a
 full-covariance Gaussian, which does better than eq. 5 on every network that was tried, and is the default here.
 """
@@ -33,8 +33,8 @@ class CAP(ScoringRule):
         acceptance: of each stage, the share of known validation images to accept.
         stage_two: `gaussian`, the density of a class's full-covariance Gaussian; `diagonal`, that of one without
             covariances; `eq5`, the paper's formula.
-        combine: what ranks images. `second`: stage two alone, while both thresholds decide; `stages`, the paper's: images
-            that fail stage one come last, by their error.
+        combine: what ranks images. `second`: stage two alone, while both thresholds decide; `stages`, the paper's:
+            images that fail stage one come last, by their error.
 
     Attributes:
         means, whiten: [N, D] and [N, D, D] float64, the mean of u per class and the W that turns u - mean to unit

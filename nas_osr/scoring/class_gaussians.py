@@ -50,7 +50,7 @@ def log_minus_log_tail(standard: Tensor) -> Tensor:
     """[B] log(-log(1 - P)) of standard = v / sigma [B, D]; at most log D + 6.6.
 
     With F_r = erf(|v_r| / (sigma_r sqrt 2)) it is log sum_r (-log F_r): the logarithm of -S in
-    S = sum_r log1p(-exp a_r), a_r = log 2 + log_ndtr(-|v_r| / sigma_r), summed as logarithms so that nothing underflows.
+    S = sum_r log1p(-exp a_r), a_r = log 2 + log_ndtr(-|v_r| / sigma_r), summed as logarithms: nothing underflows.
     """
     return torch.logsumexp(log_minus_log_erf(standard.abs()), dim=1)
 
