@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from nas_osr.configuration import make_request
+from nas_osr.files.storage import os_errors
 from nas_osr.option_docs import list_options
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
@@ -34,7 +35,8 @@ def takes(kind: Callable[P, Request]) -> Callable[[Callable[[Request], Answer]],
 
         def call(*values: P.args, **options: P.kwargs) -> Answer:
             named = signature.bind_partial(*values).arguments
-            return function(make_request(kind, dict(**named, **options), where))
+            with os_errors():
+                return function(make_request(kind, dict(**named, **options), where))
 
         call.__name__ = call.__qualname__ = function.__name__
         call.__module__ = function.__module__

@@ -4,6 +4,7 @@ and the ranges that requests share. Free of torch."""
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING
@@ -12,14 +13,16 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from nas_osr.errors import UserError, show
-from nas_osr.option_docs import list_defaults, option_types
+from nas_osr.files.paths import absolute_path, user_path
+from nas_osr.option_docs import Range, list_defaults, option_types
 from nas_osr.plain import plain
 
 T = TypeVar("T")
 MAX_NUMBERS = 1_000_000  # of a range: it is written out
 WORDS = {
     int: "a whole number", float: "a finite number", str: "text", Path: "a path", bool: "true or false",
-    NoneType: "null", Any: "a plain value", list: "a list [...]", dict: "a mapping {name: value, ...}",
+    NoneType: "null", Any: "a plain value", list: "a list [...]", tuple: "a list [...]",
+    dict: "a mapping {name: value, ...}",
 }  # fmt: skip
 
 
@@ -57,6 +60,21 @@ ClassNames = Annotated[list[Any], read_names]
 Numbers = Annotated[str, parse_range]
 """Text for `parse_range`; a whole number or a list of them counts as its text."""
 
+UserPath = Annotated[str, user_path]
+"""A path of the user's, `~` expanded."""
+
+DataPath = Annotated[str, absolute_path]
+"""The same from the root: config.yaml keeps it, and a run is read from any working folder."""
+
+
+class Checked:
+    """A base of dataclasses whose fields are checked and converted by their hints, whoever makes an instance."""
+
+    def __post_init__(self) -> None:
+        """UserError: a value is of the wrong type, or out of range."""
+        for name, value in check_options(type(self), vars(self), type(self).__name__).items():
+            object.__setattr__(self, name, value)  # configs are frozen
+
 
 def make_request(kind: Callable[..., T], values: Mapping[str, Any], where: str) -> T:
     """The request that values make, checked and converted by `check_options`.
@@ -67,9 +85,18 @@ def make_request(kind: Callable[..., T], values: Mapping[str, Any], where: str) 
         where: a command or a file, for messages.
 
     Raises:
-        UserError: an option that there is not, a value of the wrong type, or one missing.
+        UserError: an option that there is not, a value of the wrong type or out of range, or one missing.
     """
     return kind(**check_complete(kind, check_options(kind, values, where), where))
+
+
+def make_config(owner: str, kind: type[T], settings: Mapping[str, Any]) -> T:
+    """An instance of a dataclass of settings, as `make_request` makes requests; `owner` has them, for messages."""
+    known: Mapping[str, Any] = option_types(kind)  # type: ignore[arg-type]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise UserError(f"{owner} has no setting {unknown[0]!r}: it has {', '.join(known)}")
+    return make_request(kind, settings, owner)
 
 
 def check_complete(kind: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -119,26 +146,38 @@ def check_value(value: Any, hint: Any, where: str) -> Any:
     """The value as a hint has it. Raises UserError, which says what is expected and what was given."""
     try:
         return convert(plain(value, "inside"), hint)
+    except OutOfRange as error:
+        raise UserError(f"{where} must {error.args[0]}, got {show(error.args[1])}") from None
     except (TypeError, ValueError, OverflowError) as error:
         inside = f" ({error})" if str(error).startswith("inside:") or str(error).startswith("inside[") else ""
         raise UserError(f"{where} must be {describe_type(hint)}, got {show(value)}{inside}") from None
 
 
+class OutOfRange(ValueError):
+    """The arguments: the `Range`, and a number that is not in it."""
+
+
 def convert(value: Any, hint: Any) -> Any:
-    """A plain value as a hint has it: Any, a plain type, Path, a list, a dict, Literal, `Numbers`, or a union of these.
+    """A plain value as a hint has it: Any, a plain type, Path, a list, a dict, a tuple, Literal, or a union of these,
+    `Annotated` with a `Range` (of each of several numbers), `Numbers` or `UserPath`. Another hint takes any value.
 
     Raises:
         TypeError, OverflowError: it cannot be.
+        OutOfRange: a number is none of those that the option may be.
     """
     origin, parts = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return value
     if origin is Annotated:
         if parse_range in parts and isinstance(value, (int, list)):
             value = ",".join(map(str, value if isinstance(value, list) else [value]))
         if read_names in parts and isinstance(value, list):
             value = read_names(value)
-        return convert(value, parts[0])
+        value = convert(value, parts[0])
+        for part in parts[1:]:
+            if isinstance(part, Range):
+                check_numbers(value, part)
+            elif part in (user_path, absolute_path) and value is not None:
+                value = os.fspath(part(value))
+        return value
     if origin in (Union, UnionType):
         for part in parts:
             try:
@@ -147,8 +186,10 @@ def convert(value: Any, hint: Any) -> Any:
                 continue
     elif origin is Literal and value in parts:
         return value
-    elif origin is list and isinstance(value, list):
-        return [convert(item, parts[0]) for item in value]
+    elif origin in (list, tuple) and isinstance(value, list):
+        kinds = [*parts] if origin is tuple and parts[1:] != (...,) else [parts[0]] * len(value)
+        if len(kinds) == len(value):
+            return origin(map(convert, value, kinds))
     elif origin is dict and isinstance(value, dict):
         return {key: convert(item, parts[1]) for key, item in value.items()}
     elif type(value) is (NoneType if hint is None else hint):
@@ -156,8 +197,17 @@ def convert(value: Any, hint: Any) -> Any:
     elif hint is float and type(value) is int:
         return float(value)
     elif hint is Path and isinstance(value, str):
-        return Path(value)
+        return user_path(value)
+    elif hint is Any or (origin or hint) not in {*WORDS, None, Literal}:  # of a plug-in, which checks it
+        return value
     raise TypeError(f"not {describe_type(hint)}")
+
+
+def check_numbers(value: Any, allowed: Range) -> None:
+    """OutOfRange unless a number, or each number of several, is in a range; None is no number."""
+    for number in value if isinstance(value, (list, tuple)) else [value]:
+        if number is not None and number not in allowed:
+            raise OutOfRange(allowed, number)
 
 
 def describe_type(hint: Any) -> str:
@@ -171,7 +221,7 @@ def describe_type(hint: Any) -> str:
         return " or ".join(map(describe_type, parts))
     if origin is Literal:
         return f"one of {', '.join(parts)}"
-    if origin is list and parts[0] is not Any:
+    if origin in (list, tuple) and parts[0] is not Any:
         return f"a list [{describe_type(parts[0])}, ...]"
     return WORDS[NoneType if hint is None else origin or hint]
 
@@ -182,20 +232,6 @@ def suggest(name: str, names: Collection[str], dashes: str = "", instead: str = 
     if close:
         return f"{before}did you mean {dashes}{close[0]}?"
     return f"{before}{instead} {', '.join(names)}" if instead else ""
-
-
-def check_positive(config: Any, *names: str, where: str = "") -> None:
-    """UserError, beginning with `where`, unless each of these fields is greater than zero."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise UserError(f"{where}{name} must be greater than 0, got {getattr(config, name)}")
-
-
-def check_not_negative(config: Any, *names: str, where: str = "") -> None:
-    """UserError, beginning with `where`, unless each of these fields is a number from zero."""
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise UserError(f"{where}{name} must not be negative, got {getattr(config, name)}")
 
 
 def check_choice(config: Any, name: str, choices: tuple[str, ...], where: str = "") -> None:

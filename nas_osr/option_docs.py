@@ -7,6 +7,7 @@ function. A request inherits groups of options; the first line of a group's docs
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
@@ -30,6 +31,41 @@ class Choices:
 
     def __str__(self) -> str:
         return ", ".join(self.names) + (", or package.module.Class" if self.plugins else "")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers an option may be, as metadata of `Annotated`; `nas_osr.configuration` checks it.
+
+    Attributes:
+        low, high: the smallest and the largest.
+        above, below: whether `low` or `high` itself is left out.
+        or_zero: whether 0 will do as well.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+    or_zero: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, (int, float)) or (self.or_zero and value == 0):
+            return isinstance(value, (int, float))
+        low = value > self.low if self.above else value >= self.low
+        return low and (value < self.high if self.below else value <= self.high)
+
+    def __str__(self) -> str:
+        """What must be, as in "must ..."."""
+        if self.high < math.inf:
+            return f"lie in {'(' if self.above else '['}{self.low}, {self.high}{')' if self.below else ']'}"
+        if self.low == 0 and not self.above:
+            return "not be negative"
+        return f"be {'0 or ' if self.or_zero else ''}{'greater than' if self.above else 'at least'} {self.low}"
+
+
+POSITIVE, NOT_NEGATIVE, SHARE = Range(0, above=True), Range(0), Range(0, 1)
+SEEDS, THREADS = Range(0, 2**63 - 1), Range(0, 4096)
 
 
 @dataclass(frozen=True)

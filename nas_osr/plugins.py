@@ -9,7 +9,6 @@ import importlib.util
 import re
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,32 +98,3 @@ def import_plugin(module_name: str) -> None:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise UserError(f"plug-in {module_name}: there is no module {error.name} on the Python path") from error
-
-
-def make_config(owner: str, config_class: type[T], settings: Mapping[str, Any]) -> T:
-    """An instance of a config dataclass from plain settings; UserError on unknown names or wrong types.
-
-    Lists become tuples, whole numbers are accepted as floats.
-    """
-    known = {item.name: item for item in fields(config_class)}  # type: ignore[arg-type]
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise UserError(f"{owner} has no setting {unknown[0]!r}: it has {', '.join(known)}")
-    values: dict[str, Any] = {}
-    for name, value in settings.items():
-        default = known[name].default
-        if isinstance(value, list):
-            value = tuple(value)
-        if isinstance(default, bool) != isinstance(value, bool) or not fits(value, default):
-            raise UserError(f"{owner}: {name} must be like {default!r}, got {value!r}")
-        values[name] = float(value) if isinstance(default, float) else value
-    return config_class(**values)
-
-
-def fits(value: Any, default: Any) -> bool:
-    """Whether a value has the type of a default; a default of None or a tuple leaves it to the class's own checks."""
-    if isinstance(default, float):
-        return isinstance(value, (int, float)) and value == value and abs(value) != float("inf")
-    if isinstance(default, (bool, int, str)):
-        return isinstance(value, type(default))
-    return True

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from nas_osr.configuration import ClassNames, make_request, parse_range
+from nas_osr.configuration import Checked, ClassNames, DataPath, UserPath, make_request, parse_range
 from nas_osr.data.protocols import Protocol, make_protocol
 from nas_osr.data.sources import open_source, source_class
 from nas_osr.data.tasks import FAMILIES, PROTOCOLS, find_task
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.option_docs import Choices
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices, Range
 from nas_osr.scoring import RULES
 from nas_osr.search_spaces.operations import OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
@@ -28,7 +28,7 @@ NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quie
 
 
 @dataclass
-class ProtocolOptions:
+class ProtocolOptions(Checked):
     """Which classes are known, and where the images are."""
 
     protocol: Annotated[str, Choices(PROTOCOLS, plugins=True)] = "cifar10"
@@ -40,11 +40,11 @@ class ProtocolOptions:
     number. A name with a comma stands in quotes. Of own folders all that have training images, when not given."""
     unknown: ClassNames | None = None
     "explicit unknown classes by name; all others when not given."
-    class_seed: int | None = None
+    class_seed: Annotated[int | None, SEEDS] = None
     "draw the known classes from this seed instead."
-    data_dir: str | None = None
+    data_dir: DataPath | None = None
     "folder of the images; the environment variable NAS_OSR_DATA when not given."
-    image_size: int | None = None
+    image_size: Annotated[int | None, Range(16)] = None
     "side in pixels, a multiple of 16, to which own images are scaled; 32 where all are so small, 64 when not given."
     grey: bool | None = None
     "whether own images are read as grey ones; told by the images when not given."
@@ -127,14 +127,14 @@ def name_former_classes(kind: type[ProtocolOptions], record: Mapping[str, Any], 
 class DataOptions(ProtocolOptions):
     """Which classes are known, and which images are used."""
 
-    limit_per_class: int | None = None
+    limit_per_class: Annotated[int | None, Range(2)] = None
     "use only so many images of each class."
     skip_broken: bool = False
     "pass over image files that cannot be read, and say how many; otherwise they end the run."
 
 
 @dataclass
-class LossOptions:
+class LossOptions(Checked):
     """What is learned."""
 
     objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "vae_contrastive"
@@ -158,12 +158,12 @@ class ObjectiveOptions(LossOptions):
 
 
 @dataclass
-class PresetOptions:
+class PresetOptions(Checked):
     """What fixes the sizes."""
 
     preset: Annotated[str, Choices(PRESETS)] = "small"
     "fixes what is left open."
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, POSITIVE] = None
     "images a step, of all processes together where torchrun starts several."
 
 
@@ -171,12 +171,12 @@ class PresetOptions:
 class ScheduleOptions(PresetOptions):
     """How long, and in which steps."""
 
-    epochs: int | None = None
+    epochs: Annotated[int | None, POSITIVE] = None
     "passes over the training images (searching: over the weight half)."
 
 
 @dataclass
-class SpaceOptions:
+class SpaceOptions(Checked):
     """What an architecture is searched in; the preset's where not given."""
 
     layers: int | None = None
@@ -192,14 +192,14 @@ class SpaceOptions:
 
 
 @dataclass
-class DeviceOptions:
+class DeviceOptions(Checked):
     """Where it is computed."""
 
     device: str = "auto"
     "auto, cpu, cuda or cuda:INDEX."
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     "of the computation; auto is bf16-mixed on a GPU that has it."
-    threads: int = 0
+    threads: Annotated[int, THREADS] = 0
     "CPU threads of a process; 0 leaves torch's choice."
 
 
@@ -218,10 +218,10 @@ class MachineOptions(DeviceOptions):
 
 
 @dataclass
-class OutputOptions:
+class OutputOptions(Checked):
     """Where a run goes, and how it talks."""
 
-    out: str = "runs/new"
+    out: UserPath = "runs/new"
     "folder of the run."
     resume: Literal["no", "auto"] = "no"
     "auto continues what is in `out`; no starts afresh."
@@ -243,7 +243,7 @@ class OutputOptions:
 class SavingOptions(OutputOptions):
     """Where a run goes, how it talks, and how often it saves."""
 
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 10.0
     "save so often inside an epoch, besides at its end; 0 is at the end only."
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from nas_osr.configuration import parse_range
 from nas_osr.data.protocols import REHEARSAL, rename_former_names
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.runs.names import is_run_folder
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces import paper
@@ -65,7 +66,7 @@ def find_rows(paths: Sequence[str | Path]) -> list[Row]:
     rows: list[Row] = []
     seen: set[Path] = set()
     met: dict[str, tuple[str, Path]] = {}
-    for path in map(Path, paths):
+    for path in map(user_path, paths):
         folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
         seen |= {folder.resolve() for folder in folders}
         rows += [row for folder in folders for row in read_rows(folder, met)]
@@ -179,10 +180,14 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
     first, config = results[0], parts[0].config
     protocol, own = first["protocol"], parts[0].results.get("", first)["protocol"]
     splits, seeds = ({str(part.config[name]) for part in parts} for name in ("splits", "seeds"))
-    foreign = (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"])
+    name = protocol["name"]  # as published figures have it
+    if protocol["family"] == REHEARSAL:
+        name += " rehearsed"
+    elif (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"]):
+        name += f" against {protocol['unknown_source']}"
     return Row(
         method=f"{config['objective']}, {first['rule']}, {describe_network(config)}",
-        protocol=describe_protocol(protocol, foreign),
+        protocol=name,
         family=protocol["family"],
         source=str(folder),
         metrics=mean_and_spread([result["metrics"] for result in results]),
@@ -191,13 +196,6 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
         macs=first.get("macs"),
         incomplete=len(parts) < expected,
     )
-
-
-def describe_protocol(protocol: Mapping[str, Any], foreign: bool) -> str:
-    """Its name, as published figures have it; with the unknown source where that is not its own, or as a rehearsal."""
-    if protocol["family"] == REHEARSAL:
-        return f"{protocol['name']} rehearsed"
-    return f"{protocol['name']} against {protocol['unknown_source']}" if foreign else str(protocol["name"])
 
 
 def describe_network(config: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.plans import import_plugins
 from nas_osr.retrain.comparison import check_result
 from nas_osr.retrain.evaluate import fit_rules
@@ -43,10 +44,11 @@ def export_models(path: str | Path, out: Path | None, options: ReopenOptions) ->
         UserError: there is no finished retraining, its images have changed, or a folder cannot be written.
     """
     import_plugins(options.plugin)
-    if (Path(path) / JSON_FILE).exists():
-        models = {"": (Path(path), open_model(path))}
+    path = user_path(path)
+    if (path / JSON_FILE).exists():
+        models = {"": (path, open_model(path))}
     else:
-        parts = open_parts(Path(path))
+        parts = open_parts(path)
         models = {run.path.name: (run.path / MODEL_FOLDER, convert_run(run, options)) for run in parts}
     written = []
     for name, (own, model) in models.items():

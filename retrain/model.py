@@ -26,6 +26,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources import source_class
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors, replace_file
 from nas_osr.plain import plain
 from nas_osr.plans import ObjectivePlan
@@ -144,7 +145,7 @@ def write_model(folder: Path, model: Model) -> None:
 
 def find_model(path: str | Path) -> Path:
     """The model folder that a path is or has: a part of a retraining, or a retraining of one part. Raises UserError."""
-    folder = Path(path)
+    folder = user_path(path)
     with file_errors(folder, "read"):
         if not folder.exists():
             raise UserError(f"{folder}: no such model folder")

@@ -12,13 +12,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nas_osr.configuration import make_config
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError, show
 from nas_osr.files.storage import file_errors
 from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check_json_value, read_object
 from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.plans import ObjectivePlan
-from nas_osr.plugins import make_config
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.model import FIELDS, JSON_FILE, MODEL_SCHEMA, WEIGHTS_FILE, Model, ModelInputs, find_model
 from nas_osr.retrain.networks import NETWORKS, check_network

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from nas_osr.configuration import ClassNames, Numbers
+from nas_osr.configuration import Checked, ClassNames, DataPath, Numbers, UserPath
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import rehearse
 from nas_osr.data.tasks import FAMILIES, PROTOCOLS
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.option_docs import Choices
+from nas_osr.option_docs import NOT_NEGATIVE, Choices, Range
 from nas_osr.requests import DataOptions, DeviceOptions, RunRequest, ScheduleOptions
 from nas_osr.retrain.networks import NETWORKS
-from nas_osr.retrain.recipes import RECIPES
 from nas_osr.search_spaces.presets import PRESETS
 from nas_osr.search_spaces.stems import STEMS
+from nas_osr.training.recipes import RECIPES
 
 
 @dataclass
-class RecipeOptions:
+class RecipeOptions(Checked):
     """How a network is trained."""
 
     recipe: Annotated[str | None, Choices(RECIPES)] = None
@@ -46,13 +46,13 @@ class NetworkOptions(RecipeOptions, ScheduleOptions, DataOptions):
     "which data set and which classes are known; the search's, or cifar10."
     family: Annotated[str | None, Choices(FAMILIES)] = None  # type: ignore[assignment]
     "family of the published class splits; the search's, or arpl."
-    limit_per_class: int | None = None
+    limit_per_class: Annotated[int | None, Range(2, or_zero=True)] = None
     "use only so many images of each class; the search's. 0 is all, where the search had a limit."
     preset: Annotated[str | None, Choices(PRESETS)] = None  # type: ignore[assignment]
     "fixes what is left open; the search's, or small."
     architecture: Any = "published"
     "run folder of a search, a .json or .graphml file, published, random:SEED, or the value itself."
-    channels: int | None = None
+    channels: Annotated[int | None, NOT_NEGATIVE] = None
     "channels C at 1/4 resolution; 0 is the architecture's own width. The preset's when not given."
     stem: Annotated[str | None, Choices(STEMS, plugins=True)] = None
     "another stem than the architecture's."
@@ -70,7 +70,7 @@ class RetrainRequest(NetworkOptions, RunRequest):
     "training loss; the search's, or vae_contrastive."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
     "a baseline network instead of an architecture."
-    out: str = "runs/retrain"
+    out: UserPath = "runs/retrain"
     "folder of the run."
     splits: Numbers | None = None
     "class splits, such as 0, 0-4 or 0,2, each a sub-folder of `out`; the search's, or 0."
@@ -79,7 +79,7 @@ class RetrainRequest(NetworkOptions, RunRequest):
     pseudo_unknown: ClassNames | None = None
     """rehearse: these known classes play the unknown and training images the test, to choose settings by; no test image
     is opened."""
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, NOT_NEGATIVE] = 1000
     "resamples for the confidence intervals of the metrics."
 
     def protocol_of(self, split: int) -> Protocol:
@@ -89,10 +89,10 @@ class RetrainRequest(NetworkOptions, RunRequest):
 
 
 @dataclass
-class FinishedOptions:
+class FinishedOptions(Checked):
     """Which retraining."""
 
-    run: str
+    run: UserPath
     "folder of one retraining, or of several (`split-0` ...)."
 
 
@@ -100,7 +100,7 @@ class FinishedOptions:
 class ReopenOptions(DeviceOptions):
     """How a finished retraining is opened again."""
 
-    data_dir: str | None = None
+    data_dir: DataPath | None = None
     "folder of the images, where it is not the run's."
     skip_broken: bool = False
     "pass over image files that cannot be read, and say how many; the run may have said so already."
@@ -124,7 +124,7 @@ class EvaluateRequest(ReopenOptions, FinishedOptions):
     "settings of the rule, where it is one."
     mirrored: bool = False
     "average the outputs for each image and its mirror image; twice the time."
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, NOT_NEGATIVE] = 1000
     "resamples for the confidence intervals of the metrics; 0 leaves them out."
     json: bool = False
     "print the result as one JSON object."

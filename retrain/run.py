@@ -26,6 +26,7 @@ from nas_osr.retrain.model import Model, about_model, inputs_of, write_model
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.names import MODEL_FOLDER
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
@@ -49,6 +50,7 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
     plan = plan_retrain(request)
     first, machine, cost = plan.parts[0], plan.parts[0].training.machine, partial(retrain_cost, plan.parts)
     if request.dry_run:
+        plan.output.check()
         expected = {"estimate": machine.estimate(cost)} if estimate else {}
         return {"would_retrain": [part.recorded for part in plan.parts], **expected}
     fabric = machine.open()
@@ -74,16 +76,21 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
 
 
 def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
-    """Begin the retraining in its folder, or go on with a finished one that is asked for more splits. UserError."""
+    """Begin the retraining in its folder, or go on with one that is asked for more splits or epochs. UserError."""
     modernise_classes(outer)
-    if not (outer.finished and plan.output.resume):
+    finished = outer.finished
+    if not (plan.output.resume and (finished or outer.resumed)):
         outer.provenance(command, plan.recorded, None, None)
         return
     before = parse_range("splits", outer.read_config().get("splits"))
     missing = set(before) - set(parse_range("splits", plan.recorded["splits"]))
     if missing:
         raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")
-    outer.extend(plan.recorded, ("splits",))
+    lengthen(outer, plan.recorded, plan.parts[0].training.bound, ("splits",))
+    if finished:
+        outer.extend(plan.recorded, ("splits",))
+    else:
+        outer.provenance(command, plan.recorded, None, None)
 
 
 def modernise_classes(run: RunFolder) -> None:
@@ -122,6 +129,7 @@ def run_part(
     with opened_by_first(
         fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
     ) as folder:
+        folder.call(lambda run: lengthen(run, part.recorded, training.bound))
         done = folder.call(read_part_result)
         if done is not None:
             return done

@@ -12,11 +12,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any
 
 from nas_osr.configuration import make_request, parse_range
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import read_config
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
@@ -56,7 +56,7 @@ def read_origin(request: RetrainRequest) -> tuple[str, Mapping[str, Any]]:
     reference = request.architecture
     if request.network is not None or not isinstance(reference, str) or reference in published_names():
         return "", {}
-    path = Path(reference)
+    path = user_path(reference)
     file = path / "architecture.json" if path.is_dir() else path
     if not file.is_file():
         return "", {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nas_osr.plugins import load_class, make_config
+from nas_osr.configuration import make_config
+from nas_osr.plugins import load_class
 
 if TYPE_CHECKING:
     from nas_osr.strategies.base import Strategy

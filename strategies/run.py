@@ -12,6 +12,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
+from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
@@ -44,6 +45,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     """
     plan = plan_search(request)
     if request.dry_run:
+        plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
     fabric = plan.machine.open()
@@ -56,6 +58,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         deterministic_algorithms(plan.machine.deterministic),
         opened_by_first(fabric, plan.output.create) as folder,
     ):
+        folder.call(lambda run: lengthen(run, plan.recorded, plan.strategy.bound(plan)))
         done = folder.call(lambda run: read_result(run) if run.finished else None)
         if done is not None:
             return done

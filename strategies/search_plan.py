@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import NoReturn
 
-from nas_osr.configuration import check_positive
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
+    SchedulePlan,
     given,
     import_plugins,
     plan_data,
@@ -24,8 +24,9 @@ from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
-from nas_osr.strategies.base import SearchPlan, WeightsPlan
+from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.recipes import Recipe
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -33,6 +34,7 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
     UserError: anything in the request is wrong.
     """
+    request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
     request = write_down(request, request.split)
     protocol = request.published_protocol(request.split)
@@ -42,16 +44,12 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
     """The plan of a search on these classes of which steps alone are wanted: it has no images. Raises UserError."""
-    return assemble(request, find_objective(request, protocol), no_data(protocol))
-
-
-def no_data(protocol: Protocol) -> DataPlan:
-    """A plan without an image."""
 
     def load() -> NoReturn:
         raise RuntimeError("steps are measured on random images")
 
-    return DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
+    no_data = DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
+    return assemble(request, find_objective(request, protocol), no_data)
 
 
 def plan_space(request: SearchRequest) -> Space:
@@ -67,9 +65,20 @@ def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
     return plan_objective(request, protocol, "search")
 
 
+def weight_recipe(request: SearchRequest) -> Recipe:
+    """How network weights learn while an architecture is searched."""
+    return Recipe(
+        request.weight_lr,
+        optimizer="adam",
+        weight_decay=request.weight_decay,
+        decay=request.weight_lr_decay,
+        clip=request.clip,
+        augmentation=request.augmentation,
+    )
+
+
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
-    check_positive(request, "rule_sample")
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
     default_augmentation(protocol, request.augmentation)
@@ -81,8 +90,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         "epochs": given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
         "batch_size": given(request.batch_size, preset.batch_size),
     }
-    weights = WeightsPlan(**{**same_fields(WeightsPlan, request), **filled})
-    check_positive(weights, "epochs", "batch_size", "weight_lr")
+    weights = SchedulePlan(weight_recipe(request), **filled)
     objective.check_divided(weights.batch_size)
     plan = SearchPlan(
         strategy=strategy,

@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-from nas_osr.configuration import ClassNames
-from nas_osr.option_docs import Choices
+from nas_osr.configuration import Checked, ClassNames, UserPath
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import RunRequest, SpaceOptions
 from nas_osr.strategies import STRATEGIES
 
 
 @dataclass
-class WeightOptions:
+class WeightOptions(Checked):
     """How network weights learn in a search: with Adam."""
 
-    weight_lr: float = 5e-4
+    weight_lr: Annotated[float, POSITIVE] = 5e-4
     "learning rate of the weights."
-    weight_decay: float = 5e-5
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 5e-5
     "weight decay of the weights."
-    weight_lr_decay: float = 0.97
+    weight_lr_decay: Annotated[float, Range(0, 1, above=True)] = 0.97
     "factor on the learning rate after every epoch."
-    clip: float = 5.0
+    clip: Annotated[float, NOT_NEGATIVE] = 5.0
     "largest gradient norm of the weights; 0 is off."
     augmentation: str = "search"
     "recipe for training images: search (crop, flip, rotation), crop_flip or none."
@@ -37,9 +37,9 @@ class SearchRequest(RunRequest, SpaceOptions, WeightOptions):
         ("warmup_epochs", "architecture_lr", "order", "stop_rule"), "strategy_config"
     )
 
-    out: str = "runs/search"
+    out: UserPath = "runs/search"
     "folder of the run."
-    split: int = 0
+    split: Annotated[int, NOT_NEGATIVE] = 0
     "which of the published class splits, from 0."
     strategy: Annotated[str, Choices(STRATEGIES, plugins=True)] = "pas"
     "pas is Pseudo Auxiliary Searching, darts its ablation (all classes kept, last architecture), random the best of n."
@@ -47,7 +47,7 @@ class SearchRequest(RunRequest, SpaceOptions, WeightOptions):
     "options of the strategy, for example --strategy_config.warmup_epochs 5."
     pseudo_unknown: ClassNames | None = None
     "known classes, by name, that play the unknown; drawn from the seed, or published, when not given."
-    rule_sample: int = 1000
+    rule_sample: Annotated[int, POSITIVE] = 1000
     "kept training images on which the rule is fitted when a network is judged."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "seed of everything that is random."

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import check_not_negative, check_positive
 from nas_osr.cost import GIB
 from nas_osr.errors import UserError
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.requests import LossOptions, MachineOptions, PresetOptions, ProtocolOptions, SpaceOptions
 from nas_osr.retrain.retrain_request import TrainingOptions
 
@@ -44,19 +44,19 @@ class BenchRequest(MachineOptions, PresetOptions, TrainingOptions, SpaceOptions,
     drawn from the search space to be retrained. docs/performance.md explains the columns.
     """
 
-    split: int = 0
+    split: Annotated[int, NOT_NEGATIVE] = 0
     "the class split."
-    classes: int | None = None
+    classes: Annotated[int | None, Range(2)] = None
     "number of known classes instead of the protocol's."
-    image_size: int | None = None
+    image_size: Annotated[int | None, Range(16)] = None
     "side of the images in pixels instead of the protocol's; a multiple of 16."
     phase: Literal["both", "search", "retrain"] = "both"
     "which steps."
-    retrain_channels: int | None = None
+    retrain_channels: Annotated[int | None, NOT_NEGATIVE] = None
     "channels C of a retrained architecture; 0 is the architecture's own width."
-    steps: int = 5
+    steps: Annotated[int, POSITIVE] = 5
     "measured steps of each kind; medians are shown."
-    warmup: int = 2
+    warmup: Annotated[int, NOT_NEGATIVE] = 2
     "steps of each kind before them that do not count."
     json: bool = False
     "print the result as one JSON object."
@@ -91,8 +91,6 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
     from nas_osr.training.fabric import describe_fabric
 
     import_plugins(request.plugin)
-    check_positive(request, "steps")
-    check_not_negative(request, "warmup")
     if request.network is not None and request.architecture is not None:
         raise UserError("architecture and network are both given: leave one of them out")
     protocol = bench_protocol(request)
@@ -116,8 +114,6 @@ def bench_protocol(request: BenchRequest) -> Protocol:
     """The protocol that is asked for, with the number of classes and the image size that are. Raises UserError."""
     protocol = replace(request, image_size=None).published_protocol(request.split)
     if request.classes is not None:
-        if request.classes < 2:
-            raise UserError(f"classes must be at least 2, got {request.classes}")
         known = tuple((str(label),) for label in range(request.classes))
         protocol = replace(protocol, known=known, pseudo_unknown=None)
     if request.image_size is not None:

@@ -5,32 +5,35 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from nas_osr.cli.show import show_json, show_table
+from nas_osr.configuration import Checked, UserPath
 from nas_osr.errors import UserError
+from nas_osr.option_docs import POSITIVE, Range
 
 
 @dataclass
-class CalibrateRequest:
+class CalibrateRequest(Checked):
     """Set the threshold of a model on your own images of known classes, with a guarantee.
 
     A known image to come is accepted with a probability of at least --accept, if it is drawn as these images were: they
     must be none that the model was trained on, and show known classes only.
     """
 
-    model: str
+    model: UserPath
     "a model folder, or the folder of a retraining of one part; its threshold is replaced unless --out is given."
     images: list[str]
     "folders of images, or of folders that are named after known classes; or image files."
-    accept: float = 0.95
+    accept: Annotated[float, Range(0, 1, above=True, below=True)] = 0.95
     "the share of known images to accept, between 0 and 1; 0.95 needs 19 images at least, 0.99 needs 99."
     per_class: bool = False
     "a threshold for each class that images are taken for, so that the share holds for each; needs as many of each."
-    out: str | None = None
+    out: UserPath | None = None
     "a new model folder to write, instead of changing the model."
     device: str = "auto"
     "auto, cpu, cuda or cuda:INDEX."
-    batch_size: int = 250
+    batch_size: Annotated[int, POSITIVE] = 250
     "images in a forward pass."
     plugin: list[str] = field(default_factory=list)
     "modules with your own classes that the model is made with; a model folder by itself imports nothing."

@@ -12,6 +12,7 @@ from nas_osr.cli.show import show_json, show_yaml
 from nas_osr.cost import GIB
 from nas_osr.data.sources import SOURCES, open_source, source_class
 from nas_osr.data.sources.base import SOURCE_PARTS
+from nas_osr.files.paths import user_path
 from nas_osr.runs import provenance
 
 
@@ -64,7 +65,7 @@ def describe_images(data_dir: Path | None) -> dict[str, Any]:
     setting = data_dir or os.environ.get("NAS_OSR_DATA")
     if setting is None:
         return {"folder": None, "hint": "give --data_dir, or set NAS_OSR_DATA"}
-    folder = Path(setting)
+    folder = user_path(setting)
     found = [
         f"{source} {part}"
         for source in (SOURCES if folder.is_dir() else ())

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 
 import nas_osr
 from nas_osr.cli.commands import COMMANDS, Command
+from nas_osr.cli.streams import prepare_streams, settle_streams
 from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
+from nas_osr.files.storage import os_errors
 from nas_osr.plugins import load
 from nas_osr.ranks.place import one_voice, refuse_ranks
 from nas_osr.retrain.analysis import analysis_class
+from nas_osr.runs.progress import tell
 from nas_osr.runs.stopping import Terminated, terminable
 
+EXIT_SYSTEM_ERROR = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -37,22 +41,27 @@ def set_waiting() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `nas-osr` with these arguments (the process's own by default) and return its exit code."""
     set_waiting()
+    prepare_streams()
     try:
-        with terminable(), one_voice():
+        with terminable(), one_voice(), os_errors():
             dispatch(list(sys.argv[1:] if arguments is None else arguments))
             sys.stdout.flush()
         return 0
     except UserError as error:
-        print(f"nas-osr: error: {' '.join(str(error).split())[:MAX_MESSAGE]}", file=sys.stderr)
+        tell(f"nas-osr: error: {' '.join(str(error).split())[:MAX_MESSAGE]}")
         return EXIT_USER_ERROR
     except KeyboardInterrupt as interruption:
         terminated = isinstance(interruption, Terminated)
         happened = "terminated" if terminated else "interrupted"
-        print("; ".join([f"nas-osr: {happened}", *map(str, interruption.args)]), file=sys.stderr)
+        tell("; ".join([f"nas-osr: {happened}", *map(str, interruption.args)]))
         return EXIT_TERMINATED if terminated else EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader has gone, as in `nas-osr data list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # of no file: the output, most likely
+        tell(f"nas-osr: error: {error.strerror or error}")
+        return EXIT_SYSTEM_ERROR
+    finally:
+        settle_streams()
 
 
 def dispatch(arguments: list[str]) -> None:

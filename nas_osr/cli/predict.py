@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
+from nas_osr.configuration import Checked, UserPath
 from nas_osr.errors import UserError
+from nas_osr.option_docs import POSITIVE
 
 if TYPE_CHECKING:
     from nas_osr.deploy.predictor import Answers, OpenSetModel
@@ -22,14 +24,14 @@ COLUMNS = ("path", "label", "nearest", "knownness", "margin", "probability")
 
 
 @dataclass
-class PredictRequest:
+class PredictRequest(Checked):
     """Say of images which known class each is of, or that it is unknown.
 
     Images of any size and kind are brought to the network's size as its training images were. One that cannot be read
     is a line on stderr (with --json, an entry), the others are answered, and the exit code is 1.
     """
 
-    model: str
+    model: UserPath
     "a model folder, or the folder of a retraining of one part."
     images: list[str]
     "image files, folders of them (those inside, too), or - for paths from standard input, one a line."
@@ -37,11 +39,11 @@ class PredictRequest:
     "a JSON object a line: path, label, nearest (known class), knownness, margin (from 0 on it is known), probability."
     csv: bool = False
     "the same as CSV."
-    out: str | None = None
+    out: UserPath | None = None
     "a file to write instead of standard output."
     device: str = "auto"
     "auto, cpu, cuda or cuda:INDEX."
-    batch_size: int = 250
+    batch_size: Annotated[int, POSITIVE] = 250
     "images in a forward pass."
     plugin: list[str] = field(default_factory=list)
     "modules with your own classes that the model is made with; a model folder by itself imports nothing."
@@ -58,11 +60,8 @@ def predict(request: PredictRequest, command: list[str]) -> None:
     if not request.images:
         raise UserError("predict: name image files, folders of them, or - for paths from standard input")
     model = load(request.model, device=request.device, batch_size=request.batch_size, plugins=request.plugin)
-    files, counts, started = (
-        PictureFiles(named_paths(request.images)),
-        {"answered": 0, "broken": 0},
-        time.perf_counter(),
-    )
+    files, counts = PictureFiles(named_paths(request.images)), {"answered": 0, "broken": 0}
+    started = time.perf_counter()
     with ExitStack() as stack:
         file = sys.stdout.buffer if request.out is None else stack.enter_context(replace_file(Path(request.out)))
         for line in answer_lines(request, model, files, counts):

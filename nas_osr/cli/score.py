@@ -7,33 +7,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from nas_osr.cli.show import show_evaluation, show_json, show_table
-from nas_osr.configuration import check_not_negative
+from nas_osr.configuration import Checked, UserPath
 from nas_osr.errors import UserError
-from nas_osr.option_docs import Choices
+from nas_osr.option_docs import NOT_NEGATIVE, SEEDS, Choices
 from nas_osr.scoring import RULES
 
 
 @dataclass
-class ScoreRequest:
+class ScoreRequest(Checked):
     """Apply a scoring rule to the outputs of any network, given as arrays in a NumPy .npz file.
 
     The arrays are called train_FIELD, validation_FIELD and test_FIELD, for example train_embedding and train_labels.
     Which fields a rule needs, and what else may be there, is in docs/score.md.
     """
 
-    file: str
+    file: UserPath
     "the .npz file, as numpy.savez writes it."
     rule: Annotated[str, Choices(RULES, plugins=True)]
     "scoring rule."
     rule_config: dict[str, Any] = field(default_factory=dict)
     "settings of the rule, for example --rule_config.k 5."
-    out: str | None = None
+    out: UserPath | None = None
     "a file in the format of predictions.csv to write."
     overwrite: bool = False
     "replace `out` where it is there already."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "of the training images that are held out where there are no validation arrays."
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, NOT_NEGATIVE] = 1000
     "resamples for the confidence intervals of the metrics; 0 leaves them out."
     json: bool = False
     "print the result as one JSON object."
@@ -45,7 +45,6 @@ def score(request: ScoreRequest, command: list[str]) -> None:
     from nas_osr.evaluation.score_file import score_arrays
     from nas_osr.evaluation.user_arrays import read_arrays
 
-    check_not_negative(request, "bootstrap")
     out = None if request.out is None else Path(request.out)
     if out is not None and out.exists() and not request.overwrite:
         raise UserError(f"{out}: is there already; add --overwrite or choose another --out")
@@ -64,6 +63,7 @@ def score(request: ScoreRequest, command: list[str]) -> None:
                 "threshold": scored.rule.threshold,
                 "images": scored.images,
                 "predicted": counts,
+                "names": scored.names,
                 "metrics": scored.metrics,
                 "intervals": intervals,
                 "notes": scored.notes,
@@ -75,5 +75,5 @@ def score(request: ScoreRequest, command: list[str]) -> None:
     if isinstance(found, Predictions):
         show_evaluation(scored.metrics, intervals)
     else:
-        labels = [*map(str, range(found.num_known)), "unknown"]
+        labels = [*scored.names, "unknown"]
         show_table([["label", "images"], *([label, str(count)] for label, count in zip(labels, counts, strict=True))])

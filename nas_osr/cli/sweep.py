@@ -10,22 +10,23 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from nas_osr.cli.commands import COMMANDS
 from nas_osr.cli.main import main
 from nas_osr.cli.options import set_entry
 from nas_osr.cli.show import show_json, show_table
 from nas_osr.configuration import (
+    Checked,
+    UserPath,
     check_complete,
-    check_not_negative,
     check_options,
-    check_positive,
     make_request,
 )
 from nas_osr.errors import UserError
-from nas_osr.option_docs import option_types
+from nas_osr.option_docs import NOT_NEGATIVE, Range, option_types
 from nas_osr.plugins import load
+from nas_osr.runs.progress import tell
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 from nas_osr.sweeps.run import Outcome, run_sweep
 from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped
@@ -38,7 +39,7 @@ UNKNOWN_YET = "random:0"  # stands for an architecture that an earlier run of th
 
 
 @dataclass
-class SweepRequest:
+class SweepRequest(Checked):
     """Run many runs from one file: those that have finished are skipped, so that the same command resumes a sweep.
 
     Every run's options are checked before the first one starts. A run that fails does not stop the others; the exit
@@ -47,11 +48,11 @@ class SweepRequest:
 
     file: str | None = None
     "a sweep file, or the name of a shipped one (see --list)."
-    out: str | None = None
+    out: UserPath | None = None
     "folder of the sweep; runs/sweeps/NAME when not given."
-    jobs: int = 1
+    jobs: Annotated[int, Range(1, 4096)] = 1
     "runs at a time, each with its share of the processor's cores."
-    retries: int = 0
+    retries: Annotated[int, NOT_NEGATIVE] = 0
     "how often a run whose process has died is started again; one that ends with exit code 2, a mistake, is not."
     only: str | None = None
     'pattern of the runs to make, such as "cac-*"; what they need is made as well.'
@@ -74,8 +75,6 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
         return
     if request.file is None:
         raise UserError("sweep: name a sweep file, or a shipped one: nas-osr sweep --list shows them")
-    check_positive(request, "jobs")
-    check_not_negative(request, "retries")
     plan = read_sweep(request.file, option_names, flatten(request.set))
     only = None
     if request.only is not None:
@@ -91,7 +90,7 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
 
     def report(line: str) -> None:
         if not request.quiet:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     try:
         with folder.locked() as lock:

@@ -6,7 +6,6 @@ All calls that are compared take turns, round by round, so that a slow moment of
 from __future__ import annotations
 
 import contextlib
-import resource
 import statistics
 import sys
 import time
@@ -163,9 +162,14 @@ def now(device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: tensors on a GPU since its peak was reset; on a CPU all that the process has ever held at once."""
+    """Bytes: tensors on a GPU since its peak was reset; on a CPU all that the process has ever held at once; 0 on
+    Windows, which is not asked."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_osr.configuration import check_choice, check_not_negative
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
+from nas_osr.option_docs import NOT_NEGATIVE
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ RECIPES = ("none", "search", "crop_flip")
 
 
 @dataclass(frozen=True)
-class AugmentationConfig:
+class AugmentationConfig(Checked):
     """How training images are varied.
 
     Attributes:
@@ -35,13 +36,13 @@ class AugmentationConfig:
     flip: bool = True
     scale: tuple[float, float] = (0.8, 1.0)
     aspect: float = 4 / 3
-    rotation: float = 10.0
-    padding: int = 4
+    rotation: Annotated[float, NOT_NEGATIVE] = 10.0
+    padding: Annotated[int, NOT_NEGATIVE] = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice(self, "recipe", RECIPES, where="augmentation: ")
         check_crops(self, where="augmentation: ")
-        check_not_negative(self, "rotation", "padding", where="augmentation: ")
 
 
 def is_range(value: Any) -> bool:

@@ -14,6 +14,7 @@ from nas_osr.data.sources import SOURCES, open_source, source_class
 from nas_osr.data.sources.base import Shape, Source
 from nas_osr.data.tasks import Task, find_task, published_splits
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.plain import plain
 
 logger = logging.getLogger(__name__)
@@ -220,8 +221,8 @@ def make_protocol(
 
 def find_unknown(source: str, data_dir: Path | None = None) -> Source:
     """Where other unknown images come from: a source by its name or dotted path, or a folder of images by its path."""
-    if source not in SOURCES and Path(source).expanduser().is_dir():
-        return open_source("folder", Path(source).expanduser())
+    if source not in SOURCES and user_path(source).is_dir():
+        return open_source("folder", user_path(source))
     return open_source(source, data_dir)
 
 

@@ -27,6 +27,7 @@ from nas_osr.data.sources.listing import PassedOver, list_class_folders
 from nas_osr.deploy.pictures import PictureFiles
 from nas_osr.deploy.predictor import Answers, OpenSetModel, join_answers
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.retrain.model import Model
 
 
@@ -103,7 +104,7 @@ def ask_known(model: OpenSetModel, paths: Sequence[str | Path]) -> tuple[Answers
     Raises:
         UserError: a folder is of no known class, an image cannot be read, or there is none.
     """
-    for folder in filter(Path.is_dir, map(Path, paths)):
+    for folder in filter(Path.is_dir, map(user_path, paths)):
         check_class_folders(model, folder)
     files, parts = PictureFiles(paths), []
     for batch, answers in model.ask_files(files):

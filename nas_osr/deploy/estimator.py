@@ -20,6 +20,7 @@ from nas_osr.configuration import make_request
 from nas_osr.deploy.in_memory import train_in_memory
 from nas_osr.deploy.pictures import split_axes
 from nas_osr.deploy.predictor import UNKNOWN, OpenSetModel
+from nas_osr.files.paths import user_path
 from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.model import write_model
 from nas_osr.retrain.networks import NETWORKS
@@ -156,7 +157,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
     def save(self, folder: str | Path) -> None:
         """Write a model folder, which `nas_osr.load` and the command line open. Raises UserError."""
         check_is_fitted(self)
-        write_model(Path(folder), self.model_.model)
+        write_model(user_path(folder), self.model_.model)
 
     def _ask(self, X: Any) -> Any:
         check_is_fitted(self)

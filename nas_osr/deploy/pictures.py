@@ -17,6 +17,7 @@ from nas_osr.data.sources.image_files import fit_picture, open_picture
 from nas_osr.data.sources.listing import PassedOver, list_images
 from nas_osr.data.sources.shapes import fit_shape
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.retrain.model import ModelInputs
 
 READERS = 4  # files at once: each may be large
@@ -39,7 +40,7 @@ def make_images(value: Any, inputs: ModelInputs) -> Tensor:
         UserError: a file cannot be read, or an array is of another shape or has other values; or there is no image.
     """
     if isinstance(value, str | Path):
-        return read_picture(Path(value), inputs)[None]
+        return read_picture(user_path(value), inputs)[None]
     if isinstance(value, Image.Image):
         return fit_image(value, inputs)[None]
     if isinstance(value, list | tuple) and value and not all(isinstance(item, int | float) for item in value):
@@ -129,5 +130,5 @@ class PictureFiles:
 
     def __iter__(self) -> Iterator[Path]:
         """Raises UserError: a folder cannot be listed."""
-        for path in map(Path, self.paths):
+        for path in map(user_path, self.paths):
             yield from list_images(path, self.passed_over) if path.is_dir() else [path]

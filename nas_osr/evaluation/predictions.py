@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import read_text
 from nas_osr.metrics.open_set import Array, evaluate_open_set
@@ -77,15 +78,11 @@ class Predictions(Judgements):
         unknown_classes = np.unique(self.true_class[self.true_label == self.num_known])
         return evaluate_open_set(*self._columns(), self.num_known, len(unknown_classes))
 
-    def intervals(
-        self, repeats: int = 1000, seed: int = 0, level: float = 0.95
-    ) -> dict[str, tuple[float, float] | None]:
+    def intervals(self, repeats: int = 1000, seed: int = 0) -> dict[str, tuple[float, float] | None]:
         """`nas_osr.metrics.resampling.bootstrap_intervals`, stratified over source classes."""
         unknown = self.true_label == self.num_known
         strata = np.char.add(np.where(unknown, "unknown ", "known "), self.true_class.astype(str))
-        return bootstrap_intervals(
-            *self._columns(), self.num_known, strata=strata, repeats=repeats, seed=seed, level=level
-        )
+        return bootstrap_intervals(*self._columns(), self.num_known, strata=strata, repeats=repeats, seed=seed)
 
     def openness_curve(self, max_subsets: int = 200, seed: int = 0) -> list[dict[str, float | int | None]]:
         """`nas_osr.metrics.resampling.openness_f1_curve`."""
@@ -110,7 +107,7 @@ def write_predictions(path: str | Path, predictions: Judgements) -> None:
     for values, scores in zip(zip(*columns, strict=True), predictions.class_scores.tolist(), strict=True):
         writer.writerow([*values[:-1], repr(values[-1]), *map(repr, scores)])
     # a folder name that is not valid UTF-8 is written with its odd bytes as \\udcXX
-    with replace_file(Path(path)) as file:
+    with replace_file(user_path(path)) as file:
         file.write(text.getvalue().encode(errors="backslashreplace"))
 
 

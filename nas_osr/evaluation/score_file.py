@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import evaluate_rule, judge
 from nas_osr.evaluation.predictions import Judgements
 from nas_osr.evaluation.user_arrays import PART_NAMES, PartArrays, check_names, hold_out, read_column, read_parts
+from nas_osr.evaluation.user_labels import number_names, suspect_flags
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import make_rule
 from nas_osr.scoring.base import ScoringRule
@@ -30,6 +31,7 @@ class Scored:
             where unknown images come without test_classes: of how many classes they are is not known then.
         images: how many images the rule was fitted to ("train"), took its threshold from ("validation") and judged.
         notes: what was decided for the user, a sentence each.
+        names: of the known classes, in the order of their labels.
     """
 
     rule: ScoringRule
@@ -37,6 +39,7 @@ class Scored:
     metrics: dict[str, float | None]
     images: dict[str, int]
     notes: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 def score_arrays(
@@ -48,9 +51,9 @@ def score_arrays(
     the others. A rule that is not fitted needs no train arrays beside validation arrays.
 
     Args:
-        arrays: by name: the fields that the rule needs, [B, columns] of finite numbers; labels, [B] whole numbers;
-            test_classes, [B] whole numbers or text, the class that each test image really is of. Logits are used where
-            every part has them: they become the last columns of the predictions.
+        arrays: by name: the fields that the rule needs, [B, columns] of finite numbers; labels, [B] whole numbers or
+            names; test_classes, [B] whole numbers or text, the class that each test image really is of. Logits are
+            used where every part has them: they become the last columns of the predictions.
         rule: its name, or the dotted path of a plug-in.
         rule_config: its settings.
         seed: of what is held out.
@@ -65,9 +68,12 @@ def score_arrays(
     if not chosen.learns and not separate and not all(f"train_{name}" in arrays for name in chosen.needs):
         raise UserError(f"no validation_ arrays: scoring rule '{rule}' takes its threshold from known images")
     names = [*(["train"] if chosen.learns or not separate else []), *(["validation"] if separate else []), "test"]
+    arrays, given = number_names(arrays, names)
     parts, num_known = read_parts(arrays, names, chosen.needs, f"scoring rule '{rule}'")
 
     notes = []
+    if given:
+        notes.append(f"labels are names: columns for the classes are taken in the order {', '.join(given)}")
     if not separate:
         every = len(parts["train"])
         parts["train"], parts["validation"] = hold_out(parts["train"], seed)
@@ -81,15 +87,19 @@ def score_arrays(
         parts.pop("train", None)
     chosen.set_threshold(*tensors(parts["validation"]))
 
-    judgements, metrics = judge_test(chosen, parts["test"], arrays, num_known)
+    called = tuple(given or map(str, range(num_known)))
+    judgements, metrics = judge_test(chosen, parts["test"], arrays, called)
+    tested = parts["test"].labels
+    if tested is not None and suspect_flags(tested, num_known):
+        notes.append(f"warning: test_labels are 0 and 1 alone, of {num_known} classes: flags would give wrong figures")
     if metrics and metrics["openness_cac"] is None:
         notes.append("no test_classes: of how many classes the unknown images are, and so the openness, is not known")
     images = {name: len(parts[name]) for name in PART_NAMES if name in parts}
-    return Scored(chosen, judgements, metrics, images, tuple(notes))
+    return Scored(chosen, judgements, metrics, images, tuple(notes), called)
 
 
 def judge_test(
-    rule: ScoringRule, test: PartArrays, arrays: Mapping[str, Any], num_known: int
+    rule: ScoringRule, test: PartArrays, arrays: Mapping[str, Any], known: Sequence[str]
 ) -> tuple[Judgements, dict[str, float | None]]:
     """What the rule says of the test images, and the metrics where their labels are there (see `Scored`)."""
     expected = "names or whole numbers, one for each test image"
@@ -99,7 +109,7 @@ def judge_test(
             raise UserError("array test_labels is missing, but test_classes is there: give both or neither")
         return judge(rule, tensors(test)[0]), {}
     if classes is None:
-        names, codes = np.array([*map(str, range(num_known)), "unknown"]), test.labels
+        names, codes = np.array([*known, "unknown"]), test.labels
     else:
         names, codes = np.unique(classes.astype(str), return_inverse=True)
     called = dict(enumerate(names.tolist()))
@@ -107,7 +117,7 @@ def judge_test(
     metrics, predictions = evaluate_rule(
         rule, outputs, labels, torch.from_numpy(codes), known_names=called, unknown_names=called
     )
-    if classes is None and (test.labels == num_known).any():
+    if classes is None and (test.labels == len(known)).any():
         metrics |= {"openness_cac": None, "openness_gradmix": None}
     return predictions, metrics
 

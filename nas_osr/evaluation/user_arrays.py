@@ -1,7 +1,7 @@
 """Outputs of any network that a user brings as arrays: read from a .npz file with care, and checked.
 
 The arrays are called PART_FIELD: PART is train, validation or test, FIELD one of `Outputs`, `labels` or (test only)
-`classes`. Labels are 0..N-1 for the known classes; N, unknown, occurs in test_labels alone.
+`classes`. Labels are 0..N-1 for the known classes; N or -1, unknown, occurs in test_labels alone.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from nas_osr.errors import UserError, show
+from nas_osr.evaluation.user_labels import as_array, check_whole, mark_unknown
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors
 from nas_osr.metrics.open_set import Array
 from nas_osr.outputs import Outputs
@@ -58,7 +60,8 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
         UserError: the file cannot be read or is none, an array has a name that means nothing or no numbers or text in
             it, or all together are larger than 4 GiB.
     """
-    with file_errors(Path(path), "read"):
+    path = user_path(path)
+    with file_errors(path, "read"):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
@@ -81,7 +84,7 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
         if header is None:
             raise ValueError(f"{member.filename} has version {version}")
         shape, _, dtype = header(file)
-        if dtype.kind not in "fiuU":
+        if dtype.kind not in "fiubU":
             raise UserError(f"array {member.filename}: expected numbers or text, found values of type {dtype}")
         if file.tell() + math.prod(shape) * dtype.itemsize != member.file_size:
             raise ValueError(f"{member.filename} is not as long as it says")
@@ -135,6 +138,8 @@ def read_parts(
     known = labels[first]
     assert known is not None
     num_known = fields[per_class[0]].shape[1] if per_class else int(known.max()) + 1
+    if labels["test"] is not None:
+        labels["test"] = mark_unknown(labels["test"], num_known)
     for part, values in labels.items():
         if values is not None:
             check_range(part, values, num_known)
@@ -164,10 +169,10 @@ def read_field(arrays: Mapping[str, Any], name: str, reader: str) -> Array:
 def read_labels(arrays: Mapping[str, Any], part: str, beside: str, count: int) -> Array | None:
     """The labels of a part, `count` whole numbers; None for test images without any."""
     name = f"{part}_labels"
-    values = read_column(arrays, name, "iu", f"whole numbers, one for each row of {beside}", count)
+    values = read_column(arrays, name, "iufb", f"whole numbers, one for each row of {beside}", count)
     if values is None and part != "test":
         raise UserError(f"array {name} is missing: the class of each known image, 0 to N-1")
-    return values
+    return None if values is None else check_whole(values, name)
 
 
 def read_column(arrays: Mapping[str, Any], name: str, kinds: str, expected: str, count: int) -> Array | None:
@@ -178,14 +183,6 @@ def read_column(arrays: Mapping[str, Any], name: str, kinds: str, expected: str,
     if values.dtype.kind not in kinds or values.shape != (count,):
         raise UserError(f"array {name}: expected {count} {expected}, got {values.dtype} {values.shape}")
     return values
-
-
-def as_array(values: Any, name: str) -> Array:
-    """Anything that numpy makes an array of; UserError where it makes none."""
-    try:
-        return np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"array {name}: {error}") from None
 
 
 def check_equal(fields: Mapping[str, Array], name: str, other: str, axis: int, what: str) -> None:
@@ -202,7 +199,7 @@ def check_range(part: str, labels: Array, num_known: int) -> None:
         if not 0 <= value <= upper:
             raise UserError(
                 f"array {part}_labels: {value} lies outside 0..{upper}; "
-                f"there are {num_known} known classes, and {num_known} is unknown, which only test images may be"
+                f"there are {num_known} known classes, and {num_known} or -1 is unknown, which only test images may be"
             )
 
 

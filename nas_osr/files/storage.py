@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
+import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,8 +17,10 @@ from nas_osr.errors import UserError
 from nas_osr.files.text import parse_object, read_text
 from nas_osr.files.yaml_text import MAX_YAML_BYTES, parse_yaml
 
-LOCK = ".lock"
 MAX_RECORDS_BYTES = 1 << 30
+NO_SYNC = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -34,7 +37,7 @@ def replace_file(path: Path, keep_as: Path | None = None) -> Iterator[IO[bytes]]
             with open(temporary, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                sync(file.fileno(), "files")
             if keep_as is not None and path.exists():
                 os.replace(path, keep_as)
             os.replace(temporary, path)
@@ -55,19 +58,49 @@ def append_line(path: Path, line: str) -> None:
         try:
             while data:
                 data = data[file.write(data) :]
-            os.fsync(file.fileno())
+            sync(file.fileno(), "files")
         except OSError:
             file.truncate(size)
             raise
 
 
 def sync_folder(path: Path) -> None:
-    """Make renames in a folder survive a power cut."""
+    """Make renames in a folder survive a power cut, where the system lets one ask for it."""
+    if os.name == "nt":  # which opens no folders
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor, "folders")
     finally:
         os.close(descriptor)
+
+
+def sync(descriptor: int, what: str) -> None:
+    """Wait until something is on the disk; one warning where the file system cannot say."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+        warn_of_no_sync(what)
+
+
+@cache
+def warn_of_no_sync(what: str) -> None:
+    """Say once that a power cut may cost the last files."""
+    logger.warning("the file system cannot say when %s are on the disk: a power cut may cost what was saved last", what)
+
+
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+    """Turn what the operating system refuses of a file that it names into a UserError of one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        named = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        raise UserError(f"{named}: {os_message(error)}") from error
 
 
 @contextlib.contextmanager
@@ -89,26 +122,11 @@ def os_message(error: OSError) -> str:
         errno.ENOSPC: "; free some space and go on with --resume auto",
         errno.EDQUOT: "; free some space and go on with --resume auto",
         errno.EROFS: "; make it writable or choose another folder",
-        errno.EACCES: "; make it writable or choose another folder",
+        errno.EACCES: "; you need the right to it, or another folder",
+        errno.ENAMETOOLONG: "; choose a shorter one",
+        errno.ELOOP: "; a link there leads back to itself",
     }
     return f"{error.strerror or error}{hints.get(error.errno or 0, '')}"
-
-
-def lock_folder(path: Path) -> int:
-    """Lock a folder; returns the descriptor that holds the lock, which ends with the process. UserError if in use."""
-    while True:
-        descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path / LOCK) and os.path.samestat(os.fstat(descriptor), os.stat(path / LOCK)):
-                return descriptor
-        except BlockingIOError:
-            os.close(descriptor)
-            raise UserError(f"{path}: in use by another nas-osr process; wait for it or choose another --out") from None
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the last owner took the file away in between: lock the new one
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

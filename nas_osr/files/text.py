@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError, show
+from nas_osr.files.paths import user_path
 
 MAX_FILE_BYTES = 4 << 20
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_FILE_BYTES) -> str:
     """The text of a UTF-8 file of at most `max_bytes`. Raises UserError."""
+    path = user_path(path)
     try:
         if not (os.path.isfile(path) or os.path.isdir(path)) and os.path.exists(path):
             raise UserError(f"{path}: not a plain file")  # a pipe would be waited for

@@ -37,6 +37,7 @@ class Objective(nn.Module):
         share: (rank, ranks): this process is given the rank-th of so many equal parts of each batch.
         capturable: True when all of `losses` is computed on the device, with nothing random or decided in Python, so
             that a step can be captured as a CUDA graph; `progress` is a tensor there.
+        follows_length: False when no coefficient follows `progress`, so that a longer training begins as a shorter one.
         makes_views: True when `losses` augments the images itself; it is then given images as they are.
     """
 
@@ -45,6 +46,7 @@ class Objective(nn.Module):
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
     capturable: ClassVar[bool] = False
+    follows_length: ClassVar[bool] = True
     makes_views: ClassVar[bool] = False
     divisible: ClassVar[bool] = False
     players: tuple[str, ...] = ("main",)

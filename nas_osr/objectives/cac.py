@@ -11,34 +11,35 @@ The tuplet term is the cross-entropy of the logits -d, which is how it is comput
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.configuration import Checked
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import FeatureShapes, Outputs
 
 LARGE = 1e15  # differences above this are scaled before they are squared
 
 
 @dataclass(frozen=True)
-class CACConfig:
+class CACConfig(Checked):
     """Coefficients of the loss; the defaults are the paper's."""
 
-    alpha: float = 10.0
+    alpha: Annotated[float, POSITIVE] = 10.0
     "the length of every anchor, greater than 0."
-    anchor_weight: float = 0.1
+    anchor_weight: Annotated[float, NOT_NEGATIVE] = 0.1
     "lambda, the weight of the anchor term; 0 is tuplet loss only."
-    tuplet_weight: float = 1.0
+    tuplet_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight of the tuplet term; 0 is anchor loss only."
 
     def __post_init__(self) -> None:
-        check_positive(self, "alpha", where="cac: ")
-        check_not_negative(self, "anchor_weight", "tuplet_weight", where="cac: ")
+        super().__post_init__()
         if self.anchor_weight == self.tuplet_weight == 0:
             raise UserError("cac: anchor_weight and tuplet_weight are both 0, which leaves no loss; set one of them")
 
@@ -55,6 +56,7 @@ class CAC(Objective):
     config_class = CACConfig
     provides = frozenset({"logits", "embedding", "distances"})
     default_rule = "cac"
+    follows_length = False
     divisible = True
     capturable = True
     config: CACConfig

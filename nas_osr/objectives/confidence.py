@@ -20,13 +20,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
@@ -41,6 +41,7 @@ from nas_osr.objectives.parts.gan import (
     train_gan,
 )
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import POSITIVE
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
 
@@ -48,28 +49,27 @@ IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 
 @dataclass(frozen=True)
-class ConfidenceConfig:
+class ConfidenceConfig(Checked):
     """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`."""
 
     source: str = "gan"
     "where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers."
-    beta: float = 0.1
+    beta: Annotated[float, POSITIVE] = 0.1
     "weight of both divergences, greater than 0."
-    gan_latent: int = 100
+    gan_latent: Annotated[int, POSITIVE] = 100
     "dimensions of the generator's noise."
-    gan_width: int = 64
+    gan_width: Annotated[int, POSITIVE] = 64
     "channels of both GAN networks next to the image."
-    gan_learning_rate: float = 2e-4
+    gan_learning_rate: Annotated[float, POSITIVE] = 2e-4
     "of both GAN networks' Adam."
-    gan_epochs: int = 20
+    gan_epochs: Annotated[int, POSITIVE] = 20
     "pretrained_gan: passes over the known training images."
-    gan_batch_size: int = 64
+    gan_batch_size: Annotated[int, POSITIVE] = 64
     "pretrained_gan: images a step."
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice(self, "source", IMAGES_FROM, where="confidence: ")
-        check_positive(self, "beta", "gan_learning_rate", "gan_latent", "gan_width", where="confidence: ")
-        check_positive(self, "gan_epochs", "gan_batch_size", where="confidence: ")
 
 
 class Confidence(Objective):
@@ -86,6 +86,7 @@ class Confidence(Objective):
     config_class = ConfidenceConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "msp"
+    follows_length = False
     divisible = True
     config: ConfidenceConfig
     outliers: Tensor | None

@@ -13,37 +13,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative, check_positive
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class CROSRConfig:
+class CROSRConfig(Checked):
     """Coefficients of the loss and widths of the reconstruction's path."""
 
-    reconstruction_weight: float = 1.0
+    reconstruction_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight of the mean squared error; 0 leaves plain cross-entropy with untrained latents."
-    latent_channels: int = 32
+    latent_channels: Annotated[int, POSITIVE] = 32
     "channels of each z_l, at most as many as its map has."
-    decoder_channels: int = 128
+    decoder_channels: Annotated[int, POSITIVE] = 128
     "channels of each x~_l, at most as many as the encoder's map has."
-    pixel_std: tuple[float, ...] | None = None
+    pixel_std: Annotated[tuple[float, ...] | None, POSITIVE] = None
     "standard deviation of each channel, in which errors are measured; the protocol's when not given."
-
-    def __post_init__(self) -> None:
-        check_not_negative(self, "reconstruction_weight", where="crosr: ")
-        check_positive(self, "latent_channels", "decoder_channels", where="crosr: ")
 
 
 class CROSR(Objective):
@@ -63,6 +60,7 @@ class CROSR(Objective):
     config_class = CROSRConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "crosr"
+    follows_length = False
     divisible = True
     capturable = True
     config: CROSRConfig

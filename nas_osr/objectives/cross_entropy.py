@@ -9,32 +9,28 @@ updates with all others, so the weight scales their steps too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_not_negative
-from nas_osr.errors import UserError
+from nas_osr.configuration import Checked
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.option_docs import NOT_NEGATIVE, Range
 from nas_osr.outputs import FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class CrossEntropyConfig:
+class CrossEntropyConfig(Checked):
     """Coefficients of the loss."""
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, 1, below=True)] = 0.0
     """share of the target that is spread evenly over all classes, from 0 to less than 1. It helps closed-set accuracy
     and can cost the detection of unknown images several points."""
-    center_weight: float = 0.0
+    center_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     "weight of the Center loss; 0 is off."
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"cross_entropy: label_smoothing is a share from 0 to below 1, got {self.label_smoothing}")
-        check_not_negative(self, "center_weight", where="cross_entropy: ")
 
 
 class CrossEntropy(Objective):
@@ -49,6 +45,7 @@ class CrossEntropy(Objective):
     config_class = CrossEntropyConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
+    follows_length = False
     divisible = True
     capturable = True
     config: CrossEntropyConfig

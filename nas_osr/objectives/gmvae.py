@@ -15,17 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
-from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
+from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
 from nas_osr.objectives.parts.densities import (
     bernoulli_loss,
     gaussian_log_density,
@@ -33,6 +33,7 @@ from nas_osr.objectives.parts.densities import (
     standard_normal_divergence,
     truncated_gaussian_loss,
 )
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
@@ -42,40 +43,34 @@ RECONSTRUCTIONS = ("bernoulli", "truncated_gaussian")
 
 
 @dataclass(frozen=True)
-class GMVAEConfig:
+class GMVAEConfig(Checked):
     """Sizes and terms of the loss."""
 
-    latent_dim: int = 10
+    latent_dim: Annotated[int, POSITIVE] = 10
     "dimensions of z."
-    prior_dim: int = 10
+    prior_dim: Annotated[int, POSITIVE] = 10
     "dimensions of w."
-    hidden: int = 64
+    hidden: Annotated[int, POSITIVE] = 64
     "width of the hidden layer of q(w|x,y) and of the prior net."
-    subclusters: int | tuple[int, ...] | None = None
+    subclusters: Annotated[int | tuple[int, ...] | None, POSITIVE] = None
     "K_c, one number for all classes or one per class; 1 when not given. `nas-osr subclusters` recommends them."
     reconstruction: str = "bernoulli"
     "`bernoulli` or `truncated_gaussian`."
-    pixel_scale: float = 0.0
+    pixel_scale: Annotated[float, NOT_NEGATIVE] = 0.0
     """standard deviation s of a pixel in the truncated Gaussian, in units of [0, 1]. 0 learns one for all pixels,
     between 0.01 and 0.5: s weighs the reconstruction against the other terms, and its best value depends on the data.
     The bounds keep it from collapsing on images that are reconstructed exactly, and from growing where a truncated
     Gaussian is flat and nothing would bring it back."""
     v_prior: bool = False
     "add the divergence of r from pi."
-    decoder_channels: int = 0
+    decoder_channels: Annotated[int, DECODER_CHANNELS] = 0
     "channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the encoder has there."
 
     def __post_init__(self) -> None:
-        check_positive(self, "latent_dim", "prior_dim", "hidden", where="gmvae: ")
+        super().__post_init__()
         check_choice(self, "reconstruction", RECONSTRUCTIONS, where="gmvae: ")
-        check_not_negative(self, "pixel_scale", where="gmvae: ")
-        check_decoder_channels(self, where="gmvae: ")
-        given = 1 if self.subclusters is None else self.subclusters
-        counts = given if isinstance(given, tuple) else (given,)
-        if not counts or not all(type(count) is int and count >= 1 for count in counts):
-            raise UserError(
-                f"gmvae: subclusters must be a whole number from 1, or one for each class, got {self.subclusters!r}"
-            )
+        if self.subclusters == ():
+            raise UserError("gmvae: subclusters must be a whole number from 1, or one for each class, got none")
 
     def counts(self, num_classes: int) -> tuple[int, ...]:
         """K_c of every class. Raises UserError when they are listed for another number of classes."""
@@ -98,6 +93,7 @@ class GMVAE(Objective):
     config_class = GMVAEConfig
     provides = frozenset({"embedding", "latent_mean", "latent_variance"})
     default_rule = "nc_distance"
+    follows_length = False
     divisible = True
     capturable = True
     config: GMVAEConfig
@@ -187,13 +183,6 @@ class GMVAE(Objective):
         noise = self.draw(lambda count: mean.new_empty(count, mean.shape[1]).normal_(), len(mean))
         return mean + variance.sqrt() * noise
 
-    def reconstruction_loss(self, logits: Tensor, images: Tensor) -> Tensor:
-        """-log p(x|z) of each image, [B], from the decoder's logits [B, C, H, W]."""
-        logits = logits.to(images.dtype)
-        if self.config.reconstruction == "bernoulli":
-            return bernoulli_loss(logits, images)
-        return truncated_gaussian_loss(logits.sigmoid(), self.pixel_scale(), images)
-
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         features = encoder(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -221,9 +210,12 @@ class GMVAE(Objective):
                 # masked before the product, so that missing subclusters send back no NaN
                 ratio = torch.where(log_weights.isfinite(), log_r - log_weights, 0.0)
                 terms["v_prior"] = (log_r.exp() * ratio).sum(1).mean()
-        decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {})
-        terms["reconstruction"] = self.reconstruction_loss(decoded, images).mean()
-        return terms
+        decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {}).to(images.dtype)
+        if self.config.reconstruction == "bernoulli":
+            reconstruction = bernoulli_loss(decoded, images)
+        else:
+            reconstruction = truncated_gaussian_loss(decoded.sigmoid(), self.pixel_scale(), images)
+        return {**terms, "reconstruction": reconstruction.mean()}
 
 
 def split_moments(raw: Tensor) -> tuple[Tensor, Tensor]:

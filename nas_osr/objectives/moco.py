@@ -12,41 +12,36 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_positive
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.views import ViewConfig, random_views
-from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.contrastive import info_nce_loss, unit_vectors
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.supcon import ProjectionHead
+from nas_osr.option_docs import POSITIVE, SHARE
 from nas_osr.outputs import FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class MoCoConfig:
+class MoCoConfig(Checked):
     """Coefficients of the loss. Queue and momentum are the GradMix paper's, temperature and head the MoCo paper's."""
 
-    temperature: float = 0.07
+    temperature: Annotated[float, POSITIVE] = 0.07
     "t of all similarities, greater than 0."
-    queue_size: int = 8196
+    queue_size: Annotated[int, POSITIVE] = 8196
     "how many earlier keys are kept, at least 1."
-    momentum: float = 0.999
+    momentum: Annotated[float, SHARE] = 0.999
     "share of its old self that the momentum encoder keeps at each step, from 0 to 1."
-    head_width: int = 128
+    head_width: Annotated[int, POSITIVE] = 128
     "dimensions of the vectors that are compared."
     flip: bool = True
     "mirror views; not for digits."
-
-    def __post_init__(self) -> None:
-        check_positive(self, "temperature", "queue_size", "head_width", where="moco: ")
-        if not 0 <= self.momentum <= 1:
-            raise UserError(f"moco: momentum must lie between 0 and 1, got {self.momentum}")
 
 
 class MoCo(Objective):
@@ -64,6 +59,7 @@ class MoCo(Objective):
     config_class = MoCoConfig
     provides = frozenset({"embedding"})
     default_rule = "neighbours"
+    follows_length = False
     makes_views = True
     config: MoCoConfig
     queue: Tensor

@@ -12,12 +12,12 @@ views. lambda alone (theta 0, no mixing) is SimCLR. There is no classifier: imag
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.augmentation import is_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.views import ViewConfig, random_views
@@ -28,28 +28,29 @@ from nas_osr.objectives.parts.decoder import BOTTOM
 from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.parts.saliency_maps import WEIGHTS, saliency_maps
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 MIXES = ("gradmix", "cutmix", "mixup", "none")
 
 
 @dataclass(frozen=True)
-class SupConConfig:
+class SupConConfig(Checked):
     """Coefficients of the loss; the defaults are the paper's for CIFAR-10."""
 
-    supcon_weight: float = 1.0
+    supcon_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "theta; 0 leaves the labels unused."
-    simclr_weight: float = 1.2
+    simclr_weight: Annotated[float, NOT_NEGATIVE] = 1.2
     "lambda, of the SimCLR loss and of the loss on mixed images; 0 leaves both out."
-    temperature: float = 0.05
+    temperature: Annotated[float, POSITIVE] = 0.05
     "t of all similarities, greater than 0."
-    head_width: int = 128
+    head_width: Annotated[int, POSITIVE] = 128
     "dimensions of f."
     mix: str = "gradmix"
     "gradmix, cutmix, mixup or none."
     saliency: str = "layercam"
     "layercam or gradcam (plain GradMix), for mix gradmix."
-    saliency_layers: tuple[int, ...] = (BOTTOM,)
+    saliency_layers: Annotated[tuple[int, ...], Range(-1, 2)] = (BOTTOM,)
     "the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1 the stem's."
     gamma: tuple[float, float] = (0.1, 0.5)
     "range of the mixed box's share of a side, in (0, 1]."
@@ -59,15 +60,13 @@ class SupConConfig:
     "mirror views; not for digits."
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "supcon_weight", "simclr_weight", where="supcon: ")
-        check_positive(self, "temperature", "head_width", where="supcon: ")
+        super().__post_init__()
         check_choice(self, "mix", MIXES, where="supcon: ")
         check_choice(self, "saliency", WEIGHTS, where="supcon: ")
         if self.supcon_weight == self.simclr_weight == 0:
             raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
-        layers = self.saliency_layers
-        if not isinstance(layers, tuple) or not layers or not set(layers) <= {-1, 0, 1, 2}:
-            raise UserError(f"supcon: saliency_layers must be a list of scales from -1 to 2, got {layers!r}")
+        if not self.saliency_layers:
+            raise UserError("supcon: saliency_layers must be a list of scales from -1 to 2, got none")
         if not is_range(self.gamma):
             raise UserError(f"supcon: gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
 
@@ -90,6 +89,7 @@ class SupCon(Objective):
     config_class = SupConConfig
     provides = frozenset({"embedding"})
     default_rule = "neighbours"
+    follows_length = False
     makes_views = True
     config: SupConConfig
 

@@ -24,69 +24,62 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
-from nas_osr.objectives.parts.decoder import BOTTOM, Decoder, check_decoder_channels
+from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 RECONSTRUCTION = {"working": 200.0, "paper": 1.0}  # its weight, by variant
 
 
 @dataclass(frozen=True)
-class VAEContrastiveConfig:
+class VAEContrastiveConfig(Checked):
     """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning)."""
 
-    class_dim: int = 32
+    class_dim: Annotated[int, POSITIVE] = 32
     "dimensions of u."
-    instance_dim: int = 10
+    instance_dim: Annotated[int, POSITIVE] = 10
     "dimensions of z."
-    ce_weight: float = 30.0
+    ce_weight: Annotated[float, NOT_NEGATIVE] = 30.0
     "weight of the cross-entropy of the classifier on u."
-    kl_weight: float = 1.0
+    kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight beta of both divergences at the end of their linear warm-up."
-    kl_warmup: float = 0.5
+    kl_warmup: Annotated[float, SHARE] = 0.5
     "share of the training over which beta rises from 0; 0 is no warm-up."
-    instance_kl_weight: float = 1.0
+    instance_kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight beta_z of z's divergence inside beta's bracket."
     variant: str = "working"
     "working: a decoder that draws the images; paper: the printed weight of the reconstruction, at which it does not."
-    reconstruction_weight: float | None = None
+    reconstruction_weight: Annotated[float | None, NOT_NEGATIVE] = None
     "weight of the mean squared error; when not given, that of the variant: 200, or the paper's 1."
-    contrastive_weight: float = 1.0
+    contrastive_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight of the contrastive term; at 0 no counterfactual is decoded in training."
-    temperature: float = 1.0
+    temperature: Annotated[float, POSITIVE] = 1.0
     "T of the contrastive term."
-    counterfactuals: int = 0
+    counterfactuals: Annotated[int, NOT_NEGATIVE] = 0
     """how many other classes each image is decoded under in training, a fresh random sample; 0 is all, as in the paper.
     Fewer make the contrastive term a little too small on average, and training cheaper where there are many classes.
     Judging decodes every class in any case."""
-    pixel_std: tuple[float, ...] | None = None
+    pixel_std: Annotated[tuple[float, ...] | None, POSITIVE] = None
     "standard deviation of each channel, in which errors are measured; the protocol's when not given."
-    decoder_channels: int = 0
+    decoder_channels: Annotated[int, DECODER_CHANNELS] = 0
     """channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the encoder has there, as
     in the paper. A narrow decoder makes the N + 1 reconstructions of each image cheap."""
     decoder_features: bool = False
     "let the decoder see the encoder's maps, as the published code does; the image then bypasses the latents."
 
     def __post_init__(self) -> None:
-        where = "vae_contrastive: "
-        check_positive(self, "class_dim", "instance_dim", where=where)
-        check_not_negative(self, "ce_weight", "kl_weight", "instance_kl_weight", where=where)
-        check_not_negative(self, "contrastive_weight", "counterfactuals", where=where)
-        check_choice(self, "variant", tuple(RECONSTRUCTION), where=where)
-        if self.reconstruction_weight is not None:
-            check_not_negative(self, "reconstruction_weight", where=where)
-        check_decoder_channels(self, where=where)
-        if not 0 <= self.kl_warmup <= 1:
-            raise UserError(f"vae_contrastive: kl_warmup is a share from 0 to 1, got {self.kl_warmup}")
+        super().__post_init__()
+        check_choice(self, "variant", tuple(RECONSTRUCTION), where="vae_contrastive: ")
 
     @property
     def image_weight(self) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 from pathlib import Path
 
-from nas_osr.files.storage import LOCK, file_errors
+from nas_osr.files.locks import LOCK, LOCKS
+from nas_osr.files.storage import file_errors
 from nas_osr.files.text import read_object
 
 PROGRAM = "nas-osr"
@@ -15,7 +16,7 @@ PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 
 # Names that a run may write: `--overwrite` removes these and nothing else.
 RUN_FILES = (
-    LOCK,
+    *LOCKS,
     ".*.tmp",
     "config.yaml",
     "provenance.json",
@@ -45,7 +46,7 @@ def is_run_folder(path: Path) -> bool:
     if (path / "provenance.json").is_file():
         return read_object(path / "provenance.json").get("program") == PROGRAM
     names = [entry.name for entry in path.iterdir()]
-    return LOCK in names and all(matches(name, (LOCK, ".*.tmp", "config.yaml")) for name in names)
+    return LOCK in names and all(matches(name, (*LOCKS, ".*.tmp", "config.yaml")) for name in names)
 
 
 def clear_run_folder(path: Path) -> None:
@@ -55,7 +56,7 @@ def clear_run_folder(path: Path) -> None:
             if entry.is_dir() and not entry.is_symlink():
                 if matches(entry.name, RUN_FOLDERS) and is_run_folder(entry):
                     clear_run_folder(entry)
-                    for name in (LOCK, "provenance.json"):
+                    for name in (*LOCKS, "provenance.json"):
                         (entry / name).unlink(missing_ok=True)
                 elif entry.name == MODEL_FOLDER:
                     for file in entry.iterdir():
@@ -65,7 +66,7 @@ def clear_run_folder(path: Path) -> None:
                     continue
                 if not any(entry.iterdir()):
                     entry.rmdir()
-            elif entry.name not in (LOCK, "provenance.json") and matches(entry.name, RUN_FILES):
+            elif entry.name not in (*LOCKS, "provenance.json") and matches(entry.name, RUN_FILES):
                 entry.unlink()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from datetime import timedelta
@@ -57,9 +58,17 @@ class ProgressReporter:
 
     def _print(self, line: str) -> None:
         if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
         else:
-            self._bar.console.print(line, highlight=False, markup=False)
+            with contextlib.suppress(OSError):
+                self._bar.console.print(line, highlight=False, markup=False)
+
+
+def tell(line: str) -> None:
+    """Print a line for people on stderr. One that takes none (full, closed, its reader gone) ends no computation."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def format_epoch(record: Mapping[str, Any], timing: Mapping[str, Any], epochs: int, seconds: list[float]) -> str:

@@ -11,6 +11,7 @@ from nas_osr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+
 # where and how it is computed, not what
 MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs")
 CONDITIONS = (

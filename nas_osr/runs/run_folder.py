@@ -17,19 +17,18 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
+from nas_osr.files.locks import LOCKS, FolderLock, lock_folder
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import (
-    LOCK,
     append_line,
     file_errors,
     json_line,
-    lock_folder,
     read_config,
     read_records,
     replace_file,
@@ -63,9 +62,9 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.resumed = False
-        self._lock: int | None = None
+        self._lock: FolderLock | None = None
         self._replaces = False  # an older run is to be cleared when this one begins
         self._made: list[Path] = []  # folders made by `create`, innermost first
 
@@ -77,16 +76,10 @@ class RunFolder:
         `overwrite`, the files of an older run go as soon as the new one calls `provenance`; foreign files stay.
 
         Raises:
-            UserError: the folder holds something else or a run that may not be replaced, is in use, or cannot be
-                written.
+            UserError: it holds something else or a run that may not be replaced, is in use, or cannot be written.
         """
-        if overwrite and resume:
-            raise UserError("resume and overwrite exclude each other: choose one")
-        run = cls(path)
+        run = cls._find(path, overwrite and resume)
         with file_errors(run.path, "create the run folder"):
-            present = run.path.is_dir() and any(run.path.iterdir())
-            if present and not is_run_folder(run.path):
-                raise UserError(f"{run.path}: not empty and not a run folder of nas-osr; choose another --out")
             run._made = [folder for folder in (run.path, *run.path.parents) if not folder.exists()]
             run.path.mkdir(parents=True, exist_ok=True)
             run._lock = lock_folder(run.path)
@@ -95,6 +88,23 @@ class RunFolder:
         except BaseException:
             run.close()
             raise
+        return run
+
+    @classmethod
+    def check(cls, path: str | Path, *, overwrite: bool = False, resume: bool = False) -> RunFolder:
+        """The folder, not made and not locked; UserError where `create` would raise one that can be told by now."""
+        run = cls._find(path, overwrite and resume)
+        run._take_over(overwrite, resume)
+        return run
+
+    @classmethod
+    def _find(cls, path: str | Path, both: bool) -> RunFolder:
+        if both:
+            raise UserError("resume and overwrite exclude each other: choose one")
+        run = cls(path)
+        with file_errors(run.path, "create the run folder"):
+            if run.path.is_dir() and any(run.path.iterdir()) and not is_run_folder(run.path):
+                raise UserError(f"{run.path}: not empty and not a run folder of nas-osr; choose another --out")
         return run
 
     def _begun(self) -> bool:
@@ -126,12 +136,13 @@ class RunFolder:
             return
         try:
             with file_errors(self.path, "leave"):
-                if self.path.is_dir() and [entry.name for entry in self.path.iterdir()] == [LOCK]:
-                    (self.path / LOCK).unlink()
+                if self.path.is_dir() and {entry.name for entry in self.path.iterdir()} <= {*LOCKS}:
+                    for name in LOCKS:
+                        (self.path / name).unlink(missing_ok=True)
                     for folder in self._made:
                         folder.rmdir()
         finally:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def __enter__(self) -> RunFolder:
@@ -197,7 +208,7 @@ class RunFolder:
         self.write_json("provenance.json", record)
 
     def extend(self, config: Mapping[str, Any], may_change: Collection[str]) -> None:
-        """Go on with a finished run whose configuration asks for more in the entries `may_change`; else do nothing.
+        """Go on with a run whose configuration asks for more in the entries `may_change`; else do nothing.
 
         Raises:
             UserError: another entry differs.
@@ -207,8 +218,9 @@ class RunFolder:
         if any(before.get(name) != config.get(name) for name in may_change):
             record = self.read_provenance()
             resumed = [*record.get("resumed", []), environment.utc_now()]
-            self.write_yaml("config.yaml", config)
+            # in this order: a crash in between leaves a run that asks for less and is not finished
             self.write_json("provenance.json", {**record, "resumed": resumed, "finished": None})
+            self.write_yaml("config.yaml", config)
 
     def finish(self) -> None:
         """Mark the run as finished: from now on it is replaced only with `overwrite`."""

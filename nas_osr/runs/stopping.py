@@ -88,4 +88,5 @@ class StopRequests:
         if not self._deferring or self._request is not None:
             raise request
         self._request = request
-        os.write(2, WAITING)  # print is not safe inside a handler
+        with contextlib.suppress(OSError):  # a terminal that is gone must not cost the checkpoint
+            os.write(2, WAITING)  # print is not safe inside a handler

@@ -179,4 +179,5 @@ def stopping_signals() -> contextlib.AbstractContextManager[None]:
     """
     ending = ((signal.SIG_DFL,), signal.default_int_handler)
     deaf = ((signal.SIG_IGN,), lambda number, frame: None)
-    return handle_signals({signal.SIGTERM: ending, signal.SIGHUP: ending, signal.SIGINT: deaf})
+    ends = [number for number in signal.Signals if number.name in ("SIGTERM", "SIGHUP")]  # Windows has no SIGHUP
+    return handle_signals({**dict.fromkeys(ends, ending), signal.SIGINT: deaf})

@@ -33,6 +33,7 @@ import yaml
 
 from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.text import check_json_value, read_text
 from nas_osr.files.yaml_text import MAX_YAML_BYTES, compose_yaml, construct_yaml
 
@@ -90,7 +91,7 @@ def read_sweep(
     Raises:
         UserError: no such file, or a mistake in it; names file, line and key.
     """
-    path = Path(reference)
+    path = user_path(reference)
     if not path.exists():
         names = shipped()
         if reference not in names:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
-from nas_osr.files.storage import append_line, file_errors, lock_folder, replace_file
+from nas_osr.files.locks import LOCKS, lock_folder
+from nas_osr.files.paths import user_path
+from nas_osr.files.storage import append_line, file_errors, replace_file
 from nas_osr.files.text import read_object
 from nas_osr.plain import plain
 from nas_osr.runs import provenance
@@ -41,7 +42,7 @@ class SweepFolder:
     """
 
     def __init__(self, path: str | Path, option_names: Callable[[str], set[str]]) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self.option_names = option_names
         self.records: Any = {}
         if (self.path / STATE).exists():
@@ -49,7 +50,7 @@ class SweepFolder:
             self.records = state.get("runs") if state.get("program") == PROGRAM else None
             if not (isinstance(self.records, dict) and all(map(is_record, self.records.values()))):
                 raise UserError(f"{self.path / STATE}: not the state of a sweep of nas-osr; choose another --out")
-        elif self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+        elif self.path.is_dir() and any(entry.name not in LOCKS for entry in self.path.iterdir()):
             raise UserError(f"{self.path}: not empty and not the folder of a sweep; choose another --out")
 
     @contextlib.contextmanager
@@ -62,9 +63,9 @@ class SweepFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = lock_folder(self.path)
         try:
-            yield lock
+            yield lock.descriptor
         finally:
-            os.close(lock)
+            lock.close()
 
     def keeps_run(self, run: Run) -> bool:
         """Whether the command leaves a run folder, which knows itself whether the run has finished."""

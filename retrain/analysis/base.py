@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from nas_osr.configuration import Checked, UserPath
 from nas_osr.errors import UserError
 from nas_osr.files.storage import replace_file
 from nas_osr.retrain.retrain_request import ReopenOptions
@@ -27,20 +28,17 @@ Curve = tuple[Sequence[float], Sequence[float], Sequence[float] | None]  # x, y 
 
 
 class Table(NamedTuple):
-    """A table for people.
-
-    Attributes:
-        rows: the first is the heading. A cell is a text, a number (shown with four digits), None (undefined), or
-            {"mean", "std"} of several runs.
-        title: a line above it; none where it is empty.
-    """
+    """A table for people."""
 
     rows: list[list[Any]]
+    """the first is the heading. A cell is a text, a number (shown with four digits), None (undefined), or {"mean",
+    "std"} of several runs."""
     title: str = ""
+    "a line above it; none where it is empty."
 
 
 @dataclass
-class Analysis:
+class Analysis(Checked):
     """Which run is analysed, and how it is shown.
 
     A kind of analysis sets `name`, says its options as fields, each with its help under it, and implements `figures`
@@ -49,7 +47,7 @@ class Analysis:
 
     name: ClassVar[str]  # the figures are kept as analysis-NAME.json
 
-    run: str
+    run: UserPath
     "folder of one retraining, or of several (`split-0` ...)."
     json: bool = False
     "print the result as one JSON object: the figures of each run by its folder's name."

@@ -5,13 +5,13 @@ The severities are those of ImageNet-C, made for larger images: harder on 32 pix
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from nas_osr.configuration import Numbers, parse_range
+from nas_osr.configuration import Numbers, UserPath, parse_range
 from nas_osr.errors import UserError
+from nas_osr.option_docs import POSITIVE, SEEDS
 from nas_osr.retrain.analysis.base import (
     Curve,
     NetworkAnalysis,
@@ -23,6 +23,7 @@ from nas_osr.retrain.analysis.base import (
     require,
     runs_table,
 )
+from nas_osr.runs.progress import tell
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 
@@ -52,13 +53,13 @@ class Corruption(NetworkAnalysis):
     "which corruptions."
     severities: Numbers = "1-5"
     "which severities, such as 1-5 or 1,3."
-    limit: int | None = None
+    limit: Annotated[int | None, POSITIVE] = None
     "use a random sample of so many known test images (and as many unknown ones); all when not given."
     unknown: bool = False
     "corrupt the unknown test images alike, and report the AUROC too."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "draws the sample and what is random in a corruption."
-    plot: str | None = None
+    plot: UserPath | None = None
     "file for accuracy against severity: .png, .svg or .pdf."
     quiet: bool = False
     "print no progress."
@@ -75,7 +76,7 @@ class Corruption(NetworkAnalysis):
     def report(self, line: str) -> None:
         """Tell a person how far it is."""
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
 
     def figures(self, run: RunFolder) -> dict[str, Any]:
         """Closed-set accuracy, and AUROC where asked for, with the run's own rule.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from nas_osr.configuration import check_choice, check_positive
+from nas_osr.configuration import UserPath, check_choice
 from nas_osr.errors import UserError
 from nas_osr.files.storage import replace_file
+from nas_osr.option_docs import POSITIVE, SEEDS
 from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, check_picture, folder_name, open_runs, runs_table
 from nas_osr.runs.run_folder import RunFolder
 
@@ -29,16 +30,15 @@ class Counterfactuals(NetworkAnalysis):
 
     part: str = "validation"
     "whose images are used: validation (known ones) or test (known and unknown ones)."
-    images: int = 12
+    images: Annotated[int, POSITIVE] = 12
     "so many images in the picture."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "draws the images of the picture."
-    pictures: str | None = None
+    pictures: UserPath | None = None
     "file for the picture: .png."
 
     def check(self) -> None:
         check_choice(self, "part", ("validation", "test"))
-        check_positive(self, "images")
         check_picture(self.pictures, ("png",))
 
     def figures(self, run: RunFolder) -> dict[str, Any]:

@@ -6,14 +6,14 @@ The features are the pooled ones under every head, as usual (and in GradMix, who
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from nas_osr.errors import UserError
+from nas_osr.option_docs import POSITIVE
 from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, folder_name, runs_table
+from nas_osr.runs.progress import tell
 from nas_osr.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -26,14 +26,10 @@ class Probe(NetworkAnalysis):
 
     name: ClassVar[str] = "probe"
 
-    inverse_penalty: float = 1.0
+    inverse_penalty: Annotated[float, POSITIVE] = 1.0
     "C of the logistic regression; smaller values regularise more."
-    iterations: int = 1000
+    iterations: Annotated[int, POSITIVE] = 1000
     "limit of its optimiser."
-
-    def check(self) -> None:
-        if not self.inverse_penalty > 0 or self.iterations < 1:
-            raise UserError("probe: inverse_penalty must be greater than 0 and iterations at least 1")
 
     def figures(self, run: RunFolder) -> dict[str, Any]:
         """See `linear_probe`; and `network`, the closed-set accuracy of the run's own head and rule, beside it.
@@ -55,7 +51,7 @@ class Probe(NetworkAnalysis):
         figures["network"] = run.read_json("metrics.json")["metrics"]["closed_set_accuracy"]
         if not figures["converged"]:
             after = f"not converged after {self.iterations} iterations: raise --iterations"
-            print(f"{folder_name(run)}: {after}", file=sys.stderr)
+            tell(f"{folder_name(run)}: {after}")
         return figures
 
     def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:

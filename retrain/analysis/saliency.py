@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from nas_osr.configuration import check_choice, check_positive
+from nas_osr.configuration import UserPath, check_choice
 from nas_osr.errors import UserError
 from nas_osr.files.storage import replace_file
+from nas_osr.option_docs import POSITIVE, SEEDS, Range
 from nas_osr.retrain.analysis.base import (
     NetworkAnalysis,
     Table,
@@ -40,25 +41,25 @@ class Saliency(NetworkAnalysis):
 
     part: str = "validation"
     "whose known images are used: validation or test."
-    scales: list[int] = field(default_factory=lambda: [2])
+    scales: Annotated[list[int], Range(-1, 2)] = field(default_factory=lambda: [2])
     "maps of the encoder whose saliency is summed: -1 is 1/2 of the image side, 0 is 1/4, 1 is 1/8, 2 is 1/16."
     weights: str = "layercam"
     "what weighs a map's channels: layercam (the gradient at each place) or gradcam (its mean)."
-    lowest: float = 1e-5
+    lowest: Annotated[float, POSITIVE] = 1e-5
     "smallest threshold t."
-    highest: float = 1e-3
+    highest: Annotated[float, POSITIVE] = 1e-3
     "largest threshold t."
-    points: int = 9
+    points: Annotated[int, POSITIVE] = 9
     "number of thresholds, evenly spaced in their logarithm."
-    limit: int | None = None
+    limit: Annotated[int | None, POSITIVE] = None
     "use a random sample of so many images; all when not given."
-    batch_size: int = 256
+    batch_size: Annotated[int, POSITIVE] = 256
     "images in one loss; where that is a mean over the batch, the maps shrink as the batch grows."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "draws the sample, the order of the images and what is random in the loss."
-    plot: str | None = None
+    plot: UserPath | None = None
     "file for S_M(t): .png, .svg or .pdf."
-    pictures: str | None = None
+    pictures: UserPath | None = None
     "file for a grid of images with their saliency: .png."
 
     def check(self) -> None:
@@ -66,8 +67,7 @@ class Saliency(NetworkAnalysis):
 
         check_choice(self, "part", ("validation", "test"))
         check_choice(self, "weights", WEIGHTS)
-        check_positive(self, "lowest", "points", "batch_size")
-        if not self.lowest < self.highest < math.inf or not self.scales:
+        if not self.lowest < self.highest or not self.scales:
             raise UserError("saliency: lowest must be below highest, and scales must name at least one")
         check_picture(self.plot)
         check_picture(self.pictures, ("png",))

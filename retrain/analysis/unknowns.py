@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
 from nas_osr.retrain.analysis.base import Analysis, Curve, Table, check_picture, plot_curves
 from nas_osr.runs.run_folder import RunFolder
@@ -25,7 +26,7 @@ class Unknowns(Analysis):
 
     label: str = ""
     "read metrics-LABEL.json, which `evaluate` left under another rule or unknown source."
-    plot: str | None = None
+    plot: UserPath | None = None
     "file for the curve: .png, .svg or .pdf."
 
     def check(self) -> None:

@@ -60,12 +60,8 @@ def plan_subclusters(request: SubclustersRequest) -> SubclustersPlan:
     UserError: anything in the request is wrong.
     """
     counts = sorted(set(request.counts))
-    if len(counts) < 2 or len(counts) < len(request.counts) or counts[0] < 1:
+    if len(counts) < 2 or len(counts) < len(request.counts):
         raise UserError(f"counts must be two or more different numbers from 1, such as 1,2,3; got {request.counts}")
-    if not 0 < request.gain < 1:
-        raise UserError(f"gain is a share between 0 and 1, got {request.gain}")
-    if not request.tolerance >= 0:
-        raise UserError(f"tolerance must not be negative, got {request.tolerance}")
     if "subclusters" in request.objective_config:
         raise UserError("objective_config.subclusters is what this command chooses: give --counts instead")
     retraining = plan_retrain(request.as_retrain())
@@ -134,6 +130,7 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
     plan = plan_subclusters(request)
     training, output, cost = plan.parts[0].training, plan.output, partial(retrain_cost, plan.parts)
     if request.dry_run:
+        plan.output.check()
         return {"would_train": plan.recorded, "estimate": training.machine.estimate(cost)}
     fabric = training.machine.open(ranks=False)
     digest = plan.load_known().fingerprint()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
+from nas_osr.configuration import UserPath
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Range
 from nas_osr.requests import MachineOptions, OutputOptions
 from nas_osr.retrain.retrain_request import NetworkOptions, RetrainRequest
 
@@ -16,17 +18,17 @@ class SubclustersRequest(NetworkOptions, OutputOptions, MachineOptions):
     Trains the objective on each class alone with every count, and compares the losses on known validation images.
     """
 
-    out: str = "runs/subclusters"
+    out: UserPath = "runs/subclusters"
     "folder of the run."
-    counts: list[int] = field(default_factory=lambda: [1, 2, 3])
+    counts: Annotated[list[int], POSITIVE] = field(default_factory=lambda: [1, 2, 3])
     "the numbers of subclusters to compare, such as 1,2,3."
-    gain: float = 0.05
+    gain: Annotated[float, Range(0, 1, above=True, below=True)] = 0.05
     "one more subcluster pays when it lowers the covering loss by at least this share of it."
-    tolerance: float = 0.005
+    tolerance: Annotated[float, NOT_NEGATIVE] = 0.005
     "it may raise the reconstruction loss by no more than this, in nats a pixel value."
-    seed: int = 0
+    seed: Annotated[int, SEEDS] = 0
     "of every training."
-    split: int | None = None
+    split: Annotated[int | None, NOT_NEGATIVE] = None
     "the class split; the search's, or 0."
     objective_config: dict[str, Any] = field(default_factory=dict)
     "coefficients of the objective gmvae, all but subclusters."

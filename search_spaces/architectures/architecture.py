@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError, show
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check_json_value, parse_json, read_text
 from nas_osr.search_spaces import paper
@@ -21,15 +22,12 @@ _MAX_FOUND_DEPTH = 8
 
 @dataclass(frozen=True)
 class Branch:
-    """The way to one output.
-
-    Attributes:
-        path: the scale at which each layer's cell sits: first 0, last the branch's scale; each step keeps or adds one.
-        operations: the operation of each layer's cell.
-    """
+    """The way to one output."""
 
     path: tuple[int, ...]
+    "the scale at which each layer's cell sits: first 0, last the branch's scale; each step keeps or adds one."
     operations: tuple[str, ...]
+    "the operation of each layer's cell."
 
 
 @dataclass(frozen=True)
@@ -38,17 +36,15 @@ class Architecture:
 
     Branches that share a cell agree on the operation and on the way to it, so that every cell has one input.
 
-    Attributes:
-        branches: by scale, sorted: the space's.
-        found: where it comes from (strategy, objective, rule, protocol, split, seed, F1, epoch, ...): plain JSON.
-
     Raises:
         UserError: names the field that is wrong.
     """
 
     space: Space
     branches: dict[int, Branch]
+    "by scale, sorted: the space's."
     found: dict[str, Any] = field(default_factory=dict)
+    "where it comes from (strategy, objective, rule, protocol, split, seed, F1, epoch, ...): plain JSON."
 
     def __post_init__(self) -> None:
         if tuple(sorted(self.branches)) != self.space.branches:
@@ -107,7 +103,7 @@ class Architecture:
 
     def save(self, path: str | Path) -> None:
         """Write JSON to `path`, whole or not at all. Raises UserError when that is impossible."""
-        with replace_file(Path(path)) as file:
+        with replace_file(user_path(path)) as file:
             file.write(self.to_json().encode())
 
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors, read_records, replace_file
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, weights_from_record
@@ -30,7 +31,7 @@ def export_architecture(
         if name not in FORMATS:
             raise UserError(f"format {name[:40]!a}: choose from {', '.join(FORMATS)}")
     contents = {name: render(architecture, weights, name) for name in formats}
-    folder = Path(out)
+    folder = user_path(out)
     with file_errors(folder, "make this folder"):
         folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
@@ -62,7 +63,7 @@ def load_with_weights(
         UserError: something is missing or broken.
     """
     architecture = load_architecture(reference)
-    path = Path(reference)
+    path = user_path(reference)
     if history is None and str(reference) in published_names():
         return architecture, None
     if history is None and (path / "history.jsonl").is_file():

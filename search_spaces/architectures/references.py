@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from nas_osr.errors import UserError, show
+from nas_osr.files.paths import user_path
 from nas_osr.files.storage import read_config
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, inconsistent_cell
 from nas_osr.search_spaces.architectures.graph import from_graph, read_graphml
@@ -64,7 +65,7 @@ def load_architecture(reference: str | Path, space: Space | None = None) -> Arch
         if not re.fullmatch(r"[0-9]{1,18}", text.removeprefix("random:"), re.ASCII):
             raise UserError(f"{show(text)}: expected random:SEED with a whole number, such as random:0")
         return sample_architecture(space, int(text.removeprefix("random:")))
-    path = Path(reference)
+    path = user_path(reference)
     if path.is_dir():
         if (path / "config.yaml").is_file() and not (path / "architecture.json").exists():
             network = read_config(path / "config.yaml").get("network")

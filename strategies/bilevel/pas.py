@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from lightning_fabric import Fabric
 
-from nas_osr.configuration import check_choice, check_not_negative, check_positive
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.cost.whole_run import Cost
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
@@ -24,14 +25,14 @@ ORDERS = ("architecture_first", "weights_first")
 
 
 @dataclass(frozen=True)
-class BilevelConfig:
+class BilevelConfig(Checked):
     """Options of a bilevel search."""
 
-    warmup_epochs: int = 10
+    warmup_epochs: Annotated[int, NOT_NEGATIVE] = 10
     "first epochs that update weights only."
-    architecture_lr: float = 2e-3
+    architecture_lr: Annotated[float, POSITIVE] = 2e-3
     "learning rate of alphas and betas (Adam, betas .5 and .999)."
-    temperature: float = 1.0
+    temperature: Annotated[float, POSITIVE] = 1.0
     "of the softmax of alphas and betas in the last epoch; it falls to it from 1 after warm-up, by a factor an epoch."
     order: str = "architecture_first"
     "which step comes first in a pair: architecture_first, or weights_first (Algorithm 1 of the paper)."
@@ -39,8 +40,7 @@ class BilevelConfig:
     "end the search when its warning has held for three epochs: skips, entropy (of alpha) or none."
 
     def __post_init__(self) -> None:
-        check_not_negative(self, "warmup_epochs")
-        check_positive(self, "architecture_lr", "temperature")
+        super().__post_init__()
         check_choice(self, "order", ORDERS)
         check_choice(self, "stop_rule", (*STOP_RULES, "none"))
 
@@ -79,6 +79,9 @@ class PAS(Strategy):
                 f"batch_size {batch_size} is larger than half of the kept training images ({smallest}): "
                 "choose a smaller one"
             )
+
+    def bound(self, plan: SearchPlan) -> str | None:
+        return plan.objective.bound
 
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         return search_cost(plan, fabric)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import collections
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_osr.cli.options import parse_options
-from nas_osr.configuration import ClassNames, Numbers, make_request
+from nas_osr.configuration import ClassNames, Numbers, make_config, make_request
 from nas_osr.errors import UserError
+from nas_osr.files.paths import absolute_path, user_path
 from nas_osr.files.storage import read_config
-from nas_osr.files.yaml_text import format_yaml
-from nas_osr.option_docs import named_types, option_types
+from nas_osr.files.yaml_text import format_yaml, parse_yaml
+from nas_osr.option_docs import Range, named_types, option_types
 from nas_osr.plain import plain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.strategies.search_request import SearchRequest
@@ -49,6 +51,7 @@ class Request:
 # no text that the command line has a meaning of its own for: null, and brackets around items
 letters = st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"], exclude_characters="[{")
 texts = st.text(letters, max_size=6).filter(lambda text: text != "null")
+paths = texts.map(lambda text: os.path.abspath(f"/{text}"))
 finite = st.floats(allow_nan=False, allow_infinity=False)
 entries = st.dictionaries(
     st.text(letters, max_size=4), finite | st.integers() | texts | st.booleans() | st.none(), max_size=3
@@ -60,8 +63,16 @@ names = names | st.sampled_from(
 )
 VALUES = {
     str: texts, int: st.integers(-(10**9), 10**9), float: finite, bool: st.booleans(), NoneType: st.none(),
-    Any: texts | entries | st.lists(st.integers() | finite), dict: entries, Path: texts.map(Path),
+    Any: texts | entries | st.lists(st.integers() | finite), dict: entries, Path: paths.map(Path),
 }  # fmt: skip
+
+
+def inside(value: Any, allowed: Range) -> Any:
+    """The value, each number in it one that is allowed."""
+    if isinstance(value, list):
+        return [inside(item, allowed) for item in value]
+    between = allowed.low + 1 if allowed.high == math.inf else (allowed.low + allowed.high) / 2
+    return value if value is None or value in allowed else type(value)(between)
 
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
@@ -75,7 +86,13 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if get_origin(hint) is list:
         return st.lists(values_of(get_args(hint)[0]), max_size=3)
     if get_origin(hint) is Annotated:
-        return values_of(get_args(hint)[0])
+        inner, *about = get_args(hint)
+        ranges = [item for item in about if isinstance(item, Range)]
+        if user_path in about or absolute_path in about:
+            return paths
+        return values_of(inner).map(lambda value: inside(value, ranges[0])) if ranges else values_of(inner)
+    if get_origin(hint) in (Union, UnionType):
+        return st.one_of([values_of(part) for part in get_args(hint)])
     parts = get_args(hint) if get_origin(hint) is not dict else ()
     return st.one_of([values_of(part) for part in parts]) if parts else VALUES[next(named_types(hint))]
 
@@ -97,6 +114,29 @@ def test_python_yaml_and_the_command_line_give_equal_requests(tmp_path_factory: 
     file.write_text(format_yaml(plain(vars(request), "config")), encoding="utf-8")
     assert make_request(kind, read_config(file), str(file)) == request
     assert kind(**parse_options(kind, ["--config", str(file)], "command")) == request
+
+
+def disguise(value: Any) -> Any:
+    """A plain value as NumPy and Python have it, too."""
+    if isinstance(value, dict):
+        return collections.OrderedDict((name, disguise(item)) for name, item in value.items())
+    if isinstance(value, list):
+        return tuple(map(disguise, value))
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64, str: np.str_}
+    fits = type(value) is not int or abs(value) < 1 << 63
+    return kinds[type(value)](value) if type(value) in kinds and fits else value
+
+
+@pytest.mark.parametrize("kind", [Request, SearchRequest, RetrainRequest])
+@settings(max_examples=40)
+@given(st.data())
+def test_a_script_may_give_numpy_values_to_a_request_itself(kind: type, data: Any) -> None:
+    values = data.draw(requests_of(kind)) | ({"word": "x"} if kind is Request else {})
+    expected = make_request(kind, values, "python")
+    assert make_request(kind, disguise(values), "python") == expected
+    if kind is not Request:  # whose base checks nothing
+        made = kind(**disguise(values))
+        assert made == expected and parse_yaml(format_yaml(vars(made)), "config") == plain(vars(expected), "config")
 
 
 @pytest.mark.parametrize(
@@ -165,3 +205,35 @@ def test_a_wrong_value_is_one_line_that_says_what_is_expected(name: str, given: 
 def test_a_missing_value_is_named() -> None:
     with pytest.raises(UserError, match="^here: word is missing$"):
         make_request(Request, {"whole": 1}, "here")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a thing."""
+
+    weight: float = 1.0
+    count: int = 2
+    on: bool = False
+    shape: tuple[int, ...] | None = None
+
+
+def test_settings_are_converted() -> None:
+    settings = make_config("thing", Settings, {"weight": 3, "shape": [1, 2]})
+    assert settings == Settings(3.0, 2, False, (1, 2)) and isinstance(settings.weight, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"wait": 1.0}, "thing has no setting 'wait': it has weight, count, on, shape"),
+        ({"weight": "1"}, "thing: weight must be a finite number, got '1'"),
+        ({"weight": float("nan")}, "weight must be a finite number"),
+        ({"weight": True}, "weight must be a finite number"),
+        ({"count": 2.5}, "count must be a whole number"),
+        ({"count": True}, "count must be a whole number"),
+        ({"on": 1}, "on must be true or false"),
+    ],
+)
+def test_wrong_settings(values: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config("thing", Settings, values)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
-from nas_osr.plugins import import_plugin, load_class, make_config, read_attribute
+from nas_osr.plugins import import_plugin, load_class, read_attribute
 from nas_osr.scoring import RULES
 
 BUILT_IN = {"ordered": "collections:OrderedDict"}
@@ -56,38 +55,6 @@ def test_what_is_no_such_class(module: str, name: str, message: str) -> None:
 def test_an_error_inside_a_plugin_is_not_hidden(module: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
         import_plugin("broken_classes")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Of a thing."""
-
-    weight: float = 1.0
-    count: int = 2
-    on: bool = False
-    shape: tuple[int, ...] | None = None
-
-
-def test_settings_are_converted() -> None:
-    settings = make_config("thing", Settings, {"weight": 3, "shape": [1, 2]})
-    assert settings == Settings(3.0, 2, False, (1, 2)) and isinstance(settings.weight, float)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"wait": 1.0}, "thing has no setting 'wait': it has weight, count, on, shape"),
-        ({"weight": "1"}, "weight must be like 1.0, got '1'"),
-        ({"weight": float("nan")}, "weight must be like"),
-        ({"weight": True}, "weight must be like"),
-        ({"count": 2.5}, "count must be like 2"),
-        ({"count": True}, "count must be like 2"),
-        ({"on": 1}, "on must be like False"),
-    ],
-)
-def test_wrong_settings(values: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        make_config("thing", Settings, values)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", ".relative.Class", "a..B", "a/b.C", ".", "a.", "a b.C"])

@@ -65,6 +65,8 @@ def test_finished_run_is_refused_unless_told_otherwise(finished: tuple[Path, dic
     out, result = finished
     with pytest.raises(UserError, match="finished run"):
         run_search(SearchRequest(**TINY, out=str(out)), ["nas-osr"])
+    with pytest.raises(UserError, match="finished run"):
+        run_search(SearchRequest(**TINY, out=str(out), dry_run=True), ["nas-osr"])
     assert run_search(SearchRequest(**TINY, out=str(out), resume="auto"), ["nas-osr"])["f1"] == result["f1"]
     before = (out / "history.jsonl").read_bytes()
     run_search(SearchRequest(**TINY, out=str(out), overwrite=True), ["nas-osr"])

@@ -12,6 +12,7 @@ from nas_osr.data.sources.listing import PassedOver, list_class_folders, list_im
 from nas_osr.data.sources.named_classes import NamedClasses
 from nas_osr.data.sources.places import Archive, Location, possible_places, resolve_data_dir
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +92,7 @@ class Source(NamedClasses):
     @property
     def folder(self) -> Path:
         """The data folder, or that of an archive or official file which was named for it. Raises UserError."""
-        named = None if self.data_dir is None else Path(self.data_dir).expanduser()
+        named = None if self.data_dir is None else user_path(self.data_dir)
         files = {Path(self.official).name.format(part=part) for part in SOURCE_PARTS} if self.official else set()
         if named is not None and named.is_file() and named.name in files | {item.name for item in self.archives}:
             return named.parent

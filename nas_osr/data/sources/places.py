@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 
 DATA_DIR_VARIABLE = "NAS_OSR_DATA"
 
@@ -53,7 +54,7 @@ def resolve_data_dir(data_dir: Path | None, create: bool = False) -> Path:
     value = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE)
     if not value:
         raise UserError(f"no data folder: give --data_dir, or set {DATA_DIR_VARIABLE}")
-    folder = Path(value).expanduser()
+    folder = user_path(value)
     if create and not folder.exists():
         try:
             folder.mkdir(parents=True)

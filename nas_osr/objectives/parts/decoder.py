@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from nas_osr.data.sources.base import Shape
-from nas_osr.errors import UserError
+from nas_osr.option_docs import Range
 
 BOTTOM = 2  # scale of the map that feeds the latents
 SLOPE = 0.2  # of every LeakyReLU in decoders and GANs
-
-
-def check_decoder_channels(config: Any, where: str) -> None:
-    """UserError, beginning with `where`, unless `decoder_channels` is 0 (as the encoder has) or at least 16."""
-    if config.decoder_channels < 0 or 0 < config.decoder_channels < 16:
-        raise UserError(f"{where}decoder_channels must be 0 or at least 16, got {config.decoder_channels}")
+DECODER_CHANNELS = Range(16, or_zero=True)  # 0 is as many as the encoder has
 
 
 class Decoder(nn.Module):

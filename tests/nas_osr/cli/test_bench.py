@@ -93,7 +93,7 @@ def test_classes_and_image_size_replace_the_protocols() -> None:
         (["--classes", "1"], "classes must be at least 2"),
         (["--classes", "2"], "leave fewer than 2"),
         (["--image_size", "20"], "multiples of 16"),
-        (["--image_size", "0"], "multiples of 16"),
+        (["--image_size", "0"], "image_size must be at least 16"),
         (["--layers", "2"], "layers must be from 3"),
         (["--operations", "skip,conv9"], "unknown operation 'conv9'"),
         (["--batch_size", "0"], "batch_size must be greater than 0"),

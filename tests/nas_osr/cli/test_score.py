@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import nas_osr
 from nas_osr.cli.main import main
 from nas_osr.evaluation.predictions import Predictions, read_predictions
 from nas_osr.evaluation.user_arrays import PER_CLASS, hold_out, read_arrays, read_parts
+from nas_osr.metrics.open_set import Array
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import RULES, rule_class
 
@@ -241,15 +243,31 @@ def remove(prefix: str) -> Any:
         ("msp", change("test_logits", np.ravel), r"test_logits: expected a row of numbers .* got float32 \(240,\)"),
         ("msp", change("test_logits", lambda v: v[:0]), r"test_logits: expected a row .* got float32 \(0, 3\)"),
         ("msp", change("test_logits", lambda v: v.astype(str)), r"test_logits: expected a row .* got <U"),
-        ("msp", change("test_logits", lambda v: v > 0), "test_logits.npy: expected numbers or text, .* bool"),
+        (
+            "msp",
+            change("test_logits", lambda v: v > 0),
+            "test_logits: expected a row of numbers for each image, got bool",
+        ),
         ("msp", change("validation_logits", at((7, 1), np.nan)), "validation_logits: row 7 holds a value that is not"),
         ("cac", change("train_logits", at((0, 0), np.inf)), "train_logits: row 0 holds a value that is not a finite"),
         ("msp", change("test_logits", lambda v: v[:, :2]), "test_logits has 2 columns, but validation_logits 3"),
         ("cap", change("train_latent_mean", lambda v: v[:9]), "train_latent_mean has 9 rows, but train_class_.* 120"),
         ("msp", change("test_labels", lambda v: v[:9]), "test_labels: expected 80 whole numbers, .* of test_logits"),
-        ("msp", change("test_labels", lambda v: v / 1), "test_labels: expected 80 whole numbers, .* got float64"),
+        ("msp", change("test_labels", lambda v: v / 2), r"test_labels: expected whole numbers, row 1 is 0\.5"),
+        ("msp", change("test_labels", lambda v: v * np.nan), "test_labels: expected whole numbers, row 0 is nan"),
+        ("msp", change("test_labels", lambda v: v == 3), "test_labels: holds flags; labels are classes"),
+        ("neighbours", change("train_labels", lambda v: v > 0), "train_labels: holds flags"),
+        ("msp", change("test_labels", lambda v: np.eye(4)[v]), r"test_labels: expected 80 whole numbers, .*\(80, 4\)"),
+        ("msp", change("test_labels", lambda v: v[:, None]), r"test_labels: expected 80 whole numbers, .*\(80, 1\)"),
+        (
+            "msp",
+            change("test_labels", lambda v: v.astype(str)),
+            "test_labels is text, the labels of other parts are not",
+        ),
         ("msp", change("test_labels", at(0, 4)), r"test_labels: 4 lies outside 0\.\.3"),
-        ("msp", change("test_labels", at(0, -1)), r"test_labels: -1 lies outside 0\.\.3"),
+        ("msp", change("test_labels", at(0, -1)), "test_labels: holds both -1, which is unknown, and 3"),
+        ("msp", change("test_labels", at(0, -2)), r"test_labels: -2 lies outside 0\.\.3"),
+        ("msp", change("validation_labels", at(0, -1)), r"validation_labels: -1 lies outside 0\.\.2"),
         ("msp", change("validation_labels", at(0, 3)), r"validation_labels: 3 lies outside 0\.\.2; there are 3 known"),
         ("cac", change("train_labels", at(0, 2**62)), "train_labels: 4611686018427387904 lies outside"),
         ("neighbours", change("train_labels", lambda v: v % 2), "train_labels: class 2 of 0..2 has no image"),
@@ -308,3 +326,57 @@ def test_options_out_of_range(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "'msp' has no setting k" in run(capsys, file, "--rule", "msp", "--rule_config.k", "1")[2]
     missing = str(tmp_path / "absent" / "own.csv")
     assert "cannot write: No such file" in run(capsys, file, "--rule", "msp", "--out", missing)[2]
+
+
+NAMES = np.array(["cat", "dog", "owl", "fox"])  # fox is unknown
+
+
+def relabelled(change: Callable[[Array], Array]) -> dict[str, Any]:
+    """The arrays with other labels."""
+    return {name: change(v) if name.endswith("_labels") else v for name, v in make_arrays().items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda labels: np.where(labels == 3, -1, labels),
+        lambda labels: labels.astype(np.float32),
+        lambda labels: labels.astype(str),
+        lambda labels: np.where(labels == 3, "unknown", labels.astype(str)),
+        lambda labels: np.where(labels == 3, "-1", labels.astype(str)),
+        lambda labels: np.where(labels == 3, "unknown", NAMES[labels]),
+        lambda labels: np.where(labels == 3, "unknown", NAMES[labels]).astype(object),
+        lambda labels: NAMES[labels],
+        lambda labels: NAMES[labels].tolist(),
+    ],
+)
+@pytest.mark.parametrize("rule", ["mls", "neighbours"])
+def test_labels_may_be_written_as_people_do(rule: str, change: Callable[[Array], Any]) -> None:
+    expected, scored = nas_osr.score_arrays(make_arrays(), rule), nas_osr.score_arrays(relabelled(change), rule)
+    assert np.array_equal(scored.judgements.predicted_label, expected.judgements.predicted_label)
+    figures = {name: value for name, value in scored.metrics.items() if not name.startswith("openness")}
+    assert figures == {name: expected.metrics[name] for name in figures}
+    named = str(change(np.array([0, 1, 2]))[0]) == "cat"
+    assert scored.names == (("cat", "dog", "owl") if named else ("0", "1", "2"))
+    assert any("taken in the order cat, dog, owl" in note for note in scored.notes) == named
+
+
+def test_names_say_of_how_many_classes_the_unknown_images_are() -> None:
+    arrays = relabelled(lambda labels: NAMES[labels])
+    assert nas_osr.score_arrays(arrays, "mls").metrics["openness_cac"] is not None
+    arrays["train_labels"] = arrays["train_labels"].astype("U9")
+    arrays["train_labels"][0] = "unknown"
+    with pytest.raises(nas_osr.UserError, match="train_labels: 'unknown' is no known class; only test images"):
+        nas_osr.score_arrays(arrays, "neighbours")
+    arrays["train_labels"] = np.arange(120) % 3
+    with pytest.raises(nas_osr.UserError, match="is text, the labels of other parts are not"):
+        nas_osr.score_arrays(arrays, "neighbours")
+
+
+def test_flags_in_place_of_labels_are_noticed() -> None:
+    arrays = make_arrays()
+    assert not any("flags" in note for note in nas_osr.score_arrays(arrays, "mls").notes)
+    arrays["test_labels"] = (arrays["test_labels"] < 3).astype(np.int64)  # 1 where an image is known
+    assert any(
+        "test_labels are 0 and 1 alone, of 3 classes" in note for note in nas_osr.score_arrays(arrays, "mls").notes
+    )

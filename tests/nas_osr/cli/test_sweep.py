@@ -101,7 +101,7 @@ def test_a_sweep_from_its_typos_to_its_table(tmp_path: Path, capsys: pytest.Capt
             "there is no option epoch; did you mean epochs?",
         ),
         (PLAN.replace("label_smoothing:", "smoothing:"), ":11: run smoothing-0: ", "no setting 'smoothing'"),
-        (PLAN.replace("[0, 0.1]", "[0, 1.1]"), ":11: run smoothing-1.1: ", "label_smoothing is a share"),
+        (PLAN.replace("[0, 0.1]", "[0, 1.1]"), ":11: run smoothing-1.1: ", "label_smoothing must lie in [0, 1), got"),
         (PLAN + EVALUATION.replace("msp", "cap"), ":19: run smoothing-0-cap: ", "rule 'cap' needs"),
         (PLAN + EVALUATION.replace('rule: "', 'unknown: "'), ":19: run smoothing-0-msp: ", "unknown source 'msp'"),
     ):

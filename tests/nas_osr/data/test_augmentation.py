@@ -155,7 +155,7 @@ def test_digits_are_not_mirrored() -> None:
     [{"recipe": "blur"}, {"scale": (0.0, 1.0)}, {"scale": (0.9, 0.8)}, {"aspect": 0.5}, {"padding": -1}],
 )
 def test_mistakes(arguments: dict) -> None:
-    with pytest.raises(UserError, match="augmentation"):
+    with pytest.raises(UserError, match="(?i)augmentation"):
         AugmentationConfig(**arguments)
 
 

@@ -187,7 +187,7 @@ def test_what_would_break_the_promise_is_refused(
             "0.99",
         ): "accept 0.99 needs 99 images of known classes at least, there are 40",
         (str(pictures), "--per_class", "--accept", "0.99"): "add some, or leave --per_class out",
-        (str(pictures), "--accept", "95"): "strictly between 0 and 1",
+        (str(pictures), "--accept", "95"): "must lie in (0, 1)",
         (str(pictures), "--out", model): "is there already",
     }
     for arguments, message in refused.items():

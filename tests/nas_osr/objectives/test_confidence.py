@@ -387,7 +387,7 @@ def test_beta_is_the_papers() -> None:
         ({"gan_learning_rate": -1.0}, "gan_learning_rate must be greater than 0"),
         ({"gan_width": 0}, "gan_width must be greater than 0"),
         ({"gan_epochs": 0}, "gan_epochs must be greater than 0"),
-        ({"gan_latent": 1.5}, "gan_latent must be like 100"),
+        ({"gan_latent": 1.5}, "gan_latent must be a whole number"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], message: str) -> None:

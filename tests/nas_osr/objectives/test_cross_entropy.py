@@ -151,8 +151,8 @@ def test_losses_and_gradients_are_finite(magnitude: float, count: int, classes: 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing is a share from 0 to below 1, got 1.0"),
-        ({"label_smoothing": -0.1}, "label_smoothing is a share"),
+        ({"label_smoothing": 1.0}, "label_smoothing must lie in .0, 1., got 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing must lie in"),
         ({"center_weight": -1}, "center_weight must not be negative"),
         ({"smoothing": 0.1}, "no setting 'smoothing'"),
     ],

@@ -268,8 +268,8 @@ def test_defaults_of_the_four_experiments(name: str, known: list[Any], latent_di
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"subclusters": 0}, "subclusters must be a whole number"),
-        ({"subclusters": [1, 0]}, "subclusters must be a whole number"),
+        ({"subclusters": 0}, "subclusters must be greater than 0"),
+        ({"subclusters": [1, 0]}, "subclusters must be greater than 0, got 0"),
         ({"subclusters": []}, "subclusters must be a whole number"),
         ({"subclusters": "2"}, "subclusters must be a whole number"),
         ({"subclusters": True}, "subclusters"),

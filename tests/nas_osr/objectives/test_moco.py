@@ -194,7 +194,7 @@ def test_coefficients() -> None:
         ({"temperature": 0.0}, "temperature must be greater than 0"),
         ({"queue_size": 0}, "queue_size must be greater than 0"),
         ({"head_width": 0}, "head_width must be greater than 0"),
-        ({"momentum": 1.1}, "momentum must lie between 0 and 1"),
+        ({"momentum": 1.1}, "momentum must lie in .0, 1., got 1.1"),
         ({"queue": 5}, "no setting 'queue'"),
     ],
 )

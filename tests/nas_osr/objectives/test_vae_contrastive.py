@@ -224,12 +224,12 @@ def test_paper_coefficients() -> None:
     ("settings", "message"),
     [
         ({"ce_wieght": 1.0}, "no setting 'ce_wieght'"),
-        ({"ce_weight": "high"}, "ce_weight must be like 30.0"),
+        ({"ce_weight": "high"}, "ce_weight must be a finite number"),
         ({"ce_weight": -1.0}, "ce_weight must not be negative"),
         ({"variant": "code"}, "variant must be one of working, paper, got 'code'"),
         ({"reconstruction_weight": -1.0}, "reconstruction_weight must not be negative"),
         ({"class_dim": 0}, "class_dim must be greater than 0"),
-        ({"decoder_features": 1}, "decoder_features must be like False"),
+        ({"decoder_features": 1}, "decoder_features must be true or false"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:

@@ -120,5 +120,5 @@ def test_nothing_is_drawn_without_need() -> None:
     ("counterfactuals", "message"), [(-1, "must not be negative"), (3, "must be under .* 3, got 3")]
 )
 def test_impossible_numbers_are_refused(counterfactuals: int, message: str) -> None:
-    with pytest.raises(UserError, match=f"vae_contrastive: counterfactuals {message}"):
+    with pytest.raises(UserError, match=f"counterfactuals {message}"):
         make(3, counterfactuals)

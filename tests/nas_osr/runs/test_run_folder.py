@@ -195,6 +195,38 @@ def test_a_run_that_never_began_leaves_no_trace(tmp_path):
     assert names(tmp_path) == {"empty"}
 
 
+def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path / "run") as run:
+        run.provenance(["nas-osr"], {})
+        run.append_history({"epoch": 0})
+        run.append_history({"epoch": 1})
+        path = run.path / "history.jsonl"
+        path.write_bytes(path.read_bytes()[:-4])
+        assert run.read_history() == [{"epoch": 0}]
+        run.truncate_history(1)
+        run.append_history({"epoch": 1})
+        assert run.read_history() == [{"epoch": 0}, {"epoch": 1}]
+
+
+def test_what_create_would_refuse_is_told_without_a_trace(tmp_path: Path) -> None:
+    RunFolder.check(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+    with RunFolder.create(tmp_path / "run") as run:
+        run.provenance(["nas-osr"], {})
+        run.finish()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    RunFolder.check(run.path, resume=True)
+    RunFolder.check(run.path, overwrite=True)
+    for folder, how, message in (
+        (run.path, {}, "holds a finished run"),
+        (run.path, {"resume": True, "overwrite": True}, "exclude each other"),
+        (tmp_path, {"overwrite": True}, "not empty and not a run folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            RunFolder.check(folder, **how)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
 def test_a_second_run_is_refused_while_the_first_lives_and_not_after_it_was_killed(tmp_path):
     code = (
         "import sys, time; from nas_osr.runs.run_folder import RunFolder; run = RunFolder.create(sys.argv[1]);"

@@ -151,9 +151,9 @@ def test_the_command_end_to_end(
     ("arguments", "message"),
     [
         (["--counts", "2"], "counts must be two or more different numbers"),
-        (["--counts", "0,1"], "counts must be two or more different numbers"),
+        (["--counts", "0,1"], "counts must be greater than 0, got 0"),
         (["--counts", "1,1,2"], "counts must be two or more different numbers"),
-        (["--gain", "0"], "gain is a share"),
+        (["--gain", "0"], "gain must lie in (0, 1), got 0.0"),
         (["--tolerance=-1"], "tolerance must not be negative"),
         (["--objective_config.subclusters", "2"], "give --counts instead"),
         (["--objective_config.temperature", "2"], "no setting 'temperature'"),

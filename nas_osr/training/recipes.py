@@ -1,14 +1,15 @@
-"""Recipes: the optimiser, schedule and augmentation of a retraining. Free of torch until an optimiser is made."""
+"""Recipes: the optimiser, schedule and augmentation of a training. Free of torch until an optimiser is made."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_osr.configuration import check_not_negative
+from nas_osr.configuration import Checked, check_choice, make_config
+from nas_osr.data.augmentation import RECIPES as AUGMENTATIONS
 from nas_osr.errors import UserError
-from nas_osr.plugins import make_config
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +19,7 @@ SCHEDULES = ("exponential", "triangle", "two_stage")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """An optimiser with its schedule and augmentation.
 
     Attributes:
@@ -39,30 +40,27 @@ class Recipe:
         augmentation: recipe for training images: search, crop_flip or none.
     """
 
-    learning_rate: float
-    reference_batch: int = 0
+    learning_rate: Annotated[float, POSITIVE]
+    reference_batch: Annotated[int, NOT_NEGATIVE] = 0
     optimizer: str = "sgd"
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(0, 1, below=True)] = 0.9
     nesterov: bool = False
-    weight_decay: float = 5e-4
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 5e-4
     schedule: str = "exponential"
-    decay: float = 0.992
-    first_stage: float = 0.75
-    rise: float = 0.2
-    clip: float = 0.0
+    decay: Annotated[float, Range(0, 1, above=True)] = 0.992
+    first_stage: Annotated[float, Range(0, 1, above=True)] = 0.75
+    rise: Annotated[float, Range(0, 1, above=True, below=True)] = 0.2
+    clip: Annotated[float, NOT_NEGATIVE] = 0.0
     scaled: bool = False
     augmentation: str = "search"
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"recipe: schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if self.optimizer not in ("sgd", "adam"):
-            raise UserError(f"recipe: optimizer must be sgd or adam, got {self.optimizer!r}")
-        if not self.learning_rate > 0 or not 0 <= self.momentum < 1 or self.weight_decay < 0 or self.clip < 0:
-            raise UserError("recipe: learning_rate > 0, 0 <= momentum < 1, weight_decay >= 0 and clip >= 0 are needed")
-        check_not_negative(self, "reference_batch", where="recipe: ")
-        if not 0 < self.rise < 1 or not 0 < self.decay <= 1 or not 0 < self.first_stage <= 1:
-            raise UserError("recipe: rise must lie between 0 and 1, decay and first_stage in (0, 1]")
+        super().__post_init__()
+        check_choice(self, "schedule", SCHEDULES, "recipe: ")
+        check_choice(self, "optimizer", ("sgd", "adam"), "recipe: ")
+        check_choice(self, "augmentation", AUGMENTATIONS, "recipe: ")
+        if self.nesterov and not self.momentum:
+            raise UserError("recipe: nesterov is a form of momentum, which is 0: set one of them")
 
     def for_batches(self, batch_size: int) -> Recipe:
         """The same with the learning rate for steps of so many images (linear scaling: Goyal et al. 2017)."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nas_osr.errors import UserError
-from nas_osr.retrain.recipes import RECIPES, make_recipe
+from nas_osr.training.recipes import RECIPES, make_recipe
 
 
 def test_schedules() -> None:
