@@ -19,6 +19,7 @@ from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Trainer, run_epochs
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import monitor_retraining
+from nas_osr.training.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,15 @@ class Retraining(Trainer):
 
     validation: LabelledImages
 
+    @property
+    def pace(self) -> Pace | None:
+        """What keeps the schedule in time, where there is a deadline."""
+        factor = self.schedule.factor
+        return factor if isinstance(factor, Pace) else None
+
+    def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        return self.pace is not None and self.pace.over(history)
+
     def phase(self, epoch: int) -> str:
         return "retrain"
 
@@ -76,11 +86,12 @@ class Retraining(Trainer):
         """The closed-set accuracy and the monitors.
 
         The accuracy is None for an objective without a classifier: its rule judges it, at the end. `decoder_share` is
-        there for an objective with a decoder.
+        there for an objective with a decoder. With a deadline, `share` says how much of the schedule has been passed.
         """
         outputs = collect_outputs(self.learner.infer, self.validation, device=self.fabric.device)
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
         decoder = decoder_figures(self.learner.reconstruct, self.validation)
-        return {"validation_accuracy": accuracy, **decoder, "monitors": monitors}
+        paced = {} if self.pace is None else {"share": self.pace.next_share}
+        return {"validation_accuracy": accuracy, **decoder, "monitors": monitors, **paced}
