@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from typing import Protocol as TypingProtocol
@@ -13,7 +14,6 @@ from nas_osr.cost.steps import count_flops
 from nas_osr.errors import UserError
 from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.networks import check_network, network_class
-from nas_osr.retrain.networks.starting_weights import load_weights
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.references import load_architecture
@@ -69,7 +69,7 @@ def build_learner(
     inputs: Inputs,
     objective: ObjectivePlan,
     outliers: Tensor | None = None,
-    weights: str | None = None,
+    fill: Callable[[nn.Module], None] = lambda encoder: None,
 ) -> Learner:
     """The network and the objective's heads with fresh weights (from torch's global generator).
 
@@ -78,7 +78,7 @@ def build_learner(
         inputs: the classes and images.
         objective: what it learns.
         outliers: see `ObjectivePlan.make`.
-        weights: what a network by name begins with, see `load_weights`; None: fresh ones.
+        fill: puts other weights into the network, before the heads look at it.
 
     Raises:
         UserError: the network does not fit the image size, or the objective the network; or a user's own class is not
@@ -89,11 +89,10 @@ def build_learner(
     if isinstance(network, str):
         check_network(network, inputs.image_shape)
         encoder = network_class(network)(channels, inputs.mean, inputs.std, inputs.image_shape)
-        if weights is not None:
-            load_weights(encoder, network, weights, inputs.image_shape)
     else:
         check_architecture(network, inputs.image_shape)
         encoder = DiscreteNetwork(network, channels, inputs.mean, inputs.std)
+    fill(encoder)
     heads = objective.make(encoder, inputs.image_shape, inputs.num_known, outliers)
     return Learner(encoder, heads).to(memory_format=torch.channels_last)
 

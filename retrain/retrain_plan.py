@@ -25,6 +25,7 @@ from nas_osr.plans import (
 from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, write_down
 from nas_osr.retrain.build import resolve_architecture
+from nas_osr.retrain.initial_weights import read_initial
 from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.retrain.networks.foreign import TIMM
 from nas_osr.retrain.networks.starting_weights import PRETRAINED, read_weight_file
@@ -42,7 +43,7 @@ FOUND = ("known", "unknown", "image_size", "grey")  # what a folder of own image
 
 @dataclass(frozen=True)
 class Part:
-    """One split and seed of a retraining: one network, trained from scratch."""
+    """One split and seed of a retraining: one network."""
 
     folder: str
     "its name inside the retraining's."
@@ -137,9 +138,15 @@ def list_parts(request: RetrainRequest, network: Architecture | str, schedule: S
         settings = asdict(training.objective.settings)
         for seed in seeds:
             folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
+            part = training if request.init is None else begin_with(request.init, folder, training)
             own = replace(request, splits=str(split), seeds=str(seed), objective_config=settings)
-            parts.append(Part(folder, seed, training, data, own.recorded()))
+            parts.append(Part(folder, seed, part, data, own.recorded()))
     return tuple(parts)
+
+
+def begin_with(reference: str, folder: str, training: TrainingPlan) -> TrainingPlan:
+    """The same training of the part `folder`, from a model's weights; see `read_initial`."""
+    return replace(training, initial=read_initial(reference, folder, training.protocol, training.objective))
 
 
 def plan_training(
@@ -151,7 +158,7 @@ def plan_training(
         check_network(network, protocol.image_shape)
     objective = plan_objective(request, protocol, "retrain")
     objective.check_divided(schedule.batch_size)
-    return TrainingPlan(network, protocol, objective, schedule, plan_machine(request), request.weights)
+    return TrainingPlan(network, protocol, objective, schedule, plan_machine(request), weights=request.weights)
 
 
 def check_network_options(request: RetrainRequest) -> None:
@@ -163,6 +170,8 @@ def check_network_options(request: RetrainRequest) -> None:
             raise UserError("weights are those of a --network: an architecture is trained from scratch")
         return
     network_class(request.network)
+    if request.weights is not None and request.init is not None:
+        raise UserError("weights and init are both given: leave one of them out")
     if request.weights == PRETRAINED and not request.network.startswith(TIMM):
         raise UserError(f"weights pretrained are those of timm:NAME: give a file for network {request.network}")
     if request.weights not in (None, PRETRAINED):

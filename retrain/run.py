@@ -146,11 +146,13 @@ def run_part(
         about = training.machine.conditions(fabric)
         folder.call(modernise_classes)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
+        folder.call(training.initial.record)
         folder.call(lambda run: save_architecture(training.network, run))
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
+            folder.call(lambda run: training.initial.say(run, learner.objective))
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
             with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)

@@ -1,4 +1,4 @@
-"""Training one network on all known classes of one split, from scratch: what is fixed before, and the training."""
+"""Training one network on all known classes of one split: what is fixed before, and the training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
-from nas_osr.evaluation.judging import collect_outputs
+from nas_osr.evaluation.judging import collect_outputs, decoder_figures
 from nas_osr.plans import MachinePlan, ObjectivePlan, SchedulePlan
 from nas_osr.retrain.build import build_learner
+from nas_osr.retrain.initial_weights import SCRATCH, InitialWeights
+from nas_osr.retrain.networks.starting_weights import load_weights
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.epochs import Trainer, run_epochs
@@ -24,7 +26,7 @@ from nas_osr.training.pace import Pace
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One network that is trained from scratch."""
+    """One network that is trained, from scratch or from given weights."""
 
     network: Architecture | str
     "the architecture of a discrete network, or the name of a baseline network."
@@ -36,8 +38,10 @@ class TrainingPlan:
     "how long."
     machine: MachinePlan
     "where."
+    initial: InitialWeights = SCRATCH
+    "what it begins with, where that is not fresh weights."
     weights: str | None = None
-    "what a network by name begins with, see `nas_osr.retrain.networks.starting_weights.load_weights`."
+    "the same of a network by name alone, see `nas_osr.retrain.networks.starting_weights.load_weights`."
 
     @property
     def bound(self) -> str | None:
@@ -46,9 +50,21 @@ class TrainingPlan:
             return f"the {self.schedule.recipe.schedule} schedule of its recipe follows the number of epochs"
         return self.objective.bound
 
+    def fill_encoder(self, encoder: nn.Module) -> None:
+        """Put the weights in place that the network begins with. Raises UserError: they are of another one."""
+        self.initial.fill_encoder(encoder)
+        if self.weights is not None:
+            assert isinstance(self.network, str)
+            load_weights(encoder, self.network, self.weights, self.protocol.image_shape)
+
     def build(self, outliers: Tensor | None = None) -> Learner:
-        """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""
-        learner = build_learner(self.network, self.protocol, self.objective, outliers, self.weights)
+        """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none.
+
+        UserError: the initial weights are of another network, or this one gives the objective too little.
+        """
+        learner = build_learner(self.network, self.protocol, self.objective, outliers, self.fill_encoder)
+        self.initial.fill_heads(learner.objective)
+        learner.objective.check_training()
         self.machine.prepare(learner.encoder)
         return learner
 
@@ -87,12 +103,13 @@ class Retraining(Trainer):
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """The closed-set accuracy and the monitors.
 
-        The accuracy is None for an objective without a classifier: its rule judges it, at the end. With a deadline,
-        `share` says how much of the schedule has been passed.
+        The accuracy is None for an objective without a classifier: its rule judges it, at the end. `decoder_share` is
+        there for an objective with a decoder. With a deadline, `share` says how much of the schedule has been passed.
         """
         outputs = collect_outputs(self.learner.infer, self.validation, device=self.fabric.device)
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
+        decoder = decoder_figures(self.learner.reconstruct, self.validation)
         paced = {} if self.pace is None else {"share": self.pace.next_share}
-        return {"validation_accuracy": accuracy, "monitors": monitors, **paced}
+        return {"validation_accuracy": accuracy, **decoder, "monitors": monitors, **paced}

@@ -90,6 +90,10 @@ class Objective(nn.Module):
         """The optimiser of a player whose paper prescribes one, at a constant learning rate; None leaves the choice."""
         return None
 
+    def check_training(self) -> None:
+        """UserError where the encoder's maps are too little to learn from; asked before a training begins, and not
+        where a trained network is used."""
+
     def attach(self, encoder: nn.Module) -> None:
         """Look at the encoder that a `Learner` joins with this objective, before any training (MoCo copies it).
 
@@ -120,6 +124,10 @@ class Objective(nn.Module):
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference. images: [B, C, H, W] float in [0, 1]."""
         raise NotImplementedError
+
+    def reconstruct(self, encoder: nn.Module, images: Tensor) -> Tensor | None:
+        """Images [B, C, H, W] in [0, 1] as the objective's decoder draws them, float32; None where it has none."""
+        return None
 
     def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """The weighted terms of the loss; their sum is minimised.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
-from nas_osr.retrain.analysis.base import Analysis, Curve, Table, check_picture, plot_curves
+from nas_osr.retrain.analysis.base import Analysis, Curve, Table, by_method, check_picture, plot_curves
 from nas_osr.runs.run_folder import RunFolder
 
 Points = list[dict[str, Any]]
@@ -52,18 +52,29 @@ class Unknowns(Analysis):
         plot_curves(self.plot, curves, "unknown classes Q", "macro-F1")
 
     def tables(self, results: Mapping[str, Points]) -> Iterator[Table]:
-        """For every number of unknown classes mean and spread over their subsets, a column for each run."""
+        """For every number of unknown classes mean and spread over their subsets, a column for each run.
+
+        Of several methods a column for each, with mean and spread over its runs where it has several.
+        """
         from nas_osr.metrics.resampling import mean_and_spread
 
+        def over_runs(points: list[dict[str, Any]]) -> Any:
+            return mean_and_spread([{"f1": point["macro_f1"]} for point in points])["f1"]
+
+        methods = by_method(results)
+        columns = methods if len(methods) > 1 else {name: [curve] for name, curve in results.items()}
+        mean = len(methods) == 1 and len(results) > 1
         heading = ["unknown classes", "openness (cac)", "openness (gradmix)", "subsets"]
-        heading += [f"F1 {name}" for name in results]
-        rows: list[list[Any]] = [heading + (["F1 mean over runs"] if len(results) > 1 else [])]
+        heading += [f"F1 {name}" for name in columns]
+        rows: list[list[Any]] = [heading + (["F1 mean over runs"] if mean else [])]
         longest: Points = max(results.values(), key=lambda curve: len(curve))
         for count, point in enumerate(longest):
-            there = [curve[count] if count < len(curve) else None for curve in results.values()]
             row = [str(count), point["openness_cac"], point["openness_gradmix"], str(point["subsets"])]
-            row += [item and {"mean": item["macro_f1"], "std": item["std"]} for item in there]
-            if len(results) > 1:
-                row.append(mean_and_spread([{"f1": item["macro_f1"]} for item in there if item])["f1"])
+            for curves in columns.values():
+                there = [curve[count] for curve in curves if count < len(curve)]
+                alone = {"mean": there[0]["macro_f1"], "std": there[0]["std"]} if there else None
+                row.append(over_runs(there) if len(there) > 1 else alone)
+            if mean:
+                row.append(over_runs([curve[count] for curve in results.values() if count < len(curve)]))
             rows.append(row)
         yield Table(rows)

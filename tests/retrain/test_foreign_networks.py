@@ -131,6 +131,7 @@ def test_the_hub_without_a_connection_is_a_line(monkeypatch: pytest.MonkeyPatch)
         ({"network": "mine.Pairs"}, "network mine.Pairs gives a tuple for images .2, 1, 32, 32.: it turns"),
         ({"network": "resnet18", "weights": "pretrained"}, "those of timm:NAME"),
         ({"network": "timm:test_resnet", "weights": "nowhere.pt"}, "no such file of weights"),
+        ({"network": "resnet18", "weights": "a.pt", "init": "run"}, "weights and init are both given"),
         ({"weights": "nowhere.pt"}, "weights are those of a --network"),
         ({"network": "timm:test_resnet", "objective": "crosr"}, "no intermediate maps"),
     ],
