@@ -109,9 +109,8 @@ class ObjectivePlan:
     @property
     def bound(self) -> str | None:
         """Why a longer training is another one from its first step on; None where it is not."""
-        return (
-            f"coefficients of objective {self.name} follow the number of epochs" if self.kind.follows_length else None
-        )
+        follows = self.kind.follows(self.settings)
+        return f"coefficients of objective {self.name} follow the number of epochs" if follows else None
 
     def make_rule(self) -> ScoringRule:
         """A new rule, not fitted."""

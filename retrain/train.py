@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from nas_osr.data.augmentation import default_augmentation
+from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
-from nas_osr.evaluation.judging import collect_outputs
+from nas_osr.errors import UserError
+from nas_osr.evaluation.judging import INFERENCE_BATCH, collect_outputs
 from nas_osr.plans import MachinePlan, ObjectivePlan
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.seeds import derive_seed
 from nas_osr.training.epochs import Schedule, Trainer, run_epochs
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import monitor_retraining
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,36 +83,72 @@ class TrainingPlan:
             factor=recipe.factor(epochs),
             clip=recipe.clip,
             scale=heads.loss_scale if recipe.scaled else 1.0,
-            augmentation=default_augmentation(self.protocol, "none" if heads.makes_views else recipe.augmentation),
+            augmentation=default_augmentation(
+                self.protocol,
+                "none" if heads.makes_views else recipe.augmentation,
+                scale=(recipe.crop, 1.0),
+                rotation=recipe.rotation,
+            ),
             seed=seed,
         )
         return *set_up(fabric, learner, optimizers), schedule
 
-    def train(self, learner: Learner, data: OpenSetData, fabric: Fabric, recorder: Recorder, seed: int) -> Any:
+    def train(
+        self, learner: Learner, data: OpenSetData, fabric: Fabric, recorder: Recorder, seed: int, draws: int = 0
+    ) -> Any:
         """Train what `build` returned for all epochs, and return it as Fabric wrapped it.
 
-        Only known training images update it. Known validation images are watched (closed-set accuracy), but nothing is
-        chosen by them: the last epoch counts. Torch's global random state is seeded; wrap the call in
-        `torch.random.fork_rng`.
+        Only known training images update it. Known validation images are watched: their closed-set accuracy, and their
+        losses where the recipe follows these (`draws` 0 is then 1) or `draws` says so, see `mean_losses`. The last
+        epoch counts, or the best of these losses where the recipe keeps it. Torch's global random state is seeded; wrap
+        the call in `torch.random.fork_rng`.
         """
         wrapped, players, schedule = self.set_up(learner, fabric, seed)
         train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
-        graphs = self.machine.graphs
-        run_epochs(Retraining(fabric, wrapped, players, train, schedule, graphs, validation=validation), recorder)
+        recipe = self.schedule.recipe
+        trainer = Retraining(
+            fabric,
+            wrapped,
+            players,
+            train,
+            schedule,
+            self.machine.graphs,
+            validation=validation,
+            recipe=recipe,
+            draws=draws or int(recipe.watches),
+        )
+        run_epochs(trainer, recorder)
+        if trainer.best:
+            wrapped.load_state_dict(trainer.best["weights"])
+            if not draws:
+                kept = trainer.best["epoch"] + 1
+                logger.warning("the weights of epoch %d are kept: the least loss on known validation images", kept)
         return wrapped
 
 
 @dataclass(eq=False, kw_only=True)
 class Retraining(Trainer):
-    """A training that is watched on known validation images, which lie on the device."""
+    """A training that is watched on known validation images, which lie on the device.
+
+    Attributes:
+        recipe: says which epoch is kept, and when the training ends.
+        draws: see `mean_losses`; 0 leaves the losses on validation images out.
+        best: loss, epoch and weights of the epoch that is kept so far; empty where the last one is.
+    """
 
     validation: LabelledImages
+    recipe: Recipe
+    draws: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.best: dict[str, Any] = {}
 
     def phase(self, epoch: int) -> str:
         return "retrain"
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
-        """The closed-set accuracy and the monitors.
+        """The closed-set accuracy, the monitors and, where they are watched, the losses.
 
         The accuracy is None for an objective without a classifier: its rule judges it, at the end.
         """
@@ -112,4 +156,54 @@ class Retraining(Trainer):
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
-        return {"validation_accuracy": accuracy, "monitors": monitors}
+        judged = {"validation_accuracy": accuracy, "monitors": monitors}
+        if self.draws:
+            with torch.random.fork_rng():
+                torch.manual_seed(derive_seed(self.schedule.seed, "validation"))  # the same draws after every epoch
+                judged["validation_losses"] = mean_losses(self.learner, self.validation, self.draws)
+        return judged
+
+    def keep(self, record: Mapping[str, Any]) -> None:
+        """Remember the weights of the epoch with the least loss on validation images, the earlier on ties."""
+        if self.recipe.keep != "best":
+            return
+        loss = sum(record["validation_losses"].values())
+        if not self.best or loss < self.best["loss"]:
+            weights = {name: value.clone() for name, value in self.learner.state_dict().items()}
+            self.best = {"loss": loss, "epoch": record["epoch"], "weights": weights}
+
+    def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the loss on validation images has not improved for the recipe's patience."""
+        losses = [sum(record["validation_losses"].values()) for record in history] if self.recipe.patience else []
+        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self.recipe.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **({"best": self.best} if self.best else {})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.best = state.get("best", {})
+
+
+def mean_losses(learner: Any, data: LabelledImages, draws: int) -> dict[str, float]:
+    """Each of `Objective.validation_terms`, as the mean over the images and `draws` passes with fresh latents.
+
+    Args:
+        learner: a `Learner` set up by Fabric, in eval mode.
+        data: at least one image, on the learner's device.
+        draws: passes over the images, at least 1.
+
+    Raises:
+        UserError: a term is not finite.
+    """
+    sums: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for _ in range(draws):
+            for images, labels in iterate_batches(data, INFERENCE_BATCH):
+                for name, value in learner.validate(to_float(images), labels).items():
+                    sums[name] = sums.get(name, 0.0) + value.double() * len(labels) / (len(data) * draws)
+    means = {name: float(value) for name, value in sums.items()}
+    for name, value in means.items():
+        if not math.isfinite(value):
+            raise UserError(f"training diverged: validation loss {name!r} is {value}; lower the learning rate")
+    return means

@@ -32,6 +32,10 @@ class Learner(nn.Module):
         share = progress() if callable(progress) else progress
         return self.objective.losses(self.encoder, (images, labels), player, share)
 
+    def validate(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What known validation images are watched by; see `Objective.validation_terms`."""
+        return self.objective.validation_terms(self.encoder, (images, labels))
+
     def infer(self, images: Tensor) -> Outputs:
         """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
         if self.encoder._compiled_call_impl is None:  # the next line loads the compiler
@@ -61,10 +65,11 @@ def make_optimizers(
 def set_up(
     fabric: Fabric, learner: Learner, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> tuple[Any, dict[str, Any]]:
-    """The learner, on its device, and the optimisers by name, as Fabric wraps them; `infer` can be called, too."""
+    """The learner, on its device, and the optimisers by name, as Fabric wraps them; `infer` and `validate` can be called, too."""
     wrapped: Any
     wrapped, *wrapped_optimizers = fabric.setup(learner, *optimizers.values())
     wrapped.mark_forward_method("infer")
+    wrapped.mark_forward_method("validate")
     for group in (group for optimizer in wrapped_optimizers for group in optimizer.param_groups):
         set_rate(group, group["lr"])
     return wrapped, dict(zip(optimizers, wrapped_optimizers, strict=True))

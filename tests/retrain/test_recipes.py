@@ -20,7 +20,7 @@ def test_schedules() -> None:
     assert max(values) == pytest.approx(1.0, abs=0.01)
     assert math.isclose(positions[int(np.argmax(values))], 2.0, abs_tol=0.02)
     assert values[-1] < 0.01 and min(values) > 0
-    assert set(RECIPES) == {"paper", "cac", "adam", "fast"}
+    assert set(RECIPES) == {"paper", "cac", "adam", "gmvae", "fast"}
 
 
 def test_the_learning_rate_follows_the_batch() -> None:
