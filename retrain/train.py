@@ -186,23 +186,23 @@ class Retraining(Trainer):
 
 
 def mean_losses(learner: Any, data: LabelledImages, draws: int) -> dict[str, float]:
-    """Each of `Objective.validation_terms`, as the mean over the images and `draws` passes with fresh latents.
+    """Each of `Objective.validation_terms`, as the mean over the images and `draws` latents of each.
 
     Args:
         learner: a `Learner` set up by Fabric, in eval mode.
         data: at least one image, on the learner's device.
-        draws: passes over the images, at least 1.
+        draws: how often each image is looked at, at least 1.
 
     Raises:
         UserError: a term is not finite.
     """
-    sums: dict[str, Tensor] = {}
+    repeated = data if draws == 1 else data.select(torch.arange(len(data)).repeat(draws))
+    sums: dict[str, Any] = {}
     with torch.no_grad():
-        for _ in range(draws):
-            for images, labels in iterate_batches(data, INFERENCE_BATCH):
-                for name, value in learner.validate(to_float(images), labels).items():
-                    sums[name] = sums.get(name, 0.0) + value.double() * len(labels) / (len(data) * draws)
-    means = {name: float(value) for name, value in sums.items()}
+        for images, labels in iterate_batches(repeated, INFERENCE_BATCH):
+            for name, value in learner.validate(to_float(images), labels).items():
+                sums[name] = sums.get(name, 0.0) + value.double() * len(labels)
+    means = {name: float(value) / len(repeated) for name, value in sums.items()}
     for name, value in means.items():
         if not math.isfinite(value):
             raise UserError(f"training diverged: validation loss {name!r} is {value}; lower the learning rate")

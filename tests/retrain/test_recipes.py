@@ -7,8 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from nas_osr.cli.sweep import option_names
 from nas_osr.errors import UserError
 from nas_osr.retrain.recipes import RECIPES, make_recipe
+from nas_osr.retrain.retrain_plan import plan_retrain
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.sweeps.sweep_file import read_sweep
 
 
 def test_schedules() -> None:
@@ -31,3 +35,31 @@ def test_the_learning_rate_follows_the_batch() -> None:
     assert paper.for_batches(7) is paper
     with pytest.raises(UserError, match="reference_batch must not be negative"):
         make_recipe("fast", {"reference_batch": -1})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "epochs", "second_stage", "decay", "crop", "rotation"),
+    [
+        ("mnist", 35, 35, 5e-6, 0.7, 0.0),
+        ("svhn", 50, 50, 5e-6, 0.7, 0.0),
+        ("cifar10", 200, 150, 5e-6, 0.8, 10.0),
+        ("cifar+10", 200, 150, 5e-4, 0.8, 10.0),
+        ("cifar+50", 200, 150, 5e-4, 0.8, 10.0),
+        ("tinyimagenet", 800, 500, 1e-3, 0.7, 20.0),
+    ],
+)
+def test_cac_is_trained_as_its_authors_did(
+    protocol: str, epochs: int, second_stage: int, decay: float, crop: float, rotation: float
+) -> None:
+    """Network, rates, stages and views of each data set; the sweep has the epochs and batches."""
+    recipe = plan_retrain(RetrainRequest(protocol=protocol, network="cac", objective="cac", recipe="cac")).parts[
+        0
+    ].training.schedule.recipe
+    assert (recipe.optimizer, recipe.learning_rate, recipe.momentum, recipe.keep) == ("sgd", 0.01, 0.9, "best")
+    assert (recipe.weight_decay, recipe.augmentation, recipe.crop, recipe.rotation) == (decay, "search", crop, rotation)
+    rates = [recipe.factor(epochs)(epoch) for epoch in range(epochs)]
+    assert rates == [1.0] * second_stage + [0.1] * (epochs - second_stage)
+    assert make_recipe("cac", {"rotation": 5.0}, protocol).rotation == 5.0  # what a user says wins
+    runs = {run.name: run.options for run in read_sweep("cac-tables", option_names).runs}
+    options = runs[f"cac-{protocol}"]
+    assert (options["epochs"], options["batch_size"]) == (epochs, 32 if protocol == "cifar+50" else 128)
