@@ -65,11 +65,7 @@ class Outputs:
 
     def __len__(self) -> int:
         """The number of images B (0 when there is no tensor at all)."""
-        for name in self.names():
-            value = getattr(self, name)
-            if value is not None:
-                return len(value)
-        return 0
+        return max((len(getattr(self, name)) for name in self.available()), default=0)
 
     def __getitem__(self, index: Any) -> Outputs:
         """The images selected by an index, slice, mask or integer tensor."""

@@ -19,10 +19,12 @@ from nas_osr.configuration import check_choice, check_switches
 from nas_osr.cost.estimate import count_training_images
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
+from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
-from nas_osr.objectives import check_outliers, objective_class, resolve_objective_config
+from nas_osr.errors import UserError
+from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
@@ -32,7 +34,10 @@ from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.blocks import check_compiler, prepare_encoder
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
+from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric, make_fabric
+from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.recipes import Recipe
 
 T = TypeVar("T")
 
@@ -122,6 +127,44 @@ class ObjectivePlan:
 
 
 @dataclass(frozen=True)
+class SchedulePlan:
+    """How long weights are trained, and in which steps."""
+
+    recipe: Recipe
+    "optimiser, schedule and augmentation."
+    epochs: int
+    "passes over the images."
+    batch_size: int
+    "images a step, of all ranks together."
+
+    def set_up(
+        self, learner: Learner, fabric: Fabric, protocol: Protocol, seed: int
+    ) -> tuple[Any, dict[str, Any], Schedule]:
+        """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
+        recipe = self.recipe.for_batches(self.batch_size)
+        optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
+        return *set_up(fabric, learner, optimizers), self.make(learner.objective, protocol, seed)
+
+    def make(self, heads: Objective, protocol: Protocol, seed: int) -> Schedule:
+        """What the epoch loop follows."""
+        recipe = self.recipe
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            factor=recipe.factor(self.epochs),
+            clip=recipe.clip,
+            scale=heads.loss_scale if recipe.scaled else 1.0,
+            augmentation=default_augmentation(
+                protocol,
+                "none" if heads.makes_views else recipe.augmentation,
+                scale=(recipe.crop, 1.0),
+                rotation=recipe.rotation,
+            ),
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
 class MachinePlan:
     """Where it is computed, and how; the fields are those of `nas_osr.requests.MachineOptions`."""
 
@@ -201,7 +244,11 @@ def plan_data(request: RunRequest, published: Protocol, protocol: Protocol, obje
             such source of them.
     """
     check_image_shape(protocol.image_shape)
-    check_outliers(objective.name, objective.settings, request.outliers)
+    needed = objective.kind.needs_outliers(objective.settings)
+    if needed and request.outliers is None:
+        raise UserError(f"objective {objective.name} learns from outlier images: name a source of them with --outliers")
+    if request.outliers is not None and not needed:
+        raise UserError(f"objective {objective.name} takes no outlier images as it is set: leave --outliers out")
     folder, outliers = request.data_folder, request.outliers
     options: dict[str, Any] = {"limit_per_class": request.limit_per_class, "skip_broken": request.skip_broken}
     load_none: Callable[[], Tensor] = partial(torch.zeros, (0, *protocol.image_shape), dtype=torch.uint8)

@@ -180,10 +180,14 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
     first, config = results[0], parts[0].config
     protocol, own = first["protocol"], parts[0].results.get("", first)["protocol"]
     splits, seeds = ({str(part.config[name]) for part in parts} for name in ("splits", "seeds"))
-    foreign = (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"])
+    name = protocol["name"]  # as published figures have it
+    if protocol["family"] == REHEARSAL:
+        name += " rehearsed"
+    elif (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"]):
+        name += f" against {protocol['unknown_source']}"
     return Row(
         method=f"{config['objective']}, {first['rule']}, {describe_network(config)}",
-        protocol=describe_protocol(protocol, foreign),
+        protocol=name,
         family=protocol["family"],
         source=str(folder),
         metrics=mean_and_spread([result["metrics"] for result in results]),
@@ -192,13 +196,6 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
         macs=first.get("macs"),
         incomplete=len(parts) < expected,
     )
-
-
-def describe_protocol(protocol: Mapping[str, Any], foreign: bool) -> str:
-    """Its name, as published figures have it; with the unknown source where that is not its own, or as a rehearsal."""
-    if protocol["family"] == REHEARSAL:
-        return f"{protocol['name']} rehearsed"
-    return f"{protocol['name']} against {protocol['unknown_source']}" if foreign else str(protocol["name"])
 
 
 def describe_network(config: Mapping[str, Any]) -> str:

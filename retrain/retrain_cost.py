@@ -43,7 +43,8 @@ def training_cost(plan: TrainingPlan, fabric: Fabric, graphs: Choice = "off") ->
 
     Outliers are random images where the objective needs them. `graphs` is whether the step is captured.
     """
-    learner, optimizers, schedule = plan.set_up(plan.build(random_outliers(plan.protocol.image_shape)), fabric, seed=0)
+    built = plan.build(random_outliers(plan.protocol.image_shape))
+    learner, optimizers, schedule = plan.schedule.set_up(built, fabric, plan.protocol, seed=0)
     for group in optimizers["main"].param_groups:  # random images at the peak would soon be all NaN
         group["lr"] *= schedule.factor(0.0)
     learner.train()

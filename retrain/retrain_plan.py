@@ -13,6 +13,7 @@ from nas_osr.objectives import objective_class
 from nas_osr.plans import (
     DataPlan,
     OutputPlan,
+    SchedulePlan,
     given,
     import_plugins,
     plan_data,
@@ -24,52 +25,46 @@ from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, write_down
 from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.networks import check_network, network_class
-from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
-from nas_osr.retrain.train import SchedulePlan, TrainingPlan
+from nas_osr.retrain.train import TrainingPlan
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.stems import STEMS
+from nas_osr.training.recipes import make_recipe
 
 FOUND = ("known", "unknown", "image_size", "grey")  # what a folder of own images may tell
 
 
 @dataclass(frozen=True)
 class Part:
-    """One split and seed of a retraining: one network, trained from scratch.
-
-    Attributes:
-        folder: its name inside the retraining's.
-        seed: of everything that is random in it.
-        training: what is trained.
-        data: what it learns from.
-        recorded: what its config.yaml holds.
-    """
+    """One split and seed of a retraining: one network, trained from scratch."""
 
     folder: str
+    "its name inside the retraining's."
     seed: int
+    "of everything that is random in it."
     training: TrainingPlan
+    "what is trained."
     data: DataPlan
+    "what it learns from."
     recorded: Mapping[str, Any]
+    "what its config.yaml holds."
 
 
 @dataclass(frozen=True)
 class RetrainPlan:
-    """A retraining.
-
-    Attributes:
-        parts: its splits and seeds, at least one.
-        output: where it goes.
-        bootstrap: resamples for the intervals of the metrics; 0 leaves them out.
-        recorded: what its config.yaml holds.
-    """
+    """A retraining."""
 
     parts: tuple[Part, ...]
+    "its splits and seeds, at least one."
     output: OutputPlan
+    "where it goes."
     bootstrap: int
+    "resamples for the intervals of the metrics; 0 leaves them out."
     recorded: Mapping[str, Any]
+    "what its config.yaml holds."
 
 
 def plan_retrain(request: RetrainRequest) -> RetrainPlan:

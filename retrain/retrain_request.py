@@ -13,9 +13,9 @@ from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import NOT_NEGATIVE, Choices, Range
 from nas_osr.requests import DataOptions, DeviceOptions, RunRequest, ScheduleOptions
 from nas_osr.retrain.networks import NETWORKS
-from nas_osr.retrain.recipes import RECIPES
 from nas_osr.search_spaces.presets import PRESETS
 from nas_osr.search_spaces.stems import STEMS
+from nas_osr.training.recipes import RECIPES
 
 
 @dataclass

@@ -12,35 +12,22 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH, collect_outputs
-from nas_osr.plans import MachinePlan, ObjectivePlan
+from nas_osr.plans import MachinePlan, ObjectivePlan, SchedulePlan
 from nas_osr.retrain.build import build_learner
-from nas_osr.retrain.recipes import Recipe
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.seeds import derive_seed
-from nas_osr.training.epochs import Schedule, Trainer, run_epochs
-from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.epochs import Trainer, run_epochs
+from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import monitor_retraining
+from nas_osr.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SchedulePlan:
-    """How long, and in which steps."""
-
-    recipe: Recipe
-    "optimiser, schedule and augmentation."
-    epochs: int
-    "passes over the training images."
-    batch_size: int
-    "images a step, of all ranks together."
 
 
 @dataclass(frozen=True)
@@ -71,28 +58,6 @@ class TrainingPlan:
         self.machine.prepare(learner.encoder)
         return learner
 
-    def set_up(self, learner: Learner, fabric: Fabric, seed: int) -> tuple[Any, dict[str, Any], Schedule]:
-        """The learner and its optimisers by player, as Fabric wraps them, and what the epoch loop follows."""
-        epochs = self.schedule.epochs
-        recipe = self.schedule.recipe.for_batches(self.schedule.batch_size)
-        heads = learner.objective
-        optimizers = make_optimizers(learner, list(learner.encoder.parameters()), recipe.make_optimizer)
-        schedule = Schedule(
-            epochs=epochs,
-            batch_size=self.schedule.batch_size,
-            factor=recipe.factor(epochs),
-            clip=recipe.clip,
-            scale=heads.loss_scale if recipe.scaled else 1.0,
-            augmentation=default_augmentation(
-                self.protocol,
-                "none" if heads.makes_views else recipe.augmentation,
-                scale=(recipe.crop, 1.0),
-                rotation=recipe.rotation,
-            ),
-            seed=seed,
-        )
-        return *set_up(fabric, learner, optimizers), schedule
-
     def train(
         self, learner: Learner, data: OpenSetData, fabric: Fabric, recorder: Recorder, seed: int, draws: int = 0
     ) -> Any:
@@ -103,7 +68,7 @@ class TrainingPlan:
         epoch counts, or the best of these losses where the recipe keeps it. Torch's global random state is seeded; wrap
         the call in `torch.random.fork_rng`.
         """
-        wrapped, players, schedule = self.set_up(learner, fabric, seed)
+        wrapped, players, schedule = self.schedule.set_up(learner, fabric, self.protocol, seed)
         train, validation = data.train.to(fabric.device), data.validation.to(fabric.device)
         recipe = self.schedule.recipe
         trainer = Retraining(

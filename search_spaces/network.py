@@ -33,9 +33,11 @@ class DiscreteNetwork(nn.Module):
         super().__init__()
         self.normalise = Normalise(mean, std)
         self.stem = stem_class(architecture.space.stem)(image_channels, architecture.space.channels)
-        self.routes = {scale: cell_keys(branch) for scale, branch in sorted(architecture.branches.items())}
+        self.routes = {scale: cell_keys(branch) for scale, branch in architecture.branches.items()}
+        bottom = architecture.branches[max(architecture.branches)]
+        self.arrivals = (*bottom.path[1:], bottom.path[-1])  # the scales at which the cells on the way to 1/16 end
         self.cells = nn.ModuleDict()
-        for scale, branch in sorted(architecture.branches.items()):
+        for scale, branch in architecture.branches.items():
             for layer, key in enumerate(self.routes[scale]):
                 if key not in self.cells:
                     channels = architecture.space.channels * 2 ** branch.path[layer]
@@ -46,7 +48,6 @@ class DiscreteNetwork(nn.Module):
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the map of each branch, and the last map at each scale on the way to 1/16."""
         half, quarter = run_block(self.stem, self.normalise(images), self.checkpointing)
-        last = {-1: half, 0: quarter}
         maps: dict[str, Tensor] = {}
         branches: dict[int, Tensor] = {}
         for branch, route in self.routes.items():
@@ -55,10 +56,9 @@ class DiscreteNetwork(nn.Module):
                 if key not in maps:
                     maps[key] = run_block(self.cells[key], x, self.checkpointing)
                 x = maps[key]
-                if branch == max(self.routes):
-                    last[arrival_scale(key)] = x
             branches[branch] = keep_layout(x)
-        return Features(branches, last)
+        bottom = zip(self.arrivals, self.routes[max(self.routes)], strict=True)
+        return Features(branches, {-1: half, 0: quarter, **{scale: maps[key] for scale, key in bottom}})
 
 
 def cell_keys(branch: Branch) -> list[str]:
@@ -66,12 +66,6 @@ def cell_keys(branch: Branch) -> list[str]:
     following = (*branch.path[1:], branch.path[-1])
     steps = zip(branch.path, following, strict=True)
     return [f"{layer}_{here}_{'halve' if there > here else 'keep'}" for layer, (here, there) in enumerate(steps)]
-
-
-def arrival_scale(key: str) -> int:
-    """The scale at which the result of the cell with this name sits."""
-    _, scale, form = key.split("_")
-    return int(scale) + (form == "halve")
 
 
 def inherit_weights(network: DiscreteNetwork, supernet: Supernet, architecture: Architecture) -> None:

@@ -66,23 +66,21 @@ def all_paths(layers: int, branch: int) -> list[tuple[int, ...]]:
 class Space:
     """What an architecture is chosen from: the one description, of a request, a supernet and an architecture file.
 
-    Attributes:
-        layers: number of cell layers L, 3 to 64.
-        channels: C at 1/4 resolution, 4 to 8192; the scales 1/8 and 1/16 have 2C and 4C.
-        operations: the candidates of every cell, 1 to 16: names of `nas_osr.search_spaces.operations.OPERATIONS`, or
-            dotted paths of a user's own classes (never imported here).
-        branches: scales whose last map leaves the encoder, sorted; 2 (1/16) always, 0 and 1 feed the decoder.
-        stem: how images come to 1/4 resolution: a name of `nas_osr.search_spaces.stems.STEMS`, or a dotted path.
-
     Raises:
         UserError: names the field that is out of range.
     """
 
     layers: int = paper.LAYERS
+    "number of cell layers L, 3 to 64."
     channels: int = paper.CHANNELS
+    "C at 1/4 resolution, 4 to 8192; the scales 1/8 and 1/16 have 2C and 4C."
     operations: tuple[str, ...] = paper.OPERATIONS
+    """the candidates of every cell, 1 to 16: names of `nas_osr.search_spaces.operations.OPERATIONS`, or dotted paths of
+    a user's own classes (never imported here)."""
     branches: tuple[int, ...] = paper.BRANCHES
+    "scales whose last map leaves the encoder, sorted; 2 (1/16) always, 0 and 1 feed the decoder."
     stem: str = paper.STEM
+    "how images come to 1/4 resolution: a name of `nas_osr.search_spaces.stems.STEMS`, or a dotted path."
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operations", tuple(self.operations))

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nas_osr.cost.whole_run import Cost
-from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
 from nas_osr.objectives.base import Objective
-from nas_osr.plans import DataPlan, LearningData, MachinePlan, ObjectivePlan, OutputPlan
+from nas_osr.plans import DataPlan, LearningData, MachinePlan, ObjectivePlan, OutputPlan, SchedulePlan
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.pseudo_unknown import Classes, SearchData, choose_pseudo_unknown, split_for_search
-from nas_osr.training.epochs import Schedule
-
-
-@dataclass(frozen=True)
-class WeightsPlan:
-    """How network weights learn while an architecture is searched: with Adam, at a rate that falls with every epoch.
-
-    The fields are those of `nas_osr.strategies.search_request.WeightOptions`, and `epochs` (passes over the images) and
-    `batch_size` (images a step, of all ranks together).
-    """
-
-    epochs: int
-    batch_size: int
-    weight_lr: float
-    weight_decay: float
-    weight_lr_decay: float
-    clip: float
-    augmentation: str
-
-    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser of one player."""
-        return torch.optim.Adam(parameters, lr=self.weight_lr, weight_decay=self.weight_decay, fused=True)
-
-    def schedule(self, heads: Objective, protocol: Protocol, seed: int) -> Schedule:
-        """What the epoch loop follows."""
-        return Schedule(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            factor=lambda position: self.weight_lr_decay ** int(position),
-            clip=self.clip,
-            scale=1.0,
-            augmentation=default_augmentation(protocol, "none" if heads.makes_views else self.augmentation),
-            seed=seed,
-        )
 
 
 @dataclass(frozen=True)
@@ -72,8 +36,8 @@ class SearchPlan:
     "what is learned of the kept classes, and how it is judged."
     rule_sample: int
     "kept training images on which the rule is fitted, at most."
-    weights: WeightsPlan
-    "how weights learn."
+    weights: SchedulePlan
+    "how network weights learn in it."
     machine: MachinePlan
     "where it is computed."
     output: OutputPlan

@@ -10,6 +10,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
+    SchedulePlan,
     given,
     import_plugins,
     plan_data,
@@ -23,8 +24,9 @@ from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
-from nas_osr.strategies.base import SearchPlan, WeightsPlan
+from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.training.recipes import Recipe
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -42,16 +44,12 @@ def plan_search(request: SearchRequest) -> SearchPlan:
 
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
     """The plan of a search on these classes of which steps alone are wanted: it has no images. Raises UserError."""
-    return assemble(request, find_objective(request, protocol), no_data(protocol))
-
-
-def no_data(protocol: Protocol) -> DataPlan:
-    """A plan without an image."""
 
     def load() -> NoReturn:
         raise RuntimeError("steps are measured on random images")
 
-    return DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
+    no_data = DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
+    return assemble(request, find_objective(request, protocol), no_data)
 
 
 def plan_space(request: SearchRequest) -> Space:
@@ -67,6 +65,18 @@ def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
     return plan_objective(request, protocol, "search")
 
 
+def weight_recipe(request: SearchRequest) -> Recipe:
+    """How network weights learn while an architecture is searched."""
+    return Recipe(
+        request.weight_lr,
+        optimizer="adam",
+        weight_decay=request.weight_decay,
+        decay=request.weight_lr_decay,
+        clip=request.clip,
+        augmentation=request.augmentation,
+    )
+
+
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
@@ -80,7 +90,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         "epochs": given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
         "batch_size": given(request.batch_size, preset.batch_size),
     }
-    weights = WeightsPlan(**{**same_fields(WeightsPlan, request), **filled})
+    weights = SchedulePlan(weight_recipe(request), **filled)
     objective.check_divided(weights.batch_size)
     plan = SearchPlan(
         strategy=strategy,

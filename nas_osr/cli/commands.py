@@ -12,24 +12,20 @@ from nas_osr.retrain.analysis import ANALYSES
 
 @dataclass(frozen=True)
 class Command:
-    """One command; what it names is imported only when it is called.
-
-    Attributes:
-        function: "module:name" of what does the work. Its parameters are the options, its docstring their help.
-        summary: one line for `nas-osr --help`.
-        examples: its arguments, for its own --help.
-        positionals: options that may be given without their name, in this order.
-        config: "module:name" of a dataclass whose fields are the options; the function then takes an instance of it
-            and the command line.
-        ranks: whether torchrun may start it in several processes.
-    """
+    """One command; what it names is imported only when it is called."""
 
     function: str
+    '"module:name" of what does the work. Its parameters are the options, its docstring their help.'
     summary: str
+    "one line for `nas-osr --help`."
     examples: tuple[str, ...]
+    "its arguments, for its own --help."
     positionals: tuple[str, ...] = ()
+    "options that may be given without their name, in this order."
     config: str | None = None
+    '"module:name" of a dataclass whose fields are the options; the function then takes it and the command line.'
     ranks: bool = False
+    "whether torchrun may start it in several processes."
 
     @property
     def options(self) -> Callable[..., Any]:

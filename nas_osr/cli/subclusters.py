@@ -33,5 +33,7 @@ def table(classes: list[dict[str, Any]]) -> list[list[str]]:
         for losses in entry["losses"]:
             mark = "recommended" if losses["subclusters"] == entry["recommended"] else ""
             figures = [f"{losses[name]:.4f}" for name in ("covering", "reconstruction")]
-            rows.append([entry["class"], *(str(losses[name]) for name in ("subclusters", "seed", "epochs")), *figures, mark])
+            rows.append(
+                [entry["class"], *(str(losses[name]) for name in ("subclusters", "seed", "epochs")), *figures, mark]
+            )
     return rows

@@ -80,10 +80,7 @@ def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:
     scores = rule.scores(outputs)
     knownness = scores.knownness.double().cpu().numpy()
     if np.isnan(knownness).any():
-        raise UserError(
-            f"scoring rule '{rule.name}': {int(np.isnan(knownness).sum())} of {len(knownness)} scores are not numbers; "
-            "the network has diverged, try a lower learning rate"
-        )
+        raise rule.diverged(f"{int(np.isnan(knownness).sum())} of {len(knownness)} scores")
     logits = outputs.logits
     return Judgements(
         index=np.arange(len(knownness)),

@@ -78,15 +78,11 @@ class Predictions(Judgements):
         unknown_classes = np.unique(self.true_class[self.true_label == self.num_known])
         return evaluate_open_set(*self._columns(), self.num_known, len(unknown_classes))
 
-    def intervals(
-        self, repeats: int = 1000, seed: int = 0, level: float = 0.95
-    ) -> dict[str, tuple[float, float] | None]:
+    def intervals(self, repeats: int = 1000, seed: int = 0) -> dict[str, tuple[float, float] | None]:
         """`nas_osr.metrics.resampling.bootstrap_intervals`, stratified over source classes."""
         unknown = self.true_label == self.num_known
         strata = np.char.add(np.where(unknown, "unknown ", "known "), self.true_class.astype(str))
-        return bootstrap_intervals(
-            *self._columns(), self.num_known, strata=strata, repeats=repeats, seed=seed, level=level
-        )
+        return bootstrap_intervals(*self._columns(), self.num_known, strata=strata, repeats=repeats, seed=seed)
 
     def openness_curve(self, max_subsets: int = 200, seed: int = 0) -> list[dict[str, float | int | None]]:
         """`nas_osr.metrics.resampling.openness_f1_curve`."""

@@ -20,24 +20,21 @@ def auroc(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Area under the ROC curve in [0, 1], unknown positive: P(unknown image ranks below a known one), ties one half."""
     from sklearn.metrics import roc_auc_score
 
-    ranks, unknown = _ranks_and_sides(knownness, is_unknown)
-    return float(roc_auc_score(unknown, -ranks)) if _has_both(unknown) else None
+    sides = _ranks_and_sides(knownness, is_unknown)
+    return None if sides is None else float(roc_auc_score(sides[1], -sides[0]))
 
 
 def auin(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Average precision in [0, 1] with known positive (step-wise, not trapezoidal)."""
     from sklearn.metrics import average_precision_score
 
-    ranks, unknown = _ranks_and_sides(knownness, is_unknown)
-    return float(average_precision_score(~unknown, ranks)) if _has_both(unknown) else None
+    sides = _ranks_and_sides(knownness, is_unknown)
+    return None if sides is None else float(average_precision_score(~sides[1], sides[0]))
 
 
 def auout(knownness: ArrayLike, is_unknown: ArrayLike) -> float | None:
     """Average precision in [0, 1] with unknown positive (step-wise, not trapezoidal)."""
-    from sklearn.metrics import average_precision_score
-
-    ranks, unknown = _ranks_and_sides(knownness, is_unknown)
-    return float(average_precision_score(unknown, -ranks)) if _has_both(unknown) else None
+    return auin(-np.asarray(knownness, dtype=np.float64), ~np.asarray(is_unknown, dtype=bool))
 
 
 def tnr_at_tpr(knownness: ArrayLike, is_unknown: ArrayLike, tpr: float = 0.95) -> float | None:
@@ -68,9 +65,10 @@ def oscr(knownness: ArrayLike, labels_pred: ArrayLike, labels_true: ArrayLike, n
         labels_true: [B] true labels in 0..N.
     """
     true = np.asarray(labels_true)
-    ranks, unknown = _ranks_and_sides(knownness, true == num_known)
-    if not _has_both(unknown):
+    sides = _ranks_and_sides(knownness, true == num_known)
+    if sides is None:
         return None
+    ranks, unknown = sides
     right = ranks[~unknown & (np.asarray(labels_pred) == true)]
     others = np.sort(ranks[unknown])
     below_and_tied = np.searchsorted(others, right, "left") + np.searchsorted(others, right, "right")
@@ -208,24 +206,21 @@ def _check_labels(name: str, labels: Array, upper: int) -> None:
         raise ValueError(f"{name} must lie in 0..{upper}, found {labels.min()}..{labels.max()}")
 
 
-def _ranks_and_sides(knownness: ArrayLike, is_unknown: ArrayLike) -> tuple[Array, Array]:
+def _ranks_and_sides(knownness: ArrayLike, is_unknown: ArrayLike) -> tuple[Array, Array] | None:
+    """`dense_ranks`, and which images are unknown; None unless there are images of both sides."""
     unknown = np.asarray(is_unknown, dtype=bool)
     ranks = dense_ranks(knownness)
     if ranks.shape != unknown.shape:
         raise ValueError(f"knownness has shape {ranks.shape}, is_unknown {unknown.shape}")
-    return ranks, unknown
+    return (ranks, unknown) if unknown.any() and not unknown.all() else None
 
 
 def _rates(knownness: ArrayLike, is_unknown: ArrayLike) -> tuple[Array, Array] | None:
-    """The false and true positive rates over all thresholds, known positive; None unless there are images of both."""
+    """The false and true positive rates over all thresholds, known positive; see `_ranks_and_sides`."""
     from sklearn.metrics import roc_curve
 
-    ranks, unknown = _ranks_and_sides(knownness, is_unknown)
-    return roc_curve(~unknown, ranks, drop_intermediate=False)[:2] if _has_both(unknown) else None
-
-
-def _has_both(unknown: Array) -> bool:
-    return bool(unknown.any() and not unknown.all())
+    sides = _ranks_and_sides(knownness, is_unknown)
+    return None if sides is None else roc_curve(~sides[1], sides[0], drop_intermediate=False)[:2]
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nas_osr.configuration import make_config
-from nas_osr.errors import UserError
 from nas_osr.plugins import load_class
 
 if TYPE_CHECKING:
@@ -40,18 +39,6 @@ def resolve_objective_config(name: str, settings: Mapping[str, Any], protocol: P
     """
     chosen = objective_class(name)
     return make_config(f"objective {name}", chosen.config_class, {**chosen.defaults(protocol, phase), **settings})
-
-
-def check_outliers(name: str, config: Any, outliers: str | None) -> None:
-    """UserError unless an objective that learns from given unknown images gets a source of them, and no other does.
-
-    `config` is what `resolve_objective_config` returned.
-    """
-    needed = objective_class(name).needs_outliers(config)
-    if needed and outliers is None:
-        raise UserError(f"objective {name} learns from outlier images: name a source of them with --outliers")
-    if outliers is not None and not needed:
-        raise UserError(f"objective {name} takes no outlier images as it is set: leave --outliers out")
 
 
 def make_objective(

@@ -209,13 +209,6 @@ class GMVAE(Objective):
         noise = self.draw(lambda count: mean.new_empty(count, mean.shape[1]).normal_(), len(mean))
         return mean + variance.sqrt() * noise
 
-    def reconstruction_loss(self, logits: Tensor, images: Tensor) -> Tensor:
-        """-log p(x|z) of each image, [B], from the decoder's logits [B, C, H, W]."""
-        logits = logits.to(images.dtype)
-        if self.config.reconstruction == "bernoulli":
-            return bernoulli_loss(logits, images)
-        return truncated_gaussian_loss(logits.sigmoid(), self.pixel_scale(), images)
-
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         features = encoder(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -249,9 +242,12 @@ class GMVAE(Objective):
                 free = self.sample(torch.zeros_like(w_mean), torch.ones_like(w_variance))
                 posterior = F.cross_entropy(self.class_log_densities(z, free), labels)
                 terms["class"] = self.config.class_weight * posterior
-        decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {})
-        terms["reconstruction"] = self.reconstruction_loss(decoded, images).mean()
-        return terms
+        decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {}).to(images.dtype)
+        if self.config.reconstruction == "bernoulli":
+            reconstruction = bernoulli_loss(decoded, images)
+        else:
+            reconstruction = truncated_gaussian_loss(decoded.sigmoid(), self.pixel_scale(), images)
+        return {**terms, "reconstruction": reconstruction.mean()}
 
 
 def split_moments(raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,16 +14,13 @@ from nas_osr.outputs import Outputs
 
 
 class Scores(NamedTuple):
-    """What a rule says of B images.
-
-    Attributes:
-        knownness: [B] float64, higher = more known.
-        class_scores: [B, N] float64, higher = more likely that class; -inf for one that cannot be the label. The
-            logits, for a rule that has no other opinion of which class it is.
-    """
+    """What a rule says of B images."""
 
     knownness: Tensor
+    "[B] float64, higher = more known."
     class_scores: Tensor
+    """[B, N] float64, higher = more likely that class; -inf for one that cannot be the label. The logits, for a rule
+    that has no other opinion of which class it is."""
 
     @property
     def labels(self) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class NCDistance(ScoringRule):
     name = "nc_distance"
     needs = frozenset({"embedding"})
     learned = ("num_known", "centroids", "classes", "tau", "scale", "picker")
+    is_ratio: ClassVar[bool] = False  # whether `strangeness` has no unit that tau could be measured in
 
     def __init__(
         self,
@@ -116,10 +118,6 @@ class NCDistance(ScoringRule):
         """[B] float64 >= 0, higher = less known, from distances [B, C]."""
         return distances.amin(dim=1)
 
-    def rescales(self) -> bool:
-        """Whether tau is measured in units of the largest score of known validation images."""
-        return True
-
     def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
         """Choose tau by the slope of F1 on these known validation images (see `pick_tau`), else the quantile.
 
@@ -129,7 +127,8 @@ class NCDistance(ScoringRule):
         judged = self.scores(outputs)
         fallback = self.quantile(judged.knownness, 1.0 - self.acceptance)
         scores = -judged.knownness.cpu().numpy()
-        self.scale = math.nextafter(max(float(scores.max()), SCALE_FLOOR), math.inf) if self.rescales() else 1.0
+        rescaled = not self.is_ratio or len(self.centroids) == 1
+        self.scale = math.nextafter(max(float(scores.max()), SCALE_FLOOR), math.inf) if rescaled else 1.0
         taus = np.arange(math.ceil(1 / self.step) + 3) * self.step
         labels, limits = judged.labels.cpu().numpy(), taus * self.scale
         curve = f1_curve(scores, labels, targets.cpu().numpy(), self.num_known, limits)
@@ -150,6 +149,7 @@ class NCUncertainty(NCDistance):
     """
 
     name = "nc_uncertainty"
+    is_ratio = True
 
     def strangeness(self, distances: Tensor) -> Tensor:
         nearest, index = distances.min(dim=1)
@@ -159,9 +159,6 @@ class NCUncertainty(NCDistance):
         mean = distances.scatter(1, index[:, None], 0.0).sum(dim=1) / others
         # no other distance is smaller than the nearest, so only rounding can bring the ratio above 1
         return torch.where(mean > 0, nearest / mean, 0.0).clamp_max(1.0)
-
-    def rescales(self) -> bool:
-        return len(self.centroids) == 1
 
 
 def cluster_means(points: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -16,9 +16,6 @@ from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import VALUE_LIMIT, Scores, bounded
 from nas_osr.scoring.weibull import WeibullRule
 
-#: The tail is at most this share of a class's images.
-TAIL_SHARE = 0.1
-
 
 class CROSR(WeibullRule):
     """Knownness is -log(-log P) of P = 1 - F_j(d_j) for the predicted class j; see `WeibullRule` for F.
@@ -38,6 +35,7 @@ class CROSR(WeibullRule):
 
     name = "crosr"
     needs = frozenset({"logits", "embedding"})
+    tail_share = 0.1
 
     def __init__(self, acceptance: float = 0.95, tail: int = 20, probability: float | None = 0.5) -> None:
         super().__init__(acceptance, tail)
@@ -47,10 +45,6 @@ class CROSR(WeibullRule):
         """[B, N + D] float64: logits, then latents."""
         assert outputs.logits is not None and outputs.embedding is not None
         return bounded(torch.cat([outputs.logits, outputs.embedding], dim=1))
-
-    def tail_size(self, count: int) -> int:
-        """`tail`, or a tenth of a class's images where that is less."""
-        return min(self.tail, math.ceil(TAIL_SHARE * count))
 
     def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
         """Put the threshold where P is `probability`, or else at the quantile of these known validation images.

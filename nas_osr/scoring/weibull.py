@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import ClassVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -26,17 +29,19 @@ class WeibullRule(ScoringRule):
     of their own distances. (libMR puts the location 1 below the smallest of the tail, which depends on the unit of the
     features.)
 
-    A class without a correct training image uses all of its images; F is 1 for one without any. A small class has a
-    shorter tail, see `tail_size`. Where the tail is constant (one image, say), F is nearly a step at that value.
+    A class without a correct training image uses all of its images; F is 1 for one without any. Where the tail is
+    constant (one image, say), F is nearly a step at that value.
 
     Attributes:
         tail: how many of the largest distances the Weibull distributions are fitted to.
+        tail_share: the tail of a small class is this share of its distances, rounded up.
         means: [N, D] float64 mean features per class.
         shapes, scales: [N] float64 Weibull parameters.
         usable: [N] bool, whether a class had any training image.
     """
 
     learned = ("means", "shapes", "scales", "usable")
+    tail_share: ClassVar[float] = 1.0
 
     def __init__(self, acceptance: float = 0.95, tail: int = 20) -> None:
         super().__init__(acceptance)
@@ -66,13 +71,9 @@ class WeibullRule(ScoringRule):
             own = self.features(outputs[members])
             self.means[label] = own.mean(dim=0)
             distances = (own - self.means[label]).norm(dim=1)
-            tail = distances.topk(self.tail_size(len(distances))).values
+            tail = distances.topk(min(self.tail, math.ceil(self.tail_share * len(distances)))).values
             self.shapes[label], self.scales[label] = fit_weibull(tail.cpu().numpy())
             self.usable[label] = True
-
-    def tail_size(self, count: int) -> int:
-        """How many of a class's `count` >= 1 distances are fitted to: here `tail`, or all where there are fewer."""
-        return min(self.tail, count)
 
     def log_hazard(self, features: Tensor) -> Tensor:
         """[B, N] float64 log(-log(1 - F_i(d_i))), which grows with d_i and never saturates.

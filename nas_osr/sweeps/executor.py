@@ -14,42 +14,33 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Job:
-    """One call of a function.
-
-    Attributes:
-        name: for messages.
-        argument: what the function is given; plain values, as JSON has them.
-        log: the file that everything it prints is appended to; None leaves that with this process's own output.
-    """
+    """One call of a function."""
 
     name: str
+    "for messages."
     argument: Any
+    "what the function is given; plain values, as JSON has them."
     log: Path | None = None
+    "the file that everything it prints is appended to; None leaves that with this process's own output."
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended: its value, or the error in one line, "" where there is a value.
-
-    Attributes:
-        interrupted: whether it ended without a value because it was asked to.
-    """
+    """How a job ended: its value, or the error in one line, "" where there is a value."""
 
     job: Job
     value: Any = None
     error: str = ""
     interrupted: bool = False
+    "whether it ended without a value because it was asked to."
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What each job may use.
-
-    Attributes:
-        cores: its CPU threads, unless the user has set OMP_NUM_THREADS; 0 leaves torch's choice.
-    """
+    """What each job may use."""
 
     cores: int = 0
+    "its CPU threads, unless the user has set OMP_NUM_THREADS; 0 leaves torch's choice."
 
 
 class Executor(Protocol):

@@ -259,7 +259,4 @@ def stop_reason(history: Sequence[Mapping[str, Any]]) -> str | None:
 
 def all_warnings(history: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The last warning of each kind."""
-    found: dict[str, str] = {}
-    for record in history:
-        found |= record_warnings(record)
-    return found
+    return {kind: text for record in history for kind, text in record_warnings(record).items()}

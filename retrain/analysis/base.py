@@ -28,16 +28,13 @@ Curve = tuple[Sequence[float], Sequence[float], Sequence[float] | None]  # x, y 
 
 
 class Table(NamedTuple):
-    """A table for people.
-
-    Attributes:
-        rows: the first is the heading. A cell is a text, a number (shown with four digits), None (undefined), or
-            {"mean", "std"} of several runs.
-        title: a line above it; none where it is empty.
-    """
+    """A table for people."""
 
     rows: list[list[Any]]
+    """the first is the heading. A cell is a text, a number (shown with four digits), None (undefined), or {"mean",
+    "std"} of several runs."""
     title: str = ""
+    "a line above it; none where it is empty."
 
 
 @dataclass

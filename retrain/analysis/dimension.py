@@ -87,22 +87,13 @@ class Dimension(NetworkAnalysis):
 
     def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
         """Of one run each class too, of several a column for each run."""
-        flat = {
-            name: {f"{space} {kind}": found for space, kinds in spaces.items() for kind, found in kinds.items()}
-            for name, spaces in results.items()
-        }
-        if len(results) == 1:
-            [estimates] = flat.values()
-            columns = {}
-            for key, found in estimates.items():
-                columns[key] = {"all": found["all"], "class mean": found["class_mean"], **found["classes"]}
-            yield columns_table(columns)
-            return
-        runs: dict[str, dict[str, Any]] = {name: {} for name in flat}
-        for name, estimates in flat.items():
-            for key, found in estimates.items():
+        classes: dict[str, dict[str, Any]] = {}
+        runs: dict[str, dict[str, Any]] = {name: {} for name in results}
+        for name, spaces in results.items():
+            for key, found in ((f"{space} {kind}", spaces[space][kind]) for space in spaces for kind in spaces[space]):
+                classes[key] = {"all": found["all"], "class mean": found["class_mean"], **found["classes"]}
                 runs[name] |= {f"{key} {part}": found[part] for part in ("all", "class_mean")}
-        yield runs_table(runs)
+        yield columns_table(classes) if len(results) == 1 else runs_table(runs)
 
 
 def estimate(points: Array, estimator: str) -> float | None:

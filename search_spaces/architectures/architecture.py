@@ -22,15 +22,12 @@ _MAX_FOUND_DEPTH = 8
 
 @dataclass(frozen=True)
 class Branch:
-    """The way to one output.
-
-    Attributes:
-        path: the scale at which each layer's cell sits: first 0, last the branch's scale; each step keeps or adds one.
-        operations: the operation of each layer's cell.
-    """
+    """The way to one output."""
 
     path: tuple[int, ...]
+    "the scale at which each layer's cell sits: first 0, last the branch's scale; each step keeps or adds one."
     operations: tuple[str, ...]
+    "the operation of each layer's cell."
 
 
 @dataclass(frozen=True)
@@ -39,17 +36,15 @@ class Architecture:
 
     Branches that share a cell agree on the operation and on the way to it, so that every cell has one input.
 
-    Attributes:
-        branches: by scale, sorted: the space's.
-        found: where it comes from (strategy, objective, rule, protocol, split, seed, F1, epoch, ...): plain JSON.
-
     Raises:
         UserError: names the field that is wrong.
     """
 
     space: Space
     branches: dict[int, Branch]
+    "by scale, sorted: the space's."
     found: dict[str, Any] = field(default_factory=dict)
+    "where it comes from (strategy, objective, rule, protocol, split, seed, F1, epoch, ...): plain JSON."
 
     def __post_init__(self) -> None:
         if tuple(sorted(self.branches)) != self.space.branches:

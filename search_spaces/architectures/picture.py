@@ -75,7 +75,8 @@ def format_dot(architecture: Architecture, weights: ArchitectureWeights | None =
         beta = None
         if weights is not None and target in weights.beta:
             beta = weights.beta[target][0 if target[1] > source[1] else 1]
-        start, end = picture.ports(source, target)
+        lift = picture.cell_height / 4 if target[1] > source[1] else 0.0  # halving ones keep clear of the others
+        start, end = picture.side(source, 1, -lift), picture.side(target, -1, lift)
         picture.add_edge(name_cell(source), name_cell(target), start, end, (source, target) in used, beta)
     picture.add_edge("stem", "0/0", (picture.stem[0] + _END_WIDTH / 2, picture.stem[1]), picture.side((0, 0), -1), True)
     for branch in branches:
@@ -115,11 +116,6 @@ class _Picture:
         """The middle of a cell's left (-1) or right (1) side, or `lift` above it."""
         x, y = self.centre(cell)
         return x + sign * self.cell_width / 2, y + lift
-
-    def ports(self, source: Cell, target: Cell) -> tuple[Point, Point]:
-        """Where an edge leaves and arrives; halving ones keep clear of the horizontal ones."""
-        lift = self.cell_height / 4 if target[1] > source[1] else 0.0
-        return self.side(source, 1, -lift), self.side(target, -1, lift)
 
     def add_box(self, name: str, label: str, centre: Point, size: Point, **style: str) -> None:
         """A node of this size in points."""
@@ -221,14 +217,10 @@ def _table(rows: Sequence[Sequence[tuple[float, str]]], height: float = _LINE, a
 
 
 def _markup(text: str, color: str, size: int, bold: bool = False) -> str:
-    face = 'FACE="Helvetica-Bold" ' if bold else ""
-    return f'<FONT {face}COLOR="{color}" POINT-SIZE="{size}">{_escape(text)}</FONT>'
-
-
-def _escape(text: str) -> str:
     """Markup for text that may hold anything; unprintable characters, and Graphviz's own \\, become question marks."""
-    kept = (c if (c.isprintable() or c == "\u00a0") and c != "\\" else "?" for c in text)
-    return html.escape("".join(kept))
+    kept = "".join(c if (c.isprintable() or c == "\u00a0") and c != "\\" else "?" for c in text)
+    face = 'FACE="Helvetica-Bold" ' if bold else ""
+    return f'<FONT {face}COLOR="{color}" POINT-SIZE="{size}">{html.escape(kept)}</FONT>'
 
 
 def _short_names(operations: Sequence[str]) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Levels:
             betas=ARCHITECTURE_BETAS,
             fused=True,
         )
-        players = make_optimizers(learner, weights, plan.weights.make_optimizer)
+        players = make_optimizers(learner, weights, plan.weights.recipe.make_optimizer)
         self.learner, self.players = set_up(fabric, learner, {**players, "": architecture})
         self.architecture = self.players.pop("")
 

@@ -63,7 +63,7 @@ class Searching(Trainer):
     """
 
     def __init__(self, levels: Levels, split: SearchData, plan: SearchPlan, picks_last: bool) -> None:
-        schedule = plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
+        schedule = plan.weights.make(levels.heads, plan.protocol, plan.seed)
         fabric, learner, graphs = levels.fabric, levels.learner, plan.machine.graphs
         super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
         graphs = graphs if isinstance(self.update, CapturedStep) else "off"

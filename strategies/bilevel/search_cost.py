@@ -29,7 +29,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
     """
     levels = Levels(plan, fabric, random_outliers(plan.protocol.image_shape))
     levels.learner.train()
-    learner, schedule = levels.learner, plan.weights.schedule(levels.heads, plan.protocol, plan.seed)
+    learner, schedule = levels.learner, plan.weights.make(levels.heads, plan.protocol, plan.seed)
     architecture_step = partial(
         random_step,
         "architecture",

@@ -27,8 +27,8 @@ from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
 from nas_osr.strategies.pseudo_unknown import SearchData, count_search_images, pseudo_open_set_scores
-from nas_osr.training.epochs import Trainer, run_epochs
-from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.epochs import Schedule, Trainer, run_epochs
+from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import explosion_warnings
 
 
@@ -74,9 +74,8 @@ class Trials(Strategy):
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         """That of the first architecture, as often as there are trials."""
         outliers = random_outliers(plan.protocol.image_shape)
-        learner, optimizers = build_trial(self.propose(plan, 0, []), plan, outliers, fabric)
+        learner, optimizers, schedule = build_trial(self.propose(plan, 0, []), plan, outliers, fabric, plan.seed)
         learner.train()
-        schedule = plan.weights.schedule(learner.objective, plan.protocol, plan.seed)
         images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
         trials, epochs, batch_size = self.config.trials, plan.weights.epochs, plan.weights.batch_size
         return Cost(
@@ -112,17 +111,12 @@ class Trials(Strategy):
 
     def tried(self, plan: SearchPlan, recorder: Recorder) -> list[Tried]:
         """The trials that have been recorded."""
-        return [
-            Tried(Architecture(plan.space, read_branches(record["branches"])), record["f1"], record)
-            for record in recorder.history()
-        ]
-
-
-def read_branches(branches: Mapping[str, Mapping[str, Any]]) -> dict[int, Branch]:
-    """Branches as a history record has them."""
-    return {
-        int(scale): Branch(tuple(branch["path"]), tuple(branch["operations"])) for scale, branch in branches.items()
-    }
+        tried = []
+        for record in recorder.history():
+            ways = record["branches"].items()
+            branches = {int(scale): Branch(tuple(way["path"]), tuple(way["operations"])) for scale, way in ways}
+            tried.append(Tried(Architecture(plan.space, branches), record["f1"], record))
+        return tried
 
 
 class Trial(Trainer):
@@ -170,15 +164,15 @@ class TrialRecorder:
 
 
 def build_trial(
-    architecture: Architecture, plan: SearchPlan, outliers: Tensor, fabric: Fabric
-) -> tuple[Any, dict[str, Any]]:
-    """The network and heads of an architecture with fresh weights, and their optimisers, as Fabric wraps them."""
+    architecture: Architecture, plan: SearchPlan, outliers: Tensor, fabric: Fabric, seed: int
+) -> tuple[Any, dict[str, Any], Schedule]:
+    """The network and heads of an architecture with fresh weights, ready to be trained; see `SchedulePlan.set_up`."""
     if architecture.space != plan.space:
         raise ValueError(f"an architecture of another space was proposed: {architecture.space}")
     network = plan.make_encoder(DiscreteNetwork, architecture)
     learner = Learner(network, plan.make_heads(network, outliers)).to(memory_format=torch.channels_last)
     plan.machine.prepare(network)
-    return set_up(fabric, learner, make_optimizers(learner, list(network.parameters()), plan.weights.make_optimizer))
+    return plan.weights.set_up(learner, fabric, plan.protocol, seed)
 
 
 def run_trial(
@@ -197,8 +191,7 @@ def run_trial(
     seed = derive_seed(plan.seed, "trial", recorder.trial)
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "weights"))
-        learner, optimizers = build_trial(architecture, plan, outliers, fabric)
-        schedule = plan.weights.schedule(learner.objective, plan.protocol, seed)
+        learner, optimizers, schedule = build_trial(architecture, plan, outliers, fabric, seed)
         run_epochs(Trial(fabric, learner, optimizers, split.training(), schedule, plan.machine.graphs), recorder)
     trained = time.perf_counter()
     learner.eval()

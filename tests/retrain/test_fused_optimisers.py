@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from nas_osr.objectives.parts.gan import make_adam
-from nas_osr.retrain.recipes import RECIPES, make_recipe
 from nas_osr.training.fabric import make_fabric
+from nas_osr.training.recipes import RECIPES, make_recipe
 
 MAKE: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     **{name: make_recipe(name, {"learning_rate": 0.01}).make_optimizer for name in RECIPES},

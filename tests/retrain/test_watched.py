@@ -14,12 +14,12 @@ from nas_osr.cli.main import main
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
-from nas_osr.retrain.recipes import make_recipe
 from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.retrain.train import Retraining, mean_losses
 from nas_osr.runs.run_folder import RunFolder
+from nas_osr.training.recipes import make_recipe
 
 COMMAND = [
     "retrain", "random:0", "--channels", "16", "--objective", "cac", "--recipe", "cac", "--protocol", "digits",

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from nas_osr.cli.main import main
-from nas_osr.data.dataset import LabelledImages, OpenSetData, load_data
+from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources.base import Source
-from nas_osr.errors import UserError
 from nas_osr.retrain.subclusters.choice import class_data, plan_subclusters
 from nas_osr.retrain.subclusters.curves import recommend
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest

@@ -9,10 +9,10 @@ import pytest
 
 from nas_osr.cli.sweep import option_names
 from nas_osr.errors import UserError
-from nas_osr.retrain.recipes import RECIPES, make_recipe
 from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.sweeps.sweep_file import read_sweep
+from nas_osr.training.recipes import RECIPES, make_recipe
 
 
 def test_schedules() -> None:
@@ -52,9 +52,11 @@ def test_cac_is_trained_as_its_authors_did(
     protocol: str, epochs: int, second_stage: int, decay: float, crop: float, rotation: float
 ) -> None:
     """Network, rates, stages and views of each data set; the sweep has the epochs and batches."""
-    recipe = plan_retrain(RetrainRequest(protocol=protocol, network="cac", objective="cac", recipe="cac")).parts[
-        0
-    ].training.schedule.recipe
+    recipe = (
+        plan_retrain(RetrainRequest(protocol=protocol, network="cac", objective="cac", recipe="cac"))
+        .parts[0]
+        .training.schedule.recipe
+    )
     assert (recipe.optimizer, recipe.learning_rate, recipe.momentum, recipe.keep) == ("sgd", 0.01, 0.9, "best")
     assert (recipe.weight_decay, recipe.augmentation, recipe.crop, recipe.rotation) == (decay, "search", crop, rotation)
     rates = [recipe.factor(epochs)(epoch) for epoch in range(epochs)]

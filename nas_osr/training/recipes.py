@@ -1,4 +1,4 @@
-"""Recipes: the optimiser, schedule and augmentation of a retraining. Free of torch until an optimiser is made."""
+"""Recipes: the optimiser, schedule and augmentation of a training. Free of torch until an optimiser is made."""
 
 from __future__ import annotations
 
@@ -118,13 +118,12 @@ RECIPES: dict[str, Mapping[str, Any]] = {
     "cac": {"learning_rate": 0.01, "weight_decay": 5e-6, "schedule": "two_stage", "decay": 0.1, "keep": "best"},
     # what the papers with generative models train with
     "adam": {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 0.0, "schedule": "exponential", "decay": 1.0},
-    # GMVAE: Adam until the validation loss stays level; the plateau's length is ours
+    # GMVAE: Adam until the validation loss stays level; how long that is, and the augmentation, are ours
     "gmvae": {
         "learning_rate": 1e-3,
         "optimizer": "adam",
         "weight_decay": 0.0,
         "decay": 1.0,
-        "augmentation": "none",
         "keep": "best",
         "patience": 20,
     },
