@@ -40,7 +40,7 @@ from nas_osr.objectives.parts.densities import (
     truncated_gaussian_loss,
 )
 from nas_osr.objectives.vae_contrastive import risen, weighted
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
@@ -71,7 +71,7 @@ class GMVAEConfig(Checked):
     Gaussian is flat and nothing would bring it back."""
     v_prior: bool = False
     "add the divergence of r from pi."
-    covering_warmup: Annotated[float, Range(0, 1)] = 0.0
+    covering_warmup: Annotated[float, SHARE] = 0.0
     "share of the training over which the weight of the covering term rises from 0 to 1; 0 is none, as in the paper."
     class_weight: Annotated[float, NOT_NEGATIVE] = 0.0
     "weight of the cross-entropy of the class posterior under the prior; 0, as in the paper, leaves it out."

@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean, stdev
 
-#: A training whose covering loss ends below this share of the largest among a class's trainings, or below one nat, has
-#: collapsed: its latents carry nothing of the images, cost nothing to cover, and say nothing of K_c.
-COLLAPSED = 0.2
+#: A training has collapsed whose covering loss ends below one nat, or below this share of the largest among a class's
+#: trainings at a worse reconstruction: its latents carry next to nothing of the images, cost nothing to cover, and say
+#: nothing of K_c.
+COLLAPSED = 1 / 3
 
 Curve = Sequence[Mapping[str, float]]  # an epoch each: "covering" and "reconstruction", in nats an image
 
@@ -36,9 +37,10 @@ def recommend(curves: Mapping[int, Mapping[int, Curve]], gain: float) -> tuple[i
         The count, and why none is where that is so, as a clause; empty otherwise.
     """
     counts = list(curves)
-    limit = max(1.0, COLLAPSED * max(curve[-1]["covering"] for own in curves.values() for curve in own.values()))
+    ends = [curve[-1] for own in curves.values() for curve in own.values()]
+    richest = max(ends, key=lambda end: end["covering"])
     usable = {
-        count: {seed: curve for seed, curve in own.items() if curve[-1]["covering"] >= limit}
+        count: {seed: curve for seed, curve in own.items() if not has_collapsed(curve[-1], richest)}
         for count, own in curves.items()
     }
     for here, following in pairwise(counts):
@@ -54,6 +56,12 @@ def recommend(curves: Mapping[int, Mapping[int, Curve]], gain: float) -> tuple[i
         if fmean(excess) < 0:
             return here, ""
     return counts[-1], ""
+
+
+def has_collapsed(end: Mapping[str, float], richest: Mapping[str, float]) -> bool:
+    """Whether a training that ends so has collapsed, beside the one whose covering loss is the largest."""
+    poor = end["covering"] < COLLAPSED * richest["covering"] and end["reconstruction"] > richest["reconstruction"]
+    return poor or end["covering"] < 1.0
 
 
 def drops_at_equal_reconstruction(fewer: Sequence[Curve], more: Sequence[Curve]) -> list[tuple[float, float]]:

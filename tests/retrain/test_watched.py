@@ -1,4 +1,4 @@
-"""What a retraining follows on known validation images: the losses, the epoch that is kept, the plateau that ends it."""
+"""What a retraining follows on known validation images: losses, the epoch that is kept, the plateau that ends it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from nas_osr.cli.main import main
 from nas_osr.data.batches import to_float
-from nas_osr.data.dataset import LabelledImages
+from nas_osr.data.dataset import LabelledImages, OpenSetData
+from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
+from nas_osr.outputs import Outputs
+from nas_osr.retrain.evaluate import fit_rules
 from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.retrain.train import Retraining, mean_losses
 from nas_osr.runs.run_folder import RunFolder
+from nas_osr.scoring.cac import CAC
 from nas_osr.training.recipes import make_recipe
 
 COMMAND = [
@@ -122,3 +127,33 @@ def test_losses_of_random_views_are_not_followed() -> None:
     with pytest.raises(UserError, match="supcon learns from random views"):
         plan_retrain(request)
     assert plan_retrain(replace(request, recipe_config={"keep": "last"})).parts
+
+
+class Corner:
+    """Logits that are the left and the right pixel of an image."""
+
+    objective = None
+
+    def infer(self, images: Tensor) -> Outputs:
+        return Outputs(logits=torch.stack([10 * images[:, 0, 0, 0], 10 * images[:, 0, 0, -1]], dim=1))
+
+
+@pytest.mark.parametrize(
+    ("name", "mirrored", "expected"),
+    [
+        ("fashion-mnist", False, [[6.0, 2.0], [4.0, 8.0]]),  # also the mirror image of the wrong one
+        ("mnist", False, [[8.0, 2.0], [4.0, 8.0]]),  # a digit's mirror image is no digit
+        ("fashion-mnist", True, [[4.0, 4.0], [0.0, 10.0]]),  # outputs are means already: equal, so all of class 0
+    ],
+)
+def test_anchors_of_cac_are_estimated_on_mirror_images_too(name: str, mirrored: bool, expected: list[Any]) -> None:
+    """Left and right pixels in tenths; right ones are where the pixel of the own class is the larger."""
+    pixels = torch.tensor([[8, 2], [2, 4], [4, 8]]) * 25.5
+    images = pixels.round().to(torch.uint8)[:, None, None, :]
+    labels = torch.tensor([0, 0, 1])
+    known = LabelledImages(images, labels, labels)
+    protocol = make_protocol(name, known=[0, 1])
+    data = OpenSetData(protocol, known, known, None, None)  # type: ignore[arg-type]
+    rule = CAC()
+    fit_rules([rule], Corner(), data, "cpu", mirrored=mirrored)
+    np.testing.assert_allclose(rule.anchors, expected, atol=0.05)

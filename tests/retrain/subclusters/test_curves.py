@@ -66,6 +66,8 @@ def test_a_collapsed_training_says_nothing() -> None:
     # one of three is left out, and the others decide
     own = {0: rising(0.25), 1: rising(0.25), 2: rising(0.25)}
     assert recommend({1: own, 2: {**own, 1: collapsed}}, gain=0.05) == (1, "")
+    # little to cover at an equal reconstruction is no collapse
+    assert recommend({1: own, 2: {seed: rising(0.05) for seed in own}}, gain=0.05) == (2, "")
     # where all have collapsed, none is far below another
     assert recommend({1: {0: collapsed}, 2: {0: collapsed}}, gain=0.05) == (None, "1 collapsed in 1 of 1 seeds")
 
