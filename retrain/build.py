@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from typing import Protocol as TypingProtocol
@@ -64,7 +65,11 @@ class Inputs(TypingProtocol):
 
 
 def build_learner(
-    network: Architecture | str, inputs: Inputs, objective: ObjectivePlan, outliers: Tensor | None = None
+    network: Architecture | str,
+    inputs: Inputs,
+    objective: ObjectivePlan,
+    outliers: Tensor | None = None,
+    fill: Callable[[nn.Module], None] = lambda encoder: None,
 ) -> Learner:
     """The network and the objective's heads with fresh weights (from torch's global generator).
 
@@ -73,6 +78,7 @@ def build_learner(
         inputs: the classes and images.
         objective: what it learns.
         outliers: see `ObjectivePlan.make`.
+        fill: puts other weights into the network, before the heads look at it.
 
     Raises:
         UserError: the network does not fit the image size, or the objective the network; or a user's own class is not
@@ -86,6 +92,7 @@ def build_learner(
     else:
         check_architecture(network, inputs.image_shape)
         encoder = DiscreteNetwork(network, channels, inputs.mean, inputs.std)
+    fill(encoder)
     heads = objective.make(encoder, inputs.image_shape, inputs.num_known, outliers)
     return Learner(encoder, heads).to(memory_format=torch.channels_last)
 

@@ -21,6 +21,7 @@ from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.build import count_macs
+from nas_osr.retrain.embeddings import write_embeddings
 from nas_osr.retrain.model_reading import open_model
 from nas_osr.retrain.reopen import images_changed, open_parts, read_run, reopen, trained_fingerprint
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
@@ -138,6 +139,8 @@ def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
 
 def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
+    if request.mirrored and request.embeddings:
+        raise UserError("embeddings are of the images as they are: leave --mirrored out")
     kept = read_run(run, request.data_dir)
     if request.unknown is not None and shows_outliers(request.unknown, kept.config):
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
@@ -159,6 +162,9 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     else:
         fit_rules(rules, *parts, mirrored=request.mirrored)
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
+    if request.embeddings:
+        suffix = f"-{name_unknown(request.unknown)}" if request.unknown else ""
+        write_embeddings(run.path / f"embeddings{suffix}.npz", opened, judged[0][1])
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
     return [
         write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)

@@ -24,6 +24,7 @@ from nas_osr.plans import (
 from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, write_down
 from nas_osr.retrain.build import resolve_architecture
+from nas_osr.retrain.initial_weights import read_initial
 from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.taking_over import take_over
@@ -39,7 +40,7 @@ FOUND = ("known", "unknown", "image_size", "grey")  # what a folder of own image
 
 @dataclass(frozen=True)
 class Part:
-    """One split and seed of a retraining: one network, trained from scratch."""
+    """One split and seed of a retraining: one network."""
 
     folder: str
     "its name inside the retraining's."
@@ -135,9 +136,15 @@ def list_parts(request: RetrainRequest, network: Architecture | str, schedule: S
         settings = asdict(training.objective.settings)
         for seed in seeds:
             folder = f"split-{split}" if len(seeds) == 1 else f"split-{split}-seed-{seed}"
+            part = training if request.init is None else begin_with(request.init, folder, training)
             own = replace(request, splits=str(split), seeds=str(seed), objective_config=settings)
-            parts.append(Part(folder, seed, training, data, own.recorded()))
+            parts.append(Part(folder, seed, part, data, own.recorded()))
     return tuple(parts)
+
+
+def begin_with(reference: str, folder: str, training: TrainingPlan) -> TrainingPlan:
+    """The same training of the part `folder`, from a model's weights; see `read_initial`."""
+    return replace(training, initial=read_initial(reference, folder, training.protocol, training.objective))
 
 
 def plan_training(

@@ -60,7 +60,7 @@ class NetworkOptions(RecipeOptions, ScheduleOptions, DataOptions):
 
 @dataclass
 class RetrainRequest(NetworkOptions, RunRequest):
-    """Train a found architecture, or a baseline network, from scratch on all known classes, and evaluate it.
+    """Train a found architecture, or a baseline network, on all known classes, and evaluate it.
 
     The architecture of a search is trained on what was searched for: protocol, known classes, split, images, objective
     with its settings, rule and preset are the search's unless they are given.
@@ -70,6 +70,8 @@ class RetrainRequest(NetworkOptions, RunRequest):
     "training loss; the search's, or vae_contrastive."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
     "a baseline network instead of an architecture."
+    init: UserPath | None = None
+    "begin with the weights of this finished retraining or model folder, whose network is the same; not from scratch."
     out: UserPath = "runs/retrain"
     "folder of the run."
     splits: Numbers | None = None
@@ -124,6 +126,8 @@ class EvaluateRequest(ReopenOptions, FinishedOptions):
     "settings of the rule, where it is one."
     mirrored: bool = False
     "average the outputs for each image and its mirror image; twice the time."
+    embeddings: bool = False
+    "write what the network makes of training and test images to embeddings.npz, too."
     bootstrap: Annotated[int, NOT_NEGATIVE] = 1000
     "resamples for the confidence intervals of the metrics; 0 leaves them out."
     json: bool = False

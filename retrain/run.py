@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from typing import Any
@@ -33,6 +34,8 @@ from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
+
+logger = logging.getLogger(__name__)
 
 
 def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
@@ -140,11 +143,14 @@ def run_part(
         about = training.machine.conditions(fabric)
         folder.call(modernise_classes)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
+        folder.call(training.initial.record)
         folder.call(lambda run: save_architecture(training.network, run))
         started = time.perf_counter()
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
+            if training.initial.origin and not folder.call(lambda run: bool(run.read_history())):
+                logger.warning(training.initial.describe(learner.objective))
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
             with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)

@@ -1,4 +1,4 @@
-"""Training one network on all known classes of one split, from scratch: what is fixed before, and the training."""
+"""Training one network on all known classes of one split: what is fixed before, and the training."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH, collect_outputs
 from nas_osr.plans import MachinePlan, ObjectivePlan, SchedulePlan
 from nas_osr.retrain.build import build_learner
+from nas_osr.retrain.initial_weights import SCRATCH, InitialWeights
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.seeds import derive_seed
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """One network that is trained from scratch."""
+    """One network that is trained, from scratch or from given weights."""
 
     network: Architecture | str
     "the architecture of a discrete network, or the name of a baseline network."
@@ -44,6 +45,8 @@ class TrainingPlan:
     "how long."
     machine: MachinePlan
     "where."
+    initial: InitialWeights = SCRATCH
+    "what it begins with, where that is not fresh weights."
 
     @property
     def bound(self) -> str | None:
@@ -53,8 +56,13 @@ class TrainingPlan:
         return self.objective.bound
 
     def build(self, outliers: Tensor | None = None) -> Learner:
-        """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none."""
-        learner = build_learner(self.network, self.protocol, self.objective, outliers)
+        """See `build_learner`; it is ready to train where `outliers` are given, or the objective needs none.
+
+        UserError: the initial weights are of another network, or this one gives the objective too little.
+        """
+        learner = build_learner(self.network, self.protocol, self.objective, outliers, self.initial.fill_encoder)
+        self.initial.fill_heads(learner.objective)
+        learner.objective.check_training()
         self.machine.prepare(learner.encoder)
         return learner
 

@@ -64,7 +64,9 @@ class SearchPlan:
 
     def make_heads(self, encoder: nn.Module, outliers: Tensor) -> Objective:
         """The objective with heads for the kept classes; `outliers` are uint8 [n, C, H, W]. Raises UserError."""
-        return self.objective.make(encoder, self.protocol.image_shape, len(self.classes.kept), outliers)
+        heads = self.objective.make(encoder, self.protocol.image_shape, len(self.classes.kept), outliers)
+        heads.check_training()
+        return heads
 
     def of_rank(self, ranks: int) -> SearchPlan:
         """What one of several ranks computes of it."""

@@ -35,7 +35,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("cross_entropy", {"center_weight": 0.1}),
     ("gmvae", {"reconstruction": "truncated_gaussian"}),
     ("gmvae", {"reconstruction": "truncated_gaussian", "pixel_scale": 0.5}),
-    ("supcon", {"mix": "gradmix", "saliency_layers": (2, 1), "simclr_weight": 1.0}),
+    ("supcon", {"mix": "gradmix", "saliency_layers": (1, 0), "simclr_weight": 1.0}),
     ("supcon", {"mix": "cutmix", "simclr_weight": 1.0}),
     ("supcon", {"mix": "mixup", "simclr_weight": 1.0}),
     ("vae_contrastive", {"decoder_features": True}),

@@ -172,6 +172,8 @@ def hand_over(request: Any, needed: Mapping[str, Any]) -> Any:
     """A retraining with what its search hands over to it, also one that an earlier run of the sweep is to make."""
     from nas_osr.retrain.taking_over import fill_open, read_origin
 
+    if "{out}/" in str(request.init):
+        request = replace(request, init=None)  # its weights are not there yet
     for name in re.findall(r"\{out\}/([^/]*)", str(request.architecture)):
         return replace(fill_open(request, needed[name] or {}, name), architecture=UNKNOWN_YET)
     where, searched = read_origin(request)

@@ -95,6 +95,10 @@ class Objective(nn.Module):
         """The optimiser of a player whose paper prescribes one, at a constant learning rate; None leaves the choice."""
         return None
 
+    def check_training(self) -> None:
+        """UserError where the encoder's maps are too little to learn from; asked before a training begins, and not
+        where a trained network is used."""
+
     def attach(self, encoder: nn.Module) -> None:
         """Look at the encoder that a `Learner` joins with this objective, before any training (MoCo copies it).
 

@@ -6,7 +6,8 @@ mixed images that comes from a batch mate (gamma^2, see `nas_osr.objectives.part
     L = theta L_supcon + lambda (L_simclr + s L_mix)
 
 L_supcon and L_simclr are over the 2B views; L_mix draws each view to the mixed views of its own image, among all mixed
-views. lambda alone (theta 0, no mixing) is SimCLR. There is no classifier: images are compared by their f.
+views (with `mixed_views` 1, one of each image). lambda alone (theta 0, no mixing) is SimCLR. There is no classifier:
+images are compared by their f.
 """
 
 from __future__ import annotations
@@ -17,25 +18,20 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked, check_choice
-from nas_osr.data.augmentation import is_range
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.contrastive import mixed_nt_xent_loss, nt_xent_loss, supcon_loss, unit_vectors
-from nas_osr.objectives.parts.decoder import BOTTOM
-from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup, random_mates
+from nas_osr.objectives.parts.gradmix import random_mates
+from nas_osr.objectives.parts.mixing import MixConfig, Mixing
 from nas_osr.objectives.parts.pooling import pool, pooled_width
-from nas_osr.objectives.parts.saliency_maps import WEIGHTS, saliency_maps
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
-MIXES = ("gradmix", "cutmix", "mixup", "none")
-
 
 @dataclass(frozen=True)
-class SupConConfig(Checked):
+class SupConConfig(MixConfig):
     """Coefficients of the loss; the defaults are the paper's for CIFAR-10."""
 
     supcon_weight: Annotated[float, NOT_NEGATIVE] = 1.0
@@ -46,14 +42,8 @@ class SupConConfig(Checked):
     "t of all similarities, greater than 0."
     head_width: Annotated[int, POSITIVE] = 128
     "dimensions of f."
-    mix: str = "gradmix"
-    "gradmix, cutmix, mixup or none."
-    saliency: str = "layercam"
-    "layercam or gradcam (plain GradMix), for mix gradmix."
-    saliency_layers: Annotated[tuple[int, ...], Range(-1, 2)] = (BOTTOM,)
-    "the scales of the feature maps whose saliencies are summed: 2 is the last, 1 and 0 finer, -1 the stem's."
-    gamma: tuple[float, float] = (0.1, 0.5)
-    "range of the mixed box's share of a side, in (0, 1]."
+    mixed_views: Annotated[int, Range(1, 2)] = 2
+    "how many views of an image are mixed, 1 or 2; 1 spares a quarter of the passes of the network."
     augment: bool = True
     "vary the two views; without it they are the image itself, twice."
     flip: bool = True
@@ -61,14 +51,8 @@ class SupConConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "mix", MIXES, where="supcon: ")
-        check_choice(self, "saliency", WEIGHTS, where="supcon: ")
         if self.supcon_weight == self.simclr_weight == 0:
             raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
-        if not self.saliency_layers:
-            raise UserError("supcon: saliency_layers must be a list of scales from -1 to 2, got none")
-        if not is_range(self.gamma):
-            raise UserError(f"supcon: gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
 
 
 class ProjectionHead(nn.Sequential):
@@ -97,9 +81,12 @@ class SupCon(Objective):
         config = self.config
         self.head = ProjectionHead(pooled_width(shapes), config.head_width)
         self.mixes = config.mix != "none" and config.simclr_weight > 0
-        missing = set(config.saliency_layers) - set(shapes.branches) - set(shapes.intermediate)
-        if self.mixes and config.mix == "gradmix" and missing:
-            raise UserError(f"supcon: saliency_layers names scale {min(missing)}, of which the network has no map")
+        self.mixing = Mixing(config, shapes, "supcon")
+
+    def check_training(self) -> None:
+        """UserError when GradMix has no map to take its saliency from."""
+        if self.mixes:
+            self.mixing.check()
 
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
@@ -132,9 +119,9 @@ class SupCon(Objective):
         if config.augment:
             both = random_views(both, ViewConfig(flip=config.flip))
         views = both.contiguous(memory_format=torch.channels_last)
-        salient = self.mixes and config.mix == "gradmix"
+        salient = self.mixes and self.mixing.salient
         with torch.set_grad_enabled(salient or torch.is_grad_enabled()):
-            features = encoder(views.requires_grad_(salient and not self._tracked(encoder)))
+            features = encoder(views.requires_grad_(salient and not self.mixing.tracked(encoder)))
             embedding = self.embed(features)
             terms = {}
             if config.supcon_weight > 0:
@@ -146,39 +133,11 @@ class SupCon(Objective):
                 terms["simclr"] = config.simclr_weight * loss
             contrast = torch.stack(list(terms.values())).sum()
         if self.mixes:
-            mixed, share = self.mix(views.detach(), features, contrast)
+            count, number = len(images), config.mixed_views
+            mates = random_mates(count, images.device)
+            # both views of an image have views of the same mate
+            mates = torch.cat([mates, mates + count])[: number * count]
+            mixed, share = self.mixing.mix(views.detach()[: number * count], mates, features, contrast)
             loss = mixed_nt_xent_loss(embedding, self.embed(encoder(mixed)), config.temperature)
             terms["mix"] = config.simclr_weight * share * loss
         return terms
-
-    def mix(self, views: Tensor, features: Features, loss: Tensor) -> tuple[Tensor, float]:
-        """Mixed views and the share that comes from the mate.
-
-        Args:
-            views: [2B, C, H, W], rows i and B + i of one image; both views have views of the same mate.
-            features: the encoder's, of the views.
-            loss: the contrastive loss on them, for the saliency.
-        """
-        config, size = self.config, (views.shape[2], views.shape[3])
-        count = len(views) // 2
-        mates = random_mates(count, views.device)
-        mates = torch.cat([mates, mates + count])
-        gamma = draw_gamma(*config.gamma)
-        if config.mix == "cutmix":
-            mixed, share = cutmix(views, mates, gamma)
-        elif config.mix == "mixup":
-            mixed, share = mixup(views, mates, gamma)
-        else:
-            available = {**features.intermediate, **features.branches}
-            maps = saliency_maps(loss, [available[scale] for scale in config.saliency_layers], size, config.saliency)
-            mixed, share = gradmix(views, maps, mates, gamma)
-        return mixed.contiguous(memory_format=torch.channels_last), share
-
-    def _tracked(self, encoder: nn.Module) -> bool:
-        """Whether the maps of the saliency are sure to have gradients, also where the encoder's weights are frozen.
-
-        An architecture step asks only for gradients of alphas and betas, all of which come before the last map, but
-        not before every finer one. Gradients of the views, which these maps then hang on, cost a pass back to the stem.
-        """
-        finest = min(self.config.saliency_layers)
-        return finest == BOTTOM and any(parameter.requires_grad for parameter in encoder.parameters())

@@ -30,6 +30,8 @@ RUN_FILES = (
     "analysis-*.json",
     "predictions.csv",
     "predictions-*.csv",
+    "embeddings.npz",
+    "embeddings-*.npz",
     "summary.*",
     "events.out.tfevents.*",
 )

@@ -65,7 +65,7 @@ def make_optimizers(
 def set_up(
     fabric: Fabric, learner: Learner, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> tuple[Any, dict[str, Any]]:
-    """The learner, on its device, and the optimisers by name, as Fabric wraps them; `infer` and `validate` work, too."""
+    """The learner, on its device, and the optimisers by name, as Fabric wraps them; with `infer` and `validate`."""
     wrapped: Any
     wrapped, *wrapped_optimizers = fabric.setup(learner, *optimizers.values())
     wrapped.mark_forward_method("infer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-SCHEDULES = ("exponential", "triangle", "two_stage")
+SCHEDULES = ("exponential", "triangle", "two_stage", "cosine")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Recipe(Checked):
         nesterov: Nesterov's form of momentum.
         weight_decay: L2 decay, coupled to the learning rate.
         schedule: `exponential` multiplies by `decay` each epoch; `triangle` rises over the share `rise` of the
-            training and falls to zero; `two_stage` multiplies by `decay` once, after the share `first_stage`.
+            training and falls to zero; `two_stage` multiplies by `decay` once, after the share `first_stage`; `cosine`
+            falls to zero along half a wave.
         decay: factor of the exponential and two-stage schedules.
         first_stage: share of the training before the two-stage schedule's step, in (0, 1].
         rise: share of the training before the peak of the triangle.
@@ -91,6 +93,8 @@ class Recipe(Checked):
             if self.schedule == "two_stage":
                 return 1.0 if position < self.first_stage * epochs else self.decay
             share = position / epochs
+            if self.schedule == "cosine":
+                return (1.0 + math.cos(math.pi * share)) / 2
             return (share / self.rise + 1e-3) if share < self.rise else (1.0 - share) / (1.0 - self.rise)
 
         return at
@@ -127,6 +131,8 @@ RECIPES: dict[str, Mapping[str, Any]] = {
         "keep": "best",
         "patience": 20,
     },
+    # GradMix, in batches of 256: docs/papers/gradmix.md
+    "gradmix": {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 0.0, "schedule": "cosine"},
     # a short schedule: large peak, Nesterov momentum; docs/recipes.md has the ablations
     "fast": {
         "learning_rate": 0.2,

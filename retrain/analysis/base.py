@@ -7,10 +7,11 @@ stands on them) is imported inside the functions that compute.
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from nas_osr.configuration import Checked, UserPath
 from nas_osr.errors import UserError
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 # Which run, and how it is shown: no part of what is computed.
 NOT_KEPT = frozenset({"run", "json", "quiet", "plot", "pictures", "data_dir", "plugin", "threads"})
 PLOT_FORMATS = ("png", "svg", "pdf")
+Found = TypeVar("Found")
 Curve = tuple[Sequence[float], Sequence[float], Sequence[float] | None]  # x, y and the spread of y
+
+logger = logging.getLogger(__name__)
 
 
 class Table(NamedTuple):
@@ -48,7 +52,7 @@ class Analysis(Checked):
     name: ClassVar[str]  # the figures are kept as analysis-NAME.json
 
     run: UserPath
-    "folder of one retraining, or of several (`split-0` ...)."
+    "folder of one retraining, or of several (`split-0` ...), or of several methods, such as that of a sweep."
     json: bool = False
     "print the result as one JSON object: the figures of each run by its folder's name."
 
@@ -98,14 +102,46 @@ def run_analysis(analysis: Analysis) -> dict[str, Any]:
 
 
 def open_runs(folder: str) -> dict[str, RunFolder]:
-    """The finished retrainings in a folder, by folder name. Raises UserError when there is something else."""
+    """The finished retrainings in a folder, by name: `split-0` ...; of several methods METHOD, or METHOD/split-0 ...
+
+    A method that has not finished is left out, and said. Raises UserError when there is something else, or nothing.
+    """
     from nas_osr.retrain.reopen import open_parts
 
-    runs = open_parts(Path(folder))
-    for run in runs:
-        if not (run.path / "predictions.csv").exists():
-            raise UserError(f"{run.path}: no predictions.csv: analyse needs a finished retraining")
-    return {folder_name(run): run for run in runs}
+    path = Path(folder)
+    methods = find_methods(path)
+    runs: dict[str, RunFolder] = {}
+    for method in methods or [path]:
+        parts = open_parts(method)
+        unfinished = [part for part in parts if not (part.path / "predictions.csv").exists()]
+        if unfinished and methods:
+            logger.warning("%s: left out, it has not finished", unfinished[0].path)
+            continue
+        if unfinished:
+            raise UserError(f"{unfinished[0].path}: no predictions.csv: analyse needs a finished retraining")
+        for part in parts:
+            name = folder_name(part)
+            whole = method.name if len(parts) == 1 else f"{method.name}/{name}"
+            runs[whole if methods else name] = part
+    if not runs:
+        raise UserError(f"{path}: no predictions.csv in any of its runs: analyse needs a finished retraining")
+    return runs
+
+
+def find_methods(folder: Path) -> list[Path]:
+    """The retrainings that lie in a folder which is none itself; none where it is one."""
+    if not folder.is_dir() or (folder / "provenance.json").exists() or any(folder.glob("split-*")):
+        return []
+    inside = (entry for entry in sorted(folder.iterdir()) if (entry / "provenance.json").exists())
+    return [entry for entry in inside if (entry / "predictions.csv").exists() or any(entry.glob("split-*"))]
+
+
+def by_method(results: Mapping[str, Found]) -> dict[str, list[Found]]:
+    """Results by the name of their run (see `open_runs`), together for each method; of one retraining all of them."""
+    methods: dict[str, list[Found]] = {}
+    for name, found in results.items():
+        methods.setdefault("" if name.startswith("split-") else name.partition("/")[0], []).append(found)
+    return methods
 
 
 def folder_name(run: RunFolder) -> str:
@@ -121,9 +157,13 @@ def columns_table(columns: Mapping[str, Mapping[str, Any]], title: str = "") -> 
 
 
 def runs_table(runs: Mapping[str, Mapping[str, Any]], title: str = "") -> Table:
-    """`columns_table` of runs, with their mean beside them where there are several."""
+    """`columns_table` of runs with their mean beside them where there are several; or those of methods."""
     from nas_osr.metrics.resampling import mean_and_spread
 
+    methods = by_method(runs)
+    if len(methods) > 1:
+        means = {name: parts[0] if len(parts) == 1 else mean_and_spread(parts) for name, parts in methods.items()}
+        return columns_table(means, title)
     return columns_table({**runs, "mean": mean_and_spread(list(runs.values()))} if len(runs) > 1 else runs, title)
 
 
@@ -150,7 +190,7 @@ def plot_curves(
 ) -> None:
     """Draw curves with their spread into a file whose suffix is one of `PLOT_FORMATS`, if one is named.
 
-    Raises UserError.
+    Of several methods, a curve for each: the mean of its runs, with their spread. Raises UserError.
     """
     if path is None:
         return
@@ -158,7 +198,9 @@ def plot_curves(
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for name, (x, y, spread) in curves.items():
+    methods = by_method(curves)
+    shown = {name: average_curve(parts) for name, parts in methods.items()} if len(methods) > 1 else curves
+    for name, (x, y, spread) in shown.items():
         (line,) = axes.plot(x, y, marker="o", markersize=3, label=name)
         if spread is not None:
             low = [value - width for value, width in zip(y, spread, strict=True)]
@@ -172,3 +214,14 @@ def plot_curves(
     axes.legend()
     with replace_file(Path(path)) as file:
         figure.savefig(file, format=Path(path).suffix[1:], dpi=150)
+
+
+def average_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean of curves over as many points as all have, with their standard deviation; a single one as it is."""
+    if len(curves) == 1:
+        return curves[0]
+    import numpy as np
+
+    length = min(len(x) for x, *_ in curves)
+    heights = np.array([y[:length] for _, y, _ in curves])
+    return curves[0][0][:length], heights.mean(axis=0).tolist(), heights.std(axis=0, ddof=1).tolist()

@@ -16,7 +16,6 @@ from nas_osr.retrain.analysis.base import (
     NetworkAnalysis,
     Table,
     check_picture,
-    folder_name,
     open_runs,
     plot_curves,
     runs_table,
@@ -41,8 +40,9 @@ class Saliency(NetworkAnalysis):
 
     part: str = "validation"
     "whose known images are used: validation or test."
-    scales: Annotated[list[int], Range(-1, 2)] = field(default_factory=lambda: [2])
-    "maps of the encoder whose saliency is summed: -1 is 1/2 of the image side, 0 is 1/4, 1 is 1/8, 2 is 1/16."
+    scales: Annotated[list[int], Range(-1, 2)] = field(default_factory=list)
+    """maps of the encoder whose saliency is summed: -1 is 1/2 of the image side, 0 is 1/4, 1 is 1/8, 2 is 1/16; the
+    last one of 4x4 positions when not given."""
     weights: str = "layercam"
     "what weighs a map's channels: layercam (the gradient at each place) or gradcam (its mean)."
     lowest: Annotated[float, POSITIVE] = 1e-5
@@ -67,8 +67,8 @@ class Saliency(NetworkAnalysis):
 
         check_choice(self, "part", ("validation", "test"))
         check_choice(self, "weights", WEIGHTS)
-        if not self.lowest < self.highest or not self.scales:
-            raise UserError("saliency: lowest must be below highest, and scales must name at least one")
+        if not self.lowest < self.highest:
+            raise UserError("saliency: lowest must be below highest")
         check_picture(self.plot)
         check_picture(self.pictures, ("png",))
 
@@ -79,8 +79,8 @@ class Saliency(NetworkAnalysis):
         figures, images, maps = self.activated_areas(opened)
         if self.pictures is not None:
             path = Path(self.pictures)
-            alone = len(open_runs(self.run)) == 1
-            draw_grid(path if alone else path.with_stem(f"{path.stem}-{folder_name(run)}"), images, maps)
+            names = {found.path: name.replace("/", "-") for name, found in open_runs(self.run).items()}
+            draw_grid(path if len(names) == 1 else path.with_stem(f"{path.stem}-{names[run.path]}"), images, maps)
         return figures
 
     def activated_areas(self, opened: Reopened) -> tuple[dict[str, Any], Tensor, Tensor]:
@@ -131,11 +131,12 @@ class Saliency(NetworkAnalysis):
             or what the objective makes of it before anything else (its views).
 
         Raises:
-            UserError: the encoder has no map at one of the scales, or the loss is not a number.
+            UserError: the encoder has no map at one of the scales, or a coarser one, or the loss is not a number.
         """
         import torch
 
-        from nas_osr.objectives.parts.saliency_maps import saliency_maps
+        from nas_osr.objectives.parts.saliency_maps import choose_scales, distinct_maps, saliency_maps
+        from nas_osr.outputs import FeatureShapes
 
         learner, device = opened.learner, opened.fabric.device
         images, labels = images.to(device), labels.to(device)
@@ -154,12 +155,10 @@ class Saliency(NetworkAnalysis):
         own = (call for call in calls if call[0].shape == images.shape and torch.equal(call[0], images))
         pictures, features = next(own, calls[0])
         available = {**features.intermediate, **features.branches}
-        missing = sorted(set(self.scales) - set(available))
-        if missing:
-            there = ", ".join(map(str, sorted(available)))
-            raise UserError(f"scales: the encoder has no map at {missing[0]}, only at {there}")
-        size = (images.shape[2], images.shape[3])
-        return pictures, saliency_maps(loss, [available[scale] for scale in self.scales], size, self.weights)
+        shapes = {scale: (map_.shape[1], map_.shape[2], map_.shape[3]) for scale, map_ in available.items()}
+        scales = choose_scales(FeatureShapes(shapes, {}), self.scales, "scales")
+        maps = distinct_maps([available[scale] for scale in scales])
+        return pictures, saliency_maps(loss, maps, (images.shape[2], images.shape[3]), self.weights)
 
     def draw(self, results: Mapping[str, dict[str, Any]]) -> None:
         """S_M(t) against t, a curve for each run."""

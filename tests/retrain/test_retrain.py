@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import read_predictions
 from nas_osr.objectives import objective_class
 from nas_osr.retrain.evaluate import run_evaluate
+from nas_osr.retrain.model_reading import open_model
 from nas_osr.retrain.reopen import read_retrain_config, reopen
 from nas_osr.retrain.retrain_request import EvaluateRequest, ReopenOptions, RetrainRequest
 from nas_osr.retrain.run import run_retrain
@@ -156,6 +158,32 @@ def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) 
     assert (part / "predictions-digits.csv").exists()
     with pytest.raises(UserError, match="cifar11"):
         run_evaluate(EvaluateRequest(run=str(part), unknown="cifar11"))
+
+
+def test_embeddings_are_written_beside_the_predictions(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    part = tmp_path / "split-0"
+    shutil.copytree(finished[0] / "split-0", part)
+    request = EvaluateRequest(run=str(part), device="cpu", threads=1, bootstrap=0, embeddings=True)
+    run_evaluate(request)
+    run_evaluate(replace(request, unknown="digits", rule="mls"))
+    assert (part / "embeddings-digits.npz").exists()
+    with np.load(part / "embeddings.npz", allow_pickle=False) as file:
+        found = dict(file)
+    predictions = read_predictions(part / "predictions.csv")
+    assert found["true_label"].tolist() == predictions.true_label.tolist()
+    assert found["true_class"].tolist() == predictions.true_class.tolist()
+    # by another way: each image by itself, in the network of the model folder
+    opened = reopen(RunFolder.open(part), ReopenOptions(device="cpu", threads=1))
+    for prefix, images in (("", opened.data.test()), ("train_", opened.data.train)):
+        pictures = images.images[:5].float() / 255
+        with torch.no_grad():
+            pooled = open_model(part).learner.encoder(pictures).branches[2].mean((2, 3))
+        np.testing.assert_allclose(found[f"{prefix}pooled"][:5], pooled, rtol=1e-4, atol=1e-5)
+        assert len(found[f"{prefix}pooled"]) == len(images)
+    assert found["train_label"].tolist() == opened.data.train.labels.tolist()
+    assert found["known_classes"].tolist() == list(opened.protocol.class_names)
+    with pytest.raises(UserError, match="leave --mirrored out"):
+        run_evaluate(replace(request, mirrored=True))
 
 
 def test_outputs_can_be_averaged_over_mirror_images(

@@ -53,20 +53,21 @@ def nt_xent_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
 
 def mixed_nt_xent_loss(clean: Tensor, mixed: Tensor, temperature: float) -> Tensor:
-    """The mean over clean views i of -1/2 sum_p log[exp(s_ip / t) / sum_k exp(s_ik / t)], a scalar (GradMix).
+    """The mean over clean views i of the mean over p of -log[exp(s_ip / t) / sum_k exp(s_ik / t)], a scalar (GradMix).
 
-    The anchor is a clean view, p the two mixed views of its own image, and k runs over all 2B mixed views; so the loss
-    is at least log 2.
+    The anchor is a clean view, p the mixed views of its own image, and k runs over all mixed views; so with two of each
+    image the loss is at least log 2.
 
     Args:
-        clean, mixed: [2B, D] unit vectors, rows i and B + i of each from the same image.
+        clean: [2B, D] unit vectors, rows i and B + i from the same image.
+        mixed: [2B, D] alike, or [B, D] of one mixed view of each image.
         temperature: t, greater than 0.
     """
     scores = similarities(clean, mixed, temperature)
     count = len(clean) // 2
     index = torch.arange(2 * count, device=clean.device)
-    positives = (scores[index, index] + scores[index, (index + count) % (2 * count)]) / 2
-    return (scores.logsumexp(dim=1) - positives).mean()
+    own = torch.stack([scores[index, index % count + start] for start in range(0, len(mixed), count)])
+    return (scores.logsumexp(dim=1) - own.mean(dim=0)).mean()
 
 
 def info_nce_loss(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:

@@ -42,16 +42,21 @@ def box_size(gamma: float, height: int, width: int) -> tuple[int, int]:
 def salient_boxes(maps: Tensor, box: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Top and left edge [B] int64 of boxes (h, w) centred on the largest value of maps [B, H, W], inside the image.
 
-    A box that would stick out is shifted, not cut. Equal maxima are replaced by the spot in their middle: a coarse map
-    has plateaus when it is resized, and a map of zeros has its middle in the middle of the image.
+    A box that would stick out is shifted, not cut. Of equal maxima it is the one nearest to their middle: a coarse map
+    has plateaus when it is resized, and a map of zeros has its peak in the middle of the image.
     """
-    _, height, width = maps.shape
-    peak = (maps >= maps.amax(dim=(1, 2), keepdim=True) * (1 - TIE)).float()
+    count, height, width = maps.shape
+    peak = maps >= maps.amax(dim=(1, 2), keepdim=True) * (1 - TIE)
+    rows = torch.arange(height, device=maps.device)[:, None].expand(height, width)
+    columns = torch.arange(width, device=maps.device).expand(height, width)
+    # distances from the middle, times the number of peaks: whole numbers, so that nothing is rounded
+    number = peak.sum(dim=(1, 2))[:, None, None]
+    off = [places * number - (peak * places).sum(dim=(1, 2))[:, None, None] for places in (rows, columns)]
+    distance = off[0].double() ** 2 + off[1].double() ** 2
+    chosen = distance.masked_fill(~peak, torch.inf).view(count, -1).argmin(dim=1)
     edges = []
-    for dim, side, extent in ((2, height, box[0]), (1, width, box[1])):
-        counts = peak.sum(dim=dim)
-        centre = (counts * torch.arange(side, device=maps.device)).sum(dim=1) / counts.sum(dim=1)
-        edges.append((centre - (extent - 1) / 2).floor().long().clamp(0, side - extent))
+    for centre, side, extent in ((chosen // width, height, box[0]), (chosen % width, width, box[1])):
+        edges.append((centre - extent // 2).clamp(0, side - extent))
     return edges[0], edges[1]
 
 

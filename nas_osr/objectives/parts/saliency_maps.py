@@ -11,7 +11,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_osr.errors import UserError
+from nas_osr.outputs import FeatureShapes
+
 WEIGHTS = ("layercam", "gradcam")
+LEAST_SIDE = 4  # positions: on a coarser map every peak is in a corner, or in the middle of the image
+
+
+def choose_scales(shapes: FeatureShapes, scales: Sequence[int], where: str) -> tuple[int, ...]:
+    """The scales of the maps that a saliency is taken from: those named, or else the last with 4x4 positions.
+
+    Raises UserError, which begins with `where`, when the network has no such map, or one of fewer positions.
+    """
+    available = {**shapes.intermediate, **shapes.branches}
+    fine = [scale for scale, (_, *sides) in sorted(available.items()) if min(sides) >= LEAST_SIDE]
+    there = ", ".join(map(str, fine)) or "none"
+    for scale in scales:
+        if scale not in available:
+            raise UserError(f"{where}: the network has no map at scale {scale}; choose of {there}")
+        if scale not in fine:
+            _, height, width = available[scale]
+            raise UserError(
+                f"{where}: the map at scale {scale} has {height}x{width} positions, and a saliency needs "
+                f"{LEAST_SIDE}x{LEAST_SIDE}; choose of {there}"
+            )
+    if not fine:
+        raise UserError(f"{where}: the network has no map of {LEAST_SIDE}x{LEAST_SIDE} positions for a saliency")
+    return tuple(scales) or (fine[-1],)
+
+
+def distinct_maps(maps: Sequence[Tensor]) -> list[Tensor]:
+    """The maps in their order, each once: two layers of a network may be one tensor."""
+    return list({id(map_): map_ for map_ in maps}.values())
 
 
 def saliency_maps(loss: Tensor, maps: Sequence[Tensor], size: tuple[int, int], weights: str = "layercam") -> Tensor:
@@ -24,7 +55,8 @@ def saliency_maps(loss: Tensor, maps: Sequence[Tensor], size: tuple[int, int], w
 
     Args:
         loss: l, a scalar that depends on the maps.
-        maps: feature maps [B, C, h, w] of one or several layers; their saliencies are resized (bilinear) and summed.
+        maps: feature maps [B, C, h, w] of one or several layers, all distinct; their saliencies are resized (bilinear)
+            and summed.
         size: (H, W) of the result.
         weights: "layercam" or "gradcam".
 

@@ -36,10 +36,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "gmvae, gaussian": ("gmvae", {**DECODER, "reconstruction": "truncated_gaussian"}),
     "gmvae, narrow gaussian": ("gmvae", {**DECODER, "reconstruction": "truncated_gaussian", "pixel_scale": 1e-3}),
     "supcon": ("supcon", {}),
-    "supcon, gradcam": ("supcon", {"saliency": "gradcam", "saliency_layers": (0, 2)}),
+    "supcon, gradcam": ("supcon", {"saliency": "gradcam", "saliency_layers": (0,)}),
     "supcon, mixup": ("supcon", {"mix": "mixup"}),
     "supcon, one view": ("supcon", {"mix": "none", "augment": False}),
     "moco": ("moco", {"queue_size": 5}),
+    "moco, gradmix": ("moco", {"queue_size": 5, "mix": "gradmix"}),
 }
 
 

@@ -16,7 +16,9 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import resolve_objective_config
 from nas_osr.objectives.moco import MoCo, MoCoConfig
 from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, random_mates
 from nas_osr.objectives.parts.pooling import pool
+from nas_osr.objectives.parts.saliency_maps import saliency_maps
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.space import Space
@@ -73,6 +75,58 @@ def test_the_loss_equals_its_definition() -> None:
     # the keys are the queue's newest, the rest is as it was
     torch.testing.assert_close(learner.objective.queue[:6], keys)
     assert torch.equal(learner.objective.queue[6:], queue[6:])
+
+
+class Finer(Small):
+    """With a map of 8x8 positions, from which the other is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.LeakyReLU(0.2), nn.Conv2d(4, 6, 4, 4))
+
+    def forward(self, images: Tensor) -> Features:
+        fine = self.layers[:2](images)
+        return Features({2: self.layers[2](fine)}, {0: fine})
+
+
+@pytest.mark.parametrize("mix", ["gradmix", "cutmix"])
+def test_the_loss_on_mixed_images_equals_its_definition(mix: str) -> None:
+    learner = make(Finer(), temperature=0.3, mix=mix)
+    heads = copy.deepcopy(learner.objective)
+    queue = heads.queue.clone()
+    torch.manual_seed(1)
+    terms = learner(*BATCH)
+    assert list(terms) == ["info_nce", "mix"]
+
+    torch.manual_seed(1)
+    first, second = random_views(BATCH[0].repeat(2, 1, 1, 1), ViewConfig()).chunk(2)
+    keys = F.normalize(heads.key_head(pool(heads.key_encoder(second))), dim=1)
+
+    def info_nce(features: Features) -> Tensor:
+        queries = F.normalize(learner.objective.head(pool(features)), dim=1)
+        scores = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], dim=1)
+        return F.cross_entropy(scores / 0.3, torch.zeros(6, dtype=torch.int64))
+
+    features = learner.encoder(first)
+    mates, gamma = random_mates(6), draw_gamma(0.1, 0.5)
+    if mix == "gradmix":
+        maps = saliency_maps(info_nce(features), [features.intermediate[0]], (32, 32))
+        assert maps.max() > 0
+        mixed, share = gradmix(first, maps, mates, gamma)
+    else:
+        mixed, share = cutmix(first, mates, gamma)
+    torch.testing.assert_close(terms["info_nce"], info_nce(features))
+    torch.testing.assert_close(terms["mix"], share * info_nce(learner.encoder(mixed)))
+    # the queue has the keys of clean images only
+    torch.testing.assert_close(learner.objective.queue[:6], keys)
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learner.encoder.parameters())
+
+
+def test_a_network_without_a_fine_map_is_refused_for_training_alone() -> None:
+    make(mix="cutmix").objective.check_training()
+    with pytest.raises(UserError, match="moco: saliency_layers: the network has no map of 4x4 positions"):
+        make(mix="gradmix").objective.check_training()
 
 
 def test_the_queue_wraps_and_keeps_the_newest() -> None:
@@ -196,6 +250,8 @@ def test_coefficients() -> None:
         ({"head_width": 0}, "head_width must be greater than 0"),
         ({"momentum": 1.1}, "momentum must lie in .0, 1., got 1.1"),
         ({"queue": 5}, "no setting 'queue'"),
+        ({"mix": "cut"}, "mix must be one of gradmix, cutmix, mixup, none"),
+        ({"mix_alpha": 0.5}, "mix_alpha is for mix cutmix and mixup, not for none"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from nas_osr.metrics.open_set import auroc
 from nas_osr.objectives import make_objective, resolve_objective_config
 from nas_osr.objectives import supcon as module
 from nas_osr.objectives.parts.freezing import frozen
-from nas_osr.objectives.parts.gradmix import gradmix
+from nas_osr.objectives.parts.gradmix import draw_gamma, gradmix, random_mates
 from nas_osr.objectives.parts.pooling import pool
 from nas_osr.objectives.parts.saliency_maps import saliency_maps
 from nas_osr.objectives.supcon import SupCon, SupConConfig
@@ -44,7 +46,7 @@ class Small(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.fine, self.coarse = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 6, 4, 4)
+        self.fine, self.coarse = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 6, 2, 2)
         self.passes: list[int] = []
 
     def forward(self, images: Tensor) -> Features:
@@ -112,8 +114,8 @@ def test_terms_equal_their_definitions_in_double_loops() -> None:
     torch.testing.assert_close(terms["simclr"], simclr)
 
     torch.manual_seed(1)
-    mates = module.random_mates(6)
-    gamma = module.draw_gamma(0.1, 0.5)
+    mates = random_mates(6)
+    gamma = draw_gamma(0.1, 0.5)
     maps = saliency_maps(supcon + simclr, [features.branches[2]], (32, 32))
     assert maps.max() > 0
     mixed_views, share = gradmix(both, maps, torch.cat([mates, mates + 6]), gamma)
@@ -160,16 +162,32 @@ def test_settings_of_the_mixing_change_only_the_mixed_term() -> None:
         assert other["mix"] != plain["mix"], settings
 
 
-def test_both_views_are_mixed_with_views_of_the_same_mate() -> None:
+def test_both_views_are_mixed_with_views_of_the_same_mate(monkeypatch: pytest.MonkeyPatch) -> None:
     learner = small(mix="mixup", augment=False)
     images = torch.arange(6.0).view(6, 1, 1, 1).expand(-1, 3, 32, 32)
-    mixed, share = learner.objective.mix(images.repeat(2, 1, 1, 1), Features({}, {}), torch.zeros(()))
+    seen: list[tuple[Tensor, float]] = []
+    mix = learner.objective.mixing.mix
+    monkeypatch.setattr(learner.objective.mixing, "mix", lambda *given: (seen.append(mix(*given)), seen[0])[1])
+    learner(images, BATCH[1])
+    [(mixed, share)] = seen
     first, second = mixed[:, 0, 0, 0].chunk(2)
     torch.testing.assert_close(first, second)
     own = torch.arange(6.0)
     mates = own + (first - own) / share
     torch.testing.assert_close(mates.sort().values, own)
     assert (mates - own).abs().min() > 0.5
+
+
+def test_one_mixed_view_spares_a_pass_and_is_that_of_two() -> None:
+    """Without augmentation both mixed views are the same: log 2 more in the denominator is all that differs."""
+    settings = {"augment": False, "temperature": 0.5}
+    two, one = (small(mixed_views=number, **settings) for number in (2, 1))
+    pairs = seeded_losses(two), seeded_losses(one)
+    assert two.encoder.passes[-2:] == [12, 12] and one.encoder.passes[-2:] == [12, 6]
+    torch.manual_seed(1)
+    random_mates(6)
+    share = (round(draw_gamma(0.1, 0.5) * 32) / 32) ** 2
+    torch.testing.assert_close(pairs[0]["mix"] - pairs[1]["mix"], torch.tensor(1.2 * share * math.log(2)))
 
 
 def test_without_augmentation_the_views_are_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +205,7 @@ def test_without_augmentation_the_views_are_the_image(monkeypatch: pytest.Monkey
     assert [config.flip for config in calls] == [False]
 
 
-@pytest.mark.parametrize("layers", [(2,), (0, 2), (-1,)])
+@pytest.mark.parametrize("layers", [(), (1,), (0, 1), (-1,)])
 @pytest.mark.parametrize("make", [supernet_learner, discrete_learner])
 def test_weights_get_gradients_from_the_mixed_images_too(make: Any, layers: tuple[int, ...]) -> None:
     learner = make(saliency_layers=layers)
@@ -202,7 +220,7 @@ def test_weights_get_gradients_from_the_mixed_images_too(make: Any, layers: tupl
     assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in weights)
 
 
-@pytest.mark.parametrize("layers", [(2,), (1, 2), (0,), (-1, 2)])
+@pytest.mark.parametrize("layers", [(), (1,), (0, 1), (0,), (-1, 1)])
 def test_an_architecture_step_moves_only_alphas_and_betas(layers: tuple[int, ...]) -> None:
     learner = supernet_learner(saliency_layers=layers)
     supernet = learner.encoder
@@ -295,7 +313,9 @@ def test_coefficients_by_protocol() -> None:
         ({"head_width": 0}, "head_width must be greater than 0"),
         ({"mix": "cut"}, "mix must be one of gradmix, cutmix, mixup, none, got 'cut'"),
         ({"saliency": "cam"}, "saliency must be one of layercam, gradcam"),
-        ({"saliency_layers": []}, "saliency_layers must be a list of scales"),
+        ({"mixed_views": 3}, "mixed_views must lie in .1, 2., got 3"),
+        ({"mix": "mixup", "mix_alpha": -1.0}, "mix_alpha must "),
+        ({"mix_alpha": 1.0}, "mix_alpha is for mix cutmix and mixup, not for gradmix"),
         ({"saliency_layers": 2}, "saliency_layers must be a list "),
         ({"saliency_layers": [1, 3]}, "saliency_layers must lie in .-1, 2., got 3"),
         ({"gamma": [0.5, 0.1]}, "gamma must be two rising numbers"),
@@ -309,11 +329,39 @@ def test_wrong_settings_are_refused(settings: dict, message: str) -> None:
         resolve_objective_config("supcon", settings, make_protocol("cifar10"), "retrain")
 
 
-def test_a_scale_that_the_network_does_not_have_is_refused() -> None:
-    shapes = FeatureShapes({2: (4, 2, 2)}, {2: (4, 2, 2)})
-    with pytest.raises(UserError, match="names scale 0, of which the network has no map"):
-        make_objective("supcon", shapes, IMAGE, 3, SupConConfig(saliency_layers=(0, 2)))
-    make_objective("supcon", shapes, IMAGE, 3, SupConConfig(saliency_layers=(0, 2), mix="cutmix"))
+def test_a_map_that_is_missing_or_too_coarse_is_refused_for_training_alone() -> None:
+    shapes = FeatureShapes({2: (4, 2, 2)}, {1: (4, 4, 4), 2: (4, 2, 2)})
+
+    def heads(**settings: Any) -> SupCon:
+        return make_objective("supcon", shapes, IMAGE, 3, SupConConfig(**settings))
+
+    with pytest.raises(UserError, match="no map at scale 0; choose of 1"):
+        heads(saliency_layers=(0, 1)).check_training()
+    with pytest.raises(UserError, match="scale 2 has 2x2 positions, and a saliency needs 4x4; choose of 1"):
+        heads(saliency_layers=(2,)).check_training()
+    with pytest.raises(UserError, match="no map of 4x4 positions"):
+        make_objective("supcon", FeatureShapes({2: (4, 2, 2)}, {}), IMAGE, 3, SupConConfig()).check_training()
+    for settings in ({"mix": "cutmix"}, {"simclr_weight": 0.0}):
+        heads(saliency_layers=(2,), **settings).check_training()
+    heads().check_training()
+    assert heads().mixing.scales() == (1,)
+
+
+def test_two_layers_that_are_one_tensor_are_one_layer(caplog: pytest.LogCaptureFixture) -> None:
+    class Twice(Small):
+        def forward(self, images: Tensor) -> Features:
+            features = super().forward(images)
+            return Features(features.branches, {0: features.intermediate[0], 1: features.branches[2]})
+
+    def losses(layers: tuple[int, ...]) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        encoder = Twice()
+        objective = SupCon(feature_shapes(encoder, IMAGE), IMAGE, 3, SupConConfig(saliency_layers=layers))
+        return seeded_losses(Learner(encoder, objective))
+
+    with caplog.at_level(logging.WARNING):
+        assert losses((0, 1, 2)) == losses((0, 1)) != losses((1,)) == losses((1, 2))
+    assert "one map, which counts once" in caplog.text
 
 
 def patterns(count: int, kinds: list[int]) -> tuple[Tensor, Tensor]:

@@ -114,7 +114,7 @@ def test_probe(retrained: Path, analyse: Any) -> None:
 
 def test_saliency(retrained: Path, analyse: Any, tmp_path: Path) -> None:
     part = retrained / "split-0"
-    options = ["--scales", "[2]", "--batch_size", "500", "--lowest", "1e-4", "--points", "3", *NETWORK]
+    options = ["--batch_size", "500", "--lowest", "1e-6", "--highest", "1e-5", "--points", "3", *NETWORK]
     plot, pictures = tmp_path / "s.png", tmp_path / "maps.png"
     text = analyse("saliency", part, *options, "--json", "--plot", plot, "--pictures", pictures)
     figures = json.loads(text)["split-0"]
@@ -128,10 +128,11 @@ def test_saliency(retrained: Path, analyse: Any, tmp_path: Path) -> None:
     features = opened.learner.encoder(data.images.float() / 255)
     logits = opened.learner.objective.classifier(pool(features))
     loss = torch.nn.functional.cross_entropy(logits, data.labels)
-    (gradient,) = torch.autograd.grad(loss, features.branches[2])
-    maps = (gradient.relu() * features.branches[2]).sum(1, keepdim=True).relu()
+    late = features.intermediate[1]  # the last of 4x4 positions
+    (gradient,) = torch.autograd.grad(loss, late)
+    maps = (gradient.relu() * late).sum(1, keepdim=True).relu()
     maps = torch.nn.functional.interpolate(maps, data.images.shape[2:], mode="bilinear")
-    assert figures["thresholds"] == pytest.approx([1e-4, 10**-3.5, 1e-3])
+    assert figures["thresholds"] == pytest.approx([1e-6, 10**-5.5, 1e-5])
     expected = [float((maps > threshold).double().mean()) for threshold in figures["thresholds"]]
     assert figures["area"] == pytest.approx(expected, abs=2e-3)
     assert 1 >= expected[0] > expected[2] > 0
@@ -245,6 +246,7 @@ def test_other_folders_are_refused(kind: str, tmp_path: Path, refused: Any) -> N
         (["saliency", "--weights", "cam"], "weights"),
         (["saliency", "--lowest", "1"], "lowest"),
         (["saliency", "--scales", "5"], "scales must lie in [-1, 2], got 5"),
+        (["saliency", "--scales", "1,2"], "scale 2 has 2x2 positions, and a saliency needs 4x4"),
         (["saliency", "--limit", "0"], "limit"),
         (["saliency", "--pictures", "x.svg"], ".png"),
         (["probe", "--inverse_penalty", "0"], "inverse_penalty"),
@@ -254,6 +256,40 @@ def test_other_folders_are_refused(kind: str, tmp_path: Path, refused: Any) -> N
 )
 def test_strange_options_are_refused(retrained: Path, refused: Any, arguments: list[str], message: str) -> None:
     assert message in refused(arguments[0], retrained / "split-0", *arguments[1:])
+
+
+def test_several_methods_side_by_side(retrained: Path, analyse: Any, refused: Any, tmp_path: Path) -> None:
+    """Of one folder with two methods, one of them of two splits; a search and an unfinished run lie beside them."""
+    sweep = tmp_path / "sweep"
+    shutil.copytree(retrained, sweep / "both")
+    shutil.copytree(retrained / "split-1", sweep / "alone")
+    shutil.copytree(retrained, sweep / "later")
+    (sweep / "later" / "split-1" / "predictions.csv").unlink()
+    with RunFolder.create(sweep / "search") as run:
+        run.provenance(["nas-osr", "search"], {"strategy": "pas"})
+    assert list(open_runs(str(sweep))) == ["alone", "both/split-0", "both/split-1"]
+
+    plot = tmp_path / "curve.svg"
+    unknowns = analyse("unknowns", sweep, "--plot", plot).splitlines()
+    assert re.split(r"  +", unknowns[0])[-2:] == ["F1 alone", "F1 both"] and plot.exists()
+    curves = [json.loads((retrained / f"split-{k}" / "metrics.json").read_text())["openness_f1_curve"] for k in (0, 1)]
+    last = [curve[4]["macro_f1"] for curve in curves]
+    assert f"{np.mean(last):.4f} ± {np.std(last, ddof=1):.4f}" in unknowns[-1] and f"{last[1]:.4f}" in unknowns[-1]
+
+    found = json.loads(analyse("probe", sweep, "--json", *NETWORK))
+    table = analyse("probe", sweep, *NETWORK).splitlines()
+    assert table[0].split() == ["metric", "alone", "both"]
+    tops = [found[name]["top1"] for name in ("both/split-0", "both/split-1")]
+    assert f"{found['alone']['top1']:.4f}" in table[1] and f"{np.mean(tops):.4f} ±" in table[1]
+
+    pictures = tmp_path / "maps.png"
+    analyse("saliency", sweep, "--limit", "20", "--batch_size", "20", "--pictures", pictures, *NETWORK)
+    assert {path.name for path in tmp_path.glob("maps-*")} == {
+        "maps-alone.png", "maps-both-split-0.png", "maps-both-split-1.png"
+    }  # fmt: skip
+    for name in ("alone", "both"):
+        shutil.rmtree(sweep / name)
+    assert "no predictions.csv in any of its runs" in refused("probe", sweep)
 
 
 def test_overwriting_a_run_takes_its_analyses_away(retrained: Path, analyse: Any, tmp_path: Path) -> None:

@@ -99,6 +99,9 @@ def test_mixed_loss_equals_its_definition(count: int) -> None:
     loss = mixed_nt_xent_loss(clean, mixed, 0.2)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert loss.item() >= math.log(2) - 1e-6
+    one = mixed_nt_xent_loss(clean, mixed[:count], 0.2)
+    every = clean.double() @ mixed[:count].double().T / 0.2
+    torch.testing.assert_close(one, F.cross_entropy(every, torch.arange(2 * count) % count).float())
     # for one image with equal mixed views there is nothing to tell apart
     alike = mixed_nt_xent_loss(clean[[0, 0]], mixed[[0, 0]], 0.2)
     assert alike.item() == pytest.approx(math.log(2))

@@ -100,8 +100,18 @@ def test_a_plateau_has_its_middle_as_peak() -> None:
             small[0, 0, row, column] = 0.3
             maps = torch.nn.functional.interpolate(small, (32, 32), mode="bilinear")[:, 0]
             top, left = salient_boxes(maps, (4, 4))
-            assert (int(top), int(left)) == (2 + 24 * row, 2 + 24 * column)
+            assert (int(top), int(left)) == (1 + 24 * row, 1 + 24 * column)
     assert [int(edge) for edge in salient_boxes(torch.zeros(1, 9, 7), (3, 3))] == [3, 2]
+
+
+def test_of_equal_peaks_one_is_taken_not_the_point_between() -> None:
+    for first, second in (((1, 1), (1, 8)), ((0, 0), (9, 9)), ((2, 7), (8, 1))):
+        maps = peak_at(*first, 10, 10) + peak_at(*second, 10, 10)
+        top, left = salient_boxes(maps, (1, 1))
+        assert (int(top), int(left)) in (first, second)
+    # an outer one of three never wins against the one in their middle
+    top, left = salient_boxes(peak_at(2, 1, 10, 10) + peak_at(2, 4, 10, 10) + peak_at(2, 8, 10, 10), (1, 1))
+    assert (int(top), int(left)) == (2, 4)
 
 
 def test_cutmix_takes_the_mates_pixels_from_the_same_place() -> None:
