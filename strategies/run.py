@@ -75,12 +75,16 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
 
 def modernise_config(run: RunFolder) -> None:
     """Let a search that an earlier version began go on: give its config.yaml the names of its classes, and the
-    strategy's options in one place."""
-    if run.resumed and not {"strategy_config", "image_size"} <= run.read_config().keys():
-        config = rename_former(SearchRequest, run.read_config())
+    strategy's options in one place; younger ones are as their classes have them, whatever presets say today."""
+    if not run.resumed:
+        return
+    config = rename_former(SearchRequest, run.read_config())
+    if "image_size" not in config:
         config = name_former_classes(SearchRequest, config, str(run.path / "config.yaml"))
-        strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), config["preset"])
-        run.write_yaml("config.yaml", {**config, "strategy_config": asdict(strategy.config)})
+    strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), preset="")
+    config["strategy_config"] = asdict(strategy.config)
+    if config != run.read_config():
+        run.write_yaml("config.yaml", config)
 
 
 def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict[str, Any]:

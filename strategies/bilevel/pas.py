@@ -32,8 +32,8 @@ class BilevelConfig(Checked):
     "first epochs that update weights only."
     architecture_lr: Annotated[float, POSITIVE] = 2e-3
     "learning rate of alphas and betas (Adam, betas .5 and .999)."
-    temperature: Annotated[float, POSITIVE] = 1.0
-    "of the softmax of alphas and betas in the last epoch; it falls to it from 1 after warm-up, by a factor an epoch."
+    temperature: Annotated[float, NOT_NEGATIVE] = 0.0
+    "of the softmax of alphas and betas in the last epoch, to which it falls from 1 after warm-up; 0 leaves it at 1."
     order: str = "architecture_first"
     "which step comes first in a pair: architecture_first, or weights_first (Algorithm 1 of the paper)."
     stop_rule: str = "none"
@@ -81,7 +81,10 @@ class PAS(Strategy):
             )
 
     def bound(self, plan: SearchPlan) -> str | None:
-        return plan.objective.bound
+        follows = (
+            "the temperature of alphas and betas follows the number of epochs" if self.config.temperature else None
+        )
+        return plan.objective.bound or follows
 
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         return search_cost(plan, fabric)

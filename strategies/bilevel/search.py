@@ -90,8 +90,10 @@ class Searching(Trainer):
 
     def temperature(self, epoch: int) -> float:
         """1 in warm-up, and then a factor lower each epoch down to the strategy's, so that the last ones decide."""
-        searched = epoch + 1 - self.config.warmup_epochs
-        return float(self.config.temperature ** (max(searched, 0) / (self.schedule.epochs - self.config.warmup_epochs)))
+        done = epoch + 1 - self.config.warmup_epochs
+        return float(
+            (self.config.temperature or 1) ** (max(done, 0) / (self.schedule.epochs - self.config.warmup_epochs))
+        )
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Lower the loss on each half by its own level: alphas and betas at fixed weights, weights at fixed alphas."""

@@ -30,7 +30,8 @@ from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
 
 TINY: dict[str, Any] = {
-    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 6, "strategy_config": {"warmup_epochs": 1},
+    "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 6,
+    "strategy_config": {"warmup_epochs": 1, "temperature": 0},
     "batch_size": 16, "limit_per_class": 20, "device": "cpu", "threads": 1, "quiet": True,
     "objective": "cross_entropy",
 }  # fmt: skip
@@ -191,12 +192,12 @@ def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
     (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = yaml.safe_load((run / "config.yaml").read_text())
     own = config.pop("strategy_config")
-    del own["stop_rule"], config["deterministic"]  # which are younger
+    del own["stop_rule"], own["temperature"], config["deterministic"]  # which are younger
     (run / "config.yaml").write_text(yaml.safe_dump({**config, **own}))
     result = run_search(SearchRequest(**short, out=str(run), resume="auto"), ["nas-osr", "search"])
     assert result["stopped"] is None and result["warnings"] == {}
     (run / "provenance.json").write_text(json.dumps({**provenance, "finished": None}))
-    short["strategy_config"] = {"warmup_epochs": 1, "stop_rule": "skips"}
+    short["strategy_config"] = {**short["strategy_config"], "stop_rule": "skips"}
     with pytest.raises(UserError, match="strategy_config was {.*} at the start and is {.*'stop_rule': 'skips'"):
         run_search(SearchRequest(**short, out=str(run), resume="auto"), ["nas-osr", "search"])
 
