@@ -2,8 +2,8 @@
 
 A training is a curve: reconstruction and covering loss on known validation images, epoch after epoch. While a network
 learns, reconstruction falls and covering rises, so covering losses say something of K_c only where reconstructions are
-equal. With R the least reconstruction that all trainings of two counts K < K' reach, C_K is the covering loss where the
-curve of K first comes down to R. One step pays where, over seeds,
+equal. With R the least reconstruction that the trainings of two counts K < K' from one seed both reach, C_K is the
+covering loss where the curve of K first comes down to R. One step pays where, in the mean over seeds,
 
     C_K - C_K' > gain |C_K| + log(K' / K)
 
@@ -48,7 +48,7 @@ def recommend(curves: Mapping[int, Mapping[int, Curve]], gain: float) -> tuple[i
         if len(seeds) < min(2, len(curves[here])):
             least = min((here, following), key=lambda count: len(usable[count]))
             return None, f"{least} collapsed in {len(curves[least]) - len(usable[least])} of {len(curves[least])} seeds"
-        drops = drops_at_equal_reconstruction([usable[here][s] for s in seeds], [usable[following][s] for s in seeds])
+        drops = [drop_at_equal_reconstruction(usable[here][seed], usable[following][seed]) for seed in seeds]
         excess = [drop - gain * abs(size) - math.log(following / here) for drop, size in drops]
         doubt = stdev(excess) / math.sqrt(len(excess)) if len(excess) > 1 else 0.0
         if abs(fmean(excess)) <= doubt:
@@ -64,11 +64,11 @@ def has_collapsed(end: Mapping[str, float], richest: Mapping[str, float]) -> boo
     return poor or end["covering"] < 1.0
 
 
-def drops_at_equal_reconstruction(fewer: Sequence[Curve], more: Sequence[Curve]) -> list[tuple[float, float]]:
-    """(C_K - C_K', C_K) of each seed, at the least reconstruction loss that all of these curves reach."""
-    level = max(min(point["reconstruction"] for point in curve) for curve in (*fewer, *more))
-    pairs = [(covering_at(few, level), covering_at(many, level)) for few, many in zip(fewer, more, strict=True)]
-    return [(few - many, few) for few, many in pairs]
+def drop_at_equal_reconstruction(fewer: Curve, more: Curve) -> tuple[float, float]:
+    """C_K - C_K' and C_K of two curves, at the least reconstruction loss that both reach."""
+    level = max(min(point["reconstruction"] for point in curve) for curve in (fewer, more))
+    few, many = covering_at(fewer, level), covering_at(more, level)
+    return few - many, few
 
 
 def covering_at(curve: Curve, level: float) -> float:

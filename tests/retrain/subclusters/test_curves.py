@@ -31,7 +31,7 @@ def test_covering_where_the_reconstruction_first_comes_down_to_a_level(level: fl
     assert found == pytest.approx(expected)
 
 
-def test_curves_are_compared_at_the_reconstruction_that_all_reach() -> None:
+def test_curves_are_compared_at_the_reconstruction_that_both_reach() -> None:
     """At their ends K = 2 covers at 22 and K = 1 at 27, which is bought with the reconstruction alone."""
     one, two = rising(0.25, least=0.0), rising(0.25, least=20.0)
     assert one[-1]["covering"] - two[-1]["covering"] > 0.05 * 27 + math.log(2)
