@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC
     from nas_osr.api import evaluate as evaluate
+    from nas_osr.api import fit as fit
     from nas_osr.api import search as search
     from nas_osr.api import train as train
     from nas_osr.data.dataset import load_data as load_data
@@ -52,6 +53,7 @@ _PUBLIC = {
     "UserError": "nas_osr.errors",
     "evaluate": "nas_osr.api",
     "export_architecture": "nas_osr.search_spaces.architectures.export",
+    "fit": "nas_osr.api",
     "load": "nas_osr.deploy.predictor",
     "load_architecture": "nas_osr.search_spaces.architectures.references",
     "load_data": "nas_osr.data.dataset",

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from nas_osr.configuration import make_request
+from nas_osr.deploy.fit import run_fit
+from nas_osr.deploy.fit_request import FitRequest
 from nas_osr.files.storage import os_errors
 from nas_osr.option_docs import list_options
 from nas_osr.retrain.evaluate import run_evaluate
@@ -65,3 +67,9 @@ def train(request: RetrainRequest) -> dict[str, Any]:
 def evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate a retrained network again; the result is that of `nas_osr.retrain.evaluate.run_evaluate`."""
     return run_evaluate(request)
+
+
+@takes(FitRequest)
+def fit(request: FitRequest) -> dict[str, Any]:
+    """Make a model of a folder of pictures in a given time; the result is that of `nas_osr.deploy.fit.run_fit`."""
+    return run_fit(request, ["nas_osr.fit"])

@@ -6,6 +6,7 @@ whatever can be checked without an image; every field has its value then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -37,6 +38,7 @@ from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
 from nas_osr.training.epochs import Schedule
 from nas_osr.training.fabric import describe_fabric, make_fabric
 from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.pace import Pace
 from nas_osr.training.recipes import Recipe
 
 T = TypeVar("T")
@@ -136,6 +138,8 @@ class SchedulePlan:
     "passes over the images."
     batch_size: int
     "images a step, of all ranks together."
+    ends: float = math.inf
+    "a deadline of a retraining, by `time.monotonic`, for which epochs are left out: see `nas_osr.training.pace`."
 
     def set_up(
         self, learner: Learner, fabric: Fabric, protocol: Protocol, seed: int
@@ -147,11 +151,11 @@ class SchedulePlan:
 
     def make(self, heads: Objective, protocol: Protocol, seed: int) -> Schedule:
         """What the epoch loop follows."""
-        recipe = self.recipe
+        recipe, factor = self.recipe, self.recipe.factor(self.epochs)
         return Schedule(
             epochs=self.epochs,
             batch_size=self.batch_size,
-            factor=recipe.factor(self.epochs),
+            factor=factor if self.ends == math.inf else Pace(factor, self.epochs, self.ends),
             clip=recipe.clip,
             scale=heads.loss_scale if recipe.scaled else 1.0,
             augmentation=default_augmentation(

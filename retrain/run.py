@@ -51,19 +51,25 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
             nothing is written then.
     """
     plan = plan_retrain(request)
-    first, machine, cost = plan.parts[0], plan.parts[0].training.machine, partial(retrain_cost, plan.parts)
     if request.dry_run:
         plan.output.check()
-        expected = {"estimate": machine.estimate(cost)} if estimate else {}
+        machine = plan.parts[0].training.machine
+        expected = {"estimate": machine.estimate(partial(retrain_cost, plan.parts))} if estimate else {}
         return {"would_retrain": [part.recorded for part in plan.parts], **expected}
-    fabric = machine.open()
+    return retrain_as_planned(plan, command)
+
+
+def retrain_as_planned(plan: RetrainPlan, command: list[str]) -> dict[str, Any]:
+    """Carry out a plan; see `run_retrain`."""
+    first, cost = plan.parts[0], partial(retrain_cost, plan.parts)
+    fabric = first.training.machine.open()
     # what can be wrong with the first part shows before anything is written
     with torch.random.fork_rng():
         first.training.build()
     opened = {first.folder: first.data.load()}
     check_equal_options(fabric, plan.recorded)
     with (
-        deterministic_algorithms(machine.deterministic),
+        deterministic_algorithms(first.training.machine.deterministic),
         opened_by_first(fabric, plan.output.create) as outer,
     ):
         check_fits(cost, fabric)

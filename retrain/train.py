@@ -26,6 +26,7 @@ from nas_osr.seeds import derive_seed
 from nas_osr.training.epochs import Trainer, run_epochs
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import monitor_retraining
+from nas_osr.training.pace import Pace
 from nas_osr.training.recipes import Recipe
 
 logger = logging.getLogger(__name__)
@@ -117,19 +118,33 @@ class Retraining(Trainer):
         super().__post_init__()
         self.best: dict[str, Any] = {}
 
+    @property
+    def pace(self) -> Pace | None:
+        """What keeps the schedule in time, where there is a deadline."""
+        factor = self.schedule.factor
+        return factor if isinstance(factor, Pace) else None
+
+    def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the time is over, or the loss on validation images has not improved for the recipe's patience."""
+        over = self.pace is not None and self.pace.over(history)
+        return over or has_levelled(history, self.recipe.patience)
+
     def phase(self, epoch: int) -> str:
         return "retrain"
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """The closed-set accuracy, the monitors and, where they are watched, the losses.
 
-        The accuracy is None for an objective without a classifier: its rule judges it, at the end.
+        The accuracy is None for an objective without a classifier: its rule judges it, at the end. With a deadline,
+        `share` says how much of the schedule has been passed.
         """
         outputs = collect_outputs(self.learner.infer, self.validation, device=self.fabric.device)
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
         judged = {"validation_accuracy": accuracy, "monitors": monitors}
+        if self.pace is not None:
+            judged["share"] = self.pace.next_share
         if self.draws:
             with torch.random.fork_rng():
                 torch.manual_seed(derive_seed(self.schedule.seed, "validation"))  # the same draws after every epoch
@@ -145,17 +160,18 @@ class Retraining(Trainer):
             weights = {name: value.clone() for name, value in self.learner.state_dict().items()}
             self.best = {"loss": loss, "epoch": record["epoch"], "weights": weights}
 
-    def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the loss on validation images has not improved for the recipe's patience."""
-        losses = [sum(record["validation_losses"].values()) for record in history] if self.recipe.patience else []
-        return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self.recipe.patience
-
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **({"best": self.best} if self.best else {})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.best = state.get("best", {})
+
+
+def has_levelled(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the loss on validation images has not improved for so many epochs; never where that is 0."""
+    losses = [sum(record["validation_losses"].values()) for record in history] if patience else []
+    return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def mean_losses(learner: Any, data: LabelledImages, draws: int) -> dict[str, float]:

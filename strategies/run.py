@@ -48,6 +48,11 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
+    return search_as_planned(plan, command)
+
+
+def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
+    """Carry out a plan; see `run_search`."""
     fabric = plan.machine.open()
     data = plan.data.load()
     plan.strategy.check_data(plan, data)
@@ -59,7 +64,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         opened_by_first(fabric, plan.output.create) as folder,
     ):
         folder.call(lambda run: lengthen(run, plan.recorded, plan.strategy.bound(plan)))
-        done = folder.call(lambda run: read_result(run) if run.finished else None)
+        done = folder.call(lambda run: read_result(run) if plan.output.resume and run.finished else None)
         if done is not None:
             return done
         check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)

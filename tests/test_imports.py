@@ -7,7 +7,6 @@ import configparser
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -52,20 +51,6 @@ def test_the_options_of_every_analysis_import_no_slow_packages():
         f"print(*map(analysis_class, ANALYSES), [name for name in {SLOW!r} if name in sys.modules])"
     )
     assert python(code).strip().endswith("[]")
-
-
-def test_help_answers_at_once():
-    durations = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "nas_osr", "--help"], check=True, capture_output=True, cwd=ROOT)
-        durations.append(time.perf_counter() - started)
-    bare = []
-    for _ in range(3):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", ""], check=True)
-        bare.append(time.perf_counter() - started)
-    assert min(durations) < min(bare) + 0.5
 
 
 def test_importing_the_package_imports_next_to_nothing_and_offers_the_names():

@@ -34,6 +34,13 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
+    "fit": Command(
+        "nas_osr.cli.fit:fit",
+        "make a model of your own pictures within a budget of time",
+        ("fit PICTURES --minutes 30 --out birds", "fit PICTURES --unknown wall,sky --dry_run"),
+        ("folder",),
+        config="nas_osr.deploy.fit_request:FitRequest",
+    ),
     "search": Command(
         "nas_osr.cli.search:search",
         "search an architecture on a protocol",

@@ -33,9 +33,11 @@ RUN_FILES = (
     "embeddings.npz",
     "embeddings-*.npz",
     "summary.*",
+    "choice.json",
     "events.out.tfevents.*",
 )
-RUN_FOLDERS = ("split-*",)  # runs inside a run
+FIT_SEARCH, FIT_TRAINING = "fit-search", "fit-training"
+RUN_FOLDERS = ("split-*", FIT_SEARCH, FIT_TRAINING)  # runs inside a run
 MODEL_FOLDER = "model"  # what a retraining leaves to be used
 MODEL_FILES = ("model.json", "model.safetensors", "model.onnx", "README.md", ".*.tmp")
 

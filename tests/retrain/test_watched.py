@@ -21,10 +21,9 @@ from nas_osr.retrain.evaluate import fit_rules
 from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
-from nas_osr.retrain.train import Retraining, mean_losses
+from nas_osr.retrain.train import Retraining, has_levelled, mean_losses
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring.cac import CAC
-from nas_osr.training.recipes import make_recipe
 
 COMMAND = [
     "retrain", "random:0", "--channels", "16", "--objective", "cac", "--recipe", "cac", "--protocol", "digits",
@@ -81,9 +80,7 @@ def history_of(losses: list[float]) -> list[dict[str, Any]]:
     ],
 )
 def test_a_plateau_ends_the_training(losses: list[float], patience: int, stops: bool) -> None:
-    trainer = object.__new__(Retraining)
-    trainer.recipe = make_recipe("gmvae", {"patience": patience})
-    assert trainer.stopped(history_of(losses)) == stops
+    assert has_levelled(history_of(losses), patience) == stops
 
 
 def test_the_epoch_with_the_least_anchor_loss_is_kept(

@@ -69,7 +69,8 @@ def test_finished_run_is_refused_unless_told_otherwise(finished: tuple[Path, dic
         run_search(SearchRequest(**TINY, out=str(out), dry_run=True), ["nas-osr"])
     assert run_search(SearchRequest(**TINY, out=str(out), resume="auto"), ["nas-osr"])["f1"] == result["f1"]
     before = (out / "history.jsonl").read_bytes()
-    run_search(SearchRequest(**TINY, out=str(out), overwrite=True), ["nas-osr"])
+    run_search(SearchRequest(**TINY, out=str(out), overwrite=True), ["again"])
+    assert RunFolder.open(out).read_provenance()["command"] == ["again"]  # it has run
     assert (out / "history.jsonl").read_bytes() == before
 
 

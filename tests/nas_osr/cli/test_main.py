@@ -77,7 +77,7 @@ def test_help_of_a_family_lists_its_members(capsys):
     ("arguments", "message"),
     [
         (("serach",), "unknown command 'serach': did you mean search?"),
-        (("frobnicate",), "unknown command 'frobnicate': choose one of search, "),
+        (("frobnicate",), "unknown command 'frobnicate': choose one of fit, "),
         (("data",), "nas-osr data needs one of list, prepare, check after it"),
         (("data", "lst"), "nas-osr data needs one of list, prepare, check after it"),
         (("search", "--epoch", "3"), "search: unknown option --epoch; did you mean --epochs?"),
