@@ -56,14 +56,18 @@ class InitialWeights:
             fitting = set(self.heads) - {name for name, *_ in differences(heads.state_dict(), self.heads)}
             heads.load_state_dict({name: self.heads[name] for name in fitting}, strict=False)
 
-    def describe(self, heads: nn.Module) -> str:
-        """What is taken over, in a line; which of the heads' tensors are fresh."""
+    def say(self, run: RunFolder, heads: nn.Module) -> None:
+        """Say in a line what a run that begins takes over, and which of its heads' tensors are fresh."""
+        if not self.origin or run.read_history():
+            return
         own = heads.state_dict()
         fresh = sorted(own.keys() & {name for name, *_ in differences(own, self.heads)})
         kept = len(own) - len(fresh)
         names = ", ".join(fresh[:4]) + (f" and {len(fresh) - 4} more" if len(fresh) > 4 else "")
         of_heads = f"{kept} of {len(own)} of its heads" + (f"; fresh are {names}" if fresh else "")
-        return f"init {self.origin}: taken over all {len(self.encoder)} tensors of the network and {of_heads}"
+        logger.warning(
+            "init %s: taken over all %d tensors of the network and %s", self.origin, len(self.encoder), of_heads
+        )
 
     def record(self, run: RunFolder) -> None:
         """Keep in provenance.json which weights a run begins with. UserError: a run goes on that began with others."""

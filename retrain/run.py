@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from functools import partial
 from typing import Any
@@ -34,8 +33,6 @@ from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
-
-logger = logging.getLogger(__name__)
 
 
 def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
@@ -155,8 +152,7 @@ def run_part(
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
-            if training.initial.origin and not folder.call(lambda run: bool(run.read_history())):
-                logger.warning(training.initial.describe(learner.objective))
+            folder.call(lambda run: training.initial.say(run, learner.objective))
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
             with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)
