@@ -22,6 +22,7 @@ from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.build import count_macs
 from nas_osr.retrain.embeddings import write_embeddings
+from nas_osr.retrain.model import Model
 from nas_osr.retrain.model_reading import open_model
 from nas_osr.retrain.reopen import images_changed, open_parts, read_run, reopen, trained_fingerprint
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
@@ -99,7 +100,10 @@ def write_evaluation(
         mirrored: whether outputs are means over mirror images; `macs` are those of one pass, of which they take two.
     """
     (metrics, predictions), protocol = judged, data.protocol
-    suffix = f"-{label}" if label else ""
+    suffix, source = f"-{label}" if label else "", rule.threshold_source()
+    if "tau" in source:
+        how = "the slope of F1" if source["picker"] == "derivative" else "the quantile, since F1 has no steep slope"
+        logger.warning("%s: rule %s: tau %.3g, by %s", run.path, rule.name, source["tau"], how)
     result = {
         "metrics": metrics,
         "intervals": predictions.intervals(repeats=bootstrap) if bootstrap else {},
@@ -112,6 +116,7 @@ def write_evaluation(
         "rule": rule.name,
         "mirrored": mirrored,
         "threshold": rule.threshold,
+        "threshold_source": source,
         "protocol": protocol.to_dict(),
         "data_fingerprints": {"known": trained_fingerprint(run) or data.fingerprint(), "test": data.test_fingerprint()},
         "network": network if isinstance(network, str) else None,
@@ -158,7 +163,9 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     opened = reopen(run, request, request.unknown, any_images=True)
     parts = (opened.learner, opened.data, opened.fabric.device)
     if images_changed(run, opened.data):
-        rules = [kept_rule(run, differs=request.mirrored or any(changed for _, changed in chosen))]
+        model = kept_model(run, differs=request.mirrored or any(changed for _, changed in chosen))
+        opened.learner.load_state_dict(model.learner.state_dict())  # with what the rule has told the objective
+        rules = [model.rule]
     else:
         fit_rules(rules, *parts, mirrored=request.mirrored)
     judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
@@ -172,19 +179,19 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     ]
 
 
-def kept_rule(run: RunFolder, *, differs: bool) -> ScoringRule:
-    """The rule of a run's model, as it was fitted, for images that cannot fit one like it; says so in a line.
+def kept_model(run: RunFolder, *, differs: bool) -> Model:
+    """A run's model with its rule as it was fitted, for images that cannot fit one like it; says so in a line.
 
-    `differs` is whether something else than this rule is asked for. Raises UserError then, or where there is no model.
+    `differs` is whether something else than its rule is asked for. Raises UserError then, or where there is no model.
     """
     what = f"{run.path}: the known images have changed since it was trained"
     if differs:
         raise UserError(f"{what}: another rule, or mirrored, needs the same ones: give their folder with --data_dir")
     if not (run.path / MODEL_FOLDER).is_dir():
         raise UserError(f"{what}, and it has no model/ that keeps the rule: give the right folder with --data_dir")
-    rule = open_model(run.path).rule
-    logger.warning("%s: rule %s and its threshold are those of its model", what, rule.name)
-    return rule
+    model = open_model(run.path)
+    logger.warning("%s: rule %s and its threshold are those of its model", what, model.rule.name)
+    return model
 
 
 def shows_outliers(unknown: str, config: RetrainRequest) -> bool:

@@ -107,6 +107,7 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *
     fabric = make_fabric(options.device, options.precision, options.threads)
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
+    wrapped.mark_forward_method("reconstruct")
     wrapped.eval()
     data = load_data(
         protocol,

@@ -16,7 +16,7 @@ from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import INFERENCE_BATCH, collect_outputs
+from nas_osr.evaluation.judging import INFERENCE_BATCH, collect_outputs, decoder_figures
 from nas_osr.plans import MachinePlan, ObjectivePlan, SchedulePlan
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.initial_weights import SCRATCH, InitialWeights
@@ -135,14 +135,15 @@ class Retraining(Trainer):
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """The closed-set accuracy, the monitors and, where they are watched, the losses.
 
-        The accuracy is None for an objective without a classifier: its rule judges it, at the end. With a deadline,
-        `share` says how much of the schedule has been passed.
+        The accuracy is None for an objective without a classifier: its rule judges it, at the end. `decoder_share` is
+        there for an objective with a decoder. With a deadline, `share` says how much of the schedule has been passed.
         """
         outputs = collect_outputs(self.learner.infer, self.validation, device=self.fabric.device)
         labels = self.validation.labels.cpu()
         accuracy = None if outputs.logits is None else float((outputs.logits.argmax(1) == labels).double().mean())
         monitors = monitor_retraining(record["losses"], norms, outputs, labels, history)
-        judged = {"validation_accuracy": accuracy, "monitors": monitors}
+        decoder = decoder_figures(self.learner.reconstruct, self.validation)
+        judged = {"validation_accuracy": accuracy, **decoder, "monitors": monitors}
         if self.pace is not None:
             judged["share"] = self.pace.next_share
         if self.draws:

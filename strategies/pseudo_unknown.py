@@ -183,6 +183,6 @@ def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -
     truth, unknown = scored.labels.cpu().numpy(), learner.objective.num_classes
     return {
         "f1": macro_f1(truth, rule.decide(scores).numpy(), unknown),
-        "auroc": auroc(scores.knownness.numpy(), truth == unknown),
+        "auroc": auroc(scores.ranking.numpy(), truth == unknown),
         "threshold": rule.threshold,
     }

@@ -55,6 +55,7 @@ PROTOCOLS: dict[str, Task] = {
     "cifar+10": Task("cifar10", 4, _published("cifar+10"), "cifar100", 10),
     "cifar+50": Task("cifar10", 4, _published("cifar+50"), "cifar100", 50),
     "tinyimagenet": Task("tinyimagenet", 20, _published("tinyimagenet", ("arpl", "neal"))),
+    "svhn-closed": Task("svhn", closed=True),
     "cifar10-closed": Task("cifar10", closed=True),
     "cifar100-closed": Task("cifar100", closed=True),
     "tinyimagenet100-closed": Task("tinyimagenet", 100, closed=True),

@@ -47,6 +47,30 @@ def collect_outputs(
     return Outputs.concatenate(parts)
 
 
+def decoder_figures(
+    reconstruct: Callable[[Tensor], Tensor | None], data: LabelledImages, batch_size: int = INFERENCE_BATCH
+) -> dict[str, float]:
+    """What to log of a decoder: `decoder_share`, its squared error as a share of that of the mean of these images.
+
+    0 is a perfect decoder; 1 is what one that sees nothing of an image can reach. Empty without a decoder, or where all
+    images are the same.
+
+    Args:
+        reconstruct: images [b, C, H, W] float32 in [0, 1] -> the same as they are decoded, or None; in eval mode.
+        data: at least one image, on the device of `reconstruct`.
+    """
+    mean = data.images.sum(dim=0, dtype=torch.float64) / len(data) / 255
+    error, spread = torch.zeros_like(mean), torch.zeros_like(mean)
+    with torch.inference_mode():
+        for batch, _ in iterate_batches(data, batch_size, generator=None):
+            decoded, images = reconstruct(to_float(batch)), batch.double() / 255
+            if decoded is None:
+                return {}
+            error += (decoded - images).square().sum(dim=0)
+            spread += (images - mean).square().sum(dim=0)
+    return {"decoder_share": float(error.sum() / spread.sum())} if spread.any() else {}
+
+
 def average_mirrored(module_forward: Callable[[Tensor], Outputs]) -> Callable[[Tensor], Outputs]:
     """`module_forward` whose outputs are the means of those for an image and for its mirror image (left to right)."""
 
@@ -78,7 +102,7 @@ def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:
         UserError: the rule's scores are not numbers (the network has diverged).
     """
     scores = rule.scores(outputs)
-    knownness = scores.knownness.double().cpu().numpy()
+    knownness = scores.ranking.double().cpu().numpy()
     if np.isnan(knownness).any():
         raise rule.diverged(f"{int(np.isnan(knownness).sum())} of {len(knownness)} scores")
     logits = outputs.logits

@@ -130,6 +130,10 @@ class Objective(nn.Module):
         """Inference. images: [B, C, H, W] float in [0, 1]."""
         raise NotImplementedError
 
+    def reconstruct(self, encoder: nn.Module, images: Tensor) -> Tensor | None:
+        """Images [B, C, H, W] in [0, 1] as the objective's decoder draws them, float32; None where it has none."""
+        return None
+
     def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """The weighted terms of the loss; their sum is minimised.
 

@@ -2,7 +2,12 @@
 
 u is pulled to a learned mean h_y of its class and classified; z to a standard normal. The decoder turns (u, z) into an
 image. The contrastive term asks that an image be reconstructed best under its own class: cross-entropy over all classes
-j of -T * MSE(x, Dec(h_j, z)). Both errors are in normalised pixel units, ((x - x^) / channel std)^2.
+j of -T * MSE(x, Dec(h_j, z)). Both errors are in normalised pixel units, ((x - x^) / channel std)^2. Images are judged
+by Dec(mu_j, z), mu_j the mean of u over the training images of class j, once a rule has told it (`take_class_means`).
+
+At the weight 1 that the paper prints for the reconstruction, a mean over pixels, a nat of z costs more than it saves:
+the decoder draws the mean image, and neither the contrastive term nor CAP's first stage sees anything. So the weight is
+larger here; `variant` paper has the paper's.
 
 Its cost grows with the N classes. `counterfactuals` = m decodes the own class and m of the other N - 1, drawn anew for
 each image without replacement, and estimates the term
@@ -25,13 +30,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked
+from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
+
+RECONSTRUCTION = {"working": 200.0, "paper": 1.0}  # its weight, by variant
 
 
 @dataclass(frozen=True)
@@ -50,8 +57,10 @@ class VAEContrastiveConfig(Checked):
     "share of the training over which beta rises from 0; 0 is no warm-up."
     instance_kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight beta_z of z's divergence inside beta's bracket."
-    reconstruction_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    "weight of the mean squared error."
+    variant: str = "working"
+    "working: a decoder that draws the images; paper: the printed weight of the reconstruction, at which it does not."
+    reconstruction_weight: Annotated[float | None, NOT_NEGATIVE] = None
+    "weight of the mean squared error; when not given, that of the variant: 200, or the paper's 1."
     contrastive_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight of the contrastive term; at 0 no counterfactual is decoded in training."
     temperature: Annotated[float, POSITIVE] = 1.0
@@ -68,9 +77,24 @@ class VAEContrastiveConfig(Checked):
     decoder_features: bool = False
     "let the decoder see the encoder's maps, as the published code does; the image then bypasses the latents."
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "variant", tuple(RECONSTRUCTION), where="vae_contrastive: ")
+
+    @property
+    def image_weight(self) -> float:
+        """The weight of the reconstruction."""
+        given = self.reconstruction_weight
+        return RECONSTRUCTION[self.variant] if given is None else given
+
 
 class VAEContrastive(Objective):
-    """The VAE contrastive loss with its latents, classifier, class means and decoder."""
+    """The VAE contrastive loss with its latents, classifier, class means and decoder.
+
+    Attributes:
+        mean_attribute: [N, class_dim] mu, the mean of u over training images of each class.
+        measured: [N] bool, whether it is known; h stands in where it is not.
+    """
 
     name = "vae_contrastive"
     config_class = VAEContrastiveConfig
@@ -102,6 +126,16 @@ class VAEContrastive(Objective):
         self.inverse_std: Tensor
         scale = torch.tensor(config.pixel_std or (1.0,) * self.image_shape[0]).view(1, -1, 1, 1)
         self.register_buffer("inverse_std", 1.0 / scale, persistent=False)
+        self.mean_attribute: Tensor
+        self.measured: Tensor
+        self.register_buffer("mean_attribute", torch.zeros(self.num_classes, config.class_dim))
+        self.register_buffer("measured", torch.zeros(self.num_classes, dtype=torch.bool))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """States of earlier versions have no means of u."""
+        for name in ("mean_attribute", "measured"):
+            state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
@@ -135,24 +169,45 @@ class VAEContrastive(Objective):
         difference = (reconstruction.float().view(-1, *images.shape) - images.float()) * self.inverse_std
         return difference.square().mean(dim=(2, 3, 4))
 
-    def counterfactual_errors(self, instance_attribute: Tensor, images: Tensor, features: Features) -> Tensor:
-        """Error of the reconstruction of each image under each class, Dec(h_j, z): [B, N]."""
-        means = self.class_mean.weight.repeat_interleave(len(images), dim=0)
-        decoded = self.decode(means, instance_attribute.repeat(self.num_classes, 1), features)
-        return self.pixel_error(decoded, images).T
+    def take_class_means(self, means: Tensor, measured: Tensor) -> None:
+        """Judge images by these means of u from now on; [N, class_dim], and [N] whether there is one."""
+        self.mean_attribute.copy_(means)
+        self.measured.copy_(measured)
+
+    def counterfactuals(self, instance_attribute: Tensor, features: Features) -> Tensor:
+        """z [B, instance_dim] under each class, Dec(mu_j, z): images [N*B, C, H, W] in [0, 1], class by class."""
+        means = torch.where(self.measured[:, None], self.mean_attribute, self.class_mean.weight)
+        repeated = means.repeat_interleave(instance_attribute.shape[0], dim=0)
+        return self.decode(repeated, instance_attribute.repeat(self.num_classes, 1), features)
+
+    def posterior_means(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """The means of u [B, class_dim] and z [B, instance_dim], and the variances of both [B, D]."""
+        mean, variance = self.encode(features)
+        u, z = mean.split([self.config.class_dim, self.config.instance_dim], dim=1)
+        return u, z, variance
+
+    def reconstruct(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        features = encoder(images)
+        u, z, _ = self.posterior_means(features)
+        return self.decode(u, z, features).float()
+
+    def redraw(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """The counterfactual images Dec(mu_j, z) of images [B, C, H, W]: [N, B, C, H, W] float32 in [0, 1]."""
+        features = encoder(images)
+        _, z, _ = self.posterior_means(features)
+        return self.counterfactuals(z, features).float().view(self.num_classes, *images.shape)
 
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference at the posterior means. images: [B, C, H, W] in [0, 1]."""
         features = encoder(images)
-        mean, variance = self.encode(features)
-        u, z = mean.split([self.config.class_dim, self.config.instance_dim], dim=1)
+        u, z, variance = self.posterior_means(features)
         return Outputs(
             logits=self.classifier(u).float(),
             embedding=u,
             latent_mean=u,
             latent_variance=variance[:, : self.config.class_dim],
             instance_mean=z,
-            class_reconstruction_error=self.counterfactual_errors(z, images, features),
+            class_reconstruction_error=self.pixel_error(self.counterfactuals(z, features), images).T,
         )
 
     def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
@@ -178,7 +233,7 @@ class VAEContrastive(Objective):
         class_attributes = torch.cat([u, self.class_mean(classes.flatten())])
         decoded = self.decode(class_attributes, z.repeat(len(classes) + 1, 1), features)
         errors = self.pixel_error(decoded, images)
-        terms["reconstruction"] = config.reconstruction_weight * errors[0].mean()
+        terms["reconstruction"] = config.image_weight * errors[0].mean()
         if len(classes):
             terms["contrastive"] = config.contrastive_weight * self.contrast(errors[1:], labels)
         return terms

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-SHOWN = ("f1", "auroc", "discrete_f1", "validation_accuracy")  # scores in a record, in this order
+SHOWN = ("f1", "auroc", "discrete_f1", "validation_accuracy", "decoder_share")  # scores in a record, in this order
 
 
 class ProgressReporter:

@@ -21,11 +21,18 @@ class Scores(NamedTuple):
     class_scores: Tensor
     """[B, N] float64, higher = more likely that class; -inf for one that cannot be the label. The logits, for a rule
     that has no other opinion of which class it is."""
+    order: Tensor | None = None
+    "[B] float64, what ranks the images where it is not knownness, which then only decides."
 
     @property
     def labels(self) -> Tensor:
         """[B] int64, the most likely known class in 0..N-1, accepted or not: the one with the largest class score."""
         return self.class_scores.argmax(dim=1)
+
+    @property
+    def ranking(self) -> Tensor:
+        """[B] float64, higher = more known: what every figure without a threshold (AUROC, OSCR) is computed from."""
+        return self.knownness if self.order is None else self.order
 
 
 class ScoringRule:
@@ -72,6 +79,11 @@ class ScoringRule:
             UserError: there is no image, or a knownness is not a number (the network has diverged).
         """
         self.threshold = self.quantile(self.scores(outputs).knownness, 1.0 - self.acceptance)
+
+    def threshold_source(self) -> dict[str, Any]:
+        """What set the threshold, as plain values for metrics.json: `picker`, and what it found."""
+        own = type(self).set_threshold is not ScoringRule.set_threshold
+        return {} if own else {"picker": "quantile", "acceptance": self.acceptance}
 
     def scores(self, outputs: Outputs) -> Scores:
         """Knownness and class scores of B images."""

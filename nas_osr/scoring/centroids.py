@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ class NCDistance(ScoringRule):
             image is called known, so tau = 1 accepts them all. None before `set_threshold`.
         picker: "derivative" where F1 rises steeply enough; otherwise "quantile": the threshold then accepts the share
             `acceptance` of known validation images.
+        curve: the `tau` that were tried and the `f1` of each, on known validation images; None before `set_threshold`.
     """
 
     name = "nc_distance"
@@ -63,6 +64,7 @@ class NCDistance(ScoringRule):
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise UserError(f"scoring rule '{self.name}': seed must be a whole number from 0, not {seed!r}")
         self.step, self.seed = float(step), seed
+        self.curve: dict[str, list[float]] | None = None
 
     def check_subclusters(self, value: object) -> int | tuple[int, ...]:
         """A number of clusters, or one per class. Raises UserError when it is neither."""
@@ -138,6 +140,11 @@ class NCDistance(ScoringRule):
         else:
             self.picker, self.tau = "derivative", tau
             self.threshold = math.nextafter(-tau * self.scale, math.inf)
+        self.curve = {"tau": taus.tolist(), "f1": curve.tolist()}
+
+    def threshold_source(self) -> dict[str, Any]:
+        """The picker with its tau and scale, and the curve F1(tau) that it saw (None of a rule from a model folder)."""
+        return {"picker": self.picker, "tau": self.tau, "scale": self.scale, "curve": self.curve}
 
 
 class NCUncertainty(NCDistance):

@@ -8,6 +8,7 @@ known is 1 - F_j(d_j), and the image is unknown where that is below 0.5.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,11 @@ class CROSR(WeibullRule):
         """
         quantile = self.quantile(self.scores(outputs).knownness, 1.0 - self.acceptance)
         self.threshold = quantile if self.probability is None else -math.log(-math.log(self.probability))
+
+    def threshold_source(self) -> dict[str, Any]:
+        if self.probability is None:
+            return {"picker": "quantile", "acceptance": self.acceptance}
+        return {"picker": "probability", "probability": self.probability}
 
     def scores(self, outputs: Outputs) -> Scores:
         """-log(-log P), and the logits."""

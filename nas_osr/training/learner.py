@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -38,10 +39,19 @@ class Learner(nn.Module):
 
     def infer(self, images: Tensor) -> Outputs:
         """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
+        with self.eager():
+            return self.objective(self.encoder, images)
+
+    def reconstruct(self, images: Tensor) -> Tensor | None:
+        """See `Objective.reconstruct`. Of a compiled encoder nothing is compiled here."""
+        with self.eager():
+            return self.objective.reconstruct(self.encoder, images)
+
+    def eager(self) -> AbstractContextManager[Any]:
+        """Inside, a compiled encoder is computed as it was written."""
         if self.encoder._compiled_call_impl is None:  # the next line loads the compiler
-            return self.objective(self.encoder, images)
-        with torch.compiler.set_stance("force_eager"):
-            return self.objective(self.encoder, images)
+            return nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
     def player_parameters(self, player: str, encoder_weights: list[nn.Parameter]) -> list[nn.Parameter]:
         """What `player` updates; the encoder's weights belong to `main`."""
@@ -65,10 +75,11 @@ def make_optimizers(
 def set_up(
     fabric: Fabric, learner: Learner, optimizers: Mapping[str, torch.optim.Optimizer]
 ) -> tuple[Any, dict[str, Any]]:
-    """The learner, on its device, and the optimisers by name, as Fabric wraps them; with `infer` and `validate`."""
+    """The learner, on its device, and the optimisers by name, as Fabric wraps them; its methods can be called, too."""
     wrapped: Any
     wrapped, *wrapped_optimizers = fabric.setup(learner, *optimizers.values())
     wrapped.mark_forward_method("infer")
+    wrapped.mark_forward_method("reconstruct")
     wrapped.mark_forward_method("validate")
     for group in (group for optimizer in wrapped_optimizers for group in optimizer.param_groups):
         set_rate(group, group["lr"])

@@ -37,6 +37,11 @@ ANALYSES: Mapping[str, tuple[str, str, str]] = {
         "estimate the intrinsic dimension of the features",
         "analyse dimension runs/retrain --estimators TwoNN",
     ),
+    "counterfactuals": (
+        "nas_osr.retrain.analysis.counterfactuals:Counterfactuals",
+        "draw images as the decoder sees them under every class",
+        "analyse counterfactuals runs/retrain --pictures classes.png",
+    ),
     "saliency": (
         "nas_osr.retrain.analysis.saliency:Saliency",
         "measure how much of the images the loss looks at",

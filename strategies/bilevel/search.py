@@ -21,6 +21,7 @@ from torch import Tensor
 
 from nas_osr.data.batches import iterate_batches
 from nas_osr.data.dataset import LabelledImages
+from nas_osr.evaluation.judging import decoder_figures
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -113,6 +114,7 @@ class Searching(Trainer):
         judged = {
             **scores,
             **{f"discrete_{name}": value for name, value in discrete.items()},
+            **decoder_figures(self.learner.reconstruct, self.split.validation),
             **weights,
             "branches": architecture.to_dict()["branches"],
         }

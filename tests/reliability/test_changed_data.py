@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,18 @@ def test_changed_training_images_are_evaluated_by_the_model(
     shutil.rmtree(old / "split-0" / "model")
     with pytest.raises(UserError, match="it has no model/ that keeps the rule"):
         run_evaluate(EvaluateRequest(**{**request, "run": str(old)}, data_dir=changed))
+
+
+def test_what_a_rule_has_told_the_objective_is_the_models_as_well(images: Path, tmp_path: Path) -> None:
+    """CAP's first stage decodes the class means of u, which changed training images cannot give again."""
+    settings = {**SETTINGS, "objective": "vae_contrastive", "rule": "cap", "out": str(tmp_path / "run")}
+    run_retrain(RetrainRequest(**settings, data_dir=str(images)), ["nas-osr", "retrain"])
+    file = tmp_path / "run" / "split-0" / "metrics.json"
+    before = json.loads(file.read_text())
+    changed = change(images, tmp_path / "changed", "train/ant/0.png")
+    request = {"run": settings["out"], "device": "cpu", "threads": 1, "bootstrap": 0}
+    run_evaluate(EvaluateRequest(**request, data_dir=changed))
+    assert json.loads(file.read_text()) == before
 
 
 def test_a_changed_training_image_stops_resumption(images: Path, finished: Path, tmp_path: Path) -> None:

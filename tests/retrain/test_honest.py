@@ -169,4 +169,5 @@ def test_the_test_images_are_asked_for_in_few_places() -> None:
         "retrain/embeddings.py",  # evaluate --embeddings
         "retrain/analysis/frozen_network.py",
         "retrain/analysis/corruption.py",
+        "retrain/analysis/counterfactuals.py",
     }

@@ -70,6 +70,7 @@ def test_the_options_import_no_torch() -> None:
 def test_outputs_of_a_run_give_its_own_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The exported outputs of a retrained network, scored by every rule that it feeds, as `evaluate` scores them."""
     from nas_osr.evaluation.judging import collect_outputs
+    from nas_osr.retrain.model_reading import open_model
     from nas_osr.retrain.reopen import reopen
     from nas_osr.retrain.retrain_request import ReopenOptions
     from nas_osr.runs.run_folder import RunFolder
@@ -89,15 +90,15 @@ def test_outputs_of_a_run_give_its_own_metrics(tmp_path: Path, capsys: pytest.Ca
         out=str(out),
     )
     opened = reopen(RunFolder.open(out / "split-0"), ReopenOptions(device="cpu", threads=1))
-    data = opened.data
+    data, learner = opened.data, open_model(out).learner  # which knows the class means for CAP's first stage
     arrays: dict[str, Any] = {"test_classes": data.test().source_labels.numpy()}
     for part, images in (("train", data.train), ("validation", data.validation), ("test", data.test())):
-        outputs = collect_outputs(opened.learner.infer, images)
+        outputs = collect_outputs(learner.infer, images)
         arrays |= {f"{part}_{name}": getattr(outputs, name).numpy() for name in outputs.available()}
         arrays[f"{part}_labels"] = images.labels.numpy()
     file = save(tmp_path / "run.npz", arrays)
 
-    rules = rules_for(type(opened.learner.objective))
+    rules = rules_for(type(learner.objective))
     assert {"cap", "msp", "nc_distance"} <= set(rules)
     for rule in rules:
         (expected,) = nas_osr.evaluate(run=str(out), rule=rule, **common)

@@ -6,7 +6,7 @@ import torch
 
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import collect_outputs, evaluate_rule
+from nas_osr.evaluation.judging import collect_outputs, decoder_figures, evaluate_rule
 from nas_osr.evaluation.predictions import read_predictions, write_predictions
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import make_rule
@@ -39,6 +39,20 @@ def test_outputs_of_batches_are_those_of_all_images_in_order():
     assert not outputs.logits.requires_grad
     torch.testing.assert_close(outputs.embedding, data.images.float().flatten(1) / 255)
     torch.testing.assert_close(outputs.logits, network.linear(outputs.embedding).detach())
+
+
+def test_a_decoder_is_measured_by_the_mean_image():
+    data = make_images(23)
+    images = data.images.float() / 255
+    mean = images.mean(dim=0)
+    assert decoder_figures(lambda batch: batch, data, batch_size=10)["decoder_share"] < 1e-12
+    share = decoder_figures(lambda batch: mean.expand_as(batch), data, batch_size=10)["decoder_share"]
+    assert share == pytest.approx(1.0, rel=1e-5)
+    halfway = decoder_figures(lambda batch: (batch + mean) / 2, data, batch_size=10)["decoder_share"]
+    assert halfway == pytest.approx(0.25, rel=1e-5)
+    assert decoder_figures(lambda batch: None, data) == {}
+    same = data.select(torch.zeros(5, dtype=torch.int64))
+    assert decoder_figures(lambda batch: batch, same) == {}
 
 
 def test_no_images_is_refused():

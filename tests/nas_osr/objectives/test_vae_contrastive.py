@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -45,9 +46,13 @@ def batch(classes: int = 3, count: int = 5) -> tuple[Tensor, Tensor]:
     return images, torch.randint(0, classes, (count,), generator=generator)
 
 
-def test_losses_equal_their_definitions() -> None:
+@pytest.mark.parametrize(
+    ("settings", "weight"),
+    [({}, 200.0), ({"variant": "paper"}, 1.0), ({"variant": "paper", "reconstruction_weight": 7.0}, 7.0)],
+)
+def test_losses_equal_their_definitions(settings: dict[str, Any], weight: float) -> None:
     """Each term against torch.distributions, one image and one class at a time."""
-    objective = make().eval()
+    objective = make(dataclasses.replace(CONFIG, **settings)).eval()
     encoder = FixedEncoder()
     images, labels = batch()
     torch.manual_seed(7)
@@ -77,7 +82,7 @@ def test_losses_equal_their_definitions() -> None:
         "ce": 30 * ce,
         "kl_class": 0.5 * kl_class,
         "kl_instance": 0.5 * kl_instance,
-        "reconstruction": reconstruction,
+        "reconstruction": weight * reconstruction,
         "contrastive": contrastive,
     }
     assert terms.keys() == expected.keys()
@@ -100,10 +105,44 @@ def test_class_attribute_changes_the_reconstruction_and_counterfactuals_differ()
     for j in range(3):
         for k in range(j):
             assert (decoded[j] - decoded[k]).abs().amax(dim=(1, 2, 3)).min() > 1e-4
-    errors = objective.counterfactual_errors(z, images, features)
-    assert errors.shape == (len(images), 3)
+    together = objective.counterfactuals(z, features).view(3, *images.shape)
     for j in range(3):
-        torch.testing.assert_close(errors[:, j], objective.pixel_error(decoded[j], images)[0])
+        torch.testing.assert_close(together[j], decoded[j])
+
+
+def test_images_are_judged_by_the_means_of_u_where_they_are_known() -> None:
+    """The errors, the counterfactual images and the reconstruction, one image and one class at a time."""
+    objective, encoder, (images, _) = make().eval(), FixedEncoder(), batch()
+    features = encoder(images)
+    u, z = objective.encode(features)[0].split([32, 10], dim=1)
+    means = torch.randn(3, 32)
+    before = objective(encoder, images).class_reconstruction_error
+    objective.take_class_means(means.double(), torch.tensor([True, False, True]))
+    used = [means[0], objective.class_mean.weight[1], means[2]]
+    errors = objective(encoder, images).class_reconstruction_error
+    drawn = objective.redraw(encoder, images)
+    assert not torch.equal(errors[:, 0], before[:, 0])
+    torch.testing.assert_close(errors[:, 1], before[:, 1])
+    for i in range(len(images)):
+        own = objective.decode(u[i : i + 1], z[i : i + 1], features)[0]
+        torch.testing.assert_close(objective.reconstruct(encoder, images)[i], own)
+        for j in range(3):
+            decoded = objective.decode(used[j][None], z[i : i + 1], features)[0]
+            torch.testing.assert_close(drawn[j, i], decoded)
+            error = (((decoded - images[i]) / torch.tensor(STD).view(3, 1, 1)) ** 2).mean()
+            torch.testing.assert_close(errors[i, j], error)
+
+
+def test_the_means_of_u_are_saved_and_older_states_do_without() -> None:
+    objective = make()
+    objective.take_class_means(torch.randn(3, 32), torch.ones(3, dtype=torch.bool))
+    state = objective.state_dict()
+    other = make()
+    other.load_state_dict(state)
+    assert torch.equal(other.mean_attribute, objective.mean_attribute) and other.measured.all()
+    older = {name: value for name, value in state.items() if name not in ("mean_attribute", "measured")}
+    other.load_state_dict(older)
+    assert not other.measured.any()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -189,6 +228,8 @@ def test_paper_coefficients() -> None:
         ({"ce_wieght": 1.0}, "no setting 'ce_wieght'"),
         ({"ce_weight": "high"}, "ce_weight must be a finite number"),
         ({"ce_weight": -1.0}, "ce_weight must not be negative"),
+        ({"variant": "code"}, "variant must be one of working, paper, got 'code'"),
+        ({"reconstruction_weight": -1.0}, "reconstruction_weight must not be negative"),
         ({"class_dim": 0}, "class_dim must be greater than 0"),
         ({"decoder_features": 1}, "decoder_features must be true or false"),
     ],

@@ -69,7 +69,7 @@ def test_each_image_is_decoded_under_its_own_and_the_drawn_classes(monkeypatch: 
     mean, variance = objective.encode(features)
     torch.manual_seed(7)
     z = (mean + variance.sqrt() * torch.randn_like(mean))[:, 32:]
-    every = objective.counterfactual_errors(z, images, features)
+    every = objective.pixel_error(objective.counterfactuals(z, features), images).T
     expected = 0.0
     for i, label in enumerate(labels.tolist()):
         gains = [math.exp(TEMPERATURE * (every[i, label] - every[i, j]).item()) for j in classes[1:, i].tolist()]

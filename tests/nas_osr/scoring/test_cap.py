@@ -6,13 +6,16 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
+from nas_osr.evaluation.judging import judge
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.cap import CAP, VARIANCE_FLOOR, log_minus_log_erf
+from nas_osr.scoring.cap import CAP
+from nas_osr.scoring.class_gaussians import VARIANCE_FLOOR, log_minus_log_erf
 
 
 def make_outputs(size, num_known=3, dimensions=4, seed=0, spread=1.0):
@@ -27,21 +30,22 @@ def make_outputs(size, num_known=3, dimensions=4, seed=0, spread=1.0):
     return Outputs(logits=logits, latent_mean=latents, class_reconstruction_error=errors), targets
 
 
-def fitted_rule(acceptance=0.95, **kinds):
-    rule = CAP(acceptance)
-    rule.fit(*make_outputs(300, seed=1, **kinds))
-    rule.set_threshold(*make_outputs(200, seed=2, **kinds))
+def fitted_rule(acceptance=0.95, stage_two="gaussian", combine="second"):
+    rule = CAP(acceptance, stage_two, combine)
+    rule.fit(*make_outputs(300, seed=1))
+    rule.set_threshold(*make_outputs(200, seed=2))
     return rule
 
 
 def single(latents, mean=0.0, variance=1.0):
-    """CAP scores [B] of latents [B, D] under one class Gaussian."""
+    """Scores [B] by eq. 5 of latents [B, D] under one class Gaussian."""
     latents = torch.as_tensor(latents, dtype=torch.float64)
-    rule = CAP()
+    rule = CAP(stage_two="eq5")
     rule.means = torch.full((1, latents.shape[1]), mean, dtype=torch.float64)
-    rule.variances = torch.full((1, latents.shape[1]), variance, dtype=torch.float64)
+    rule.whiten = torch.eye(latents.shape[1], dtype=torch.float64)[None] / math.sqrt(variance)
+    rule.volumes = torch.zeros(1, dtype=torch.float64)
     rule.usable = torch.tensor([True])
-    return rule.gaussian_scores(Outputs(latent_mean=latents)).flatten()
+    return rule.class_fits(Outputs(latent_mean=latents)).flatten()
 
 
 def exact_log_minus_log_erf(distance):
@@ -110,16 +114,71 @@ def test_one_dimension_decreases_strictly(distance, step):
     assert far < near
 
 
-def test_gaussians_are_those_of_the_correct_images():
+@pytest.mark.parametrize("stage_two", ["gaussian", "diagonal"])
+def test_gaussians_are_those_of_the_correct_images(stage_two):
     outputs, targets = make_outputs(300)
-    rule = CAP()
+    rule = CAP(stage_two=stage_two)
     rule.fit(outputs, targets)
     right = (outputs.logits.argmax(1) == targets).numpy()
     assert 0.5 < right.mean() < 1
     for label in range(3):
         own = outputs.latent_mean.double().numpy()[right & (targets == label).numpy()]
         np.testing.assert_allclose(rule.means[label], own.mean(axis=0))
-        np.testing.assert_allclose(rule.variances[label], own.var(axis=0))
+        covariance = np.cov(own.T, bias=True)
+        if stage_two == "diagonal":
+            covariance = np.diag(own.var(axis=0))
+        density = scipy.stats.multivariate_normal(own.mean(axis=0), covariance).logpdf(outputs.latent_mean.double())
+        np.testing.assert_allclose(rule.class_fits(outputs)[:, label], density, rtol=1e-9)
+
+
+def test_full_covariance_sees_what_a_diagonal_one_does_not():
+    # u lies on a line in two dimensions; off it, but near the mean in each dimension
+    line = torch.linspace(-3, 3, 100)[:, None] * torch.tensor([[1.0, 1.0]])
+    noise = 0.1 * torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    known = Outputs(logits=torch.ones(100, 1), latent_mean=line + noise)
+    asked = Outputs(latent_mean=torch.tensor([[2.0, 2.0], [1.0, -1.0]]))
+    for stage_two, on_line_is_nearer in (("gaussian", True), ("diagonal", False), ("eq5", False)):
+        rule = CAP(stage_two=stage_two)
+        rule.fit(known, torch.zeros(100, dtype=torch.int64))
+        on_line, off_line = rule.class_fits(asked)[:, 0].tolist()
+        assert (on_line > off_line) == on_line_is_nearer, stage_two
+
+
+def test_eq5_does_not_abate_where_the_density_does():
+    """An unknown 1,000 sigma away in one dimension: nothing to eq. 5 while another coordinate is at the mean."""
+    known, targets = make_outputs(300, num_known=1, dimensions=8)
+    rules = {stage_two: CAP(stage_two=stage_two) for stage_two in ("gaussian", "eq5")}
+    far = known.latent_mean[:50].clone()
+    far[:, 3] += 1000.0
+    for stage_two, rule in rules.items():
+        rule.fit(known, targets)
+        fits = rule.class_fits(Outputs(latent_mean=torch.cat([known.latent_mean[:50], far])))[:, 0]
+        assert (bool(fits[:50].min() > fits[50:].max())) == (stage_two == "gaussian")
+
+
+def test_fewer_images_than_dimensions_and_constant_dimensions_have_a_density():
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(10, 32, generator=generator)
+    latents[:, 5] = 1.0
+    outputs = Outputs(logits=torch.ones(10, 1), latent_mean=latents)
+    rule = CAP()
+    rule.fit(outputs, torch.zeros(10, dtype=torch.int64))
+    known = rule.class_fits(outputs)
+    assert torch.isfinite(known).all()
+    strange = rule.class_fits(Outputs(latent_mean=torch.randn(10, 32, generator=generator)))
+    assert strange.max() < known.min()
+
+
+def test_the_objective_is_told_the_class_means():
+    class Decoding:
+        def take_class_means(self, means, measured):
+            self.told = means, measured
+
+    outputs, targets = make_outputs(300)
+    kept, objective, rule = targets != 1, Decoding(), CAP()
+    rule.fit(outputs[kept], targets[kept], objective)
+    means, measured = objective.told
+    assert torch.equal(means, rule.means) and measured.tolist() == [True, False, True]
 
 
 def test_class_without_a_correct_image_uses_all_of_its_images():
@@ -136,7 +195,7 @@ def test_class_without_any_image_never_accepts():
     kept = targets != 1
     rule = CAP()
     rule.fit(outputs[kept], targets[kept])
-    scores = rule.gaussian_scores(outputs)
+    scores = rule.class_fits(outputs)
     assert (scores[:, 1] == -math.inf).all()
     assert torch.isfinite(scores[:, [0, 2]]).all()
     rule.set_threshold(outputs[kept], targets[kept])
@@ -149,19 +208,29 @@ def test_variance_has_a_floor():
     outputs, targets = make_outputs(2, num_known=2)
     rule = CAP()
     rule.fit(outputs, targets)
-    assert (rule.variances == VARIANCE_FLOOR).all()
-    assert torch.isfinite(rule.gaussian_scores(outputs)).all()
+    diagonal = rule.whiten.square().sum(dim=(1, 2)) / 4
+    torch.testing.assert_close(diagonal, torch.full((2,), 1 / VARIANCE_FLOOR, dtype=torch.float64))
+    assert torch.isfinite(rule.class_fits(outputs)).all()
 
 
+def test_strange_settings_are_refused():
+    with pytest.raises(UserError, match=r"'cap': stage_two must be one of gaussian, diagonal, eq5, got 'full'"):
+        CAP(stage_two="full")
+    with pytest.raises(UserError, match=r"'cap': combine must be one of second, stages, got 'first'"):
+        CAP(combine="first")
+
+
+@pytest.mark.parametrize("combine", ["stages", "second"])
 @pytest.mark.parametrize("acceptance", [0.5, 0.9, 0.95])
-def test_predict_is_the_two_stage_decision(acceptance):
-    rule = fitted_rule(acceptance)
+def test_predict_is_the_two_stage_decision(acceptance, combine):
+    rule = fitted_rule(acceptance, "eq5", combine)
     validation, _ = make_outputs(200, seed=2)
     test, _ = make_outputs(2000, seed=3, spread=1.5)
 
     def two_stages(outputs):
         errors = outputs.class_reconstruction_error.double().numpy().min(axis=1)
-        distances = (outputs.latent_mean.double()[:, None] - rule.means).abs() / rule.variances.sqrt()
+        deviations = rule.whiten.diagonal(dim1=1, dim2=2)
+        distances = (outputs.latent_mean.double()[:, None] - rule.means).abs() * deviations
         a = math.log(2) + scipy.special.log_ndtr(-distances.numpy())
         return errors, np.log(-np.log1p(-np.exp(a)).sum(axis=2)).max(axis=1)
 
@@ -182,6 +251,12 @@ def test_predict_is_the_two_stage_decision(acceptance):
     assert knownness[fails_first].max() < 0 <= knownness[~fails_first].min()
     np.testing.assert_array_equal(np.argsort(knownness[fails_first]), np.argsort(-errors[fails_first]))
     np.testing.assert_allclose(knownness[~fails_first], squash(scores)[~fails_first], rtol=1e-9)
+
+    # what ranks: that score, or stage two alone
+    ranking = rule.scores(test).ranking.numpy()
+    np.testing.assert_allclose(ranking, knownness if combine == "stages" else squash(scores), rtol=1e-9)
+    np.testing.assert_array_equal(judge(rule, test).knownness, ranking)
+    np.testing.assert_array_equal(judge(rule, test).predicted_label, expected)
 
 
 def test_both_stages_accept_their_share_of_validation():

@@ -162,6 +162,12 @@ def test_distance_threshold_by_hand():
     # F1 of 0, 2, 5 * 4 of 5 accepted ...: 0 at 0, 4/7 at .125, 8/9 at .25 and until 1, then 1: slopes 4.6, 2.5, 0
     assert rule.picker == "derivative"
     assert rule.tau == 0.25
+    source = rule.threshold_source()
+    assert {name: source[name] for name in ("picker", "tau", "scale")} == {
+        "picker": "derivative", "tau": 0.25, "scale": rule.scale,
+    }  # fmt: skip
+    assert source["curve"]["tau"][:4] == [0, 0.125, 0.25, 0.375]
+    assert source["curve"]["f1"][:3] == pytest.approx([0, 4 / 7, 8 / 9])
     assert rule.scale == math.nextafter(20.0, math.inf)
     limit = rule.tau * rule.scale
     below = math.nextafter(limit, 0.0)

@@ -1,5 +1,6 @@
 """Rules by name: construction, plug-ins, and which objective can feed which rule."""
 
+import json
 import subprocess
 import sys
 
@@ -112,6 +113,14 @@ def test_state_survives_a_checkpoint(name, tmp_path):
     other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
     assert torch.equal(other.scores(test).knownness, rule.scores(test).knownness)
     assert torch.equal(other.decide(other.scores(test)), rule.decide(rule.scores(test)))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_says_what_set_its_threshold(name):
+    source = fitted(name).threshold_source()
+    assert source["picker"] in ("quantile", "derivative", "probability")
+    assert ("tau" in source) == name.startswith("nc_") and json.loads(json.dumps(source)) == source
+    assert ("acceptance" in source) == (source["picker"] == "quantile" and not name.startswith("nc_"))
 
 
 @pytest.mark.parametrize("name", RULES)

@@ -223,7 +223,9 @@ def test_the_analysis_of_the_docs_works(
     assert "choose from confusion, unknowns" in refused("runs/x.y", retrained)
 
 
-@pytest.mark.parametrize("kind", ["confusion", "unknowns", "probe", "dimension", "saliency", "corruption"])
+@pytest.mark.parametrize(
+    "kind", ["confusion", "unknowns", "probe", "dimension", "saliency", "corruption", "counterfactuals"]
+)
 def test_other_folders_are_refused(kind: str, tmp_path: Path, refused: Any) -> None:
     if kind in ("dimension", "corruption"):
         pytest.importorskip({"dimension": "skdim", "corruption": "imagecorruptions"}[kind], reason="the extra analysis")
