@@ -116,9 +116,8 @@ class ObjectivePlan:
     @property
     def bound(self) -> str | None:
         """Why a longer training is another one from its first step on; None where it is not."""
-        return (
-            f"coefficients of objective {self.name} follow the number of epochs" if self.kind.follows_length else None
-        )
+        follows = self.kind.follows(self.settings)
+        return f"coefficients of objective {self.name} follow the number of epochs" if follows else None
 
     def make_rule(self) -> ScoringRule:
         """A new rule, not fitted."""
@@ -159,7 +158,12 @@ class SchedulePlan:
             factor=factor if self.ends == math.inf else Pace(factor, self.epochs, self.ends),
             clip=recipe.clip,
             scale=heads.loss_scale if recipe.scaled else 1.0,
-            augmentation=default_augmentation(protocol, "none" if heads.makes_views else recipe.augmentation),
+            augmentation=default_augmentation(
+                protocol,
+                "none" if heads.makes_views else recipe.augmentation,
+                scale=(recipe.crop, 1.0),
+                rotation=recipe.rotation,
+            ),
             seed=seed,
         )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nas_osr.data.dataset import OpenSetData
@@ -49,9 +51,13 @@ def fit_rules(
     infer = partial(collect_outputs, forward_of(learner, mirrored), device=device)
     learning = [rule for rule in rules if rule.learns]
     if learning:
-        train = infer(data.train)
+        train, labels = infer(data.train), data.train.labels
+        both = None
+        if data.protocol.mirrors and not mirrored and any(rule.fits_mirrored for rule in learning):
+            flipped = replace(data.train, images=data.train.images.flip(-1))
+            both = Outputs.concatenate([train, infer(flipped)]), torch.cat([labels, labels])
         for rule in learning:
-            rule.fit(train, data.train.labels, learner.objective)
+            rule.fit(*(both if both and rule.fits_mirrored else (train, labels)), learner.objective)
     validation = infer(data.validation)
     for rule in rules:
         rule.set_threshold(validation, data.validation.labels)

@@ -101,14 +101,15 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     preset = get_preset(preset_name)
     objective = given(request.objective, ObjectiveOptions.objective)
     recipe_name = given(request.recipe, preset.recipe)
-    recipe = make_recipe(recipe_name, request.recipe_config)
+    protocol = given(request.protocol, DataOptions.protocol)
+    recipe = make_recipe(recipe_name, request.recipe_config, protocol)
     epochs = given(request.epochs, preset.retrain_epochs)
     batch_size = given(request.batch_size, preset.retrain_batch_size)
     channels = given(request.channels, preset.retrain_channels)
     network = request.network or resolve_architecture(request.architecture, preset.space, channels, request.stem)
     filled = replace(
         request,
-        protocol=given(request.protocol, DataOptions.protocol),
+        protocol=protocol,
         family=given(request.family, DataOptions.family),
         splits=given(request.splits, "0"),
         limit_per_class=request.limit_per_class or None,
@@ -158,7 +159,12 @@ def plan_training(
         check_network(network, protocol.image_shape)
     objective = plan_objective(request, protocol, "retrain")
     objective.check_divided(schedule.batch_size)
-    return TrainingPlan(network, protocol, objective, schedule, plan_machine(request), weights=request.weights)
+    if schedule.recipe.watches and objective.kind.makes_views:
+        raise UserError(
+            f"recipe: keep best and patience follow the loss on images as they are, and {objective.name} learns from "
+            "random views of them: leave --recipe_config.keep and --recipe_config.patience out"
+        )
+    return TrainingPlan(network, protocol, objective, schedule, plan_machine(request), weights=request.weights or "")
 
 
 def check_network_options(request: RetrainRequest) -> None:

@@ -18,16 +18,22 @@ def subclusters(config: SubclustersRequest, command: list[str]) -> None:
         show_dry_run(result)
     else:
         show_table(table(result["classes"]))
-        print(f"recommended: {result['option']}")
+        undecided = [entry for entry in result["classes"] if entry["recommended"] is None]
+        for entry in undecided:
+            print(f"undecided: {entry['class']}: {entry['undecided']}; try more --epochs or --seeds")
+        if not undecided:
+            print(f"recommended: {result['option']}")
         print(f"everything in {result['out']}")
 
 
 def table(classes: list[dict[str, Any]]) -> list[list[str]]:
-    """A row for every class and count, the recommended one marked; losses in nats an image."""
-    rows = [["class", "subclusters", "covering", "reconstruction", ""]]
+    """A row for every class, count and seed, the recommended count marked; last losses in nats an image."""
+    rows = [["class", "subclusters", "seed", "epochs", "covering", "reconstruction", ""]]
     for entry in classes:
         for losses in entry["losses"]:
             mark = "recommended" if losses["subclusters"] == entry["recommended"] else ""
             figures = [f"{losses[name]:.4f}" for name in ("covering", "reconstruction")]
-            rows.append([entry["class"], str(losses["subclusters"]), *figures, mark])
+            rows.append(
+                [entry["class"], *(str(losses[name]) for name in ("subclusters", "seed", "epochs")), *figures, mark]
+            )
     return rows

@@ -60,9 +60,9 @@ def check_crops(config: Any, where: str) -> None:
         raise UserError(f"{where}aspect must be at least 1, got {config.aspect}")
 
 
-def default_augmentation(protocol: Protocol, recipe: str = "search") -> AugmentationConfig:
-    """The recipe with its usual magnitudes; digits are never mirrored."""
-    return AugmentationConfig(recipe, flip=protocol.mirrors)
+def default_augmentation(protocol: Protocol, recipe: str = "search", **magnitudes: Any) -> AugmentationConfig:
+    """The recipe with its usual magnitudes, but for those that are given; digits are never mirrored."""
+    return AugmentationConfig(recipe, flip=protocol.mirrors, **magnitudes)
 
 
 def augment(images: Tensor, config: AugmentationConfig | str, generator: torch.Generator) -> Tensor:

@@ -52,8 +52,8 @@ PROTOCOLS: dict[str, Task] = {
     "fashion-mnist": Task("fashion-mnist", 6, _published("mnist", ("arpl",))),  # nobody published a list: MNIST's
     "svhn": Task("svhn", 6, _published("svhn")),
     "cifar10": Task("cifar10", 6, _published("cifar10")),
-    "cifar+10": Task("cifar10", 4, _published("cifar+10", ("arpl", "neal")), "cifar100", 10),
-    "cifar+50": Task("cifar10", 4, _published("cifar+50", ("arpl", "neal")), "cifar100", 50),
+    "cifar+10": Task("cifar10", 4, _published("cifar+10"), "cifar100", 10),
+    "cifar+50": Task("cifar10", 4, _published("cifar+50"), "cifar100", 50),
     "tinyimagenet": Task("tinyimagenet", 20, _published("tinyimagenet", ("arpl", "neal"))),
     "svhn-closed": Task("svhn", closed=True),
     "cifar10-closed": Task("cifar10", closed=True),

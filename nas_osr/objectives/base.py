@@ -77,6 +77,11 @@ class Objective(nn.Module):
         """Whether an objective with this config learns from given unknown images (`set_outliers`)."""
         return False
 
+    @classmethod
+    def follows(cls, config: Any) -> bool:
+        """Whether a coefficient follows `progress` with this config; here: `follows_length`."""
+        return cls.follows_length
+
     @property
     def loss_scale(self) -> float:
         """The weight of the leading term: recipes divide by it, so that learning rates mean the same everywhere."""
@@ -140,3 +145,10 @@ class Objective(nn.Module):
                 the device in a captured step.
         """
         raise NotImplementedError
+
+    def validation_terms(self, encoder: nn.Module, batch: Batch) -> Terms:
+        """What a training watches on known validation images, in eval mode; less of their sum is better.
+
+        Here: the terms of the whole loss, at the end of its schedules.
+        """
+        return self.losses(encoder, batch)

@@ -64,6 +64,8 @@ class CAC(Objective):
 
     def build(self, shapes: FeatureShapes) -> None:
         self.to_logits = nn.Linear(pooled_width(shapes), self.num_classes)
+        nn.init.normal_(self.to_logits.weight, std=0.01)  # as the authors start
+        nn.init.zeros_(self.to_logits.bias)
         self.register_buffer("anchors", self.config.alpha * torch.eye(self.num_classes), persistent=False)
 
     @property
@@ -87,6 +89,12 @@ class CAC(Objective):
         if self.config.anchor_weight > 0:
             terms["anchor"] = self.config.anchor_weight * anchor_loss(distances, labels)
         return terms
+
+    def validation_terms(self, encoder: nn.Module, batch: Batch) -> Terms:
+        """Term `anchor` alone, d_y without weight, by which the authors choose the epoch."""
+        images, labels = batch
+        distances = anchor_distances(self.to_logits(pool(encoder(images))).float(), self.anchors)
+        return {"anchor": anchor_loss(distances, labels)}
 
 
 def anchor_distances(logits: Tensor, anchors: Tensor) -> Tensor:

@@ -9,6 +9,12 @@ of the image's own class,
 
 The paper's v-prior term sum_j r_j log(r_j / pi_j) is an option, off as in its experiments. pi is uniform. All terms are
 in nats per image. The class is needed in training only: inference reads the mean of z.
+
+The encoder never sees y, and what the loss earns by telling classes apart is at most log N nats beside 50 to 90 of
+covering, so classes form slowly. Two options that are not the paper's help: `covering_warmup`, and `class_weight`, the
+weight of the cross-entropy of the class posterior under the prior (so do CGDL and MGPL), with one draw w ~ N(0, I):
+
+    p(c|z) = softmax_c [log sum_k pi_ck N(z; mu_ck(w), s_ck(w))]
 """
 
 from __future__ import annotations
@@ -33,7 +39,8 @@ from nas_osr.objectives.parts.densities import (
     standard_normal_divergence,
     truncated_gaussian_loss,
 )
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
+from nas_osr.objectives.vae_contrastive import risen, weighted
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 VARIANCE_FLOOR = 1e-4  # of posteriors and priors: densities stay finite, and no term can pay without end
@@ -53,7 +60,8 @@ class GMVAEConfig(Checked):
     hidden: Annotated[int, POSITIVE] = 64
     "width of the hidden layer of q(w|x,y) and of the prior net."
     subclusters: Annotated[int | tuple[int, ...] | None, POSITIVE] = None
-    "K_c, one number for all classes or one per class; 1 when not given. `nas-osr subclusters` recommends them."
+    """K_c, one number for all classes or one per class; when not given, as many as a class has merged ones.
+    `nas-osr subclusters` recommends them."""
     reconstruction: str = "bernoulli"
     "`bernoulli` or `truncated_gaussian`."
     pixel_scale: Annotated[float, NOT_NEGATIVE] = 0.0
@@ -63,6 +71,10 @@ class GMVAEConfig(Checked):
     Gaussian is flat and nothing would bring it back."""
     v_prior: bool = False
     "add the divergence of r from pi."
+    covering_warmup: Annotated[float, SHARE] = 0.0
+    "share of the training over which the weight of the covering term rises from 0 to 1; 0 is none, as in the paper."
+    class_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    "weight of the cross-entropy of the class posterior under the prior; 0, as in the paper, leaves it out."
     decoder_channels: Annotated[int, DECODER_CHANNELS] = 0
     "channels of the decoder at 1/16 resolution, halved at each finer scale; 0 is as many as the encoder has there."
 
@@ -93,7 +105,6 @@ class GMVAE(Objective):
     config_class = GMVAEConfig
     provides = frozenset({"embedding", "latent_mean", "latent_variance"})
     default_rule = "nc_distance"
-    follows_length = False
     divisible = True
     capturable = True
     config: GMVAEConfig
@@ -136,13 +147,19 @@ class GMVAE(Objective):
 
     @classmethod
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
-        """The reconstruction term by colour, and the dimensions of z in the paper's four experiments."""
+        """The reconstruction term by colour, and K_c and the dimensions of z in the paper's four experiments."""
         grey = protocol.image_shape[0] == 1
         merged = any(len(group) > 1 for group in protocol.known)
         return {
             "reconstruction": "bernoulli" if grey else "truncated_gaussian",
+            "subclusters": tuple(len(group) for group in protocol.known) if merged else None,
             "latent_dim": {(True, False): 10, (False, False): 50, (True, True): 5, (False, True): 20}[grey, merged],
         }
+
+    @classmethod
+    def follows(cls, config: GMVAEConfig) -> bool:
+        """Whether covering has a warm-up."""
+        return config.covering_warmup > 0
 
     @property
     def loss_scale(self) -> float:
@@ -164,14 +181,23 @@ class GMVAE(Objective):
         """The 1/16 map as [B, F] in the precision of the heads, whatever the encoder's."""
         return features.branches[BOTTOM].flatten(1).to(self.to_latent.weight.dtype)
 
+    def every_prior(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of all subclusters of all classes, each [B, sum of K_c, latent_dim], from w."""
+        return split_moments(self.prior(w).view(len(w), -1, 2 * self.config.latent_dim))
+
     def subcluster_priors(self, w: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of the subclusters of each image's class, each [B, K, latent_dim], from w [B, prior_dim].
 
         Where the class has fewer than K, the rest repeats some other subcluster. labels: [B] int64 in 0..N-1.
         """
-        every = self.prior(w).view(len(w), -1, 2 * self.config.latent_dim)
-        index = self.components[labels][:, :, None].expand(-1, -1, every.shape[2])
-        return split_moments(every.gather(1, index))
+        index = self.components[labels][:, :, None].expand(-1, -1, self.config.latent_dim)
+        mean, variance = self.every_prior(w)
+        return mean.gather(1, index), variance.gather(1, index)
+
+    def class_log_densities(self, z: Tensor, w: Tensor) -> Tensor:
+        """log p(z|c, w) of every class, [B, N], from z [B, latent_dim] and w [B, prior_dim]."""
+        densities = gaussian_log_density(z[:, None, :], *self.every_prior(w))
+        return (densities[:, self.components] + self.log_weights).logsumexp(2)
 
     def pixel_scale(self) -> Tensor | float:
         """s of the truncated Gaussian."""
@@ -190,7 +216,7 @@ class GMVAE(Objective):
         return Outputs(embedding=mean, latent_mean=mean, latent_variance=variance)
 
     def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
-        """Terms `reconstruction`, `kl_w`, `covering` and, where it is on, `v_prior`; see the module's formula."""
+        """Terms `reconstruction`, `kl_w`, `covering` and, where they are on, `v_prior` and `class`; see the formula."""
         images, labels = batch
         features = encoder(images)
         with torch.autocast(images.device.type, enabled=False):  # differences of densities need more than bf16
@@ -206,10 +232,16 @@ class GMVAE(Objective):
                 "kl_w": standard_normal_divergence(w_mean, w_variance).mean(),
                 "covering": (gaussian_log_density(z, z_mean, z_variance) - own).mean(),
             }
+            if self.config.covering_warmup > 0:
+                terms["covering"] = weighted(risen(progress, self.config.covering_warmup), terms["covering"])
             if self.config.v_prior:
                 # masked before the product, so that missing subclusters send back no NaN
                 ratio = torch.where(log_weights.isfinite(), log_r - log_weights, 0.0)
                 terms["v_prior"] = (log_r.exp() * ratio).sum(1).mean()
+            if self.config.class_weight > 0:
+                free = self.sample(torch.zeros_like(w_mean), torch.ones_like(w_variance))
+                posterior = F.cross_entropy(self.class_log_densities(z, free), labels)
+                terms["class"] = self.config.class_weight * posterior
         decoded = self.decoder.logits(z.clamp(-LATENT_LIMIT, LATENT_LIMIT), {}).to(images.dtype)
         if self.config.reconstruction == "bernoulli":
             reconstruction = bernoulli_loss(decoded, images)

@@ -145,8 +145,8 @@ class VAEContrastive(Objective):
         if phase == "search":
             return common
         usual = {"instance_kl_weight": 3.0, "contrastive_weight": 3.0}
-        svhn = {"ce_weight": 60.0, "instance_kl_weight": 1.0, "contrastive_weight": 1.0}
-        weights = {"svhn": svhn}.get(protocol.source, usual)
+        digits = {"ce_weight": 60.0, "instance_kl_weight": 1.0, "contrastive_weight": 1.0}
+        weights = {"svhn": digits, "mnist": digits}.get(protocol.source, usual)
         return {**common, "kl_weight": 0.5, "kl_warmup": 1.0, **weights}
 
     @property

@@ -47,6 +47,8 @@ class ScoringRule:
         needs: the fields of `Outputs` that the rule reads.
         learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers or
             words, which `state_dict` keeps. None before.
+        fits_mirrored: whether a retraining gives `fit` the mirror images of training images, too, where they show the
+            same class.
         threshold: images with knownness below it are unknown; None before `set_threshold`.
         acceptance: the share of known validation images to accept, in (0, 1).
     """
@@ -54,6 +56,7 @@ class ScoringRule:
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     learned: ClassVar[tuple[str, ...]] = ()
+    fits_mirrored: ClassVar[bool] = False
 
     def __init__(self, acceptance: float = 0.95) -> None:
         self.acceptance = self.check_share("acceptance", acceptance)

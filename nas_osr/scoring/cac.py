@@ -1,8 +1,8 @@
 """The rejection score of Class Anchor Clustering (Miller et al. 2021): distances to re-estimated anchors.
 
-After training the anchor of a class becomes the mean logit of its correctly classified training images. With d the
-distances of an image's logits to all anchors, s = (1 - softmin(d)) * d elementwise; the label is the class of least s,
-and the image is unknown where that least s is large.
+After training the anchor of a class becomes the mean logit of its correctly classified training images and, but for
+digits, of their mirror images. With d the distances of an image's logits to all anchors, s = (1 - softmin(d)) * d
+elementwise; the label is the class of least s, and the image is unknown where that least s is large.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class CAC(ScoringRule):
     name = "cac"
     needs = frozenset({"logits"})
     learned = ("anchors",)
+    fits_mirrored = True
 
     def __init__(self, acceptance: float = 0.95, alpha: float = 10.0) -> None:
         super().__init__(acceptance)

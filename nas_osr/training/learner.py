@@ -33,6 +33,10 @@ class Learner(nn.Module):
         share = progress() if callable(progress) else progress
         return self.objective.losses(self.encoder, (images, labels), player, share)
 
+    def validate(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What known validation images are watched by; see `Objective.validation_terms`."""
+        return self.objective.validation_terms(self.encoder, (images, labels))
+
     def infer(self, images: Tensor) -> Outputs:
         """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
         with self.eager():
@@ -76,6 +80,7 @@ def set_up(
     wrapped, *wrapped_optimizers = fabric.setup(learner, *optimizers.values())
     wrapped.mark_forward_method("infer")
     wrapped.mark_forward_method("reconstruct")
+    wrapped.mark_forward_method("validate")
     for group in (group for optimizer in wrapped_optimizers for group in optimizer.param_groups):
         set_rate(group, group["lr"])
     return wrapped, dict(zip(optimizers, wrapped_optimizers, strict=True))

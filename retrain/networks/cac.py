@@ -25,6 +25,9 @@ class CACNetwork(Network):
         self.to_half = make_block((image_channels, 64, 64, 128), dropout)
         self.to_quarter = make_block((128, 128, 128, 128), dropout)
         self.to_eighth = make_block((128, 128, 128, 128), dropout)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> the flattened map, and those at 1/2, 1/4 and 1/8."""

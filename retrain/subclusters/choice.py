@@ -1,8 +1,9 @@
 """How many subclusters K_c each class of a GMVAE should have (Cao et al., choice of K_c).
 
-Every known class is trained alone with each count. More subclusters lower the covering loss, which says how well the
-class's prior covers its latents; where that drop no longer pays at an equal reconstruction loss, the count is enough.
-Both losses are measured on known validation images; unknown and test images are never read.
+Every known class is trained alone with each count and seed. More subclusters lower the covering loss, which says how
+well the class's prior covers its latents; where that drop no longer pays at an equal reconstruction loss, the count is
+enough (`curves.py`). Both losses are measured on known validation images after every epoch; unknown and test images are
+never read.
 """
 
 from __future__ import annotations
@@ -11,29 +12,28 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import pairwise
+from itertools import product
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
 from nas_osr.cost.whole_run import check_fits
-from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.plans import OutputPlan
 from nas_osr.retrain.build import save_architecture
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, plan_retrain
+from nas_osr.retrain.subclusters.curves import Curve, recommend
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
 
-DRAWS = 16  # of the latents of every validation image: the losses are means over them
+SAMPLES = 1000  # of latents at least, of all validation images together: the losses are means over them
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,11 @@ class SubclustersPlan:
     """A choice of subclusters."""
 
     parts: tuple[Part, ...]
-    "the trainings: every class with each count in turn, the counts ascending."
+    "the trainings: every class with each count and seed in turn, the counts ascending."
     load_known: Callable[[], OpenSetData]
     "reads the images of all known classes, once."
     gain: float
     "see `recommend`."
-    tolerance: float
-    "see `recommend`; in nats a pixel value."
     output: OutputPlan
     "where it goes."
     recorded: Mapping[str, Any]
@@ -68,21 +66,26 @@ def plan_subclusters(request: SubclustersRequest) -> SubclustersPlan:
     whole = retraining.parts[0]
     load_known = cache(whole.data.load_known)
     labels = range(whole.training.protocol.num_known)
-    parts = tuple(plan_class(whole, load_known, label, count) for label in labels for count in counts)
+    seeds = [part.seed for part in retraining.parts]
+    parts = tuple(
+        plan_class(replace(whole, seed=seed), load_known, label, count)
+        for label, count, seed in product(labels, counts, seeds)
+    )
     filled = {name: value for name, value in whole.recorded.items() if name in request.recorded()}
     settings = {name: value for name, value in filled["objective_config"].items() if name != "subclusters"}
-    chosen = {"counts": counts, "split": int(whole.recorded["splits"]), "objective_config": settings}
+    split = int(whole.recorded["splits"])
+    chosen = {"counts": counts, "split": split, "seeds": request.seeds, "objective_config": settings}
     recorded = {**request.recorded(), **filled, **chosen}
-    return SubclustersPlan(parts, load_known, request.gain, request.tolerance, retraining.output, recorded)
+    return SubclustersPlan(parts, load_known, request.gain, retraining.output, recorded)
 
 
 def plan_class(whole: Part, load_known: Callable[[], OpenSetData], label: int, count: int) -> Part:
-    """The training on the images of one class, with so many subclusters; its record is class and subclusters."""
+    """The training on the images of one class, with so many subclusters; its record is class, subclusters and seed."""
     training, protocol = whole.training, class_protocol(whole.training.protocol, label)
     [name] = protocol.class_names
     objective = replace(training.objective, settings=replace(training.objective.settings, subclusters=count))
     return Part(
-        f"{name}, {count}",
+        f"{name}, {count}, seed {whole.seed}",
         whole.seed,
         replace(training, protocol=protocol, objective=objective),
         replace(
@@ -91,7 +94,7 @@ def plan_class(whole: Part, load_known: Callable[[], OpenSetData], label: int, c
             load_known=lambda: class_data(load_known(), label),
             count_known=lambda: whole.data.count_known()[label : label + 1],
         ),
-        {"class": name, "subclusters": count},
+        {"class": name, "subclusters": count, "seed": whole.seed},
     )
 
 
@@ -119,9 +122,10 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
     """Train every known class alone with each count, and recommend one; complete run folder in `request.out`.
 
     Returns:
-        out; classes (each with its class name, losses in nats an image for every count, and the recommended count);
-        subclusters, the recommended counts in label order; option, the same as an option of `nas-osr retrain`. With
-        `dry_run` what would run, and an estimate.
+        out; classes (each with its class name, the last losses in nats an image for every count and seed, the
+        recommended count or None, and why there is none); subclusters, the recommended counts in label order; option,
+        the same as an option of `nas-osr retrain`, or None where a class is undecided. With `dry_run` what would run,
+        and an estimate.
 
     Raises:
         UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory
@@ -147,28 +151,29 @@ def run_subclusters(request: SubclustersRequest, command: list[str]) -> dict[str
 
 
 def train_classes(plan: SubclustersPlan, fabric: Fabric, run: RunFolder) -> list[dict[str, Any]]:
-    """A record for every class and count, in order: class, subclusters, and the losses on validation images.
+    """A record for every training, in order: class, subclusters, seed, and the losses on validation images by epoch.
 
     Each is appended to the run's history as soon as it is there; those of a resumed run are taken from it.
     """
     records = run.read_history()
     run.truncate_history(len(records))
     for part in plan.parts[len(records) :]:
-        record = {**part.recorded, "validation": train_class(part, fabric, plan.output.quiet)}
+        record = {**part.recorded, "curve": train_class(part, fabric, plan.output.quiet)}
         run.append_history(record)
         records.append(record)
     return records
 
 
-def train_class(part: Part, fabric: Fabric, quiet: bool) -> dict[str, float]:
-    """Train a fresh network on the images of one class; its losses on the validation images, see `mean_losses`."""
+def train_class(part: Part, fabric: Fabric, quiet: bool) -> list[dict[str, float]]:
+    """Train a fresh network on the images of one class; its losses on the validation images after each epoch."""
     data, epochs = part.data.load(), part.training.schedule.epochs
     with torch.random.fork_rng(), ProgressReporter(epochs, quiet, part.folder) as reporter:
         torch.manual_seed(derive_seed(part.seed, "weights"))
         learner = part.training.build(data.outliers)
-        trained = part.training.train(learner, data.known, fabric, Unkept(reporter), part.seed)
-        torch.manual_seed(derive_seed(part.seed, "draws"))
-        return mean_losses(trained, data.known.validation.to(fabric.device), DRAWS)
+        recorder = Unkept(reporter)
+        draws = math.ceil(SAMPLES / len(data.known.validation))
+        part.training.train(learner, data.known, fabric, recorder, part.seed, draws)
+        return [record["validation_losses"] for record in recorder.records]
 
 
 @dataclass
@@ -195,67 +200,20 @@ class Unkept:
         return self.records
 
 
-def mean_losses(learner: Any, data: LabelledImages, draws: int) -> dict[str, float]:
-    """Each loss term in eval mode, as the mean over the images and `draws` passes with fresh latents, undivided.
-
-    Args:
-        learner: a `Learner` set up by Fabric.
-        data: at least one image, on the learner's device.
-        draws: passes over the images, at least 1.
-
-    Raises:
-        UserError: a term is not finite.
-    """
-    learner.eval()
-    sums: dict[str, float] = {}
-    with torch.no_grad():
-        for _ in range(draws):
-            for images, labels in iterate_batches(data, INFERENCE_BATCH):
-                for name, value in learner(to_float(images), labels).items():
-                    sums[name] = sums.get(name, 0.0) + float(value) * len(labels) / (len(data) * draws)
-    bad = [name for name, value in sums.items() if not math.isfinite(value)]
-    if bad:
-        raise UserError(f"training diverged: validation loss {bad[0]!r} is {sums[bad[0]]}; lower the learning rate")
-    return sums
-
-
 def recommend_counts(plan: SubclustersPlan, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What summary.json holds; see `run_subclusters`. `measured` is what `train_classes` returns."""
-    tolerance = plan.tolerance * math.prod(plan.parts[0].training.protocol.image_shape)
-    of_class: dict[str, list[dict[str, Any]]] = {}
+    curves: dict[str, dict[int, dict[int, Curve]]] = {}
     for record in measured:
-        losses = {"subclusters": record["subclusters"], **record["validation"]}
-        of_class.setdefault(record["class"], []).append(losses)
-    classes = [
-        {"class": name, "losses": losses, "recommended": recommend(losses, plan.gain, tolerance)}
-        for name, losses in of_class.items()
-    ]
+        curves.setdefault(record["class"], {}).setdefault(record["subclusters"], {})[record["seed"]] = record["curve"]
+    classes = []
+    for name, own in curves.items():
+        count, why = recommend(own, plan.gain)
+        losses = [
+            {"subclusters": subclusters, "seed": seed, "epochs": len(curve), **curve[-1]}
+            for subclusters, by_seed in own.items()
+            for seed, curve in by_seed.items()
+        ]
+        classes.append({"class": name, "losses": losses, "recommended": count, "undecided": why})
     counts = [entry["recommended"] for entry in classes]
-    return {
-        "classes": classes,
-        "subclusters": counts,
-        "option": f'--objective_config.subclusters "[{",".join(map(str, counts))}]"',
-    }
-
-
-def recommend(losses: Sequence[Mapping[str, Any]], gain: float, tolerance: float) -> int:
-    """The first count from which the next one does not pay; the largest where every step pays.
-
-    A step pays when it lowers the covering loss C, by at least the share `gain` of its size, C - C_next >= gain |C|,
-    and leaves the reconstruction loss R equal or better, R_next - R <= tolerance. Where R falls by more than the
-    tolerance the covering losses are not of equal reconstructions (a collapsed prior covers its latents at no cost, and
-    they say nothing): both losses are nats, and their sum is what must fall so far.
-
-    Args:
-        losses: by ascending count: `subclusters`, `covering` and `reconstruction`, the losses in nats an image.
-        gain: a share in (0, 1).
-        tolerance: nats an image, at least 0.
-    """
-    for here, following in pairwise(losses):
-        drop = here["covering"] - following["covering"]
-        worse = following["reconstruction"] - here["reconstruction"]
-        if worse < -tolerance:
-            drop -= worse
-        if drop <= 0 or drop < gain * abs(here["covering"]) or worse > tolerance:
-            return here["subclusters"]
-    return losses[-1]["subclusters"]
+    option = f'--objective_config.subclusters "[{",".join(map(str, counts))}]"'
+    return {"classes": classes, "subclusters": counts, "option": None if None in counts else option}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
-from nas_osr.configuration import UserPath
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Range
+from nas_osr.configuration import Numbers, UserPath
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.requests import MachineOptions, OutputOptions
 from nas_osr.retrain.retrain_request import NetworkOptions, RetrainRequest
 
@@ -15,7 +15,8 @@ from nas_osr.retrain.retrain_request import NetworkOptions, RetrainRequest
 class SubclustersRequest(NetworkOptions, OutputOptions, MachineOptions):
     """Choose the subclusters K_c of every known class for the objective gmvae (Cao et al.).
 
-    Trains the objective on each class alone with every count, and compares the losses on known validation images.
+    Trains the objective on each class alone with every count, and compares the losses on known validation images where
+    reconstructions are equal.
     """
 
     out: UserPath = "runs/subclusters"
@@ -23,11 +24,9 @@ class SubclustersRequest(NetworkOptions, OutputOptions, MachineOptions):
     counts: Annotated[list[int], POSITIVE] = field(default_factory=lambda: [1, 2, 3])
     "the numbers of subclusters to compare, such as 1,2,3."
     gain: Annotated[float, Range(0, 1, above=True, below=True)] = 0.05
-    "one more subcluster pays when it lowers the covering loss by at least this share of it."
-    tolerance: Annotated[float, NOT_NEGATIVE] = 0.005
-    "it may raise the reconstruction loss by no more than this, in nats a pixel value."
-    seed: Annotated[int, SEEDS] = 0
-    "of every training."
+    "a step to more subclusters pays when it lowers the covering loss by this share of it, and the cost of naming one."
+    seeds: Numbers = "0-2"
+    "seeds, such as 0-2: every class is trained with each count once a seed."
     split: Annotated[int | None, NOT_NEGATIVE] = None
     "the class split; the search's, or 0."
     objective_config: dict[str, Any] = field(default_factory=dict)
@@ -43,5 +42,4 @@ class SubclustersRequest(NetworkOptions, OutputOptions, MachineOptions):
             objective="gmvae",
             objective_config={**self.objective_config, "subclusters": 1},
             splits=None if self.split is None else str(self.split),
-            seeds=str(self.seed),
         )

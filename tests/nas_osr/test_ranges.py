@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
-from nas_osr.retrain.recipes import Recipe
 
 from nas_osr.cli.commands import COMMANDS
 from nas_osr.configuration import make_request
@@ -17,6 +16,7 @@ from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range, list_defaults, named_types, option_types
 from nas_osr.scoring import RULES, make_rule, rule_class
 from nas_osr.strategies import STRATEGIES, strategy_class
+from nas_osr.training.recipes import Recipe
 
 REQUESTS = {command.options for command in COMMANDS.values() if command.config}
 CONFIGS = [

@@ -166,6 +166,7 @@ def test_the_test_images_are_asked_for_in_few_places() -> None:
     assert places == {
         "nas_osr/data/dataset.py",  # OpenSetData.test_fingerprint
         "retrain/evaluate.py",
+        "retrain/embeddings.py",  # evaluate --embeddings
         "retrain/analysis/frozen_network.py",
         "retrain/analysis/corruption.py",
         "retrain/analysis/counterfactuals.py",

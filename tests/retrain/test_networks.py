@@ -303,3 +303,12 @@ def test_a_users_own_network_by_its_dotted_path(
     )
     assert main([*evaluate, "--plugin", "my_networks"]) == 0
     monkeypatch.delitem(sys.modules, "my_networks")
+
+
+def test_the_convolutions_of_cac_start_with_as_much_variance_as_they_send_back() -> None:
+    """Kaiming's normal initialisation by the fan-out: variance 2 / (9 * output channels)."""
+    torch.manual_seed(0)
+    for module in build("cac").modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels > 3:
+            variance = float(module.weight.detach().var())
+            assert variance == pytest.approx(2 / (9 * module.out_channels), rel=0.05)

@@ -113,6 +113,19 @@ def test_nas_osr_sets_are_draws_of_random_sample_and_name_their_pseudo_unknowns(
     assert make_protocol("cifar10").pseudo_unknown is None
 
 
+def test_nas_osr_unknown_classes_of_cifar100_are_draws_of_random_sample() -> None:
+    """From the 51 classes that all draws together show; each draw of 50 leaves out another one."""
+    left_out = [77, 64, 37, 7, 2]
+    fifty = [set(unknown_ids(make_protocol("cifar+50", split, family="nas_osr"))) for split in range(5)]
+    population = sorted(set.union(*fifty))
+    assert len(population) == 51
+    for split, seed in enumerate([777, 1234, 2731, 3925, 5432]):
+        assert set(population) - fifty[split] == {left_out[split]}
+        ten = make_protocol("cifar+10", split, family="nas_osr")
+        assert ids(ten) == [0, 1, 8, 9] and ten.pseudo_unknown is None
+        assert unknown_ids(ten) == random.Random(seed).sample(population, 10)
+
+
 def test_class_names_have_the_official_numbers() -> None:
     assert open_source("cifar10").class_names[3] == "cat"
     assert open_source("cifar100").class_names[52] == "oak_tree"
@@ -207,7 +220,7 @@ def test_unknowns_of_another_source() -> None:
         ({"name": "cifar10", "split": -1}, "whole number from 0"),
         ({"name": "cifar10", "split": True}, "whole number from 0"),
         ({"name": "cifar10", "family": "mine"}, "no splits of family 'mine'"),
-        ({"name": "cifar+10", "family": "nas_osr"}, "choose arpl or neal"),
+        ({"name": "tinyimagenet", "family": "nas_osr"}, "choose arpl or neal"),
         ({"name": "cifar10", "family": "explicit"}, "comes with known"),
         (
             {"name": "cifar10", "known": [0, 10]},

@@ -90,6 +90,21 @@ def test_by_hand() -> None:
     assert terms["anchor"].item() == pytest.approx(0.1 * 65**0.5 / 2)
 
 
+def test_validation_is_the_anchor_loss_without_weight() -> None:
+    """By which the authors keep an epoch: also where the tuplet term alone is trained."""
+    logits, labels = [[4.0, 1.0, 0.0], [0.0, 9.0, 2.0]], torch.tensor([0, 1])
+    expected = loss_by_loops(torch.tensor(logits), labels.tolist(), 10.0)[1]
+    for values in ({}, {"anchor_weight": 0.0}):
+        terms = passing(**values).validation_terms(rows(*logits), (images(2), labels))
+        assert {name: float(value) for name, value in terms.items()} == {"anchor": pytest.approx(expected)}
+
+
+def test_the_linear_layer_starts_as_the_authors_have_it() -> None:
+    torch.manual_seed(0)
+    layer = CAC(FeatureShapes({2: (4000, 1, 1)}, {}), (3, 32, 32), 10, CACConfig()).to_logits
+    assert float(layer.weight.detach().std()) == pytest.approx(0.01, rel=0.05) and not layer.bias.any()
+
+
 @pytest.mark.parametrize("classes", [1, 2, 4])
 def test_gradients_equal_finite_differences(classes: int) -> None:
     generator = torch.Generator().manual_seed(2)

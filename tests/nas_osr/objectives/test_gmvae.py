@@ -136,9 +136,51 @@ def test_covering_and_v_prior_together_are_the_mixture() -> None:
     torch.testing.assert_close(terms["covering"] + terms["v_prior"], expected)
 
 
+@torch.no_grad()
+def test_the_class_term_is_the_cross_entropy_of_the_mixtures_under_the_prior() -> None:
+    """Against torch.distributions; w comes from N(0, I), or the prior net could tell the class by it."""
+    objective = make(subclusters=COUNTS, class_weight=2.5).double().eval()
+    images, labels = batch()[0].double(), batch()[1]
+    torch.manual_seed(3)
+    terms = objective.losses(Pooled(), (images, labels))
+    torch.manual_seed(3)
+    mean, variance = objective.encode(Pooled()(images))
+    z = mean + variance.sqrt() * torch.randn_like(mean)
+    torch.randn(6, 3, dtype=torch.float64)  # of q(w|x,y)
+    rows = objective.prior(torch.randn(6, 3, dtype=torch.float64)).view(6, sum(COUNTS), 8)
+    log_p, first = [], 0
+    for count in COUNTS:
+        means, variances = split_moments(rows[:, first : first + count])
+        parts = Independent(Normal(means, variances.sqrt()), 1)
+        log_p.append(MixtureSameFamily(Categorical(torch.ones(6, count).double()), parts).log_prob(z))
+        first += count
+    expected = -2.5 * Categorical(logits=torch.stack(log_p, dim=1)).log_prob(labels).mean()
+    torch.testing.assert_close(terms["class"], expected, rtol=1e-6, atol=1e-6)  # log pi is float32
+    plain = make(subclusters=COUNTS).double().eval()
+    torch.manual_seed(3)
+    without = plain.losses(Pooled(), (images, labels))
+    assert "class" not in without and torch.equal(without["covering"], terms["covering"])
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (1.0, 1.0)])
+@torch.no_grad()
+def test_covering_rises_in_its_warm_up(progress: float, share: float) -> None:
+    plain, warm = make().eval(), make(covering_warmup=0.4).eval()
+    found = []
+    for objective, where in ((plain, progress), (warm, progress), (warm, torch.tensor(progress, dtype=torch.float64))):
+        torch.manual_seed(1)
+        found.append(objective.losses(Pooled(), batch(), progress=where))
+    for terms in found[1:]:
+        torch.testing.assert_close(terms["covering"], share * found[0]["covering"])
+        assert terms["covering"].dtype == torch.float32
+        assert all(torch.equal(terms[name], found[0][name]) for name in ("kl_w", "reconstruction"))
+    assert GMVAE.follows(warm.config) and not GMVAE.follows(plain.config)  # a longer training is another one
+
+
 @pytest.mark.parametrize("reconstruction", ["bernoulli", "truncated_gaussian"])
 def test_gradient_by_finite_differences(reconstruction: str) -> None:
-    objective = make(3, subclusters=COUNTS, reconstruction=reconstruction, v_prior=True).double().train()
+    objective = make(3, subclusters=COUNTS, reconstruction=reconstruction, v_prior=True, class_weight=1.0)
+    objective.double().train()
     images, labels = batch(3)
     data = images.double(), labels
     parameters = list(objective.parameters())
@@ -169,7 +211,7 @@ def test_gradient_by_finite_differences(reconstruction: str) -> None:
 )
 def test_losses_and_gradients_are_finite(magnitude: float, pixels: float, count: int, reconstruction: str) -> None:
     """Black and white images, one class in the batch, huge features and missing subclusters included."""
-    objective = make(3, subclusters=COUNTS, reconstruction=reconstruction, v_prior=True).eval()
+    objective = make(3, subclusters=COUNTS, reconstruction=reconstruction, v_prior=True, class_weight=1.0).eval()
     images = torch.full((count, 3, 16, 16), pixels)
     images[:, :, :8] = 1.0 - pixels
     terms = objective.losses(Pooled(magnitude), (images, torch.full((count,), 1)))
@@ -251,17 +293,20 @@ def test_pixel_scale_is_learned_within_bounds_or_fixed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "known", "latent_dim", "reconstruction"),
+    ("name", "known", "latent_dim", "reconstruction", "subclusters"),
     [
-        ("fashion-mnist", [0, 1, 2, 3, 4, 6], 10, "bernoulli"),
-        ("cifar10", [0, 1, 2, 3, 4, 5], 50, "truncated_gaussian"),
-        ("mnist", [[0, 2], [1, 3]], 5, "bernoulli"),
-        ("cifar10", [["cat", "dog"], ["automobile", "truck"]], 20, "truncated_gaussian"),
+        ("fashion-mnist", [0, 1, 2, 3, 4, 6], 10, "bernoulli", None),
+        ("cifar10", [0, 1, 2, 3, 4, 5], 50, "truncated_gaussian", None),
+        ("mnist", [[0, 2], [1, 3]], 5, "bernoulli", (2, 2)),
+        ("cifar10", [["cat", "dog"], ["automobile", "truck"]], 20, "truncated_gaussian", (2, 2)),
     ],
 )
-def test_defaults_of_the_four_experiments(name: str, known: list[Any], latent_dim: int, reconstruction: str) -> None:
+def test_defaults_of_the_four_experiments(
+    name: str, known: list[Any], latent_dim: int, reconstruction: str, subclusters: Any
+) -> None:
     config = resolve_objective_config("gmvae", {}, make_protocol(name, known=known), "retrain")
     assert (config.latent_dim, config.reconstruction, config.v_prior) == (latent_dim, reconstruction, False)
+    assert config.subclusters == subclusters
     assert make_objective("gmvae", SHAPES, (1, 16, 16), 2, config).loss_scale == 256.0
 
 
@@ -275,6 +320,7 @@ def test_defaults_of_the_four_experiments(name: str, known: list[Any], latent_di
         ({"subclusters": True}, "subclusters"),
         ({"reconstruction": "laplace"}, "bernoulli, truncated_gaussian"),
         ({"pixel_scale": -0.1}, "pixel_scale must not be negative"),
+        ({"covering_warmup": 1.5}, "covering_warmup must lie in"),
         ({"latent_dim": 0}, "latent_dim must be greater than 0"),
         ({"decoder_channels": 8}, "decoder_channels must be 0 or at least 16"),
     ],

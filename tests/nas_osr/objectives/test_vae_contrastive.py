@@ -216,8 +216,10 @@ def test_paper_coefficients() -> None:
     retrain = resolve_objective_config("vae_contrastive", {"temperature": 3}, cifar, "retrain")
     assert (retrain.temperature, retrain.kl_weight, retrain.instance_kl_weight) == (3.0, 0.5, 3.0)
     assert resolve_objective_config("vae_contrastive", {}, svhn, "retrain").ce_weight == 60.0
-    assert make_protocol("mnist").source == "mnist"
-    assert resolve_objective_config("vae_contrastive", {}, make_protocol("mnist"), "search").temperature == 10.0
+    mnist = make_protocol("mnist")
+    assert resolve_objective_config("vae_contrastive", {}, mnist, "search").temperature == 10.0
+    weights = resolve_objective_config("vae_contrastive", {}, mnist, "retrain")
+    assert (weights.ce_weight, weights.instance_kl_weight, weights.contrastive_weight) == (60.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(

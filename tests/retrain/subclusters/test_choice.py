@@ -8,54 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from nas_osr.cli.main import main
-from nas_osr.data.dataset import LabelledImages, OpenSetData, load_data
+from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources.base import Source
-from nas_osr.errors import UserError
-from nas_osr.retrain.subclusters.choice import class_data, mean_losses, plan_subclusters, recommend
+from nas_osr.retrain.subclusters.choice import class_data, plan_subclusters
+from nas_osr.retrain.subclusters.curves import recommend
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.runs.run_folder import RunFolder
 
 ARGUMENTS = [
     "subclusters", "random:0", "--channels", "16", "--protocol", "digits", "--preset", "tiny", "--known", "[[0,1],5]",
-    "--limit_per_class", "12", "--epochs", "1", "--batch_size", "8", "--counts", "2,1",
+    "--limit_per_class", "12", "--epochs", "1", "--batch_size", "8", "--counts", "2,1", "--seeds", "0,1",
     "--objective_config.hidden", "8", "--device", "cpu", "--threads", "1", "--quiet",
 ]  # fmt: skip
-
-
-def losses(*pairs: tuple[float, float]) -> list[dict[str, float]]:
-    """Covering and reconstruction for the counts 1, 2, ..."""
-    return [{"subclusters": k, "covering": c, "reconstruction": r} for k, (c, r) in enumerate(pairs, start=1)]
-
-
-@pytest.mark.parametrize(
-    ("table", "expected"),
-    [
-        (losses((10, 100), (9.5, 100), (5, 100)), 1),  # the first step gains 5 %, so the second is never looked at
-        (losses((10, 100), (9, 100), (8.5, 100)), 2),  # 10 % is enough, 6 % is not
-        (losses((10, 100), (8, 100), (6, 100)), 3),
-        (losses((10, 100), (8, 103), (6, 103)), 3),  # the tolerance itself is equal
-        (losses((10, 100), (8, 103.5), (6, 100)), 1),  # bought with the reconstruction
-        (losses((10, 100), (8, 50), (9, 50)), 2),
-        (losses((1, 100), (10, 50), (9.9, 50)), 2),  # the first prior had collapsed: 101 against 60
-        (losses((1, 100), (10, 95), (5, 95)), 1),  # 101 against 105
-        (losses((10, 100), (10, 98)), 1),  # within the tolerance the reconstruction says nothing
-        (losses((-1, 100), (-1.05, 100)), 1),  # shares of the size, whatever the sign
-        (losses((-1, 100), (-1.5, 100)), 2),
-        (losses((0, 100), (0, 100)), 1),
-        (losses((10, -500), (8, -498), (6, -400)), 2),
-    ],
-)
-def test_recommendation_by_hand(table: list[dict[str, float]], expected: int) -> None:
-    assert recommend(table, gain=0.1, tolerance=3.0) == expected
-
-
-def test_recommendation_names_the_count_not_its_place() -> None:
-    table = [dict(entry, subclusters=count) for entry, count in zip(losses((10, 1), (8, 1)), (2, 5), strict=True)]
-    assert recommend(table, gain=0.1, tolerance=0.0) == 5
 
 
 def test_a_class_alone_has_the_images_that_it_has_among_others() -> None:
@@ -67,39 +34,6 @@ def test_a_class_alone_has_the_images_that_it_has_among_others() -> None:
         own = other.select(other.labels == 0)
         assert len(found) > 0 and torch.equal(found.images, own.images) and not found.labels.any()
         assert torch.equal(found.source_labels, own.source_labels)
-
-
-class Brightness(nn.Module):
-    """A loss that is the mean pixel of the batch, and another that counts its calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
-
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        assert not self.training
-        self.calls += 1
-        return {"brightness": images.mean(), "last": torch.tensor(float(self.calls))}
-
-
-def test_mean_losses_weigh_every_image_alike() -> None:
-    images = torch.zeros(300, 1, 4, 4, dtype=torch.uint8)
-    images[250:] = 255  # a second, smaller batch
-    learner = Brightness()
-    found = mean_losses(learner, LabelledImages(images, torch.zeros(300, dtype=torch.int64), torch.zeros(300)), 2)
-    assert learner.calls == 4
-    assert found["brightness"] == pytest.approx(50 / 300)
-    assert found["last"] == pytest.approx((1 * 250 + 2 * 50 + 3 * 250 + 4 * 50) / 600)
-
-
-def test_a_validation_loss_that_is_not_finite_is_refused() -> None:
-    class Diverged(Brightness):
-        def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            return {"covering": torch.tensor(float("nan"))}
-
-    data = LabelledImages(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), torch.zeros(2))
-    with pytest.raises(UserError, match="'covering' is nan"):
-        mean_losses(Diverged(), data, 1)
 
 
 def test_the_command_end_to_end(
@@ -120,24 +54,28 @@ def test_the_command_end_to_end(
     assert opened == [("train", [0, 1, 5])]
     lines = capsys.readouterr().out.splitlines()
     summary = json.loads((out / "summary.json").read_text())
-    assert lines[0].split() == ["class", "subclusters", "covering", "reconstruction"]
-    assert [line.split()[:2] for line in lines[1:5]] == [["0+1", "1"], ["0+1", "2"], ["5", "1"], ["5", "2"]]
-    assert lines[5] == f"recommended: {summary['option']}"
-    assert summary["option"] == '--objective_config.subclusters "{}"'.format(
-        str(summary["subclusters"]).replace(" ", "")
-    )
+    assert lines[0].split() == ["class", "subclusters", "seed", "epochs", "covering", "reconstruction"]
+    trainings = [[name, count, seed] for name in ("0+1", "5") for count in "12" for seed in "01"]
+    assert [line.split()[:3] for line in lines[1:9]] == trainings
+    records = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     for entry in summary["classes"]:
-        assert [row["subclusters"] for row in entry["losses"]] == [1, 2]
-        assert entry["recommended"] == recommend(
-            entry["losses"], SubclustersRequest.gain, SubclustersRequest.tolerance * 32 * 32
-        )
-        assert all(set(row) == {"subclusters", "covering", "reconstruction", "kl_w"} for row in entry["losses"])
+        own = [record for record in records if record["class"] == entry["class"]]
+        curves = {count: {r["seed"]: r["curve"] for r in own if r["subclusters"] == count} for count in (1, 2)}
+        assert (entry["recommended"], entry["undecided"]) == recommend(curves, SubclustersRequest.gain)
+        assert [{**r["curve"][-1], "epochs": 1} for r in own] == [
+            {name: value for name, value in row.items() if name not in ("subclusters", "seed")}
+            for row in entry["losses"]
+        ]
+    if None in summary["subclusters"]:
+        assert summary["option"] is None and any(line.startswith("undecided: ") for line in lines)
+    else:
+        assert f"recommended: {summary['option']}" in lines
     run = RunFolder.open(out)
     assert run.finished and run.read_config()["objective_config"]["latent_dim"] == 5  # merged grey classes
 
     history = (out / "history.jsonl").read_text().splitlines(keepends=True)
-    assert len(history) == 4
-    (out / "history.jsonl").write_text("".join(history[:3]))
+    assert len(history) == 8
+    (out / "history.jsonl").write_text("".join(history[:5]))
     (out / "summary.json").unlink()
     run.write_json("provenance.json", {**run.read_provenance(), "finished": None})
     assert main([*ARGUMENTS, "--out", str(out), "--resume", "auto", "--json"]) == 0
@@ -154,7 +92,7 @@ def test_the_command_end_to_end(
         (["--counts", "0,1"], "counts must be greater than 0, got 0"),
         (["--counts", "1,1,2"], "counts must be two or more different numbers"),
         (["--gain", "0"], "gain must lie in (0, 1), got 0.0"),
-        (["--tolerance=-1"], "tolerance must not be negative"),
+        (["--seeds", "a"], "seeds must look like"),
         (["--objective_config.subclusters", "2"], "give --counts instead"),
         (["--objective_config.temperature", "2"], "no setting 'temperature'"),
         (["--recipe", "slow"], "unknown recipe"),
@@ -175,6 +113,7 @@ def test_mistakes_leave_no_trace(
 
 def test_a_plan_fills_what_the_preset_leaves_open() -> None:
     plan = plan_subclusters(SubclustersRequest(preset="tiny", protocol="digits", counts=[3, 1]))
-    names = ("counts", "split", "epochs", "batch_size", "recipe")
-    assert [plan.recorded[name] for name in names] == [[1, 3], 0, 30, 64, "fast"]
-    assert [part.training.objective.settings.subclusters for part in plan.parts] == [1, 3] * 6
+    names = ("counts", "split", "epochs", "batch_size", "recipe", "seeds")
+    assert [plan.recorded[name] for name in names] == [[1, 3], 0, 30, 64, "fast", "0-2"]
+    assert [part.training.objective.settings.subclusters for part in plan.parts] == [1, 1, 1, 3, 3, 3] * 6
+    assert [part.seed for part in plan.parts[:4]] == [0, 1, 2, 0]
