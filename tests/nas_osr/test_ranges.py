@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import MISSING
 from typing import Annotated, Any, get_args, get_origin
 
 import pytest
@@ -61,8 +62,9 @@ def test_every_number_has_a_range_and_is_refused_outside(kind: Callable[..., Any
         "learning_rate": 0.1,
         "model": "m",
         "images": ["i"],
+        "folder": "f",
     }
-    complete = {name: needed[name] for name in list_defaults(kind) if name in needed}
+    complete = {name: needed[name] for name, default in list_defaults(kind).items() if default is MISSING}
     make_request(kind, complete, "here")
     for name, hint in option_types(kind).items():
         ranges = list(ranges_of(hint))

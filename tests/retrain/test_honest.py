@@ -167,6 +167,7 @@ def test_the_test_images_are_asked_for_in_few_places() -> None:
         "nas_osr/data/dataset.py",  # OpenSetData.test_fingerprint
         "retrain/evaluate.py",
         "retrain/embeddings.py",  # evaluate --embeddings
+        "nas_osr/deploy/quantisation.py",  # what int8 costs a finished retraining
         "retrain/analysis/frozen_network.py",
         "retrain/analysis/corruption.py",
         "retrain/analysis/counterfactuals.py",

@@ -13,6 +13,7 @@ from nas_osr.cost.steps import leave_no_trace
 from nas_osr.data.augmentation import RECIPES, augment
 from nas_osr.data.protocols import make_protocol
 from nas_osr.objectives import OBJECTIVES, moco, supcon
+from nas_osr.objectives.parts import mixing
 from nas_osr.retrain.retrain_cost import training_cost
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
@@ -21,7 +22,7 @@ from nas_osr.training.fabric import make_fabric
 SAMPLING = (torch.affine_grid_generator, torch.grid_sampler, torch.lerp, torch._C._nn._upsample_bilinear2d_aa)
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {"gan_width": 4} if name == "confidence" else {}) for name in OBJECTIVES if name != "supcon"),
-    *(("supcon", {"mix": mix, "augment": True}) for mix in supcon.MIXES),
+    *(("supcon", {"mix": mix, "augment": True}) for mix in mixing.MIXES),
 ]
 
 
@@ -50,8 +51,9 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
         monkeypatch.setattr(module, name, watched)
 
     watch(moco, "random_views")
-    for name in ("random_views", "gradmix", "cutmix", "mixup"):
-        watch(supcon, name)
+    watch(supcon, "random_views")
+    for name in ("gradmix", "cutmix", "mixup"):
+        watch(mixing, name)
     return found
 
 

@@ -246,5 +246,5 @@ def test_saliency_is_that_of_the_batch_itself_or_of_its_views(order: str, weight
 
 def test_saliency_names_a_scale_that_is_not_there() -> None:
     opened: Any = SimpleNamespace(learner=Toy("after"), fabric=SimpleNamespace(device=torch.device("cpu")))
-    with pytest.raises(UserError, match="no map at 0, only at -1, 2"):
+    with pytest.raises(UserError, match="no map at scale 0; choose of -1, 2"):
         Saliency("run", scales=[0, 2]).batch_saliency(opened, torch.rand(2, 1, 16, 16), torch.zeros(2).long())
