@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_osr.cli.show import show_evaluation, show_json, show_metrics, show_verdict
+from nas_osr.cli.show import show_evaluation, show_json, show_metrics, show_next, show_verdict
 from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest
@@ -23,11 +24,17 @@ def evaluate(config: EvaluateRequest, command: list[str]) -> None:
         show_evaluation(results[0]["metrics"], results[0]["intervals"])
     if not config.json and len({result["rule"] for result in results}) == 1:
         show_verdict(mean_and_spread([result["metrics"] for result in results]))
+        show_next(f"predict {shlex.quote(str(Path(config.run, part_names(config)[0])))} IMAGES")
+
+
+def part_names(config: EvaluateRequest) -> list[str]:
+    """The folders of a retraining's splits and seeds, or "" where it is a single run's own."""
+    return sorted(part.name for part in Path(config.run).glob("split-*") if part.is_dir()) or [""]
 
 
 def headings(config: EvaluateRequest, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """A column heading for each of several results: the part, the rule, or both, where there are several."""
-    parts = sorted(part.name for part in Path(config.run).glob("split-*") if part.is_dir()) or [""]
+    parts = part_names(config)
     rules = len(results) // len(parts)
     return [
         " ".join(name for name in (parts[at // rules], result["rule"] if rules > 1 else "") if name)

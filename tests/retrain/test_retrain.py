@@ -17,6 +17,7 @@ from nas_osr.cli.main import main
 from nas_osr.data.batches import to_float
 from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import read_predictions
+from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.objectives import objective_class
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.model_reading import open_model
@@ -147,6 +148,23 @@ def test_several_rules_are_printed_side_by_side(
     ]
     assert main(["evaluate", str(folder / "split-0"), "--rule", "mls,msp", *options]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["metric", "mls", "msp"]
+
+
+def test_the_last_lines_say_what_was_found_and_what_comes_next(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "my run"
+    shutil.copytree(finished[0], folder)
+    assert main(["evaluate", str(folder), "--device", "cpu", "--threads", "1", "--bootstrap", "0"]) == 0
+    *_, verdict, after = capsys.readouterr().out.splitlines()
+    share = mean_and_spread([RunFolder.open(part).read_json("metrics.json")["metrics"] for part in parts(folder)])
+    assert f"AUROC {100 * share['auroc']['mean']:.1f} %" in verdict
+    assert after == f"next: nas-osr predict '{folder}/split-0' IMAGES"
+    assert main(["predict", str(folder / "split-0"), str(folder), "--device", "cpu"]) == 2  # no picture is there
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("split-*"))
 
 
 def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) -> None:
