@@ -18,9 +18,11 @@ STOP_RULES = ("skips", "entropy")  # the warnings below that may end a search
 STOP_EPOCHS = 3  # in a row with its warning before a stop rule ends the search
 
 # DARTS+ (Liang et al. 2019) stops at two skip connections among the eight operations of a normal cell; P-DARTS (Chen et
-# al. 2019) allows as many. Here a cell is one operation, so this is a share of the decoded cells, and at least two.
+# al. 2019) allows as many. Here a cell is one operation, so this is a share of the decoded cells, and at least two; and
+# where a good part of the candidates is parameter-free, chance alone picks so many: alpha must not lean away from them.
 SKIPS = 2
 SKIP_SHARE = SKIPS / 8
+ROUNDING = 1e-6  # of a sum of alphas
 # Of our own, since the papers give no number: with three operations an entropy of 0.1 is a largest alpha of about .98,
 # after which the others hardly learn; .95 is one of about .5, where decoding throws half of the mixture away.
 SETTLED = 0.1
@@ -51,7 +53,7 @@ def monitor_search(
     warnings = explosion_warnings(record["losses"], norms, before)
     stopped = None
     if record["phase"] == "search":
-        warnings |= collapse_warnings(record, values)
+        warnings |= collapse_warnings(record, values, free)
         recent = [record_warnings(earlier) for earlier in before[-(STOP_EPOCHS - 1) :]] + [warnings]
         if stop_rule in STOP_RULES and len(recent) == STOP_EPOCHS and all(stop_rule in found for found in recent):
             stopped = f"stop_rule {stop_rule}, {STOP_EPOCHS} epochs in a row: {warnings[stop_rule]}"
@@ -77,12 +79,14 @@ def search_figures(record: Mapping[str, Any], free: Collection[str]) -> dict[str
     }
 
 
-def collapse_warnings(record: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, str]:
+def collapse_warnings(record: Mapping[str, Any], values: Mapping[str, Any], free: Collection[str]) -> dict[str, str]:
     """Warnings `skips` and `entropy` of an epoch after warm-up; `values` are the `search_figures` of its record."""
     warnings = {}
     count = len(decoded_operations(record["branches"]))
     skips = round(values["parameter_free"]["decoded"] * count)
-    if skips >= max(SKIPS, SKIP_SHARE * count):
+    candidates = next(iter(record["alpha"].values()))  # the same for each cell
+    equal = sum(name in free for name in candidates) / len(candidates)
+    if skips >= max(SKIPS, SKIP_SHARE * count) and values["parameter_free"]["alpha"] > equal - ROUNDING:
         warnings["skips"] = (
             f"{skips} of {count} cells of the decoded architecture are parameter-free, their mean alpha is "
             f"{values['parameter_free']['alpha']:.2f}: collapse to skips; a longer warm-up or a smaller "

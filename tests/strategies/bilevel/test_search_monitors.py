@@ -108,6 +108,7 @@ def test_entropy_is_scipys(weights: list[float]) -> None:
 )
 def test_skips_are_warned_of_from_a_quarter_and_two_on(operations: list[str], warned: bool) -> None:
     assert kinds(record(operations)) == ({"skips"} if warned else set())
+    assert kinds(record(operations, skip=0.3)) == set()  # less than equal alphas would give it: chance
     assert kinds(record(operations, phase="warmup")) == set()  # nothing is decided yet
 
 
