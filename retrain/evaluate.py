@@ -18,6 +18,7 @@ from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
+from nas_osr.files.paths import user_path
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.build import count_macs
@@ -204,7 +205,7 @@ def shows_outliers(unknown: str, config: RetrainRequest) -> bool:
 
 def name_unknown(unknown: str | None) -> str | None:
     """What results against other unknown images are called: by the source, or the last part of a folder's path."""
-    return unknown if unknown is None or unknown in SOURCES else Path(unknown).expanduser().resolve().name
+    return unknown if unknown is None or unknown in SOURCES else user_path(unknown).resolve().name
 
 
 def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tuple[ScoringRule, bool]]:

@@ -14,6 +14,7 @@ from nas_osr.data.sources.base import SOURCE_PARTS, Source
 from nas_osr.data.sources.places import resolve_data_dir
 from nas_osr.data.tasks import PROTOCOLS, Task, count_splits, find_task
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 
 
 def list_protocols() -> None:
@@ -82,7 +83,7 @@ def check(data_dir: Path | None = None) -> None:
             source, counts = open_source(key, folder), {}
             try:
                 counts = source.count_classes(part)
-                described[key, part] = _describe(source, part, counts) if counts else "missing"
+                described[key, part] = _describe(source, part, counts) if counts else _missing(source)
             except UserError as error:
                 broken.append(str(error))
                 described[key, part] = f"broken: {error}"
@@ -119,6 +120,12 @@ def _describe(source: Source, part: str, counts: Mapping[int, int]) -> str:
     return f"{short}{shown}; in {location.path}" if location is not None else "no images"
 
 
+def _missing(source: Source) -> str:
+    """That images are missing, and where they are packed, if they are."""
+    packed = list(source.packed().values())
+    return f"missing: `nas-osr data prepare {source.name}` unpacks {packed[0]}" if packed else "missing"
+
+
 def _is_incomplete(source: Source, part: str) -> bool:
     """Whether a part is absent, or its official files are not all there as they should be."""
     location = source.find(part)
@@ -132,7 +139,7 @@ def _is_incomplete(source: Source, part: str) -> bool:
 
 def _is_file(data_dir: Path | None) -> bool:
     """Whether a file of the set was named in place of the folder."""
-    return data_dir is not None and Path(data_dir).expanduser().is_file()
+    return data_dir is not None and user_path(data_dir).is_file()
 
 
 def _fetch(source: Source, parts: Sequence[str], download: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import re
 import shutil
 import struct
 import tarfile
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_osr.cli.data import prepare
+from nas_osr.cli.data import check, prepare
 from nas_osr.data.sources import open_source
 from nas_osr.data.sources.cifar import CIFAR10
 from nas_osr.data.sources.mnist import MNIST
@@ -119,6 +120,8 @@ def test_an_archive_beside_is_unpacked_when_asked(
 ) -> None:
     with pytest.raises(UserError, match=r"tar\.gz is packed: `nas-osr data prepare cifar10 --data_dir .*` unpack"):
         load_cifar(tmp_path / named)
+    check(tmp_path / "packed")
+    assert re.search(r"missing: `nas-osr data prepare cifar10` unpacks .*tar\.gz", capsys.readouterr().out)
     prepare("cifar10", tmp_path / named)
     assert "cifar10 train: 10 classes of 5 images" in capsys.readouterr().out
     assert load_cifar(tmp_path / named) == 5 and (tmp_path / "packed" / "cifar-10-python.tar.gz").is_file()
