@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from nas_osr.cli.model_options import ModelOptions
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import Checked, UserPath
+from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
-from nas_osr.option_docs import POSITIVE, Range
+from nas_osr.option_docs import Range
 
 
 @dataclass
-class CalibrateRequest(Checked):
+class CalibrateRequest(ModelOptions):
     """Set the threshold of a model on your own images of known classes, with a guarantee.
 
     A known image to come is accepted with a probability of at least --accept, if it is drawn as these images were: they
@@ -31,12 +32,6 @@ class CalibrateRequest(Checked):
     "a threshold for each class that images are taken for, so that the share holds for each; needs as many of each."
     out: UserPath | None = None
     "a new model folder to write, instead of changing the model."
-    device: str = "auto"
-    "auto, cpu, cuda or cuda:INDEX."
-    batch_size: Annotated[int, POSITIVE] = 250
-    "images in a forward pass."
-    plugin: list[str] = field(default_factory=list)
-    "modules with your own classes that the model is made with; a model folder by itself imports nothing."
     json: bool = False
     "print the result as one JSON object."
 

@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from nas_osr.configuration import Checked, UserPath
+from nas_osr.cli.model_options import ModelOptions
+from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
-from nas_osr.option_docs import POSITIVE
 
 if TYPE_CHECKING:
     from nas_osr.deploy.predictor import Answers, OpenSetModel
@@ -24,7 +24,7 @@ COLUMNS = ("path", "label", "nearest", "knownness", "margin", "probability")
 
 
 @dataclass
-class PredictRequest(Checked):
+class PredictRequest(ModelOptions):
     """Say of images which known class each is of, or that it is unknown.
 
     Images of any size and kind are brought to the network's size as its training images were. One that cannot be read
@@ -41,12 +41,6 @@ class PredictRequest(Checked):
     "the same as CSV."
     out: UserPath | None = None
     "a file to write instead of standard output."
-    device: str = "auto"
-    "auto, cpu, cuda or cuda:INDEX."
-    batch_size: Annotated[int, POSITIVE] = 250
-    "images in a forward pass."
-    plugin: list[str] = field(default_factory=list)
-    "modules with your own classes that the model is made with; a model folder by itself imports nothing."
 
 
 def predict(request: PredictRequest, command: list[str]) -> None:

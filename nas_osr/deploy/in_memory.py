@@ -17,8 +17,8 @@ from nas_osr.retrain.evaluate import fit_rules
 from nas_osr.retrain.model import Model, inputs_of
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.subclusters.choice import Unkept
 from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.recorder import Unkept
 from nas_osr.seeds import derive_seed, make_generator
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lightning_fabric import Fabric
@@ -36,6 +37,30 @@ class Recorder(Protocol):
 
     def history(self) -> list[dict[str, Any]]:
         """All records so far."""
+
+
+@dataclass
+class Unkept:
+    """A `Recorder` that shows the epochs and keeps nothing: what is not resumed."""
+
+    reporter: ProgressReporter
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
+        self.records.append(record)
+        self.reporter.epoch(record, timing)
+
+    def wants_checkpoint(self) -> bool:
+        return False
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep nothing."""
+
+    def restore(self) -> None:
+        return None
+
+    def history(self) -> list[dict[str, Any]]:
+        return self.records
 
 
 class RunRecorder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -29,6 +29,7 @@ from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.retrain.subclusters.curves import Curve, recommend
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.recorder import Unkept
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
@@ -174,30 +175,6 @@ def train_class(part: Part, fabric: Fabric, quiet: bool) -> list[dict[str, float
         draws = math.ceil(SAMPLES / len(data.known.validation))
         part.training.train(learner, data.known, fabric, recorder, part.seed, draws)
         return [record["validation_losses"] for record in recorder.records]
-
-
-@dataclass
-class Unkept:
-    """A `nas_osr.runs.recorder.Recorder` that shows the epochs and keeps nothing: a class's training is not resumed."""
-
-    reporter: ProgressReporter
-    records: list[dict[str, Any]] = field(default_factory=list)
-
-    def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        self.records.append(record)
-        self.reporter.epoch(record, timing)
-
-    def wants_checkpoint(self) -> bool:
-        return False
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Keep nothing."""
-
-    def restore(self) -> None:
-        return None
-
-    def history(self) -> list[dict[str, Any]]:
-        return self.records
 
 
 def recommend_counts(plan: SubclustersPlan, measured: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

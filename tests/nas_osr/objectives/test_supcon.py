@@ -24,8 +24,8 @@ from nas_osr.objectives.parts.pooling import pool
 from nas_osr.objectives.parts.saliency_maps import saliency_maps
 from nas_osr.objectives.supcon import SupCon, SupConConfig
 from nas_osr.outputs import Features, FeatureShapes
-from nas_osr.retrain.subclusters.choice import Unkept
 from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.recorder import Unkept
 from nas_osr.scoring.neighbours import Neighbours
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
 from nas_osr.search_spaces.encoder import feature_shapes

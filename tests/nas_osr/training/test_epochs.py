@@ -15,8 +15,8 @@ from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.outputs import FeatureShapes
-from nas_osr.retrain.subclusters.choice import Unkept
 from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.recorder import Unkept
 from nas_osr.training.epochs import Schedule, Trainer, train_epoch
 from nas_osr.training.fabric import choose_device, make_fabric
 from nas_osr.training.learner import Learner, weight_step

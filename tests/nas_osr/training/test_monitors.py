@@ -18,8 +18,8 @@ from nas_osr.data.dataset import LabelledImages
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import FeatureShapes, Outputs
-from nas_osr.retrain.subclusters.choice import Unkept
 from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.recorder import Unkept
 from nas_osr.training.epochs import Schedule, Trainer, train_epoch
 from nas_osr.training.fabric import make_fabric
 from nas_osr.training.learner import Learner, weight_step
