@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_osr.configuration import Checked, UserPath, suggest
+from nas_osr.configuration import Checked, DataPath, UserPath, suggest
 from nas_osr.errors import UserError
 from nas_osr.option_docs import Choices, Range
 from nas_osr.plugins import load
@@ -41,6 +41,20 @@ class PlotRequest(Checked):
     "confusion: only of the images that are not rejected."
     closed: bool = False
     "confusion: ignore the threshold: the most likely known class of each image."
+    features: Annotated[str | None, Choices(("embedding", "pooled", "logits"))] = None
+    "embedding: what is shown; logits have CAC's anchors."
+    method: Annotated[str | None, Choices(("pca", "tsne"))] = None
+    "embedding: how it comes to a plane; pca when not given."
+    against: str | None = None
+    "openness: openness_cac (default), openness_gradmix, unknown_classes; pareto: parameters (default), macs."
+    metric: str | None = None
+    "bars, sensitivity, pareto: which one; auroc when not given."
+    setting: str | None = None
+    "sensitivity: the option, such as objective_config.anchor_weight; the only one that differs when not given."
+    count: Annotated[int | None, Range(1, 20)] = None
+    "mistakes: images of each kind; 8 when not given."
+    data_dir: DataPath | None = None
+    "mistakes: folder of the images, where it is not the run's."
 
 
 def plot(request: PlotRequest, command: Sequence[str]) -> None:
