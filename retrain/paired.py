@@ -59,19 +59,17 @@ def compare_pair(first: str | Path, second: str | Path, repeats: int = REPEATS) 
 
 
 def named_parts(folder: str | Path) -> dict[str, RunFolder]:
-    """The splits and seeds of one retraining by name, "split-0" and so on; "" of a single one. Raises UserError."""
+    """The parts of one retraining by split and seed. Raises UserError."""
     found = find_runs(user_path(folder))
     if len(found) > 1:
         raise UserError(f"{folder}: holds {len(found)} retrainings: name one of them, such as {found[0]}")
-    parts = open_parts(found[0])
-    return {part.path.name if len(parts) > 1 else only_name(part): part for part in parts}
+    return {name_place(part): part for part in open_parts(found[0])}
 
 
-def only_name(part: RunFolder) -> str:
-    """What the one part of a retraining is called, whatever its folder: by split, and seed where it is not 0."""
+def name_place(part: RunFolder) -> str:
+    """The split and seed of a part, whatever its folder is called."""
     config = part.read_config()
-    seed = str(config.get("seeds", 0))
-    return f"split-{config.get('splits')}" + ("" if seed == "0" else f"-seed-{seed}")
+    return f"split {config.get('splits')}, seed {config.get('seeds')}"
 
 
 def check_same_images(first: Predictions, second: Predictions, where: str) -> None:

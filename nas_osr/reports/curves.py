@@ -78,12 +78,12 @@ def plot_tau(runs: Runs, *, label: str = "", columns: int = 1) -> Figure:
                 "--rule nc_distance, and plot with --label nc_distance"
             )
         tau, f1 = source["curve"]["tau"], source["curve"]["f1"]
-        axes.plot(tau, f1, color=look.color, linestyle=look.linestyle, label=name)
+        axes.plot(tau, f1, color=look.color, linestyle=look.linestyle)
         how = "" if source["picker"] == "derivative" else " (quantile)"
         axes.axvline(source["tau"], color=look.color, linestyle=look.linestyle, linewidth=0.8)
         height = float(np.interp(source["tau"], tau, f1))
-        point = f"{name}: tau = {source['tau']:.2f}{how}"
-        axes.plot([source["tau"]], [height], look.marker, color=look.color, markeredgecolor="white", label=point)
+        axes.plot([source["tau"]], [height], look.marker, color=look.color, markeredgecolor="white", markersize=6)
+        axes.plot([], [], **look._asdict(), label=f"{name}: tau = {source['tau']:.2f}{how}")
     axes.set(xlabel="threshold tau", ylabel="F1 of known validation images")
     axes.legend(loc="best")
     return figure

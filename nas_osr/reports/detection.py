@@ -96,7 +96,8 @@ def draw_rates(
         y, band = curves.mean(axis=0), curves.std(axis=0, ddof=1)
         axes.fill_between(GRID, y - band, (y + band).clip(max=1), color=look.color, alpha=0.15, linewidth=0)
         x, y = np.append(0.0, GRID), np.append(0.0, y)
-    axes.plot(x, y, color=look.color, linestyle=look.linestyle, label=f"{name} {100 * figure['mean']:.1f}{spread}")
+    axes.plot(x, y, color=look.color, linestyle=look.linestyle)
+    axes.plot([], [], **look._asdict(), label=f"{name} {100 * figure['mean']:.1f}{spread}")
 
 
 def draw_threshold(

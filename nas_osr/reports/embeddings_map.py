@@ -71,11 +71,11 @@ def plot_embedding(
         axes.plot(*own.T, look.marker, color=look.color, label=shorten(name), **style)
         axes.plot(*centroids[number], "*", color=look.color, markersize=10, markeredgecolor="white", zorder=4)
         if shown.anchors is not None:
-            anchor: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": INK, "markersize": 6, "zorder": 3}
+            anchor: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": INK, "markersize": 7, "zorder": 5}
             axes.plot(*planes[2][number], "s", **anchor)
     axes.set(xlabel=titles[0], ylabel=titles[1])
     axes.tick_params(labelbottom=False, labelleft=False, length=0)
-    axes.plot([], [], "*", color=QUIET, markersize=8, label="class mean")
+    axes.plot([], [], "*", color=QUIET, markersize=5, label="class mean")
     if shown.anchors is not None:
         axes.plot([], [], "s", markerfacecolor="none", markeredgecolor=INK, label="anchor", linestyle="")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, markerscale=1.4)

@@ -86,7 +86,7 @@ def retrainings(runs: Runs) -> list[ShownRun]:
         found = find_runs(path)
         if len(found) > 1 and isinstance(runs, Mapping):
             raise UserError(f"{path}: holds {len(found)} retrainings, and has one name, {name}: name each of them")
-        shown |= {name: path} if len(found) == 1 else by_name(found)
+        shown |= {name: found[0]} if len(found) == 1 else by_name(found)
     return [ShownRun(name, tuple(open_parts(path))) for name, path in shown.items()]
 
 

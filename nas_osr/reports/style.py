@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
 
@@ -62,9 +62,11 @@ class Look(NamedTuple):
 
 
 def looks() -> Iterator[Look]:
-    """As many looks as are wanted: the first seven differ in everything, later ones in their combination."""
-    styles = zip(cycle(COLOURS), cycle((*DASHES, *DASHES[1:])), cycle((*MARKERS, *MARKERS[1:])), strict=False)
-    return (Look(*style) for style in styles)
+    """As many looks as are wanted: the first seven differ in everything, the first 49 in their combination."""
+    size = len(COLOURS)
+    for number in count():
+        other = (number + number // size) % size
+        yield Look(COLOURS[number % size], DASHES[other], MARKERS[other])
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -90,19 +92,19 @@ def one_axes(columns: int, height: float = 0.8) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def panels(count: int, columns: int, height: float = 0.8) -> tuple[Figure, list[Axes]]:
+def panels(number: int, columns: int, height: float = 0.8) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, one or three beside each other (two where that fills the rows).
 
     Args:
         height: of a panel, as a share of its width.
     """
-    across = min(count, 1 if columns == 1 else 2 if count in (2, 4) else 3)
-    rows = math.ceil(count / across)
+    across = min(number, 1 if columns == 1 else 2 if number in (2, 4) else 3)
+    rows = math.ceil(number / across)
     figure = new_figure(columns, height * rows / across)
     axes = figure.subplots(rows, across, squeeze=False).flatten().tolist()
-    for empty in axes[count:]:
+    for empty in axes[number:]:
         empty.remove()
-    return figure, axes[:count]
+    return figure, axes[:number]
 
 
 def shares(axes: Axes, x: str = "", y: str = "") -> None:

@@ -63,7 +63,9 @@ def plot_bars(runs: Runs, *, metric: str = "auroc", label: str = "", columns: in
         axes.bar(x, heights, width * 0.9, label=method, hatch=hatch, linewidth=0.6, **style)
         axes.errorbar(x, heights, spreads, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
     axes.set_xticks(range(len(protocols)), protocols)
-    axes.set(ylabel=f"{TITLES.get(metric_name(metric), metric)} (%)", ylim=lower_end(found))
+    low, high = lower_end(found)
+    cut = f", from {low:.0f} on" if low else ""
+    axes.set(ylabel=f"{TITLES.get(metric_name(metric), metric)} (%){cut}", ylim=(low, high))
     axes.grid(visible=False, axis="x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -84,7 +86,8 @@ def draw_rows_of_bars(found: Sequence[Summary], metric: str, columns: int) -> Fi
         text = f"{100 * item.mean:.1f}" + ("" if item.std is None else f" ± {100 * item.std:.1f}")
         axes.text(high, place, text, va="center", ha="left", fontsize=7)
     axes.set_yticks(places, [item.run.name for item in found])
-    axes.set(xlabel=f"{TITLES.get(metric_name(metric), metric)} (%)", xlim=(low, high))
+    cut = f", from {low:.0f} on" if low else ""
+    axes.set(xlabel=f"{TITLES.get(metric_name(metric), metric)} (%){cut}", xlim=(low, high))
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     return figure

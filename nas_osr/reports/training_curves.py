@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -123,6 +124,9 @@ def draw_together(histories: Mapping[str, Sequence[Sequence[Record]]], columns: 
                 axis.plot(epochs, values, label=None if number else name, **style)
         axis.set_title(title)
         axis.set_xlabel("epoch")
+        heights = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axis.lines]).tolist()
+        if title == "sum of the losses" and min(heights) > 0 and max(heights) > WIDE_LOSSES * min(heights):
+            axis.set_yscale("log")
         whole_ticks(axis.xaxis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
