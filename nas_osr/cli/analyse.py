@@ -30,7 +30,7 @@ def draw_results(analysis: Analysis, results: Mapping[str, Any]) -> None:
     plot, pictures = (getattr(analysis, name, None) for name in ("plot", "pictures"))
     if not (plot or pictures):
         return
-    from nas_osr.reports.curves import plot_curves
+    from nas_osr.reports.method_curves import plot_curves
     from nas_osr.reports.style import save_figure
 
     curves = analysis.curves(results)

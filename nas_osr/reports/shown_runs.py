@@ -96,12 +96,13 @@ def run_folders(runs: Runs) -> list[ShownRun]:
 
 
 def by_name(runs: Runs) -> dict[str, Path]:
-    """Folders by name: the given one, or that of the folder, with as many of those around it as tell them apart."""
+    """Folders by name: the given one, or that of the folder, and of those around it that tell them apart."""
     if isinstance(runs, Mapping):
         return {name: user_path(path) for name, path in runs.items()}
     paths = list(dict.fromkeys(map(user_path, [runs] if isinstance(runs, str | Path) else runs)))
     parts = [path.resolve().parts for path in paths]
-    for depth in range(1, max(map(len, parts), default=0) + 1):
+    least = 2 if any(own[-1].startswith("split-") for own in parts) else 1
+    for depth in range(least, max(map(len, parts), default=0) + 1):
         names = ["/".join(own[-depth:]) for own in parts]
         if len(set(names)) == len(names):
             return dict(zip(names, paths, strict=True))

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import read_predictions
-from nas_osr.reports.curves import plot_openness, plot_subclusters, plot_tau
 from nas_osr.reports.detection import plot_histogram, plot_oscr, plot_roc
 from nas_osr.reports.embeddings_map import plot_embedding
 from nas_osr.reports.matrices import plot_confusion, pooled_confusion
+from nas_osr.reports.method_curves import plot_openness, plot_subclusters, plot_tau
 from nas_osr.reports.summaries import pareto_front, plot_bars, plot_pareto, plot_sensitivity
 from nas_osr.reports.thumbnails import find_mistakes
 from nas_osr.reports.training_curves import plot_history
