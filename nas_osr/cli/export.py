@@ -1,4 +1,4 @@
-"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG and PNG; a model as a folder or as ONNX."""
+"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG, PDF and PNG; a model as a folder or as ONNX."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def export(
     Args:
         architecture: a run folder, a .json or .graphml file, or "published"; for safetensors and onnx a retraining or a
             model folder.
-        format: any of svg, png, gv, graphml, json, safetensors, onnx, separated by commas.
+        format: any of svg, pdf, png, gv, graphml, json, safetensors, onnx, separated by commas.
         out: the folder to write architecture.FORMAT or the model into; made when absent
             (default: the current one; for a model, `model` in the run's own folder).
         weights: a history.jsonl with the alphas and betas to show

@@ -1,7 +1,8 @@
-"""Files of an architecture: JSON, GraphML, DOT, SVG and PNG, with the weights of its search where there are any."""
+"""Files of an architecture: JSON, GraphML, DOT, SVG, PDF and PNG, with the weights of its search if there are any."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from nas_osr.search_spaces.architectures.graph import format_graphml, read_graph
 from nas_osr.search_spaces.architectures.picture import draw, format_dot
 from nas_osr.search_spaces.architectures.references import load_architecture, published_names
 
-FORMATS = ("svg", "png", "gv", "graphml", "json")
+logger = logging.getLogger(__name__)
+
+FORMATS = ("svg", "pdf", "png", "gv", "graphml", "json")
 
 
 def export_architecture(
@@ -46,8 +49,25 @@ def render(architecture: Architecture, weights: ArchitectureWeights | None, form
         return architecture.to_json().encode()
     if format == "graphml":
         return format_graphml(to_graph(architecture, weights)).encode()
-    dot = format_dot(architecture, weights)
+    dot = format_dot(architecture, weights, sizes_of(architecture))
     return dot.encode() if format == "gv" else draw(dot, format)
+
+
+def sizes_of(architecture: Architecture) -> str:
+    """Parameters and multiply-accumulates of the network on images as in its search; "" where that is not known.
+
+    Where an operation of a user's own is not loaded, which a picture does not need, a line says so.
+    """
+    shape = architecture.found.get("image_shape")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 4096 for n in shape)):
+        return ""
+    from nas_osr.search_spaces.sizes import describe_architecture  # torch
+
+    try:
+        return describe_architecture(architecture, tuple(shape)).removeprefix("network: ")
+    except UserError as error:
+        logger.warning("the picture tells no parameters: %s", error)
+        return ""
 
 
 def load_with_weights(

@@ -20,6 +20,7 @@ from nas_osr.errors import UserError
 from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, name_cell
+from nas_osr.search_spaces.architectures.vector_pdf import convert_svg
 from nas_osr.search_spaces.space import Cell, cells, edges
 
 Point = tuple[float, float]
@@ -38,7 +39,9 @@ _ACCENT, _ACCENT_FILL, _PLAIN_FILL, _END_FILL = "#1257a8", "#deebfa", "#fafbfc",
 
 
 def draw(dot: str, format: str) -> bytes:
-    """Draw DOT text whose positions are all fixed, as "svg" or "png" (192 dots per inch). Raises UserError."""
+    """Draw DOT text whose positions are all fixed, as "svg", "pdf" or "png" (192 dots per inch). Raises UserError."""
+    if format == "pdf":
+        return convert_svg(draw(dot, "svg"))
     program = find_program()
     arguments = [program, "-Kneato", "-n2", f"-T{format}"] + (["-Gdpi=192"] if format == "png" else [])
     done = subprocess.run(arguments, input=dot.encode(), capture_output=True, check=False)
@@ -58,11 +61,15 @@ def find_program() -> str:
     raise UserError("no program to draw pictures with: pip install graphviz-pure, or install Graphviz")
 
 
-def format_dot(architecture: Architecture, weights: ArchitectureWeights | None = None) -> str:
-    """DOT text: chosen path and operations bold and blue, the rest faint, with alphas and betas where there are any."""
+def format_dot(architecture: Architecture, weights: ArchitectureWeights | None = None, sizes: str = "") -> str:
+    """DOT text: chosen path and operations bold and blue, the rest faint, with alphas and betas where there are any.
+
+    `sizes` is a line at the top right.
+    """
     space, branches = architecture.space, architecture.space.branches
     picture = _Picture(space.layers, max(branches), space.operations)
     picture.add_captions(architecture, weights is not None)
+    picture.add_sizes(sizes)
     stem = "stem" if space.stem == paper.STEM else _clip(space.stem.rpartition(".")[2], 8) + "\nstem"
     picture.add_end("stem", stem, picture.stem)
     chosen, used = architecture.chosen_cells(), architecture.chosen_edges()
@@ -186,6 +193,13 @@ class _Picture:
         self.add_text("legend chosen", _markup("blue: chosen", _ACCENT, 11, bold=True), self.left_x, below, indent)
         others = _markup(_SEPARATOR.join(legend), _QUIET, 11)
         self.add_text("legend", others, self.left_x + indent, below, width - indent)
+
+    def add_sizes(self, text: str) -> None:
+        """How large the network is, at the top right."""
+        if text:
+            width = 6.0 * len(text)
+            left = self.heads_x + _END_WIDTH / 2 - width
+            self.add_text("sizes", _markup(text, _QUIET, 11), left, self.top + 60, width, align="RIGHT")
 
     def add_text(
         self, name: str, markup: str, left: float, y: float, width: float, height: float = _LINE, align: str = "LEFT"
