@@ -40,6 +40,8 @@ def compare(
         json: print one JSON object, with every metric, as shares in [0, 1].
     """
     if paired:
+        if metric or sort or pivot or format != "table":
+            raise UserError("compare: --paired has a table of its own: leave --metric, --sort, --pivot, --format out")
         compare_paired(runs, name, json)
         return
     rows = with_other_names(find_rows(runs, name))

@@ -56,7 +56,13 @@ def export(
     drawn = [name for name in formats if name not in MODEL_FORMATS]
     written = []
     if drawn:
-        written += export_architecture(*load_with_weights(architecture, weights), drawn, out or Path("."))
+        found, shown = load_with_weights(architecture, weights)
+        sizes = ""
+        if {"svg", "pdf", "png", "gv"} & set(drawn):
+            from nas_osr.search_spaces.sizes import sizes_of  # torch
+
+            sizes = sizes_of(found)
+        written += export_architecture(found, shown, drawn, out or Path("."), sizes)
     if set(formats) & set(MODEL_FORMATS):
         from nas_osr.retrain.retrain_request import ReopenOptions
 

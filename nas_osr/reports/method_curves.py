@@ -68,9 +68,10 @@ def plot_tau(runs: Runs, *, label: str = "", columns: int = 1) -> Figure:
         UserError: a run was judged by a rule that tries no thresholds.
     """
     figure, axes = one_axes(columns, 0.75 if columns == 1 else 0.5)
-    shown = [(name, part, run) for run in retrainings(runs) for name, part in run.named_parts()]
-    results = [result for run in retrainings(runs) for result in run.results(label)]
-    for (name, part, _), result, look in zip(shown, results, looks(), strict=False):
+    found = retrainings(runs)
+    shown = [named for run in found for named in run.named_parts()]
+    results = [result for run in found for result in run.results(label)]
+    for (name, part), result, look in zip(shown, results, looks(), strict=False):
         source = result.get("threshold_source", {})
         if not source.get("curve"):
             raise UserError(

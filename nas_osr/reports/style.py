@@ -120,13 +120,6 @@ def whole_ticks(axis: Any, most: int = 7) -> None:
     axis.set_major_locator(MaxNLocator(most, integer=True))
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    """The legend of some axes under the figure, where it hides nothing."""
-    handles, labels = axes.get_legend_handles_labels()
-    if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns), frameon=False)
-
-
 def check_file(path: str | Path, formats: tuple[str, ...] = FORMATS) -> Path:
     """The path of a figure; UserError where it cannot be one, said before anything is computed."""
     path = user_path(path)

@@ -14,7 +14,7 @@ from nas_osr.errors import UserError
 from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.reports.shown_runs import Runs, ShownRun, retrainings
 from nas_osr.reports.style import FAINT, INK, Look, looks, one_axes, styled
-from nas_osr.reports.tables import ALIASES, LOWER_IS_BETTER, TITLES
+from nas_osr.reports.tables import LOWER_IS_BETTER, TITLES, stored_name
 
 #: What the Pareto front may weigh a metric against, and how the axis is called.
 SIZES = {"parameters": "million parameters", "macs": "million multiply-accumulates an image"}
@@ -65,7 +65,7 @@ def plot_bars(runs: Runs, *, metric: str = "auroc", label: str = "", columns: in
     axes.set_xticks(range(len(protocols)), protocols)
     low, high = lower_end(found)
     cut = f", from {low:.0f} on" if low else ""
-    axes.set(ylabel=f"{TITLES.get(metric_name(metric), metric)} (%){cut}", ylim=(low, high))
+    axes.set(ylabel=f"{TITLES.get(stored_name(metric), metric)} (%){cut}", ylim=(low, high))
     axes.grid(visible=False, axis="x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -87,7 +87,7 @@ def draw_rows_of_bars(found: Sequence[Summary], metric: str, columns: int) -> Fi
         axes.text(high, place, text, va="center", ha="left", fontsize=7)
     axes.set_yticks(places, [item.run.name for item in found])
     cut = f", from {low:.0f} on" if low else ""
-    axes.set(xlabel=f"{TITLES.get(metric_name(metric), metric)} (%){cut}", xlim=(low, high))
+    axes.set(xlabel=f"{TITLES.get(stored_name(metric), metric)} (%){cut}", xlim=(low, high))
     axes.set_ylim(len(found) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     return figure
@@ -147,7 +147,7 @@ def plot_sensitivity(
         axes.errorbar(x, y, spread, label=protocol, elinewidth=0.8, capsize=2, **line)
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_xscale("log")
-    axes.set(xlabel=setting, ylabel=f"{TITLES.get(metric_name(metric), metric)} (%)")
+    axes.set(xlabel=setting, ylabel=f"{TITLES.get(stored_name(metric), metric)} (%)")
     if len({item.protocol for item in found}) > 1:
         axes.legend(loc="best")
     return figure
@@ -190,7 +190,7 @@ def plot_pareto(
         )
     x, y = np.array(sizes, dtype=np.float64) / 1e6, np.array([100 * item.mean for item in found])
     figure, axes = one_axes(columns, 0.8 if columns == 1 else 0.5)
-    sign = -1.0 if metric_name(metric) in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if stored_name(metric) in LOWER_IS_BETTER else 1.0
     front = pareto_front(x, sign * y)
     axes.step(x[front], y[front], where="post", color=FAINT, linewidth=1.2, zorder=1)
     for place, (item, look) in enumerate(zip(found, named_looks(found), strict=True)):
@@ -198,7 +198,7 @@ def plot_pareto(
         face = look.color if place in front else "white"
         style: dict[str, Any] = {"markerfacecolor": face, "markeredgecolor": look.color, "markersize": 5.5}
         axes.plot(x[place], y[place], look.marker, label=item.run.name, linestyle="", **style)
-    axes.set(xlabel=SIZES[against], ylabel=f"{TITLES.get(metric_name(metric), metric)} (%)")
+    axes.set(xlabel=SIZES[against], ylabel=f"{TITLES.get(stored_name(metric), metric)} (%)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
@@ -218,14 +218,9 @@ def pareto_front(cost: Any, value: Any) -> list[int]:
     return front
 
 
-def metric_name(metric: str) -> str:
-    """The name that results have for a metric."""
-    return ALIASES.get(metric.lower(), metric)
-
-
 def summarise_runs(runs: Runs, metric: str, label: str) -> list[Summary]:
     """Mean and standard deviation of a metric over the splits and seeds of each run. Raises UserError."""
-    name, found = metric_name(metric), []
+    name, found = stored_name(metric), []
     stored = "tnr_at_95_tpr" if name == "fpr_at_95_tpr" else name
     for run in retrainings(runs):
         results = run.results(label)

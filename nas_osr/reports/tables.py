@@ -51,11 +51,16 @@ def with_other_names(rows: Sequence[Row]) -> list[Row]:
 def choose_metrics(names: Sequence[str] | None, rows: Sequence[Row]) -> list[str]:
     """The metrics to show, by the names that results have. Raises UserError on one that no run has."""
     offered = dict.fromkeys(name for row in rows for name in row.metrics)
-    chosen = [ALIASES.get(name.lower().replace("-", "_"), name) for name in names or METRICS]
+    chosen = [stored_name(name) for name in names or METRICS]
     for name in chosen if names else ():
         if name not in offered:
             raise UserError(f"compare: --metric {name}: no run has it{suggest(name, offered, instead='there are')}")
     return chosen
+
+
+def stored_name(metric: str) -> str:
+    """The name that results have for a metric."""
+    return ALIASES.get(metric.lower().replace("-", "_"), metric)
 
 
 def sort_rows(rows: Sequence[Row], metric: str) -> list[Row]:

@@ -63,7 +63,7 @@ def draw_sample(size: int, limit: int | None, seed: int, *names: object) -> Tens
 
 
 def name_given(opened: Reopened, images: Tensor) -> list[str]:
-    """What the run's own model calls images [n, C, H, W] in [0, 1]: known classes, or "unknown".
+    """What the run's own model calls images [n, C, H, W] in [0, 1] by its rule's threshold: a class, or "unknown".
 
     Empty texts where an earlier version has left no model folder.
     """

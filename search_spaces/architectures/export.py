@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,17 +14,20 @@ from nas_osr.search_spaces.architectures.graph import format_graphml, read_graph
 from nas_osr.search_spaces.architectures.picture import draw, format_dot
 from nas_osr.search_spaces.architectures.references import load_architecture, published_names
 
-logger = logging.getLogger(__name__)
-
 FORMATS = ("svg", "pdf", "png", "gv", "graphml", "json")
 
 
 def export_architecture(
-    architecture: Architecture, weights: ArchitectureWeights | None, formats: Sequence[str], out: str | Path
+    architecture: Architecture,
+    weights: ArchitectureWeights | None,
+    formats: Sequence[str],
+    out: str | Path,
+    sizes: str = "",
 ) -> list[Path]:
     """Write `architecture.FORMAT` into the folder `out` for each of the formats, and return the paths.
 
-    Everything is made before the first file is written.
+    Everything is made before the first file is written. `sizes` is a line for the picture, such as
+    `nas_osr.search_spaces.sizes.sizes_of` gives it.
 
     Raises:
         UserError: unknown format, no program to draw with, or a folder that cannot be written.
@@ -33,7 +35,7 @@ def export_architecture(
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"format {name[:40]!a}: choose from {', '.join(FORMATS)}")
-    contents = {name: render(architecture, weights, name) for name in formats}
+    contents = {name: render(architecture, weights, name, sizes) for name in formats}
     folder = user_path(out)
     with file_errors(folder, "make this folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,31 +45,14 @@ def export_architecture(
     return [folder / f"architecture.{name}" for name in contents]
 
 
-def render(architecture: Architecture, weights: ArchitectureWeights | None, format: str) -> bytes:
+def render(architecture: Architecture, weights: ArchitectureWeights | None, format: str, sizes: str = "") -> bytes:
     """The content of one file; the same bytes for the same input (and, for svg and png, the same program)."""
     if format == "json":
         return architecture.to_json().encode()
     if format == "graphml":
         return format_graphml(to_graph(architecture, weights)).encode()
-    dot = format_dot(architecture, weights, sizes_of(architecture))
+    dot = format_dot(architecture, weights, sizes)
     return dot.encode() if format == "gv" else draw(dot, format)
-
-
-def sizes_of(architecture: Architecture) -> str:
-    """Parameters and multiply-accumulates of the network on images as in its search; "" where that is not known.
-
-    Where an operation of a user's own is not loaded, which a picture does not need, a line says so.
-    """
-    shape = architecture.found.get("image_shape")
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 4096 for n in shape)):
-        return ""
-    from nas_osr.search_spaces.sizes import describe_architecture  # torch
-
-    try:
-        return describe_architecture(architecture, tuple(shape)).removeprefix("network: ")
-    except UserError as error:
-        logger.warning("the picture tells no parameters: %s", error)
-        return ""
 
 
 def load_with_weights(

@@ -29,6 +29,7 @@ Point = tuple[float, float]
 _GAP_X, _GAP_Y = 62.0, 40.0
 _LINE, _TITLE_LINE = 16.0, 22.0
 _NUMBER_WIDTH = 22.0
+_TITLE_WIDTH = 260.0
 _NAME = 24  # characters of an operation's name
 _END_WIDTH, _END_HEIGHT = 52.0, 34.0
 _ARROW = 7.0
@@ -198,8 +199,9 @@ class _Picture:
         """How large the network is, at the top right."""
         if text:
             width = 6.0 * len(text)
-            left = self.heads_x + _END_WIDTH / 2 - width
-            self.add_text("sizes", _markup(text, _QUIET, 11), left, self.top + 60, width, align="RIGHT")
+            right = self.heads_x + _END_WIDTH / 2
+            above = 60 if right - self.left_x > width + _TITLE_WIDTH else 82  # beside the title where there is room
+            self.add_text("sizes", _markup(text, _QUIET, 11), right - width, self.top + above, width, align="RIGHT")
 
     def add_text(
         self, name: str, markup: str, left: float, y: float, width: float, height: float = _LINE, align: str = "LEFT"

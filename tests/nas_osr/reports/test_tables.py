@@ -162,3 +162,5 @@ def test_two_runs_are_compared_in_pairs(method: Method, tmp_path: Path, capsys: 
     ):  # fmt: skip
         assert main(["compare", *map(str, runs), "--paired"]) == 2
         assert message in capsys.readouterr().err
+    assert main(["compare", str(strong), str(weak), "--paired", "--sort", "auroc"]) == 2
+    assert "--paired has a table of its own" in capsys.readouterr().err

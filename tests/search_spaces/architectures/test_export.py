@@ -27,6 +27,7 @@ from nas_osr.search_spaces.architectures.export import FORMATS, export_architect
 from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
 from nas_osr.search_spaces.architectures.vector_pdf import read_path
 from nas_osr.search_spaces.network import DiscreteNetwork
+from nas_osr.search_spaces.sizes import sizes_of
 from nas_osr.search_spaces.space import Space, cells, mixing_cells
 
 FOUND = {
@@ -288,13 +289,13 @@ def test_the_signature_of_the_command_needs_no_heavy_import():
 
 def test_pictures_of_a_search_say_how_large_the_network_is():
     architecture = dataclasses.replace(published(), found={**FOUND, "image_shape": [3, 32, 32]})
-    texts = " ".join(text for text, _ in svg_texts(render(architecture, None, "svg").decode())["sizes"])
+    texts = " ".join(text for text, _ in svg_texts(render(architecture, None, "svg", sizes_of(architecture)))["sizes"])
     network = DiscreteNetwork(architecture, 3, (0.0,) * 3, (1.0,) * 3)
     count = sum(parameter.numel() for parameter in network.parameters())
     assert f"{count / 1e6:.2f}M parameters" in texts and texts.endswith("an image of 3x32x32")
     for odd in ([3, 32], [3, 32, -1], "3x32x32", None, [3, 32, 10**9]):
         other = dataclasses.replace(architecture, found={**FOUND, "image_shape": odd})
-        assert "sizes" not in svg_texts(render(other, None, "svg").decode())
+        assert "sizes" not in svg_texts(render(other, None, "svg", sizes_of(other)))
 
 
 def test_a_pdf_has_the_same_texts_and_size_as_the_svg(tmp_path):
