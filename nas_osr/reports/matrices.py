@@ -107,5 +107,5 @@ def write_shares(axes: Axes, matrix: Array) -> None:
     """Each share in percent in its cell; less than half a percent stays away."""
     for (row, column), share in np.ndenumerate(matrix):
         if share >= 0.005:
-            color = "white" if share > 0.45 else INK if share > 0.05 else QUIET
+            color = "white" if share > 0.6 else INK if share > 0.05 else QUIET
             axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=6)
