@@ -198,7 +198,8 @@ class DeviceOptions(Checked):
     device: str = "auto"
     "auto, cpu, cuda or cuda:INDEX."
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    "of the computation; auto is bf16-mixed on a GPU that has it."
+    """of the computation. auto is what a run has begun with; of a new one bf16-mixed on a GPU that has it, and on a CPU
+    with avx512_bf16 or AMX unless the preset is tiny."""
     threads: Annotated[int, THREADS] = 0
     "CPU threads of a process; 0 leaves torch's choice."
 

@@ -15,6 +15,7 @@ from nas_osr.plans import (
     DataPlan,
     OutputPlan,
     SchedulePlan,
+    decide_precision,
     given,
     import_plugins,
     plan_data,
@@ -125,7 +126,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         epochs=epochs,
         batch_size=batch_size,
     )
-    return filled, network, SchedulePlan(recipe, epochs, batch_size)
+    return decide_precision(filled, preset_name), network, SchedulePlan(recipe, epochs, batch_size)
 
 
 def list_parts(request: RetrainRequest, network: Architecture | str, schedule: SchedulePlan) -> tuple[Part, ...]:

@@ -154,6 +154,7 @@ def run_part(
             learner = training.build(data.outliers)
             folder.call(lambda run: training.initial.say(run, learner.objective))
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
+            folder.call(lambda run: reporter.begin(about))
             with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)
         trained.eval()

@@ -73,6 +73,7 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
         minutes = plan.output.checkpoint_minutes
+        folder.call(lambda run: reporter.begin(about))
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
         return folder.call(lambda run: write_result(run, result, plan))

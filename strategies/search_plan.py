@@ -11,6 +11,7 @@ from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
     SchedulePlan,
+    decide_precision,
     given,
     import_plugins,
     plan_data,
@@ -79,6 +80,7 @@ def weight_recipe(request: SearchRequest) -> Recipe:
 
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
+    request = decide_precision(request, request.preset)
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
     default_augmentation(protocol, request.augmentation)

@@ -12,6 +12,7 @@ from lightning_fabric.plugins import MixedPrecision, Precision
 from nas_osr.errors import UserError
 from nas_osr.ranks.place import current_rank, refuse_ranks
 from nas_osr.ranks.replicas import join_ranks, rank_device
+from nas_osr.runs.resumption import PRECISIONS
 
 
 class Autocast(MixedPrecision):
@@ -37,12 +38,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 matrices itself: a GPU from Ampere on, a CPU with avx512_bf16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool = False) -> Fabric:
-    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits.
+    """Fabric on one device.
 
     Args:
         device_name: see `choose_device`; among several ranks, see `nas_osr.ranks.replicas.rank_device`.
-        precision: auto, 32-true or bf16-mixed.
+        precision: 32-true, or bf16-mixed, which is autocast; see `nas_osr.plans.decide_precision`.
         threads: CPU threads of this process; 0 leaves torch's choice.
         ranks: whether the caller can work in the several processes of torchrun, which then are joined.
 
@@ -55,9 +63,7 @@ def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool =
     device = choose_device(device_name if rank.count == 1 else rank_device(device_name, rank))
     if threads > 0:
         torch.set_num_threads(threads)
-    if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-    if precision not in ("32-true", "bf16-mixed"):
+    if precision not in PRECISIONS:
         raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
     # what Fabric says at its start, its banner and advice on TF32 above all, is no part of the output: float32 products
     # keep all their bits, since what is computed in float32 beside bf16 needs them, and is little
