@@ -215,7 +215,7 @@ class MachineOptions(DeviceOptions):
     compile: bool = False
     "compile the encoder with torch.compile; the first steps take minutes."
     graphs: Literal["auto", "on", "off"] = "auto"
-    "capture training steps as CUDA graphs and replay them, where that is possible; auto is off."
+    "capture training steps as CUDA graphs and replay them; auto does so on a GPU where it is possible."
 
 
 @dataclass
