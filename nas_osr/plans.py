@@ -297,8 +297,8 @@ def decide_precision(request: D, preset: str) -> D:
     """
     if request.precision != "auto":
         return request
-    resumed = isinstance(request, SavingOptions) and request.resume == "auto"
-    begun = begun_precision(user_path(request.out)) if resumed else None
+    asked: Any = request  # a measurement has no folder
+    begun = begun_precision(user_path(asked.out)) if getattr(asked, "resume", "no") == "auto" else None
     if begun is None:
         device = choose_device(request.device)
         quicker = device.type != "cpu" or get_preset(preset).bf16_on_cpu

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from nas_osr.errors import UserError
 from nas_osr.files.storage import read_config
@@ -14,7 +14,8 @@ from nas_osr.files.text import read_object
 logger = logging.getLogger(__name__)
 
 
-PRECISIONS = ("32-true", "bf16-mixed")  # that a run can have
+Precision = Literal["32-true", "bf16-mixed"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # where and how it is computed, not what
 MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs")
 CONDITIONS = (
@@ -42,7 +43,7 @@ def check_same_config(
             raise UserError(f"{path}: cannot resume: {name} was {old!r} at the start and is {new!r} now")
 
 
-def begun_precision(path: Path) -> str | None:
+def begun_precision(path: Path) -> Precision | None:
     """In which precision the run in a folder, or the first part of a retraining, began; None where none has begun.
 
     Earlier versions decided it at every start: of theirs the provenance says it. UserError: a file is broken.
@@ -53,7 +54,7 @@ def begun_precision(path: Path) -> str | None:
             record = read_object(files[1])
             for found in (read_config(files[0]).get("precision"), record.get("precision")):
                 if found in PRECISIONS and not record.get("clearing"):
-                    return str(found)
+                    return cast(Precision, found)
     return None
 
 

@@ -152,9 +152,9 @@ class TrialRecorder:
     def wants_checkpoint(self) -> bool:
         return self.recorder.wants_checkpoint()
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         inside = {"records": self.records, "timings": self.timings, "training": state}
-        self.recorder.save({"epoch": self.trial - 1, "trial": inside})
+        self.recorder.save({"epoch": self.trial - 1, "trial": inside}, needed)
 
     def restore(self) -> dict[str, Any] | None:
         return self._training
