@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
+from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.ranks.place import current_rank, refuse_ranks
 from nas_osr.ranks.replicas import join_ranks, rank_device
 from nas_osr.runs.resumption import PRECISIONS
+
+T = TypeVar("T")
 
 
 class Autocast(MixedPrecision):
@@ -74,6 +78,21 @@ def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool =
         return join_ranks(device, plugin, rank)
     devices: Any = 1 if device.type == "cpu" else [device.index or 0]
     return Fabric(accelerator=device.type, devices=devices, plugins=[plugin])
+
+
+def computed_as_trained(fabric: Fabric, forward: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+    """A function of images as Fabric computes that of a module that it has set up: in its precision, float32 around it.
+
+    For a network that is only looked at, on the device already: nothing is set up for its training.
+    """
+    precision = fabric.strategy.precision
+
+    def computed(images: Tensor) -> T:
+        with precision.forward_context():
+            found: T = precision.convert_output(forward(precision.convert_input(images)))
+        return found
+
+    return computed
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, Any]:

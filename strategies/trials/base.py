@@ -196,7 +196,7 @@ def run_trial(
     trained = time.perf_counter()
     learner.eval()
     rule = plan.objective.make_rule()
-    scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own, rule, split))
+    scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own.infer, own.objective, rule, split))
     last, timings = recorder.records[-1], recorder.timings
     record = {
         "epoch": recorder.trial,

@@ -56,6 +56,17 @@ def test_autocast_multiplies_in_bf16_and_changes_no_images() -> None:
         assert fabric.describe_fabric(made)["precision"] == precision
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_what_is_only_looked_at_is_computed_as_in_training(precision: str) -> None:
+    made = fabric.make_fabric("cpu", precision, 0)
+    torch.manual_seed(0)
+    layer, images = torch.nn.Linear(64, 8), torch.rand(16, 64)
+    with torch.inference_mode():
+        trained, looked_at = made.setup_module(layer)(images), fabric.computed_as_trained(made, layer)(images)
+    assert torch.equal(trained, looked_at) and looked_at.dtype == torch.float32
+    assert torch.equal(looked_at, layer(images)) == (precision == "32-true")
+
+
 def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begun where bf16 is chosen, gone on with where it is not, and as good as in one go; evaluated alike."""
     whole, out = tmp_path / "whole", tmp_path / "run"
