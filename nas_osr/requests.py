@@ -163,8 +163,13 @@ class PresetOptions(Checked):
 
     preset: Annotated[str, Choices(PRESETS)] = "small"
     "fixes what is left open."
-    batch_size: Annotated[int | None, POSITIVE] = None
-    "images a step, of all processes together where torchrun starts several."
+    batch_size: Annotated[int, POSITIVE] | Literal["auto"] | None = None
+    """images a step, of all processes together where torchrun starts several; auto, of a search or retraining: up to
+    four times the preset's as memory allows, with learning rates to match, or the preset's on a CPU."""
+
+    def batch_or(self, usual: int) -> int:
+        """The batch that is asked for, or the usual one where it is open or is still to be picked."""
+        return self.batch_size if isinstance(self.batch_size, int) else usual
 
 
 @dataclass

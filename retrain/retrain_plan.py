@@ -105,7 +105,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     protocol = given(request.protocol, DataOptions.protocol)
     recipe = make_recipe(recipe_name, request.recipe_config, protocol)
     epochs = given(request.epochs, preset.retrain_epochs)
-    batch_size = given(request.batch_size, preset.retrain_batch_size)
+    batch_size = request.batch_or(preset.retrain_batch_size)
     channels = given(request.channels, preset.retrain_channels)
     network = request.network or resolve_architecture(request.architecture, preset.space, channels, request.stem)
     filled = replace(

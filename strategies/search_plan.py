@@ -90,7 +90,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     pseudo_unknown = [protocol.class_names[label] for label in classes.pseudo]
     filled = {
         "epochs": given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
-        "batch_size": given(request.batch_size, preset.batch_size),
+        "batch_size": request.batch_or(preset.batch_size),
     }
     weights = SchedulePlan(weight_recipe(request), **filled)
     objective.check_divided(weights.batch_size)
