@@ -7,26 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from nas_osr import evaluate, train
 from nas_osr.plans import decide_precision
 from nas_osr.retrain.reopen import precision_to_reopen
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.runs.run_folder import RunFolder
+from nas_osr.strategies.run import search_as_planned
+from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training import fabric
 
 INSTRUCTIONS = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-SHORT: dict[str, Any] = {
-    "architecture": "random:0",
-    "protocol": "digits",
-    "preset": "tiny",
-    "objective": "cross_entropy",  # which lets a run be lengthened
-    "recipe": "adam",
-    "limit_per_class": 20,
-    "threads": 1,
-    "quiet": True,
-}
+QUICK: dict[str, Any] = {"protocol": "digits", "preset": "tiny", "limit_per_class": 20, "threads": 1, "quiet": True}
+# which can be lengthened
+SHORT = {**QUICK, "architecture": "random:0", "objective": "cross_entropy", "recipe": "adam"}
 
 
 def give_processor(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
@@ -65,6 +61,25 @@ def test_what_is_only_looked_at_is_computed_as_in_training(precision: str) -> No
         trained, looked_at = made.setup_module(layer)(images), fabric.computed_as_trained(made, layer)(images)
     assert torch.equal(trained, looked_at) and looked_at.dtype == torch.float32
     assert torch.equal(looked_at, layer(images)) == (precision == "32-true")
+
+
+def test_a_search_sets_up_its_supernet_once_and_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each further set-up, as of the network that an epoch decodes to, would be a warning of Fabric's on a GPU."""
+    calls: list[object] = []
+    for name in ("setup", "setup_module"):
+        plain = getattr(Fabric, name)
+        monkeypatch.setattr(
+            Fabric, name, lambda *given, _plain=plain, **more: calls.append(given) or _plain(*given, **more)
+        )
+    request = SearchRequest(**{**QUICK, "out": str(tmp_path)}, epochs=3, strategy_config={"warmup_epochs": 1})
+    plan = plan_search(request)
+    capfd.readouterr()
+    search_as_planned(plan, ["nas-osr", "search"])
+    assert calls == ["setup", "setup"]  # to count its memory, and to search
+    said = capfd.readouterr()
+    assert said.out == "" and "Fabric" not in said.err and "matmul" not in said.err
 
 
 def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
