@@ -17,7 +17,7 @@ from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.runs.stopping import StopRequests
 
-CHEAP = 1.0  # seconds of a checkpoint, below which it is written whenever there is something new
+CHEAP = 2.0  # seconds of a checkpoint, below which it is written whenever there is something new
 SHARE = 0.1  # of the time, that dearer ones may take
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class RunRecorder:
 
     Use it as a context manager. Every number of a record also goes to a TensorBoard event file in the folder.
 
-    A checkpoint that takes a second or more is written so seldom that all of them take a tenth of the time at most. One
-    that is needed, at the end of the training or when the process is to end, is written always.
+    A checkpoint that takes two seconds or more is written so seldom that all of them take a tenth of the time at most.
+    One that is needed, at the end of the training or when the process is to end, is written always.
 
     Args:
         folder: open on the first rank.

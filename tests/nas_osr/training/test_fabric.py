@@ -67,12 +67,19 @@ def test_a_search_sets_up_its_supernet_once_and_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Each further set-up, as of the network that an epoch decodes to, would be a warning of Fabric's on a GPU."""
-    calls: list[object] = []
-    for name in ("setup", "setup_module"):
+    calls: list[str] = []
+
+    def count(name: str) -> None:
         plain = getattr(Fabric, name)
-        monkeypatch.setattr(
-            Fabric, name, lambda *given, _plain=plain, **more: calls.append(given) or _plain(*given, **more)
-        )
+
+        def counted(*given: Any, **more: Any) -> Any:
+            calls.append(name)
+            return plain(*given, **more)
+
+        monkeypatch.setattr(Fabric, name, counted)
+
+    count("setup")
+    count("setup_module")
     request = SearchRequest(**{**QUICK, "out": str(tmp_path)}, epochs=3, strategy_config={"warmup_epochs": 1})
     plan = plan_search(request)
     capfd.readouterr()
