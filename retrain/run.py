@@ -52,7 +52,7 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
     """
     plan = plan_retrain(request)
     if request.batch_size == "auto":
-        plan = plan_retrain(with_picked_batch(request, plan))
+        plan = plan_retrain(trained_with_batch(request, plan))
     if request.dry_run:
         plan.output.check()
         machine = plan.parts[0].training.machine
@@ -61,7 +61,7 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
     return retrain_as_planned(plan, command)
 
 
-def with_picked_batch(request: RetrainRequest, plan: RetrainPlan) -> RetrainRequest:
+def trained_with_batch(request: RetrainRequest, plan: RetrainPlan) -> RetrainRequest:
     """The request with the batch that its run began with, or that fits here, and a learning rate to match."""
     begun, training = begun_config(user_path(request.out), plan.output.resume), plan.parts[0].training
     recipe, usual = training.schedule.recipe, training.schedule.batch_size

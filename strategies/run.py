@@ -47,7 +47,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     """
     plan = plan_search(request)
     if request.batch_size == "auto":
-        plan = plan_search(with_picked_batch(request, plan))
+        plan = plan_search(searched_with_batch(request, plan))
     if request.dry_run:
         plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
@@ -55,7 +55,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
     return search_as_planned(plan, command)
 
 
-def with_picked_batch(request: SearchRequest, plan: SearchPlan) -> SearchRequest:
+def searched_with_batch(request: SearchRequest, plan: SearchPlan) -> SearchRequest:
     """The request with the batch that its run began with, or that fits here, and learning rates to match."""
     begun = rename_former(SearchRequest, begun_config(user_path(request.out), plan.output.resume))
     rates = {"weight_lr": request.weight_lr}
