@@ -17,6 +17,7 @@ from nas_osr.search_spaces.space import Space, all_paths
 
 IDENTITY = "skip"  # where it keeps the scale
 HEX_DIGITS = 16  # of a fingerprint: 64 bits
+MOST_COMBINATIONS = 10_000
 
 
 def canonical(architecture: Architecture) -> Architecture:
@@ -51,13 +52,18 @@ def fingerprint(architecture: Architecture) -> str:
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:HEX_DIGITS]
 
 
-def count_descriptions(space: Space) -> int:
-    """How many architectures can be written down in a space: paths, operations on them, choices of the network."""
+def count_descriptions(space: Space) -> int | None:
+    """How many architectures can be written down in a space: paths, operations on them, choices of the network.
+
+    None for several branches with more combinations of paths than can be looked at one by one.
+    """
     ways, operations = 0, len(space.selectable)
     for ends in _end_combinations(space):
         if len(ends) == 1:
-            ways += len(all_paths(space.layers, ends[0])) * operations**space.layers
+            ways += math.comb(space.layers - 1, ends[0]) * operations**space.layers
             continue
+        if math.prod(math.comb(space.layers - 1, end) for end in ends) > MOST_COMBINATIONS:
+            return None
         for paths in product(*(all_paths(space.layers, end) for end in ends)):
             branches = {end: Branch(path, ("",) * space.layers) for end, path in zip(ends, paths, strict=True)}
             if inconsistent_cell(branches) is None:
