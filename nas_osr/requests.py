@@ -19,9 +19,9 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices, Range
 from nas_osr.scoring import RULES
-from nas_osr.search_spaces.operations import OPERATIONS
+from nas_osr.search_spaces.operations import ACTIVATIONS, OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
-from nas_osr.search_spaces.space import ACTIVATIONS, POOLINGS
+from nas_osr.search_spaces.space import POOLINGS
 from nas_osr.search_spaces.spaces import SPACES
 from nas_osr.search_spaces.stems import STEMS
 

@@ -24,14 +24,14 @@ def describe_space(space: Space) -> str:
 
 def describe_supernet(space: Space, image_shape: Shape) -> str:
     """E.g. "supernet: 285.00M parameters, 3.01G multiply-accumulates an image of 3x32x32", of the encoder alone."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):  # nni draws logits of its own
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         supernet = build_supernet(space, image_shape[0], *_statistics(image_shape))
     return f"supernet: {_describe(supernet, image_shape)}"
 
 
 def describe_architecture(architecture: Architecture, image_shape: Shape) -> str:
     """The same of a network, without heads. Raises UserError where a user's own class is not loaded."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = DiscreteNetwork(architecture, image_shape[0], *_statistics(image_shape))
     return f"network: {_describe(network, image_shape)}"
 

@@ -16,7 +16,7 @@ from typing import Any
 from nas_osr.errors import UserError, show
 from nas_osr.plugins import check_name
 from nas_osr.search_spaces import paper
-from nas_osr.search_spaces.operations import NONE, OPERATIONS
+from nas_osr.search_spaces.operations import ACTIVATIONS, NONE, OPERATIONS
 from nas_osr.search_spaces.stems import STEMS
 
 Cell = tuple[int, int]
@@ -28,7 +28,6 @@ MIN_CHANNELS = 4  # a stem begins with a quarter of them
 MAX_CHANNELS = 8192
 MAX_OPERATIONS = 16
 MAX_CANDIDATES = 16  # of a choice of the network as a whole
-ACTIVATIONS = ("leaky_relu", "relu", "gelu", "silu")
 POOLINGS = ("average", "maximum", "both")
 
 

@@ -14,7 +14,8 @@ from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check_json_value, parse_json, read_text
 from nas_osr.search_spaces import paper
-from nas_osr.search_spaces.space import ACTIVATIONS, NUM_SCALES, POOLINGS, Cell, Space
+from nas_osr.search_spaces.operations import ACTIVATIONS
+from nas_osr.search_spaces.space import NUM_SCALES, POOLINGS, Cell, Space
 
 SCHEMA = 1  # of the paper's space
 CHOOSING = 2  # of a space that chooses of the network as a whole, too

@@ -16,7 +16,8 @@ from nas_osr.search_spaces.architectures.decoding import path_chances
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
-from nas_osr.search_spaces.space import ACTIVATIONS, POOLINGS, Space, all_paths, mixing_cells
+from nas_osr.search_spaces.operations import ACTIVATIONS
+from nas_osr.search_spaces.space import POOLINGS, Space, all_paths, mixing_cells
 from nas_osr.search_spaces.spaces import Wide
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 
