@@ -103,6 +103,8 @@ class Space:
     "scales of which one is the network's output, in place of 2; only where `branches` is 2 alone."
     widths: tuple[float, ...] = ()
     "factors, in (0, 1], on the channels of a scale, of which each scale chooses its own, in place of 1."
+    two_inputs: bool = False
+    "whether a cell on a path may take the sum of both its in-edges, in place of one."
 
     def __post_init__(self) -> None:
         for name in ("operations", "stems", "activations", "poolings"):
@@ -157,6 +159,11 @@ class Space:
             **{f"width_{scale}": self.widths for scale in range(max(self.ends) + 1)},
         }
         return {name: candidates for name, candidates in found.items() if candidates}
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is anything to choose beside paths and operations."""
+        return bool(self.choices) or self.two_inputs
 
     @property
     def ends(self) -> tuple[int, ...]:

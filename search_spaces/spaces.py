@@ -28,6 +28,7 @@ class Wide(Space):
     poolings: tuple[str, ...] = POOLINGS
     outputs: tuple[int, ...] = (1, 2)
     widths: tuple[float, ...] = (0.5, 1.0)
+    two_inputs: bool = True
 
 
 def space_class(name: str) -> type[Space]:
