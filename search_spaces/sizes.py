@@ -19,7 +19,8 @@ def describe_space(space: Space) -> str:
     listed, distinct = count_descriptions(space), count_distinct(space)
     if listed is None:
         return "more architectures than are counted"
-    return f"{listed:,} architectures" + ("" if distinct is None else f", {distinct:,} different networks")
+    different = "" if distinct is None else f", {distinct:,} different networks"
+    return f"{listed:,} architectures{different}{'; second inputs not counted' if space.two_inputs else ''}"
 
 
 def describe_supernet(space: Space, image_shape: Shape) -> str:
