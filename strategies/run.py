@@ -37,7 +37,7 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
 
     Returns:
         What was found: out, f1, epoch (of a strategy that tries architectures: the trial), phase ("search" or
-        "trial"), branches, seconds, warnings by kind, and stopped, the reason why a stop rule ended the search, or
+        "trial"), branches (choices and joins where there are any), seconds, warnings by kind, and stopped, the reason why a stop rule ended the search, or
         None; with `dry_run` what would run.
 
     Raises:
@@ -119,7 +119,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         "f1": found["F1"],
         "epoch": found["epoch"],
         "phase": phases[0],
-        "branches": architecture.to_dict()["branches"],
+        **architecture.describe(),
         "seconds": sum(seconds),
         "warnings": all_warnings(history),
         "stopped": stop_reason(history),
