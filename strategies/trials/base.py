@@ -150,9 +150,9 @@ class TrialRecorder:
     def wants_checkpoint(self) -> bool:
         return self.recorder.wants_checkpoint()
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         inside = {"records": self.records, "timings": self.timings, "training": state}
-        self.recorder.save({"epoch": self.trial - 1, "trial": inside})
+        self.recorder.save({"epoch": self.trial - 1, "trial": inside}, needed)
 
     def restore(self) -> dict[str, Any] | None:
         return self._training
@@ -194,7 +194,7 @@ def run_trial(
     trained = time.perf_counter()
     learner.eval()
     rule = plan.objective.make_rule()
-    scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own, rule, split))
+    scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own.infer, own.objective, rule, split))
     last, timings = recorder.records[-1], recorder.timings
     record = {
         "epoch": recorder.trial,
