@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -36,6 +36,8 @@ class Row:
     "whether the figures are from a paper."
     source: str
     "the run's folder, or the paper."
+    rule: str | None = None
+    "the scoring rule; None of a published one."
     parts: str | None = None
     'how many splits and seeds, e.g. "5 x 1"; None of a published one.'
     incomplete: bool = False
@@ -45,7 +47,8 @@ class Row:
     macs: int | None = None
     "of the network, likewise."
     metrics: Mapping[str, Mapping[str, Any]]
-    'by name, {"mean", "std", "n"} as `mean_and_spread` gives them; shares in [0, 1].'
+    """by name, {"mean", "std", "n"} as `mean_and_spread` gives them, of a run with "std_splits" and "std_seeds" as
+    `spread_apart` does; shares in [0, 1]."""
 
 
 @dataclass
@@ -56,21 +59,36 @@ class Evaluated:
     results: dict[str, dict[str, Any]]
 
 
-def find_rows(paths: Sequence[str | Path]) -> list[Row]:
+def find_rows(paths: Sequence[str | Path], names: Sequence[str] | None = None) -> list[Row]:
     """The rows of retrainings, in the order in which they are named; a folder of several is searched.
 
+    Args:
+        names: what the methods are called, one for each path; with its rule where a run was judged by several.
+
     Raises:
-        UserError: a folder does not exist or holds no evaluated retraining, or the images of a protocol are not the
-            same in all of them.
+        UserError: a folder does not exist or holds no evaluated retraining, the images of a protocol are not the same
+            in all of them, or there is not one retraining for each name.
     """
+    if names and len(names) != len(paths):
+        raise UserError(f"--name: {len(names)} names for {len(paths)} runs; give one for each, as A,B")
     rows: list[Row] = []
     seen: set[Path] = set()
     met: dict[str, tuple[str, Path]] = {}
-    for path in map(user_path, paths):
+    for place, path in enumerate(map(user_path, paths)):
+        name = names[place] if names else None
         folders = [folder for folder in find_runs(path) if folder.resolve() not in seen]
         seen |= {folder.resolve() for folder in folders}
-        rows += [row for folder in folders for row in read_rows(folder, met)]
+        if name and len(folders) != 1:
+            raise UserError(f"{path}: holds {len(folders)} further retrainings, and has one name, {name}: name each")
+        own = [row for folder in folders for row in read_rows(folder, met)]
+        rows += own if name is None else rename_rows(own, name)
     return rows
+
+
+def rename_rows(rows: Sequence[Row], name: str) -> list[Row]:
+    """The rows of one retraining under a name of the user's, with the rule where there are several."""
+    rules = {row.rule for row in rows}
+    return [replace(row, method=f"{name}, {row.rule}" if len(rules) > 1 else name) for row in rows]
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -174,12 +192,18 @@ def count_parts(config: Mapping[str, Any]) -> int:
 
 def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int) -> Row:
     """The row of the parts that were evaluated under one label, of as many as were `expected`."""
-    from nas_osr.metrics.resampling import mean_and_spread  # NumPy
+    from nas_osr.metrics.resampling import mean_and_spread, spread_apart  # NumPy
 
     results = [part.results[label] for part in parts]
     first, config = results[0], parts[0].config
     protocol, own = first["protocol"], parts[0].results.get("", first)["protocol"]
-    splits, seeds = ({str(part.config[name]) for part in parts} for name in ("splits", "seeds"))
+    places = [(str(part.config["splits"]), str(part.config["seeds"])) for part in parts]
+    splits, seeds = map(set, zip(*places, strict=True))
+    metrics = mean_and_spread([result["metrics"] for result in results])
+    for metric, figure in metrics.items():
+        values = (result["metrics"].get(metric) for result in results)
+        between, inside = spread_apart(dict(zip(places, values, strict=True)))
+        figure |= {"std_splits": between, "std_seeds": inside}
     name = protocol["name"]  # as published figures have it
     if protocol["family"] == REHEARSAL:
         name += " rehearsed"
@@ -190,7 +214,8 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
         protocol=name,
         family=protocol["family"],
         source=str(folder),
-        metrics=mean_and_spread([result["metrics"] for result in results]),
+        rule=first["rule"],
+        metrics=metrics,
         parts=f"{len(splits)} x {len(seeds)}",
         parameters=first["parameters"],
         macs=first.get("macs"),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import nn
 
 from nas_osr.data.sources.base import Shape
+from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import count_descriptions, count_distinct
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 from nas_osr.search_spaces.zero_cost.counts import count_macs_of_encoder, count_parameters
+
+logger = logging.getLogger(__name__)
 
 
 def describe_space(space: Space) -> str:
@@ -35,6 +40,21 @@ def describe_architecture(architecture: Architecture, image_shape: Shape) -> str
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = DiscreteNetwork(architecture, image_shape[0], *_statistics(image_shape))
     return f"network: {_describe(network, image_shape)}"
+
+
+def sizes_of(architecture: Architecture) -> str:
+    """Parameters and multiply-accumulates of the network on images as in its search; "" where that is not known.
+
+    Where an operation of a user's own is not loaded, which a picture does not need, a line says so.
+    """
+    shape = architecture.found.get("image_shape")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 4096 for n in shape)):
+        return ""
+    try:
+        return describe_architecture(architecture, (shape[0], shape[1], shape[2])).removeprefix("network: ")
+    except UserError as error:
+        logger.warning("the picture tells no parameters: %s", error)
+        return ""
 
 
 def _statistics(image_shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:

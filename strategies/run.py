@@ -20,7 +20,7 @@ from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
-from nas_osr.search_spaces.sizes import describe_space, describe_supernet
+from nas_osr.search_spaces.sizes import describe_space, describe_supernet, sizes_of
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.search_plan import plan_search
@@ -125,7 +125,7 @@ def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict
     found = {**plan.found, "epoch": result.epoch, "F1": result.score}
     architecture = replace(result.architecture, found=found)
     architecture.save(run.path / "architecture.json")
-    export_architecture(architecture, result.weights, PICTURES, run.path)
+    export_architecture(architecture, result.weights, PICTURES, run.path, sizes_of(architecture))
     run.finish()
     return read_result(run)
 

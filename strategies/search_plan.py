@@ -120,6 +120,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         output=plan_output(request),
         seed=request.seed,
         found={
+            "image_shape": list(protocol.image_shape),
             "strategy": request.strategy,
             "objective": request.objective,
             "rule": objective.rule,

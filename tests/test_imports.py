@@ -32,7 +32,8 @@ def test_imports_point_one_way():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["search", "--help"], ["retrain", "--print_config"], ["data", "list"], ["rules"]]
+    "arguments",
+    [["--help"], ["search", "--help"], ["retrain", "--print_config"], ["data", "list"], ["rules"], ["plot", "--help"]],
 )
 def test_the_command_line_starts_without_slow_packages(arguments):
     code = (

@@ -110,6 +110,16 @@ COMMANDS: dict[str, Command] = {
         ("compare runs/a runs/b --metric auroc,oscr --format markdown",),
         ("runs",),
     ),
+    "plot": Command(
+        "nas_osr.cli.plot:plot",
+        "draw figures of finished runs: ROC, OSCR, confusion, history and more",
+        (
+            "plot roc runs/cac runs/plain --name CAC,cross-entropy --out roc.pdf",
+            "plot confusion runs/cac --accepted --out confusion.svg",
+        ),
+        ("kind", "runs"),
+        config="nas_osr.cli.plot:PlotRequest",
+    ),
     "sweep": Command(
         "nas_osr.cli.sweep:sweep",
         "run many runs from one file, resumable; the papers' experiments ship",

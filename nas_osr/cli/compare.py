@@ -2,114 +2,92 @@
 
 from __future__ import annotations
 
-import csv
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Literal, get_args
 
 from nas_osr.cli.show import show_json, show_table
-from nas_osr.configuration import suggest
 from nas_osr.errors import UserError
+from nas_osr.reports.sheets import SheetFormat, write_sheet
+from nas_osr.reports.tables import choose_metrics, csv_text, flat_sheet, pivot_sheets, sort_rows, with_other_names
 from nas_osr.retrain.comparison import METRICS, Row, find_rows, orientation_only, with_published
-
-HEADINGS = {
-    "auroc": "AUROC",
-    "oscr": "OSCR",
-    "macro_f1": "macro-F1",
-    "macro_f1_harmonic": "harmonic F1",
-    "closed_set_accuracy": "accuracy",
-}
-NOTE = "* class splits of another family, or of one that is not known: orientation only"
-INCOMPLETE = "! splits or seeds are missing"
 
 
 def compare(
     runs: list[str],
     metric: list[str] | None = None,
-    format: Literal["table", "csv", "markdown"] = "table",
+    format: Literal["table", "csv", "markdown", "latex"] = "table",
+    name: list[str] | None = None,
+    sort: str | None = None,
+    pivot: bool = False,
+    paired: bool = False,
     published: bool = True,
     json: bool = False,
 ) -> None:
     """Show retrained runs in one table, percent, mean ± std over splits and seeds, beside the published figures.
 
+    Where a run has several splits and several seeds, the two spreads stand apart: mean ± splits ± seeds.
+
     Args:
         runs: folders of retrainings, or folders that hold several.
-        metric: metrics to show, such as auroc or tnr_at_95_tpr; five of them when not given.
-        format: of the table.
+        metric: metrics to show, such as auroc, oscr or fpr95; five of them when not given.
+        format: of the table; latex is for the package booktabs, with the best figure bold and the second underlined.
+        name: what the methods are called, one name for each run; objective, rule and network when not given.
+        sort: a metric: the best row of each protocol comes first.
+        pivot: a table for each metric, with methods as rows and protocols as columns.
+        paired: compare two runs on the same splits and seeds, image by image: difference and its 95 % interval.
         published: show the published figures of the same protocols; --no_published leaves them out.
         json: print one JSON object, with every metric, as shares in [0, 1].
     """
-    rows = find_rows(runs)
-    metrics = check_metrics(metric, rows)
+    if paired:
+        if metric or sort or pivot or format != "table":
+            raise UserError("compare: --paired has a table of its own: leave --metric, --sort, --pivot, --format out")
+        compare_paired(runs, name, json)
+        return
+    rows = with_other_names(find_rows(runs, name))
+    metrics = choose_metrics(metric, rows)
     if published:
-        rows = with_published(rows, metrics)
+        rows = with_other_names(with_published(rows, metrics))
+    if sort:
+        rows = sort_rows(rows, choose_metrics([sort], rows)[0])
     if json:
         show_json({"rows": [{**asdict(row), "orientation_only": orientation_only(row, rows)} for row in rows]})
+    elif format == "csv" and pivot:
+        raise UserError("compare: --pivot has no csv: a row of the csv names method and protocol; leave --pivot out")
     elif format == "csv":
-        show_csv(rows, metrics)
+        print(csv_text(rows, metrics), end="")
+    elif pivot:
+        sheets = pivot_sheets(rows, metrics, ranked=format == "latex")
+        print("\n\n".join(write_sheet(sheet, format) for sheet in sheets))
     else:
-        show_rows(rows, metrics, markdown=format == "markdown")
+        show_rows(rows, metrics, format)
 
 
-def check_metrics(names: Sequence[str] | None, rows: Sequence[Row]) -> list[str]:
-    """The metrics to show. Raises UserError on one that no run has."""
-    offered = dict.fromkeys(name for row in rows for name in row.metrics)
-    for name in names or ():
-        if name not in offered:
-            raise UserError(f"compare: --metric {name}: no run has it{suggest(name, offered, instead='there are')}")
-    return list(names or METRICS)
-
-
-def show_rows(rows: Sequence[Row], metrics: Sequence[str] = METRICS, markdown: bool = False) -> None:
+def show_rows(rows: Sequence[Row], metrics: Sequence[str] = METRICS, form: SheetFormat = "table") -> None:
     """Print rows as a table for people, with notes under it."""
-    with_macs = any(row.macs is not None for row in rows)
-    headings = ["method", "protocol", "family", "splits x seeds", *(HEADINGS.get(name, name) for name in metrics)]
-    table = [[*headings, "parameters", *(["MACs"] if with_macs else []), "from"]]
-    for row in rows:
-        mark = " *" if orientation_only(row, rows) else " !" if row.incomplete else ""
-        figures = [format_percent(row.metrics.get(name)) for name in metrics]
-        sizes = [format_size(row.parameters), *([format_size(row.macs)] if with_macs else [])]
-        table.append(
-            [row.method + mark, row.protocol, row.family or "-", row.parts or "-", *figures, *sizes, row.source]
-        )
-    if markdown:
-        table.insert(1, ["---"] * len(table[0]))
-        for line in table:
-            print(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |")
-    else:
-        show_table(table)
-    notes = [NOTE] if any(orientation_only(row, rows) for row in rows) else []
-    notes += [INCOMPLETE] if any(row.incomplete for row in rows) else []
-    if notes:
-        print("\n" + "\n".join(note.replace("*", r"\*", 1) if markdown else note for note in notes))
+    assert form in get_args(SheetFormat)
+    print(write_sheet(flat_sheet(rows, metrics, brief=form == "latex"), form))
 
 
-def show_csv(rows: Sequence[Row], metrics: Sequence[str]) -> None:
-    """Print rows for programs: figures in percent, mean and standard deviation in columns of their own."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    figures = [column for name in metrics for column in (name, f"{name}_std")]
-    head = ["method", "protocol", "family", "published", "parts", *figures, "parameters", "macs", "source"]
-    writer.writerow([*head, "orientation_only"])
-    for row in rows:
-        values = []
-        for name in metrics:
-            figure = row.metrics.get(name, {"mean": None, "std": None})
-            values += ["" if figure[key] is None else f"{100 * figure[key]:.1f}" for key in ("mean", "std")]
-        about = [row.method, row.protocol, row.family or "", row.published, row.parts]
-        writer.writerow([*about, *values, row.parameters, row.macs, row.source, orientation_only(row, rows)])
+def compare_paired(runs: Sequence[str], names: Sequence[str] | None, as_json: bool) -> None:
+    """Print how two runs differ on the same test images. Raises UserError."""
+    from nas_osr.retrain.paired import compare_pair
 
-
-def format_percent(figure: Mapping[str, Any] | None) -> str:
-    """ "84.2 ± 1.3" of mean and std in [0, 1]; "-" where there is none."""
-    if figure is None or figure["mean"] is None:
-        return "-"
-    spread = "" if figure["std"] is None else f" ± {100 * figure['std']:.1f}"
-    return f"{100 * figure['mean']:.1f}{spread}"
-
-
-def format_size(count: int | None) -> str:
-    """A number of parameters or operations, such as "0.64M"."""
-    if count is None:
-        return "-"
-    return f"{count / 1e9:.2f}G" if count >= 1e9 else f"{count / 1e6:.2f}M"
+    if len(runs) != 2 or (names and len(names) != 2):
+        raise UserError(f"compare: --paired is for two runs, and {len(runs)} are named")
+    found = compare_pair(runs[0], runs[1])
+    if as_json:
+        show_json(found)
+        return
+    first, second = names or runs
+    print(f"{first} minus {second}, {found['pairs']} pairs of the same split and seed; percent")
+    rows = [["metric", first, second, "difference", "from (95 %)", "to (95 %)", "Wilcoxon p"]]
+    for metric, figures in found["metrics"].items():
+        values = ["-" if figures[key] is None else f"{100 * figures[key]:.2f}" for key in ("first", "second")]
+        changes = [figures["difference"], *(figures["interval"] or (None, None))]
+        values += ["-" if change is None else f"{100 * change:+.2f}" for change in changes]
+        p_value = figures["wilcoxon_p"]
+        rows.append([metric, *values, "-" if p_value is None else f"{p_value:.3g}"])
+    show_table(rows)
+    for note in found["notes"]:
+        print(note)

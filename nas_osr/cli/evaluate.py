@@ -19,7 +19,7 @@ def evaluate(config: EvaluateRequest, command: list[str]) -> None:
     if config.json:
         show_json(results)
     elif len(results) > 1:
-        show_metrics({name: result["metrics"] for name, result in zip(headings(config, results), results, strict=True)})
+        show_metrics(columns_of(config, results))
     else:
         show_evaluation(results[0]["metrics"], results[0]["intervals"])
     if not config.json and len({result["rule"] for result in results}) == 1:
@@ -32,11 +32,17 @@ def part_names(config: EvaluateRequest) -> list[str]:
     return sorted(part.name for part in Path(config.run).glob("split-*") if part.is_dir()) or [""]
 
 
-def headings(config: EvaluateRequest, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A column heading for each of several results: the part, the rule, or both, where there are several."""
-    parts = part_names(config)
-    rules = len(results) // len(parts)
-    return [
-        " ".join(name for name in (parts[at // rules], result["rule"] if rules > 1 else "") if name)
-        for at, result in enumerate(results)
-    ]
+def columns_of(config: EvaluateRequest, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A column of metrics for each of several results: of one rule the parts and their mean, else each rule's mean."""
+    parts, by_rule = part_names(config), dict[str, list[Any]]()
+    for result in results:
+        by_rule.setdefault(result["rule"], []).append(result["metrics"])
+    if len(parts) == 1:
+        return {rule: metrics for rule, [metrics] in by_rule.items()}
+    means = {rule: mean_and_spread(metrics) for rule, metrics in by_rule.items()}
+    if len(means) > 1:
+        return means
+    return {
+        **{part: result["metrics"] for part, result in zip(parts, results, strict=True)},
+        "mean": next(iter(means.values())),
+    }

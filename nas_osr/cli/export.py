@@ -1,4 +1,4 @@
-"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG and PNG; a model as a folder or as ONNX."""
+"""`nas-osr export`: an architecture as JSON, GraphML, DOT, SVG, PDF and PNG; a model as a folder or as ONNX."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nas_osr.errors import UserError
+from nas_osr.plugins import import_plugin
 
 if TYPE_CHECKING:
     from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -36,7 +37,7 @@ def export(
     Args:
         architecture: a run folder, a .json or .graphml file, or "published"; for safetensors and onnx a retraining or a
             model folder.
-        format: any of svg, png, gv, graphml, json, safetensors, onnx, separated by commas.
+        format: any of svg, pdf, png, gv, graphml, json, safetensors, onnx, separated by commas.
         out: the folder to write architecture.FORMAT or the model into; made when absent
             (default: the current one; for a model, `model` in the run's own folder).
         weights: a history.jsonl with the alphas and betas to show
@@ -62,9 +63,16 @@ def export(
     drawn = [name for name in formats if name not in MODEL_FORMATS]
     written = []
     if drawn:
-        found = load_with_weights(architecture, weights)
-        written += export_architecture(*found, drawn, out or Path("."))
-        say_sizes(found[0], plugin or [])
+        for module in plugin or []:
+            import_plugin(module)
+        found, shown = load_with_weights(architecture, weights)
+        sizes = ""
+        if {"svg", "pdf", "png", "gv"} & set(drawn):
+            from nas_osr.search_spaces.sizes import sizes_of  # torch
+
+            sizes = sizes_of(found)
+        written += export_architecture(found, shown, drawn, out or Path("."), sizes)
+        say_sizes(found)
     if set(formats) & set(MODEL_FORMATS):
         from nas_osr.retrain.retrain_request import ReopenOptions
 
@@ -85,14 +93,12 @@ def export(
     return written
 
 
-def say_sizes(architecture: Architecture, plugin: list[str]) -> None:
+def say_sizes(architecture: Architecture) -> None:
     """Print how large an architecture's network and its space are; a line says why not, where a class is missing."""
-    from nas_osr.plans import import_plugins
     from nas_osr.search_spaces.sizes import describe_architecture, describe_space
 
     print(f"space: {describe_space(architecture.space)}")
     try:
-        import_plugins(plugin)
         print(describe_architecture(architecture, SIZED))
     except UserError as error:
         print(f"network: no sizes, since {error}")

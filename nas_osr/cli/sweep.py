@@ -85,7 +85,7 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
     folder = SweepFolder(request.out or f"runs/sweeps/{plan.name}", option_names)
     folder.check_unchanged(plan.runs)
     if request.dry_run:
-        show_plan(plan, folder, request.json)
+        show_plan(with_needed(plan, only), folder, request.json)
         return
 
     def report(line: str) -> None:
@@ -133,18 +133,23 @@ def check_sweep(plan: Sweep, only: Container[str] | None = None) -> None:
 
     Args:
         plan: the sweep; a run comes after those that it needs.
-        only: names of runs; others are checked only where one of these needs them. None is all.
+        only: names of the runs that are asked for; None is all.
     """
-    wanted: set[str] = set()
-    for run in reversed(plan.runs):
-        if only is None or run.name in only or run.name in wanted:
-            wanted |= {run.name, *run.needs}
     records: dict[str, Any] = {}
-    for run in (run for run in plan.runs if run.name in wanted):
+    for run in with_needed(plan, only):
         try:
             records[run.name] = check_run(run, {name: records[name] for name in run.needs})
         except UserError as error:
             raise UserError(f"{run.where}: run {run.name}: {error}") from None
+
+
+def with_needed(plan: Sweep, only: Container[str] | None) -> list[Run]:
+    """The runs of these names, and those that they need; all where `only` is None."""
+    wanted: set[str] = set()
+    for run in reversed(plan.runs):
+        if only is None or run.name in only or run.name in wanted:
+            wanted |= {run.name, *run.needs}
+    return [run for run in plan.runs if run.name in wanted]
 
 
 def check_run(run: Run, needed: Mapping[str, Any]) -> Any:
@@ -221,10 +226,10 @@ def list_shipped(as_json: bool) -> None:
     print(f"files in {next(iter(plans.values()))[0].parent}")
 
 
-def show_plan(plan: Sweep, folder: SweepFolder, as_json: bool) -> None:
+def show_plan(runs: Sequence[Run], folder: SweepFolder, as_json: bool) -> None:
     """Print the command of every run, and which have finished."""
-    lines = {run.name: shlex.join(["nas-osr", *folder.arguments(run)]) for run in plan.runs}
-    finished = {run.name for run in plan.runs if folder.finished(run)}
+    lines = {run.name: shlex.join(["nas-osr", *folder.arguments(run)]) for run in runs}
+    finished = {run.name for run in runs if folder.finished(run)}
     if as_json:
         show_json({"would_run": {name: {"command": lines[name], "finished": name in finished} for name in lines}})
     else:

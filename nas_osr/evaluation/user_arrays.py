@@ -53,8 +53,11 @@ class PartArrays:
         return PartArrays({name: values[mask] for name, values in self.fields.items()}, self.labels[mask])
 
 
-def read_arrays(path: str | Path) -> dict[str, Array]:
+def read_arrays(path: str | Path, *, any_names: bool = False) -> dict[str, Array]:
     """All arrays of a .npz file. Nothing in the file is run, and no more memory taken than its arrays really fill.
+
+    Args:
+        any_names: of a file with other arrays than a user's outputs.
 
     Raises:
         UserError: the file cannot be read or is none, an array has a name that means nothing or no numbers or text in
@@ -65,7 +68,8 @@ def read_arrays(path: str | Path) -> dict[str, Array]:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
-                check_names(member.filename.removesuffix(".npy") for member in members)
+                if not any_names:
+                    check_names(member.filename.removesuffix(".npy") for member in members)
                 if sum(member.file_size for member in members) > MAX_ARRAYS_BYTES:
                     raise UserError(f"{path}: the arrays are larger than {MAX_ARRAYS_BYTES >> 30} GiB")
                 return {member.filename.removesuffix(".npy"): read_member(archive, member) for member in members}

@@ -1,9 +1,9 @@
-"""What repeats a metric: bootstrap intervals, the openness-F1 curve, mean and spread over runs."""
+"""What repeats a metric: bootstrap intervals, differences of two methods, the openness-F1 curve, spread over runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nas_osr.metrics.open_set import Array, dense_ranks, f1_of_counts, harmonic_of_counts, label_counts, openness
+
+#: Pairs from which Wilcoxon's test can come below 5 %.
+MANY_PAIRS = 6
 
 
 def bootstrap_intervals(
@@ -43,18 +46,8 @@ def bootstrap_intervals(
         raise ValueError(f"bootstrap needs repeats >= 1 and a level in (0, 1), got {repeats} and {level}")
     truth, guesses, closed = np.asarray(true), np.asarray(predicted), np.asarray(labels_pred)
     ranks = dense_ranks(knownness)
-    # With images sorted by class, a resample draws each position from the range that its class occupies.
-    classes = np.unique(truth if strata is None else np.asarray(strata), return_inverse=True)[1]
-    order = np.argsort(classes, kind="stable")
-    sizes = np.bincount(classes)
-    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
-    spans = np.repeat(sizes, sizes)
-
-    generator = np.random.default_rng(seed)
     samples: dict[str, list[float]] = {}
-    for _ in range(repeats):
-        drawn = order[starts + generator.integers(0, spans)]
-        weights = np.bincount(drawn, minlength=len(truth)).astype(np.float64)
+    for weights in _resamples(truth if strata is None else strata, repeats, seed):
         for name, value in _weighted_metrics(ranks, guesses, closed, truth, num_known, weights).items():
             samples.setdefault(name, []).append(value)
     tail = (1.0 - level) / 2.0
@@ -62,6 +55,45 @@ def bootstrap_intervals(
         name: None if np.isnan(values).any() else tuple(np.quantile(values, [tail, 1.0 - tail]).tolist())
         for name, values in samples.items()
     }
+
+
+def paired_differences(
+    first: tuple[ArrayLike, ArrayLike, ArrayLike],
+    second: tuple[ArrayLike, ArrayLike, ArrayLike],
+    true: ArrayLike,
+    num_known: int,
+    *,
+    strata: ArrayLike | None = None,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Differences of two methods on resamples of the same test images, first minus second: a paired bootstrap.
+
+    Args:
+        first, second: knownness, predicted and labels_pred of each, as for `bootstrap_intervals`.
+        true, num_known, strata, repeats: as there; both methods see the same resample.
+
+    Returns:
+        [repeats] by metric, NaN where it is not defined.
+    """
+    truth = np.asarray(true)
+    sides = [
+        (dense_ranks(scores), np.asarray(guesses), np.asarray(closed)) for scores, guesses, closed in (first, second)
+    ]
+    samples: dict[str, list[float]] = {}
+    for weights in _resamples(truth if strata is None else strata, repeats, seed):
+        ours, theirs = (_weighted_metrics(*side, truth, num_known, weights) for side in sides)
+        for name, value in ours.items():
+            samples.setdefault(name, []).append(value - theirs[name])
+    return {name: np.array(values) for name, values in samples.items()}
+
+
+def signed_rank(differences: ArrayLike) -> float | None:
+    """The two-sided p of Wilcoxon's signed-rank test; None for fewer than `MANY_PAIRS` pairs, or equal ones alone."""
+    from scipy.stats import wilcoxon
+
+    values = np.asarray(differences, dtype=np.float64)
+    return float(wilcoxon(values).pvalue) if len(values) >= MANY_PAIRS and values.any() else None
 
 
 def openness_f1_curve(
@@ -133,6 +165,39 @@ def mean_and_spread(results: Sequence[Mapping[str, float | None]]) -> dict[str, 
             "n": len(values),
         }
     return summary
+
+
+def spread_apart(values: Mapping[tuple[str, str], float | None]) -> tuple[float | None, float | None]:
+    """How far a metric differs between splits, and between the seeds of a split.
+
+    Args:
+        values: by split and seed; those that are None do not count.
+
+    Returns:
+        the standard deviation (ddof 1) of the splits' means over their seeds, and the root of the mean variance (ddof
+        1) inside splits; None where there is one split, or one seed in each.
+    """
+    splits: dict[str, list[float]] = {}
+    for (split, _), value in values.items():
+        if value is not None:
+            splits.setdefault(split, []).append(value)
+    several = [own for own in splits.values() if len(own) > 1]
+    between = float(np.std([np.mean(own) for own in splits.values()], ddof=1)) if len(splits) > 1 else None
+    return between, float(np.sqrt(np.mean([np.var(own, ddof=1) for own in several]))) if several else None
+
+
+def _resamples(strata: ArrayLike, repeats: int, seed: int) -> Iterator[Array]:
+    """How often each of [B] images occurs in a resample that leaves every stratum its size, `repeats` times."""
+    # With images sorted by class, a resample draws each position from the range that its class occupies.
+    classes = np.unique(np.asarray(strata), return_inverse=True)[1]
+    order = np.argsort(classes, kind="stable")
+    sizes = np.bincount(classes)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    spans = np.repeat(sizes, sizes)
+    generator = np.random.default_rng(seed)
+    for _ in range(repeats):
+        drawn = order[starts + generator.integers(0, spans)]
+        yield np.bincount(drawn, minlength=len(order)).astype(np.float64)
 
 
 def _weighted_metrics(

@@ -28,6 +28,7 @@ RUN_FILES = (
     "metrics.json",
     "metrics-*.json",
     "analysis-*.json",
+    "analysis-*.npz",
     "predictions.csv",
     "predictions-*.csv",
     "embeddings.npz",

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from nas_osr.configuration import Checked, UserPath
 from nas_osr.errors import UserError
-from nas_osr.files.storage import replace_file
 from nas_osr.retrain.retrain_request import ReopenOptions
 from nas_osr.runs.run_folder import RunFolder
 
@@ -41,12 +40,24 @@ class Table(NamedTuple):
     "a line above it; none where it is empty."
 
 
+@dataclass(frozen=True)
+class Curves:
+    """Curves in one pair of axes, by the names of their runs (see `by_method`)."""
+
+    lines: Mapping[str, Curve]
+    x_label: str
+    y_label: str
+    logarithmic: bool = False
+    "of x."
+
+
 @dataclass
 class Analysis(Checked):
     """Which run is analysed, and how it is shown.
 
     A kind of analysis sets `name`, says its options as fields, each with its help under it, and implements `figures`
-    and `tables`. It refuses strange options in `check` and draws what they ask for in `draw`.
+    and `tables`. It refuses strange options in `check`. One with an option `plot` says in `curves` what is drawn; one
+    with an option `pictures` leaves analysis-NAME.npz in the run folder: `keep_pictures` of `frozen_network`.
     """
 
     name: ClassVar[str]  # the figures are kept as analysis-NAME.json
@@ -68,8 +79,9 @@ class Analysis(Checked):
         options = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in NOT_KEPT}
         run.write_json(f"analysis-{self.name}.json", {"options": options, **figures})
 
-    def draw(self, results: Mapping[str, Any]) -> None:
-        """Draw the figures of each run, by its folder's name, into the files that the options name."""
+    def curves(self, results: Mapping[str, Any]) -> Curves | None:
+        """What --plot draws of the figures of each run, by its folder's name; None where there is no such option."""
+        return None
 
     def tables(self, results: Mapping[str, Any]) -> Iterable[Table]:
         """The figures of each run, by its folder's name, for people."""
@@ -88,7 +100,7 @@ class NetworkAnalysis(ReopenOptions, Analysis):
 
 
 def run_analysis(analysis: Analysis) -> dict[str, Any]:
-    """The figures of each run, by its folder's name; kept in the run folders, and drawn where the options ask for it.
+    """The figures of each run, by its folder's name; kept in the run folders.
 
     UserError: strange options, no finished retraining, or missing images.
     """
@@ -97,7 +109,6 @@ def run_analysis(analysis: Analysis) -> dict[str, Any]:
     for name, run in open_runs(analysis.run).items():
         results[name] = analysis.figures(run)
         analysis.keep(run, results[name])
-    analysis.draw(results)
     return results
 
 
@@ -183,45 +194,3 @@ def check_picture(path: str | None, formats: tuple[str, ...] = PLOT_FORMATS) -> 
         raise UserError(f"{path}: the name of a picture must end in {' or '.join(f'.{name}' for name in formats)}")
     if not Path(path).parent.is_dir():
         raise UserError(f"{path}: its folder does not exist")
-
-
-def plot_curves(
-    path: str | None, curves: Mapping[str, Curve], x_label: str, y_label: str, *, logarithmic: bool = False
-) -> None:
-    """Draw curves with their spread into a file whose suffix is one of `PLOT_FORMATS`, if one is named.
-
-    Of several methods, a curve for each: the mean of its runs, with their spread. Raises UserError.
-    """
-    if path is None:
-        return
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    methods = by_method(curves)
-    shown = {name: average_curve(parts) for name, parts in methods.items()} if len(methods) > 1 else curves
-    for name, (x, y, spread) in shown.items():
-        (line,) = axes.plot(x, y, marker="o", markersize=3, label=name)
-        if spread is not None:
-            low = [value - width for value, width in zip(y, spread, strict=True)]
-            high = [value + width for value, width in zip(y, spread, strict=True)]
-            axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
-    if logarithmic:
-        axes.set_xscale("log")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with replace_file(Path(path)) as file:
-        figure.savefig(file, format=Path(path).suffix[1:], dpi=150)
-
-
-def average_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean of curves over as many points as all have, with their standard deviation; a single one as it is."""
-    if len(curves) == 1:
-        return curves[0]
-    import numpy as np
-
-    length = min(len(x) for x, *_ in curves)
-    heights = np.array([y[:length] for _, y, _ in curves])
-    return curves[0][0][:length], heights.mean(axis=0).tolist(), heights.std(axis=0, ddof=1).tolist()

@@ -54,18 +54,13 @@ def confusion(predictions: Predictions, closed: bool = False) -> dict[str, Any]:
         closed: ignore the threshold.
 
     Returns:
-        `known`: the N names of the known labels (the source classes that carry one joined by "+"; its number where no
-        image of it was tested). `unknown`: by class name, in alphabetical order: `images`, `shares` ([N], of its images
-        that are predicted as each known label), `rejected` (the share that is; None when `closed`) and `mistaken_for`
-        (the known class with the largest share; None when all are rejected).
+        `known`: the N names of the known labels, see `label_names`. `unknown`: by class name, in alphabetical order:
+        `images`, `shares` ([N], of its images that are predicted as each known label), `rejected` (the share that is;
+        None when `closed`) and `mistaken_for` (the known class with the largest share; None when all are rejected).
     """
     import numpy as np
 
-    num_known = predictions.num_known
-    names = []
-    for label in range(num_known):
-        classes = predictions.true_class[predictions.true_label == label].tolist()
-        names.append("+".join(dict.fromkeys(classes)) or str(label))
+    num_known, names = predictions.num_known, label_names(predictions)
     unknown = predictions.true_label == num_known
     guesses = predictions.closed_set_label if closed else predictions.predicted_label
     result: dict[str, Any] = {}
@@ -80,3 +75,12 @@ def confusion(predictions: Predictions, closed: bool = False) -> dict[str, Any]:
             "mistaken_for": names[int(known_shares.argmax())] if known_shares.any() else None,
         }
     return {"known": names, "unknown": result}
+
+
+def label_names(predictions: Predictions) -> list[str]:
+    """What each of the N known labels is called: the classes that carry it, or its number where none was tested."""
+    names = []
+    for label in range(predictions.num_known):
+        classes = predictions.true_class[predictions.true_label == label].tolist()
+        names.append("+".join(dict.fromkeys(classes)) or str(label))
+    return names

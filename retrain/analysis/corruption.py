@@ -14,12 +14,12 @@ from nas_osr.errors import UserError
 from nas_osr.option_docs import POSITIVE, SEEDS
 from nas_osr.retrain.analysis.base import (
     Curve,
+    Curves,
     NetworkAnalysis,
     Table,
     check_picture,
     columns_table,
     folder_name,
-    plot_curves,
     require,
     runs_table,
 )
@@ -139,14 +139,14 @@ class Corruption(NetworkAnalysis):
         index = torch.cat(drawn)
         return test.select(index), index.tolist()
 
-    def draw(self, results: Mapping[str, dict[str, Any]]) -> None:
+    def curves(self, results: Mapping[str, dict[str, Any]]) -> Curves:
         """Accuracy against severity, a curve for each run."""
-        curves: dict[str, Curve] = {}
+        lines: dict[str, Curve] = {}
         for name, figures in results.items():
             columns = list(zip(*figures["accuracy"].values(), strict=True))
             means = [sum(column) / len(column) for column in columns]
-            curves[name] = ([0, *figures["severities"]], [figures["clean_accuracy"], *means], None)
-        plot_curves(self.plot, curves, "severity (0: clean)", "closed-set accuracy, mean over kinds")
+            lines[name] = ([0, *figures["severities"]], [figures["clean_accuracy"], *means], None)
+        return Curves(lines, "severity (0: clean)", "closed-set accuracy, mean over kinds")
 
     def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
         """By kind: of one run a column for each severity, of several runs one for each run."""

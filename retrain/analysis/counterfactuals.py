@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nas_osr.configuration import UserPath, check_choice
 from nas_osr.errors import UserError
-from nas_osr.files.storage import replace_file
 from nas_osr.option_docs import POSITIVE, SEEDS
-from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, check_picture, folder_name, open_runs, runs_table
+from nas_osr.retrain.analysis.base import NetworkAnalysis, Table, check_picture, runs_table
 from nas_osr.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from nas_osr.data.dataset import LabelledImages
     from nas_osr.outputs import Outputs
     from nas_osr.retrain.reopen import Reopened
@@ -35,11 +31,11 @@ class Counterfactuals(NetworkAnalysis):
     seed: Annotated[int, SEEDS] = 0
     "draws the images of the picture."
     pictures: UserPath | None = None
-    "file for the picture: .png."
+    "file for the picture: .png, .svg or .pdf."
 
     def check(self) -> None:
         check_choice(self, "part", ("validation", "test"))
-        check_picture(self.pictures, ("png",))
+        check_picture(self.pictures)
 
     def figures(self, run: RunFolder) -> dict[str, Any]:
         """How well the decoder draws, of known images and, in the test part, of unknown ones.
@@ -76,18 +72,15 @@ class Counterfactuals(NetworkAnalysis):
         }
         if unknown.any():
             figures |= {"error_unknown": float(least[unknown].mean()), "auroc": auroc(-least.numpy(), unknown.numpy())}
-        if self.pictures is not None:
-            path = Path(self.pictures)
-            alone = len(open_runs(self.run)) == 1
-            self.draw_images(path if alone else path.with_stem(f"{path.stem}-{folder_name(run)}"), opened, data)
+        self.keep_sample(opened, data)
         return figures
 
-    def draw_images(self, path: Path, opened: Reopened, data: LabelledImages) -> None:
-        """Draw a sample: a row for each image, with itself, its reconstruction, and itself under every class."""
+    def keep_sample(self, opened: Reopened, data: LabelledImages) -> None:
+        """Leave a sample in the run folder: each image itself, its reconstruction, and itself under every class."""
         import torch
 
         from nas_osr.data.batches import to_float
-        from nas_osr.retrain.analysis.frozen_network import draw_sample
+        from nas_osr.retrain.analysis.frozen_network import draw_sample, keep_pictures, name_given
 
         chosen = data.select(draw_sample(len(data), self.images, self.seed, "counterfactuals"))
         chosen = chosen.select(chosen.labels.argsort(stable=True))
@@ -98,33 +91,10 @@ class Counterfactuals(NetworkAnalysis):
             best = learner.infer(images).class_reconstruction_error.argmin(dim=1).tolist()
         names = ["+".join(names) for names in opened.protocol.known]
         rows = [names[label] if label < len(names) else "unknown" for label in chosen.labels.tolist()]
-        draw_rows(path, torch.stack(columns, dim=1).cpu(), rows, ["image", "redrawn", *names], best)
+        given, titles = name_given(opened, images), ["image", "redrawn", *names]
+        pictures = torch.stack(columns, dim=1).cpu()
+        keep_pictures(opened.run, self.name, pictures, rows, given, columns=titles, best=best)
 
     def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
         """The figures, a column for each run."""
         yield runs_table(results)
-
-
-def draw_rows(path: Path, images: Tensor, rows: list[str], columns: list[str], best: list[int]) -> None:
-    """Draw images [n, 2 + N, C, H, W] in [0, 1] as PNG, with a frame around the best class of each row.
-
-    UserError: the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(0.9 * len(columns) + 0.6, 0.9 * len(rows) + 0.4), layout="constrained")
-    axes = figure.subplots(len(rows), len(columns), squeeze=False)
-    for row, name in enumerate(rows):
-        for column, title in enumerate(columns):
-            axis = axes[row, column]
-            # grey images as three equal channels
-            axis.imshow(images[row, column].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy())
-            axis.set_xticks([])
-            axis.set_yticks([])
-            framed = column == best[row] + 2
-            axis.spines[:].set(visible=framed, color="tab:orange", linewidth=2)
-            if row == 0:
-                axis.set_title(title, fontsize=8)
-        axes[row, 0].set_ylabel(name, fontsize=8)
-    with replace_file(path) as file:
-        figure.savefig(file, format="png", dpi=150)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from nas_osr.configuration import UserPath, check_choice
 from nas_osr.errors import UserError
-from nas_osr.files.storage import replace_file
 from nas_osr.option_docs import POSITIVE, SEEDS, Range
 from nas_osr.retrain.analysis.base import (
+    Curves,
     NetworkAnalysis,
     Table,
     check_picture,
-    open_runs,
-    plot_curves,
     runs_table,
 )
 from nas_osr.runs.run_folder import RunFolder
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from nas_osr.outputs import Features
     from nas_osr.retrain.reopen import Reopened
 
-GRID = 16  # images in a picture grid, in rows of 4
+GRID = 16  # images in the picture
 
 
 @dataclass
@@ -60,7 +57,7 @@ class Saliency(NetworkAnalysis):
     plot: UserPath | None = None
     "file for S_M(t): .png, .svg or .pdf."
     pictures: UserPath | None = None
-    "file for a grid of images with their saliency: .png."
+    "file for a grid of images with their saliency: .png, .svg or .pdf."
 
     def check(self) -> None:
         from nas_osr.objectives.parts.saliency_maps import WEIGHTS
@@ -70,26 +67,29 @@ class Saliency(NetworkAnalysis):
         if not self.lowest < self.highest:
             raise UserError("saliency: lowest must be below highest")
         check_picture(self.plot)
-        check_picture(self.pictures, ("png",))
+        check_picture(self.pictures)
 
     def figures(self, run: RunFolder) -> dict[str, Any]:
-        """See `activated_areas`; a grid of images is drawn where it is asked for. Raises UserError."""
+        """See `activated_areas`; some images with their maps are left in the run folder. Raises UserError."""
+        from nas_osr.retrain.analysis.frozen_network import keep_pictures, name_given
+
         opened = self.reopen(run)
         give_outliers(opened)
-        figures, images, maps = self.activated_areas(opened)
-        if self.pictures is not None:
-            path = Path(self.pictures)
-            names = {found.path: name.replace("/", "-") for name, found in open_runs(self.run).items()}
-            draw_grid(path if len(names) == 1 else path.with_stem(f"{path.stem}-{names[run.path]}"), images, maps)
+        figures, images, maps, labels = self.activated_areas(opened)
+        names = ["+".join(names) for names in opened.protocol.known]
+        true = [names[label] for label in labels] if len(labels) == len(images) else [""] * len(images)  # of views
+        given = name_given(opened, images)
+        keep_pictures(run, self.name, images[:, None], true, given, maps=maps.numpy())
         return figures
 
-    def activated_areas(self, opened: Reopened) -> tuple[dict[str, Any], Tensor, Tensor]:
+    def activated_areas(self, opened: Reopened) -> tuple[dict[str, Any], Tensor, Tensor, list[int]]:
         """S_M(t) over known images, in batches as in training: shuffled, the last one left out where it is not full.
 
         Returns:
             thresholds [T]; area [T], the mean share of a map above each; images, how many there were; maps, of how many
             pictures the loss saw a saliency could be taken (an objective may make several views of an image); and then
-            the first `GRID` of those pictures [n, C, H, W] with their maps [n, H, W], on the CPU.
+            the first `GRID` of those pictures [n, C, H, W] with their maps [n, H, W], on the CPU, and their labels
+            (none where the pictures are views).
         """
         import torch
 
@@ -103,7 +103,7 @@ class Saliency(NetworkAnalysis):
         order = make_generator(self.seed, "analysis", "saliency", "order")
         thresholds = torch.logspace(math.log10(self.lowest), math.log10(self.highest), self.points)
         area, count = torch.zeros(len(thresholds)), 0
-        shown: list[tuple[Tensor, Tensor]] = []
+        shown: list[tuple[Tensor, Tensor, list[int]]] = []
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(self.seed, "analysis", "saliency", "loss"))
             for batch, labels in iterate_batches(images, batch_size, generator=order, drop_last=True):
@@ -111,7 +111,8 @@ class Saliency(NetworkAnalysis):
                 area += activated_area(maps, thresholds).cpu() * len(maps)
                 count += len(maps)
                 if not shown:
-                    shown.append((pictures[:GRID].detach().cpu(), maps[:GRID].cpu()))
+                    own = labels[:GRID].tolist() if len(pictures) == len(labels) else []
+                    shown.append((pictures[:GRID].detach().cpu(), maps[:GRID].cpu(), own))
         figures = {
             "thresholds": thresholds.tolist(),
             "area": (area / count).tolist(),
@@ -160,10 +161,10 @@ class Saliency(NetworkAnalysis):
         maps = distinct_maps([available[scale] for scale in scales])
         return pictures, saliency_maps(loss, maps, (images.shape[2], images.shape[3]), self.weights)
 
-    def draw(self, results: Mapping[str, dict[str, Any]]) -> None:
+    def curves(self, results: Mapping[str, dict[str, Any]]) -> Curves:
         """S_M(t) against t, a curve for each run."""
-        curves = {name: (figures["thresholds"], figures["area"], None) for name, figures in results.items()}
-        plot_curves(self.plot, curves, "threshold t", "activated area S(t)", logarithmic=True)
+        lines = {name: (figures["thresholds"], figures["area"], None) for name, figures in results.items()}
+        return Curves(lines, "threshold t", "activated area S(t)", logarithmic=True)
 
     def tables(self, results: Mapping[str, dict[str, Any]]) -> Iterator[Table]:
         """The activated area at each threshold: a column for each run."""
@@ -184,23 +185,3 @@ def give_outliers(opened: Reopened) -> None:
             config.outliers, opened.protocol, config.data_folder, config.limit_per_class, config.skip_broken
         )
         opened.learner.objective.set_outliers(images.to(opened.fabric.device))
-
-
-def draw_grid(path: Path, images: Tensor, maps: Tensor) -> None:
-    """Draw images [n, C, H, W] in [0, 1], each beside itself under its map [n, H, W], as PNG. Raises UserError."""
-    from matplotlib.figure import Figure
-
-    columns = 4
-    rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(columns * 2.2, rows * 1.15), layout="constrained")
-    axes = figure.subplots(rows, columns * 2, squeeze=False).flatten().tolist()
-    for axis in axes:
-        axis.set_axis_off()
-    for index, (image, saliency) in enumerate(zip(images, maps, strict=True)):
-        # grey images as three equal channels
-        picture = image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
-        for axis in axes[2 * index : 2 * index + 2]:
-            axis.imshow(picture)
-        axes[2 * index + 1].imshow(saliency.numpy(), cmap="inferno", alpha=0.6)  # each from 0 to its own maximum
-    with replace_file(path) as file:
-        figure.savefig(file, format="png", dpi=150)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
-from nas_osr.retrain.analysis.base import Analysis, Curve, Table, by_method, check_picture, plot_curves
+from nas_osr.retrain.analysis.base import Analysis, Curve, Curves, Table, by_method, check_picture
 from nas_osr.runs.run_folder import RunFolder
 
 Points = list[dict[str, Any]]
@@ -48,13 +48,13 @@ class Unknowns(Analysis):
     def keep(self, run: RunFolder, figures: Any) -> None:
         """Nothing: metrics.json has the curve."""
 
-    def draw(self, results: Mapping[str, Any]) -> None:
+    def curves(self, results: Mapping[str, Any]) -> Curves:
         """The curve of each run, with the spread over subsets of classes."""
-        curves: dict[str, Curve] = {}
+        lines: dict[str, Curve] = {}
         for name, curve in by_rule(results).items():
             counts, means = [point["unknown_classes"] for point in curve], [point["macro_f1"] for point in curve]
-            curves[name] = (counts, means, [point["std"] or 0.0 for point in curve])
-        plot_curves(self.plot, curves, "unknown classes Q", "macro-F1")
+            lines[name] = (counts, means, [point["std"] or 0.0 for point in curve])
+        return Curves(lines, "unknown classes Q", "macro-F1")
 
     def tables(self, results: Mapping[str, Any]) -> Iterator[Table]:
         """For every number of unknown classes mean and spread over their subsets, a column for each run.

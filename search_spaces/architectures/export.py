@@ -1,4 +1,4 @@
-"""Files of an architecture: JSON, GraphML, DOT, SVG and PNG, with the weights of its search where there are any."""
+"""Files of an architecture: JSON, GraphML, DOT, SVG, PDF and PNG, with the weights of its search if there are any."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from nas_osr.search_spaces.architectures.graph import format_graphml, read_graph
 from nas_osr.search_spaces.architectures.picture import draw, format_dot
 from nas_osr.search_spaces.architectures.references import load_architecture, published_names
 
-FORMATS = ("svg", "png", "gv", "graphml", "json")
+FORMATS = ("svg", "pdf", "png", "gv", "graphml", "json")
 
 
 def export_architecture(
-    architecture: Architecture, weights: ArchitectureWeights | None, formats: Sequence[str], out: str | Path
+    architecture: Architecture,
+    weights: ArchitectureWeights | None,
+    formats: Sequence[str],
+    out: str | Path,
+    sizes: str = "",
 ) -> list[Path]:
     """Write `architecture.FORMAT` into the folder `out` for each of the formats, and return the paths.
 
-    Everything is made before the first file is written.
+    Everything is made before the first file is written. `sizes` is a line for the picture, such as
+    `nas_osr.search_spaces.sizes.sizes_of` gives it.
 
     Raises:
         UserError: unknown format, no program to draw with, or a folder that cannot be written.
@@ -30,7 +35,7 @@ def export_architecture(
     for name in formats:
         if name not in FORMATS:
             raise UserError(f"format {name[:40]!a}: choose from {', '.join(FORMATS)}")
-    contents = {name: render(architecture, weights, name) for name in formats}
+    contents = {name: render(architecture, weights, name, sizes) for name in formats}
     folder = user_path(out)
     with file_errors(folder, "make this folder"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,13 +45,13 @@ def export_architecture(
     return [folder / f"architecture.{name}" for name in contents]
 
 
-def render(architecture: Architecture, weights: ArchitectureWeights | None, format: str) -> bytes:
+def render(architecture: Architecture, weights: ArchitectureWeights | None, format: str, sizes: str = "") -> bytes:
     """The content of one file; the same bytes for the same input (and, for svg and png, the same program)."""
     if format == "json":
         return architecture.to_json().encode()
     if format == "graphml":
         return format_graphml(to_graph(architecture, weights)).encode()
-    dot = format_dot(architecture, weights)
+    dot = format_dot(architecture, weights, sizes)
     return dot.encode() if format == "gv" else draw(dot, format)
 
 

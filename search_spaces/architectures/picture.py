@@ -20,6 +20,7 @@ from nas_osr.errors import UserError
 from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, name_cell
+from nas_osr.search_spaces.architectures.vector_pdf import convert_svg
 from nas_osr.search_spaces.space import Cell
 
 Point = tuple[float, float]
@@ -28,6 +29,7 @@ Point = tuple[float, float]
 _GAP_X, _GAP_Y = 62.0, 40.0
 _LINE, _TITLE_LINE = 16.0, 22.0
 _NUMBER_WIDTH = 22.0
+_TITLE_WIDTH = 260.0
 _NAME = 24  # characters of an operation's name
 _END_WIDTH, _END_HEIGHT = 52.0, 34.0
 _ARROW = 7.0
@@ -38,7 +40,9 @@ _ACCENT, _ACCENT_FILL, _PLAIN_FILL, _END_FILL = "#1257a8", "#deebfa", "#fafbfc",
 
 
 def draw(dot: str, format: str) -> bytes:
-    """Draw DOT text whose positions are all fixed, as "svg" or "png" (192 dots per inch). Raises UserError."""
+    """Draw DOT text whose positions are all fixed, as "svg", "pdf" or "png" (192 dots per inch). Raises UserError."""
+    if format == "pdf":
+        return convert_svg(draw(dot, "svg"))
     program = find_program()
     arguments = [program, "-Kneato", "-n2", f"-T{format}"] + (["-Gdpi=192"] if format == "png" else [])
     done = subprocess.run(arguments, input=dot.encode(), capture_output=True, check=False)
@@ -58,11 +62,15 @@ def find_program() -> str:
     raise UserError("no program to draw pictures with: pip install graphviz-pure, or install Graphviz")
 
 
-def format_dot(architecture: Architecture, weights: ArchitectureWeights | None = None) -> str:
-    """DOT text: chosen path and operations bold and blue, the rest faint, with alphas and betas where there are any."""
+def format_dot(architecture: Architecture, weights: ArchitectureWeights | None = None, sizes: str = "") -> str:
+    """DOT text: chosen path and operations bold and blue, the rest faint, with alphas and betas where there are any.
+
+    `sizes` is a line at the top right.
+    """
     space, branches = architecture.space, architecture.space.ends
     picture = _Picture(space.layers, max(branches), space.operations)
     picture.add_captions(architecture, weights)
+    picture.add_sizes(sizes)
     name = architecture.stem
     stem = "stem" if name == paper.STEM else _clip(name.rpartition(".")[2], 8) + "\nstem"
     picture.add_end("stem", stem, picture.stem)
@@ -192,6 +200,14 @@ class _Picture:
         if architecture.choices:
             choices = _clip(_SEPARATOR.join(_choices(architecture, weights)), int(width / 6))
             self.add_text("choices", _markup(choices, _ACCENT, 11), self.left_x, below - 20, width)
+
+    def add_sizes(self, text: str) -> None:
+        """How large the network is, at the top right."""
+        if text:
+            width = 6.0 * len(text)
+            right = self.heads_x + _END_WIDTH / 2
+            above = 60 if right - self.left_x > width + _TITLE_WIDTH else 82  # beside the title where there is room
+            self.add_text("sizes", _markup(text, _QUIET, 11), right - width, self.top + above, width, align="RIGHT")
 
     def add_text(
         self, name: str, markup: str, left: float, y: float, width: float, height: float = _LINE, align: str = "LEFT"

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/cost_model.py                      # prints the table
     python tests/benchmarks/cost_model.py --out docs/images/cost-model.svg
+    python tests/benchmarks/cost_model.py --table docs/performance.md --out docs/images/cost-model.svg  # as printed
 
 FLOPs are torch's own count of a weight step and an architecture step. Seconds are those of one thread, the best of some
 rounds in which all settings take turns, and no more than this process's processor time: indicative on a busy machine.
@@ -13,13 +14,16 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from nas_osr.cost.estimate import time_once
 from nas_osr.cost.steps import count_flops, leave_no_trace
 from nas_osr.data.protocols import Protocol, make_protocol
+from nas_osr.reports.style import looks, panels, save_figure, styled
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.fabric import make_fabric
@@ -80,41 +84,51 @@ def measure(rounds: int) -> dict[str, list[tuple[int, int, float]]]:
     }
 
 
-def draw(found: dict[str, list[tuple[int, int, float]]], path: str) -> None:
-    """One panel for each thing that is varied, both axes logarithmic."""
-    import matplotlib
+def read_table(path: str) -> dict[str, list[tuple[int, int, float]]]:
+    """What was measured before, from a page with the printed table."""
+    names = {TITLES.get(name, name): name for name in VARIED}
+    found = {}
+    for line in Path(path).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        if cells[0] in names and len(cells) == 6:
+            values, flops, seconds = (cells[place].split(", ") for place in (1, 2, 4))
+            rows = zip(values, flops, seconds, strict=True)
+            found[names[cells[0]]] = [(int(x), round(float(y) * 1e9), float(z)) for x, y, z in rows]
+    return found
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "cost model"  # equal figures have equal bytes
-    from matplotlib import pyplot
-    from matplotlib.ticker import NullFormatter
 
-    figure, axes = pyplot.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
-    for axis, (name, rows) in zip(axes.flat, found.items(), strict=True):
+@styled
+def draw(found: dict[str, list[tuple[int, int, float]]]) -> Figure:
+    """One panel for each thing that is varied: FLOPs and seconds as multiples of the base's, both axes logarithmic."""
+    figure, axes = panels(len(found), 2, 0.85)
+    heights: list[float] = []
+    for axis, (name, rows) in zip(axes, found.items(), strict=True):
         values, flops, seconds = (list(column) for column in zip(*rows, strict=True))
-        other = axis.twinx()
-        lines = [
-            *axis.loglog(values, [item / 1e9 for item in flops], "o-", color="tab:blue", label="GFLOP"),
-            *other.loglog(values, seconds, "s--", color="tab:orange", label="seconds, one thread"),
-        ]
-        axis.set_xlabel(TITLES.get(name, name))
+        at = values.index(BASE[name])
+        for (label, column), look in zip({"FLOPs": flops, "seconds": seconds}.items(), looks(), strict=False):
+            axis.loglog(values, [item / column[at] for item in column], label=label, **look._asdict())
+        axis.set_title(TITLES.get(name, name))
         axis.set_xticks(values, [str(value) for value in values])
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        other.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_ylabel("GFLOP a bilevel step")
-        other.set_ylabel("seconds")
-        for side, column in ((axis, [item / 1e9 for item in flops]), (other, seconds)):
-            side.set_yticks(column, [f"{item:.2g}" for item in column])
-            side.yaxis.set_minor_formatter(NullFormatter())
-        axis.legend(handles=lines, fontsize=8, loc="upper left")
-    figure.savefig(path, metadata={"Date": None})
+        axis.set_yticks([0.25, 0.5, 1, 2, 4, 8, 16], ["1/4", "1/2", "1", "2", "4", "8", "16"])
+        axis.minorticks_off()
+        heights += [value / column[at] for column in (flops, seconds) for value in column]
+    for axis in axes:
+        axis.set_ylim(min(heights) / 1.2, max(heights) * 1.2)  # the same for all, so that slopes can be compared
+    for axis in axes[::3]:
+        axis.set_ylabel("times the base")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", help="SVG file for the plot")
+    parser.add_argument("--table", help="page with the table of an earlier measurement, to draw that again")
     options = parser.parse_args()
+    if options.table:
+        save_figure(draw(read_table(options.table)), options.out)
+        return
     torch.set_num_threads(1)
     with leave_no_trace():
         found = measure(options.rounds)
@@ -132,7 +146,7 @@ def main() -> None:
         ]
         print(f"| {' | '.join(cells)} |")
     if options.out:
-        draw(found, options.out)
+        save_figure(draw(found), options.out)
 
 
 if __name__ == "__main__":

@@ -138,14 +138,13 @@ def test_several_rules_are_printed_side_by_side(
     shutil.copytree(finished[0], folder)
     options = ["--device", "cpu", "--threads", "1", "--bootstrap", "0"]
     assert main(["evaluate", str(folder), "--rule", "mls,msp", *options]) == 0
-    heading = capsys.readouterr().out.splitlines()[0].split("  ")
-    assert [name.strip() for name in heading if name] == [
-        "metric",
-        "split-0 mls",
-        "split-0 msp",
-        "split-1 mls",
-        "split-1 msp",
-    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["metric", "mls", "msp"]
+    results = [RunFolder.open(part).read_json("metrics-msp.json")["metrics"] for part in parts(folder)]
+    aurocs = [result["auroc"] for result in results]
+    assert lines[1].endswith(f"{np.mean(aurocs):.4f} ± {np.std(aurocs, ddof=1):.4f}")
+    assert main(["evaluate", str(folder), *options]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["metric", "split-0", "split-1", "mean"]
     assert main(["evaluate", str(folder / "split-0"), "--rule", "mls,msp", *options]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["metric", "mls", "msp"]
 

@@ -156,8 +156,9 @@ def test_only_what_runs_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
     out = ["--out", str(tmp_path / "out"), "--dry_run"]
     code, _, err = run(capsys, str(file), *out)
     assert code == 2 and "cap" in err
-    code, _, err = run(capsys, str(file), *out, "--only", "smoothing-0")
+    code, printed, err = run(capsys, str(file), *out, "--only", "smoothing-0")
     assert (code, err) == (0, "")
+    assert len(printed.splitlines()) == 1 and "/smoothing-0" in printed
 
 
 @pytest.mark.slow

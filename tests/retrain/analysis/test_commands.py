@@ -250,7 +250,7 @@ def test_other_folders_are_refused(kind: str, tmp_path: Path, refused: Any) -> N
         (["saliency", "--scales", "5"], "scales must lie in [-1, 2], got 5"),
         (["saliency", "--scales", "1,2"], "scale 2 has 2x2 positions, and a saliency needs 4x4"),
         (["saliency", "--limit", "0"], "limit"),
-        (["saliency", "--pictures", "x.svg"], ".png"),
+        (["saliency", "--pictures", "x.bmp"], ".png"),
         (["probe", "--inverse_penalty", "0"], "inverse_penalty"),
         (["dimension", "--estimators", "MST"], "MST"),
     ],

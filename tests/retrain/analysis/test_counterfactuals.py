@@ -78,7 +78,7 @@ def test_an_objective_without_counterfactuals_and_strange_options_are_refused(
         ([str(other)], "cross_entropy decodes no counterfactuals"),
         ([str(part), "--images", "0"], "images must be greater than 0"),
         ([str(part), "--part", "train"], "part must be one of validation, test"),
-        ([str(part), "--pictures", "x.svg"], "must end in .png"),
+        ([str(part), "--pictures", "x.bmp"], "must end in .png"),
     ):
         assert main(["analyse", "counterfactuals", *arguments, *NETWORK]) == 2
         assert message in capsys.readouterr().err

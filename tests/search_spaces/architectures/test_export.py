@@ -26,7 +26,9 @@ from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import FORMATS, export_architecture, load_with_weights, render
 from nas_osr.search_spaces.architectures.references import load_architecture, published
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
-from nas_osr.search_spaces.sizes import describe_architecture, describe_space
+from nas_osr.search_spaces.architectures.vector_pdf import read_path
+from nas_osr.search_spaces.network import DiscreteNetwork
+from nas_osr.search_spaces.sizes import describe_architecture, describe_space, sizes_of
 from nas_osr.search_spaces.space import Space, cells, mixing_cells
 
 FOUND = {
@@ -78,7 +80,7 @@ def test_a_run_folder_is_exported_with_the_weights_of_its_epoch(tmp_path, capsys
     run, out = tmp_path / "run", tmp_path / "a" / "b"
     run.mkdir()
     architecture = write_run(run)
-    written = export(str(run), "svg,png,gv,graphml,json", out)
+    written = export(str(run), "svg,pdf,png,gv,graphml,json", out)
     assert sorted(path.name for path in out.iterdir()) == [f"architecture.{name}" for name in sorted(FORMATS)]
     sizes = [f"space: {describe_space(architecture.space)}", describe_architecture(architecture, (3, 32, 32))]
     assert capsys.readouterr().out.splitlines() == sizes + [f"wrote {path}" for path in written]
@@ -105,9 +107,9 @@ def test_weights_are_absent_or_refused(tmp_path):
         load_with_weights(tmp_path)
 
 
-@pytest.mark.parametrize("format", ["pdf", "svg,", "svg,jpg", "", ["svg", "../x"]])
+@pytest.mark.parametrize("format", ["eps", "svg,", "svg,jpg", "", ["svg", "../x"]])
 def test_unknown_formats_write_nothing(tmp_path, format):
-    with pytest.raises(UserError, match="choose from svg, png, gv, graphml, json"):
+    with pytest.raises(UserError, match="choose from svg, pdf, png, gv, graphml, json"):
         export("published", format, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -285,3 +287,26 @@ def test_the_signature_of_the_command_needs_no_heavy_import():
     top = source.read_text().split("def export(")[0]
     assert "networkx" not in top
     assert "graphviz" not in top
+
+
+def test_pictures_of_a_search_say_how_large_the_network_is():
+    architecture = dataclasses.replace(published(), found={**FOUND, "image_shape": [3, 32, 32]})
+    texts = " ".join(text for text, _ in svg_texts(render(architecture, None, "svg", sizes_of(architecture)))["sizes"])
+    network = DiscreteNetwork(architecture, 3, (0.0,) * 3, (1.0,) * 3)
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert f"{count / 1e6:.2f}M parameters" in texts and texts.endswith("an image of 3x32x32")
+    for odd in ([3, 32], [3, 32, -1], "3x32x32", None, [3, 32, 10**9]):
+        other = dataclasses.replace(architecture, found={**FOUND, "image_shape": odd})
+        assert "sizes" not in svg_texts(render(other, None, "svg", sizes_of(other)))
+
+
+def test_a_pdf_has_the_same_texts_and_size_as_the_svg(tmp_path):
+    architecture = found()
+    weights = weights_of(architecture)
+    pdf = render(architecture, weights, "pdf")
+    assert pdf.startswith(b"%PDF") and pdf == render(architecture, weights, "pdf")
+    width, height = re.search(rb'<svg width="(\d+)pt" height="(\d+)pt"', render(architecture, weights, "svg")).groups()
+    box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ([\d.]+) \]", pdf)
+    assert (float(box[1]), float(box[2])) == (float(width), float(height))
+    points, kinds = read_path("M1,2C3,4 5,6 7,-8L9.5,10")
+    assert points == [(1, 2), (3, 4), (5, 6), (7, -8), (9.5, 10)] and kinds == [1, 4, 4, 4, 2]
