@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from typing import Protocol as TypingProtocol
 
@@ -43,12 +42,10 @@ def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str 
         architecture = load_architecture(value, space)
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {value!r}")
-    for branch in architecture.branches.values():
-        for operation in branch.operations:
-            operation_class(operation)
-    found = architecture.space
-    stem_class(stem or found.stem, import_plugins=stem is not None)
-    return replace(architecture, space=replace(found, channels=channels or found.channels, stem=stem or found.stem))
+    for operation in architecture.chosen_cells().values():
+        operation_class(operation)
+    stem_class(stem or architecture.stem, import_plugins=stem is not None)
+    return architecture.with_network(channels, stem)
 
 
 class Inputs(TypingProtocol):

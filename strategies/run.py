@@ -15,12 +15,12 @@ from nas_osr.files.paths import user_path
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
-from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
-from nas_osr.search_spaces.sizes import sizes_of
+from nas_osr.search_spaces.sizes import describe_space, describe_supernet, sizes_of
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.search_plan import plan_search
@@ -39,8 +39,8 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
 
     Returns:
         What was found: out, f1, epoch (of a strategy that tries architectures: the trial), phase ("search" or
-        "trial"), branches, seconds, warnings by kind, and stopped, the reason why a stop rule ended the search, or
-        None; with `dry_run` what would run.
+        "trial"), branches (choices and joins where there are any), seconds, warnings by kind, and stopped, the reason
+        why a stop rule ended the search, or None; with `dry_run` what would run.
 
     Raises:
         UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory;
@@ -95,6 +95,9 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
+        if not plan.output.quiet:
+            sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
+            folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
         minutes = plan.output.checkpoint_minutes
         folder.call(lambda run: reporter.begin(about))
@@ -140,7 +143,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         "f1": found["F1"],
         "epoch": found["epoch"],
         "phase": phases[0],
-        "branches": architecture.to_dict()["branches"],
+        **architecture.describe(),
         "seconds": sum(seconds),
         "warnings": all_warnings(history),
         "stopped": stop_reason(history),

@@ -22,7 +22,7 @@ from nas_osr.option_docs import POSITIVE
 from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank
 from nas_osr.runs.recorder import Recorder
-from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
@@ -113,9 +113,7 @@ class Trials(Strategy):
         """The trials that have been recorded."""
         tried = []
         for record in recorder.history():
-            ways = record["branches"].items()
-            branches = {int(scale): Branch(tuple(way["path"]), tuple(way["operations"])) for scale, way in ways}
-            tried.append(Tried(Architecture(plan.space, branches), record["f1"], record))
+            tried.append(Tried(Architecture.from_description(plan.space, record), record["f1"], record))
         return tried
 
 
@@ -204,7 +202,7 @@ def run_trial(
         "losses": last["losses"],
         "monitors": last["monitors"],
         **scores,
-        "branches": architecture.to_dict()["branches"],
+        **architecture.describe(),
         "parameters": sum(parameter.numel() for parameter in learner.encoder.parameters()),
     }
     timing = {

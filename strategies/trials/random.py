@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.trials.base import Trials, Tried
