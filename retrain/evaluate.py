@@ -21,7 +21,7 @@ from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.files.paths import user_path
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
-from nas_osr.retrain.build import count_macs
+from nas_osr.cost.estimate import count_macs
 from nas_osr.retrain.embeddings import write_embeddings
 from nas_osr.retrain.model import Model
 from nas_osr.retrain.model_reading import open_model

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from math import gcd
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,9 +19,12 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import check_pseudo_unknown
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_outputs
-from nas_osr.metrics.open_set import auroc, macro_f1
+from nas_osr.metrics.open_set import auroc, closed_set_accuracy, macro_f1, oscr
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.seeds import make_generator
+
+Criterion = Literal["f1", "auroc", "oscr"]
+"""What may pick an architecture: one of the scores of `pseudo_open_set_scores`; f1 is the paper's."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,22 @@ class Classes:
         """All of `count` labels are kept, but for `pseudo`. Raises UserError: see `check_pseudo_unknown`."""
         chosen = check_pseudo_unknown(pseudo, count)
         return cls(tuple(label for label in range(count) if label not in chosen), chosen)
+
+    def rotate(self, rotations: int, seed: int) -> tuple[Classes, ...]:
+        """So many choices of as many pseudo-unknown classes, all different: this one, then others in turn.
+
+        Every known class plays the unknown once before one does so twice. UserError: there are not so many.
+        """
+        size, count = len(self.pseudo), len(self.kept) + len(self.pseudo)
+        order = torch.randperm(len(self.kept), generator=make_generator(seed, "rotations")).tolist()
+        turn = [*self.pseudo, *(self.kept[place] for place in order)]
+        chosen = [tuple(turn[(start + place) % count] for place in range(size)) for start in range(0, rotations * size, size)]
+        if size == 0 or len({frozenset(labels) for labels in chosen}) < rotations:
+            raise UserError(
+                f"rotations must be at most {count // gcd(size, count) if size else 0}: {size} of {count} known classes "
+                f"play the unknown in each, got {rotations}"
+            )
+        return (self, *(Classes.without(labels, count) for labels in chosen[1:]))
 
 
 @dataclass(frozen=True)
@@ -170,7 +190,8 @@ def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -
 
     Returns:
         f1: macro-F1 over the kept classes and "unknown" (over the kept ones alone when nothing plays the unknown).
-        auroc: of pseudo-unknown against kept images, None without any.
+        auroc, oscr: of pseudo-unknown against kept images, None without any.
+        accuracy: share of the kept validation images whose most likely class is right.
         threshold: the rule's.
     """
     infer = partial(collect_outputs, learner.infer, device=split.validation.labels.device)
@@ -181,8 +202,11 @@ def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -
     rule.set_threshold(outputs[:known], split.validation.labels.cpu())
     scores = rule.scores(outputs)
     truth, unknown = scored.labels.cpu().numpy(), learner.objective.num_classes
+    ranking, closed = scores.ranking.numpy(), scores.labels.numpy()
     return {
         "f1": macro_f1(truth, rule.decide(scores).numpy(), unknown),
-        "auroc": auroc(scores.ranking.numpy(), truth == unknown),
+        "auroc": auroc(ranking, truth == unknown),
+        "oscr": oscr(ranking, closed, truth, unknown),
+        "accuracy": closed_set_accuracy(closed, truth, unknown),
         "threshold": rule.threshold,
     }

@@ -78,7 +78,10 @@ def format_epoch(record: Mapping[str, Any], timing: Mapping[str, Any], epochs: i
     parts = [f"trial {done}/{epochs}"] if record["phase"] == "trial" else [f"epoch {done}/{epochs}", record["phase"]]
     parts.append(f"loss {sum(weights.values()):.3f}")
     parts += [f"{name} {record[name]:.4f}" for name in SHOWN if record.get(name) is not None]
-    parts.append(f"{timing['images'] / timing['training_seconds']:.0f} images/s")
+    if record.get("same_as") is not None:
+        parts.append(f"not trained: computes the same as trial {record['same_as'] + 1}")
+    else:
+        parts.append(f"{timing['images'] / timing['training_seconds']:.0f} images/s")
     recent = seconds[-3:]
     left = (epochs - done) * sum(recent) / len(recent)
     parts.append(f"{timedelta(seconds=round(left))} left" if done < epochs else "done")

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 # where and how it is computed, not what
-MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs")
+MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs", "backend")
 CONDITIONS = (
     "device",
     "device_name",

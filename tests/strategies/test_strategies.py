@@ -29,7 +29,15 @@ COMMON: dict[str, Any] = {
     "limit_per_class": 20, "objective": "cross_entropy", "device": "cpu", "threads": 1, "quiet": True,
 }  # fmt: skip
 BILEVEL, TRIALS = {"warmup_epochs": 1}, {"trials": 3}
-OWN = {"pas": BILEVEL, "darts": BILEVEL, "random": TRIALS, "my_strategies.Climb": TRIALS}
+OWN: dict[str, dict[str, Any]] = {
+    "pas": BILEVEL,
+    "darts": BILEVEL,
+    "random": TRIALS,
+    "evolution": {"trials": 4, "population": 2, "tournament": 1},
+    "halving": {"trials": 4, "factor": 2},
+    "nsga": {"trials": 4, "population": 2},
+    "my_strategies.Climb": TRIALS,
+}
 FILES = {
     "architecture.graphml", "architecture.gv", "architecture.json", "architecture.svg", "checkpoint.pt", "config.yaml",
     "history.jsonl", "provenance.json", "timing.jsonl",
