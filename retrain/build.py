@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from typing import Protocol as TypingProtocol
 
@@ -45,9 +44,8 @@ def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str 
     for branch in architecture.branches.values():
         for operation in branch.operations:
             operation_class(operation)
-    found = architecture.space
-    stem_class(stem or found.stem, import_plugins=stem is not None)
-    return replace(architecture, space=replace(found, channels=channels or found.channels, stem=stem or found.stem))
+    stem_class(stem or architecture.stem, import_plugins=stem is not None)
+    return architecture.with_network(channels, stem)
 
 
 class Inputs(TypingProtocol):

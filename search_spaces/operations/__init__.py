@@ -17,6 +17,7 @@ from nas_osr.plugins import load_class
 if TYPE_CHECKING:
     from torch import nn
 
+NONE = "none"
 OPERATIONS: dict[str, str] = {
     "skip": "nas_osr.search_spaces.operations.skip:Skip",
     "conv": "nas_osr.search_spaces.operations.convolutions:Conv",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
 from nas_osr.search_spaces.space import Space, all_paths

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import Counter
 from dataclasses import replace
 from itertools import product
 
@@ -141,7 +140,7 @@ def replaced(*keys_and_value):
     ("plain", "field"),
     [
         ([], "schema"),
-        (replaced("schema", 2), "schema"),
+        (replaced("schema", 3), "schema"),
         (replaced("schema", True), "schema"),
         (replaced("extra", 1), "extra"),
         (replaced("space", None), "space"),
@@ -287,30 +286,3 @@ def test_random_references_sample():
     for reference, space_or_none in (("random:7", None), ("random:x", space), ("random:-1", space), ("random:", space)):
         with pytest.raises(UserError, match="random:"):
             load_architecture(reference, space_or_none)
-
-
-def chi_square(counts, expected):
-    return sum((counts[key] - expected) ** 2 / expected for key in counts)
-
-
-def test_sampling_is_uniform_over_paths_and_operations():
-    space = Space(layers=6, channels=8)
-    samples = [sample_architecture(space, seed).branches[2] for seed in range(4000)]
-    paths = Counter(branch.path for branch in samples)
-    assert set(paths) == set(all_paths(6, 2))
-    assert chi_square(paths, 400) < 27.9  # 99.9 % quantile, 9 degrees of freedom
-    operations = Counter(branch.operations[layer] for branch in samples for layer in range(6))
-    assert chi_square(operations, 8000) < 13.8  # 2 degrees of freedom
-
-
-def test_sampling_two_branches_is_uniform_over_the_pairs_that_agree():
-    space = Space(layers=4, channels=8, operations=("skip",), branches=(1, 2))
-
-    def agree(a, b):
-        return all(a[: layer + 1] == b[: layer + 1] for layer in range(4) if a[layer] == b[layer])
-
-    pairs = [pair for pair in product(all_paths(4, 1), all_paths(4, 2)) if agree(*pair)]
-    samples = (sample_architecture(space, seed).branches for seed in range(1000))
-    counts = Counter((branches[1].path, branches[2].path) for branches in samples)
-    assert set(counts) == set(pairs)
-    assert chi_square(counts, 1000 / len(pairs)) < 22

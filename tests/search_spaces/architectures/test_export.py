@@ -24,7 +24,8 @@ from nas_osr.search_spaces.architectures import picture
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import FORMATS, export_architecture, load_with_weights, render
-from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
+from nas_osr.search_spaces.architectures.references import load_architecture, published
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space, cells, mixing_cells
 
 FOUND = {

@@ -20,7 +20,8 @@ from nas_osr.search_spaces.architectures.graph import (
     to_graph,
     weights_from_graph,
 )
-from nas_osr.search_spaces.architectures.references import published, sample_architecture
+from nas_osr.search_spaces.architectures.references import published
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space, cells, mixing_cells
 from nas_osr.search_spaces.stems import STEMS
 
