@@ -48,7 +48,9 @@ class Classes:
         size, count = len(self.pseudo), len(self.kept) + len(self.pseudo)
         order = torch.randperm(len(self.kept), generator=make_generator(seed, "rotations")).tolist()
         turn = [*self.pseudo, *(self.kept[place] for place in order)]
-        chosen = [tuple(turn[(start + place) % count] for place in range(size)) for start in range(0, rotations * size, size)]
+        chosen = [
+            tuple(turn[(start + place) % count] for place in range(size)) for start in range(0, rotations * size, size)
+        ]
         if size == 0 or len({frozenset(labels) for labels in chosen}) < rotations:
             raise UserError(
                 f"rotations must be at most {count // gcd(size, count) if size else 0}: {size} of {count} known classes "

@@ -124,7 +124,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         },
         recorded={
             **request.recorded(),
-            **asdict(space),
+            **{name: value for name, value in asdict(space).items() if hasattr(request, name)},
             "strategy_config": asdict(strategy.config),
             "objective_config": asdict(objective.settings),
             "rule": objective.rule,

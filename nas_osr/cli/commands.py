@@ -117,6 +117,16 @@ COMMANDS: dict[str, Command] = {
         ("file",),
         config="nas_osr.cli.sweep:SweepRequest",
     ),
+    "tabulate": Command(
+        "nas_osr.cli.tabulate:tabulate",
+        "train the architectures of a space into a table to search in",
+        (
+            "tabulate tiny --protocol digits --seeds 3 --rotations 2 --out runs/table",
+            "tabulate small --protocol cifar10 --sample 100 --epochs 8 --jobs 2",
+        ),
+        ("preset",),
+        config="nas_osr.strategies.tabulate_request:TabulateRequest",
+    ),
     "subclusters": Command(
         "nas_osr.cli.subclusters:subclusters",
         "recommend how many subclusters each class of a GMVAE should have",

@@ -35,6 +35,7 @@ RUN_FILES = (
     "summary.*",
     "choice.json",
     "front.json",
+    "table.jsonl.xz",
     "optuna.journal*",
     "events.out.tfevents.*",
 )

@@ -131,7 +131,9 @@ class Trials(Strategy):
 
     def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
         if fabric.world_size > 1 and (plan.jobs > 1 or self.continues):
-            raise UserError("several processes train one network here: start one process, with --jobs for several trials")
+            raise UserError(
+                "several processes train one network here: start one process, with --jobs for several trials"
+            )
         # restore: which trials are done, and how far the one had come that was interrupted
         state = recorder.restore() or {"epoch": -1}
         folder = recorder.folder()

@@ -49,6 +49,8 @@ class Evolution(Trials):
         if len(tried) < self.config.population:
             return draw_uniformly(plan, trial, tried)
         alive = tried[-self.config.population :]
-        entrants = random.Random(derive_seed(plan.seed, "tournament", trial)).sample(range(len(alive)), self.config.tournament)
+        entrants = random.Random(derive_seed(plan.seed, "tournament", trial)).sample(
+            range(len(alive)), self.config.tournament
+        )
         parent = max((alive[place] for place in sorted(entrants)), key=lambda done: done.score).architecture
         return draw_new(plan, trial, tried, lambda seed: mutate_architecture(parent, seed))

@@ -86,7 +86,9 @@ class NSGA(Trials):
         self._told = values
         sampler = self._study.sampler
         assert isinstance(sampler, NSGAIISampler)
-        return [trial.number for trial in sampler.get_parent_population(self._study, len(tried) // self.config.population)]
+        return [
+            trial.number for trial in sampler.get_parent_population(self._study, len(tried) // self.config.population)
+        ]
 
     def front(self, tried: Sequence[Tried]) -> list[Tried]:
         """The trials that no other dominates, by size; of equal ones the first."""

@@ -85,7 +85,13 @@ def describe_job(
 ) -> dict[str, Any]:
     """What `try_one` is given: plain values."""
     asked = {"epochs": proposal.epochs, "follows": proposal.follows, **proposal.architecture.describe()}
-    return {"request": dict(recorded), "proposal": asked, "trial": trial, "root": root, "folder": str(folder.absolute())}
+    return {
+        "request": dict(recorded),
+        "proposal": asked,
+        "trial": trial,
+        "root": root,
+        "folder": str(folder.absolute()),
+    }
 
 
 def try_one(task: Mapping[str, Any]) -> list[dict[str, Any]]:
