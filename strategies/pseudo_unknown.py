@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from math import gcd
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,6 @@ from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.metrics.open_set import auroc, closed_set_accuracy, macro_f1, oscr
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.seeds import make_generator
-
-Criterion = Literal["f1", "auroc", "oscr"]
-"""What may pick an architecture: one of the scores of `pseudo_open_set_scores`; f1 is the paper's."""
 
 
 @dataclass(frozen=True)

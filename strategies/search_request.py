@@ -11,6 +11,9 @@ from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import RunRequest, SpaceOptions
 from nas_osr.strategies import STRATEGIES
 
+Criterion = Literal["f1", "auroc", "oscr"]
+"""Which score of kept against pseudo-unknown classes picks an architecture; f1 is the paper's."""
+
 
 @dataclass
 class WeightOptions(Checked):

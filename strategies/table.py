@@ -35,6 +35,7 @@ from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors, json_line, replace_file
 from nas_osr.files.text import parse_object
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.search_spaces.space import Space
 
 TABLE_FILE = "table.jsonl.xz"
@@ -61,7 +62,7 @@ class SearchTable:
     @cached_property
     def place(self) -> dict[str, int]:
         """The row of a fingerprint."""
-        return {row["fingerprint"]: number for number, row in enumerate(self.rows)}
+        return {fingerprint(self.architecture(row)): row for row in range(len(self.rows))}
 
     def architecture(self, row: int) -> Architecture:
         """That of a row."""

@@ -127,6 +127,13 @@ COMMANDS: dict[str, Command] = {
         ("preset",),
         config="nas_osr.strategies.tabulate_request:TabulateRequest",
     ),
+    "table": Command(
+        "nas_osr.cli.table:table",
+        "show what a table of architectures says, and how strategies fare on it",
+        ("table runs/table", "table runs/table --strategy random,evolution --criterion auroc --seeds 200"),
+        ("file",),
+        config="nas_osr.cli.table:TableRequest",
+    ),
     "subclusters": Command(
         "nas_osr.cli.subclusters:subclusters",
         "recommend how many subclusters each class of a GMVAE should have",

@@ -19,7 +19,8 @@ from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
 from nas_osr.strategies.bilevel.search import search_supernet
 from nas_osr.strategies.bilevel.search_cost import search_cost
 from nas_osr.strategies.bilevel.search_monitors import STOP_RULES
-from nas_osr.strategies.pseudo_unknown import Classes, Criterion
+from nas_osr.strategies.pseudo_unknown import Classes
+from nas_osr.strategies.search_request import Criterion
 
 ORDERS = ("architecture_first", "weights_first")
 

@@ -72,7 +72,7 @@ class Asking:
         proposal = self.asked[trial]
         wanted = fingerprint(proposal.architecture)
         for number, before in enumerate(self.tried[: self.known(trial)]):
-            if self.asked[number].epochs == proposal.epochs and fingerprint(before.architecture) == wanted:
+            if self.asked[number].epochs == proposal.epochs and before.fingerprint == wanted:
                 record = {**before.record, "epoch": trial, **proposal.architecture.describe(), "same_as": number}
                 return record, {"epoch": trial, "seconds": 0.0, "training_seconds": 0.0, "images": 0, "ranks": 1}
         return None
@@ -84,7 +84,7 @@ def draw_new(plan: SearchPlan, trial: int, tried: Sequence[Tried], draw: Callabl
     Args:
         trial: of which the seeds are.
     """
-    known = {fingerprint(done.architecture) for done in tried}
+    known = {done.fingerprint for done in tried}
     first = draw(derive_seed(plan.seed, "trial", trial))
     if fingerprint(first) not in known:
         return first

@@ -26,7 +26,8 @@ from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
-from nas_osr.strategies.pseudo_unknown import Classes, Criterion, count_search_images
+from nas_osr.strategies.pseudo_unknown import Classes, count_search_images
+from nas_osr.strategies.search_request import Criterion
 from nas_osr.strategies.trials.asking import Asking
 from nas_osr.strategies.trials.in_turn import try_here
 from nas_osr.strategies.trials.pool import try_in_processes

@@ -79,16 +79,17 @@ class NSGA(Trials):
         from optuna.samplers import NSGAIISampler
 
         values = [self.objectives(done) for done in tried]
-        if self._study is None or self._told != values[: len(self._told)]:
+        if self._study is None or values[: len(self._told)] != self._told:
             self._study, self._told = silent_study(self.config.population), []
-        for pair in values[len(self._told) :]:
-            self._study.tell(self._study.ask(), pair)
-        self._told = values
         sampler = self._study.sampler
         assert isinstance(sampler, NSGAIISampler)
-        return [
-            trial.number for trial in sampler.get_parent_population(self._study, len(tried) // self.config.population)
-        ]
+        for pair in values[len(self._told) :]:
+            told = self._study.ask()
+            sampler.get_trial_generation(self._study, self._study.get_trials(deepcopy=False)[-1])  # notes it
+            self._study.tell(told, pair)
+        self._told = values
+        generation = len(tried) // self.config.population
+        return [parent.number for parent in sampler.get_parent_population(self._study, generation)]
 
     def front(self, tried: Sequence[Tried]) -> list[Tried]:
         """The trials that no other dominates, by size; of equal ones the first."""

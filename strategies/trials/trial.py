@@ -20,6 +20,7 @@ from nas_osr.ranks.first import FirstRank
 from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
@@ -58,6 +59,11 @@ class Tried:
     def f1(self) -> float:
         """Its F1, whichever score picks."""
         return self.record["f1"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for architectures that compute the same."""
+        return fingerprint(self.architecture)
 
 
 class TrialTraining(Trainer):
