@@ -49,9 +49,10 @@ class Classes:
             tuple(turn[(start + place) % count] for place in range(size)) for start in range(0, rotations * size, size)
         ]
         if size == 0 or len({frozenset(labels) for labels in chosen}) < rotations:
+            most = count // gcd(size, count) if size else 0
             raise UserError(
-                f"rotations must be at most {count // gcd(size, count) if size else 0}: {size} of {count} known classes "
-                f"play the unknown in each, got {rotations}"
+                f"rotations must be at most {most}: {size} of {count} known classes play the unknown in each, "
+                f"got {rotations}"
             )
         return (self, *(Classes.without(labels, count) for labels in chosen[1:]))
 

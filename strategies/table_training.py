@@ -55,7 +55,7 @@ def plan_table(request: TabulateRequest) -> TablePlan:
     """The plan of a table. No image is opened. UserError: anything in the request is wrong."""
     trial = plan_search(SearchRequest(**request.searched(), strategy="random"))
     request, protocol, preset = replace(request), trial.protocol, get_preset(request.preset)
-    rules = choose_rules(request, trial)
+    rules = rules_of_table(request, trial)
     usual = preset.objective_settings.get(request.objective, {})
     asked = replace(request, objective_config={**usual, **request.objective_config})
     epochs = given(request.epochs, preset.retrain_epochs)
@@ -72,7 +72,7 @@ def plan_table(request: TabulateRequest) -> TablePlan:
     return TablePlan(request, trial, true, rotations, rules)
 
 
-def choose_rules(request: TabulateRequest, plan: SearchPlan) -> tuple[str, ...]:
+def rules_of_table(request: TabulateRequest, plan: SearchPlan) -> tuple[str, ...]:
     """The rules that judge, the search's own first. UserError: there is no such rule, or it cannot be fed."""
     kind, own = plan.whole_objective.kind, plan.whole_objective.rule
     if request.rules is not None:
@@ -163,7 +163,9 @@ class TableBench:
 
     def judging(self, plan: SearchPlan, *images: LabelledImages) -> Judging:
         """By the table's rules."""
-        return Judging(self.plan.rules, plan.whole_objective.rule_settings, *images, self.fabric.device)
+        fit_sample, validation, tested = images
+        settings = plan.whole_objective.rule_settings
+        return Judging(self.plan.rules, settings, fit_sample, validation, tested, self.fabric.device)
 
     def train(
         self,

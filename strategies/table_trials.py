@@ -103,7 +103,7 @@ def regret_on_table(
 def search_table(
     table: SearchTable, plan: SearchPlan, conditions: Conditions, budget: float
 ) -> list[tuple[float, int]]:
-    """After each trial within the budget, what all so far have cost (see `regret_on_table`), and the row that is best."""
+    """After each trial within the budget, what all have cost (see `regret_on_table`) and which row is best."""
     strategy, recorder, epochs = plan.strategy, TableRecorder(), plan.weights.epochs
     assert isinstance(strategy, Trials)
     strategy = type(strategy)(strategy.config)  # without what one has learned in a search before

@@ -21,7 +21,7 @@ from nas_osr.runs.progress import tell
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, inconsistent_cell
 from nas_osr.search_spaces.architectures.canonical import canonical, count_descriptions, fingerprint
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space, all_paths
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.table import SCORED, TABLE_FILE, write_table
@@ -57,7 +57,7 @@ def run_tabulate(request: TabulateRequest, command: list[str]) -> dict[str, Any]
             run.provenance(command, request.recorded(), request.seed, data.fingerprint)
         folder = run.path / TRIALS_FOLDER
         folder.mkdir(exist_ok=True)
-        fill(plan, architectures, folder)
+        fill_table(plan, architectures, folder)
         rows = [collect(plan, architecture, folder) for architecture in architectures]
         header = describe_table(plan, len(architectures), run)
         write_table(run.path / TABLE_FILE, header, rows)
@@ -99,7 +99,7 @@ def all_architectures(space: Space) -> Iterator[Architecture]:
     names = [name for name in space.choices if name != "output"]
     for values in product(*(space.choices[name] for name in names)):
         chosen = dict(zip(names, values, strict=True))
-        for ends in [(end,) for end in space.outputs] or [space.branches]:
+        for ends in ends_of(space):
             choices = {**chosen, **({"output": ends[0]} if space.outputs else {})}
             for paths in product(*(all_paths(space.layers, end) for end in ends)):
                 cells = sorted({cell for path in paths for cell in enumerate(path)})
@@ -113,7 +113,12 @@ def all_architectures(space: Space) -> Iterator[Architecture]:
                         yield Architecture(space, branches, choices=choices)
 
 
-def fill(plan: TablePlan, architectures: list[Architecture], folder: Path) -> None:
+def ends_of(space: Space) -> list[tuple[int, ...]]:
+    """The scales at which an architecture's branches may end, together."""
+    return [(end,) for end in space.outputs] if space.outputs else [space.branches]
+
+
+def fill_table(plan: TablePlan, architectures: list[Architecture], folder: Path) -> None:
     """Make the trainings that are missing. Raises UserError: one cannot be made."""
     waiting = [found for found in architectures if missing_trainings(plan, found, folder)]
     request = plan.request.recorded_text()

@@ -15,10 +15,11 @@ from nas_osr.strategies.search_request import Criterion
 
 @dataclass
 class TableRequest(Checked):
-    """Show what a table of `nas-osr tabulate` says: how far architectures differ, what tells the good ones, and which
-    strategy finds them at what cost. Nothing is trained.
+    """Show what a table of `nas-osr tabulate` says; nothing is trained.
 
-    A strategy sees the figures with known classes in the place of the unknown; the true unknown ones judge what it finds.
+    How far architectures differ, what tells the good ones, and which strategy finds them at what cost.
+
+    A strategy sees the figures with known classes in the place of the unknown. The true ones judge what it finds.
     """
 
     file: str
@@ -72,9 +73,8 @@ def table(request: TableRequest, command: list[str]) -> None:
     if not names:
         print("\nno strategies: they need a table of the whole space with rotations")
         return
-    print(
-        f"\nregret in AUROC points by whole trainings, criterion {request.criterion}, {request.seeds} searches each (95 %):"
-    )
+    how = f"by {request.criterion}, {request.seeds} searches each (95 %)"
+    print(f"\nregret in AUROC points after so many whole trainings, {how}:")
     show_table([["strategy", *(f"{cost:g}" for cost in request.costs)], *regret_rows(regrets)])
 
 

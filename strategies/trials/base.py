@@ -31,7 +31,7 @@ from nas_osr.strategies.search_request import Criterion
 from nas_osr.strategies.trials.asking import Asking
 from nas_osr.strategies.trials.in_turn import try_here
 from nas_osr.strategies.trials.pool import try_in_processes
-from nas_osr.strategies.trials.study import TrialStudy
+from nas_osr.strategies.trials.study import Direction, TrialStudy
 from nas_osr.strategies.trials.trial import Proposal, TrialRunner, TrialStates, Tried, build_trial
 
 
@@ -74,14 +74,14 @@ class Trials(Strategy):
         raise NotImplementedError
 
     def suggest(self, plan: SearchPlan, tried: Sequence[Tried], asked: Sequence[Proposal]) -> Proposal:
-        """The next proposal, after those of `asked`; as `propose`, for a strategy that sets how long each is trained."""
+        """The next proposal after those of `asked`; as `propose`, for one that also says how long each is trained."""
         return Proposal(self.propose(plan, len(asked), tried), plan.weights.epochs)
 
     def best(self, plan: SearchPlan, tried: Sequence[Tried]) -> Tried:
         """The best, on ties the earlier, of at least one."""
         return max(tried, key=lambda done: done.score)
 
-    def directions(self) -> tuple[str, ...]:
+    def directions(self) -> tuple[Direction, ...]:
         """What is to become of each of the `objectives`, as Optuna says it."""
         return ("maximize",)
 

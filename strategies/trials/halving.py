@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import count, pairwise, takewhile
 from typing import Annotated, Any, ClassVar
 
 from nas_osr.errors import UserError
@@ -62,7 +62,7 @@ class Halving(Trials):
     def suggest(self, plan: SearchPlan, tried: Sequence[Tried], asked: Sequence[Proposal]) -> Proposal:
         rungs = self.rungs(plan)
         gone_on = {proposal.follows for proposal in asked}
-        for rung, longer in reversed(list(zip(rungs, rungs[1:], strict=False))):
+        for rung, longer in reversed([*pairwise(rungs)]):
             there = [trial for trial in range(len(tried)) if asked[trial].epochs == rung]
             ranked = sorted(there, key=lambda trial: -tried[trial].score)  # on ties the earlier first
             for trial in ranked[: len(ranked) // self.config.factor]:

@@ -18,6 +18,7 @@ from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.trials.asking import draw_new, draw_uniformly
 from nas_osr.strategies.trials.base import Trials, TrialsConfig
+from nas_osr.strategies.trials.study import Direction
 from nas_osr.strategies.trials.trial import Tried
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class NSGA(Trials):
         parent = other if self.dominates(other, one) else one
         return draw_new(plan, trial, tried, lambda seed: mutate_architecture(parent.architecture, seed))
 
-    def directions(self) -> tuple[str, ...]:
+    def directions(self) -> tuple[Direction, ...]:
         return ("maximize", "minimize")
 
     def objectives(self, done: Tried) -> tuple[float, ...]:

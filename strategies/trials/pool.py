@@ -1,4 +1,4 @@
-"""Several trials at a time, each in a process of its own: of this machine, or of a Ray cluster that shares its disks."""
+"""Several trials at a time, each in a process of its own: of this machine, or of a Ray cluster that shares a disk."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def describe_job(
 def try_one(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Make one trial in this process, see `describe_job`; its record and its timing, also left in a file."""
     plan = plan_search(make_request(SearchRequest, {**task["request"], "quiet": True}, "trial"))
-    strategy, asked, trial, folder = plan.strategy, task["proposal"], task["trial"], Path(task["folder"])
+    strategy: Any = plan.strategy  # a Trials, which this file is imported by
+    asked, trial, folder = task["proposal"], task["trial"], Path(task["folder"])
     fabric, data = plan.machine.open(ranks=False), plan.data.load()
     states = TrialStates(folder) if strategy.continues else None
     runner = TrialRunner(plan, strategy.rotations(plan), data, fabric, states)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas_osr.files.storage import file_errors
 from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -19,6 +19,8 @@ from nas_osr.strategies.trials.trial import Tried
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
+
+Direction = Literal["maximize", "minimize"]
 
 STUDY_FILE = "optuna.journal"
 STUDY_NAME = "search"
@@ -35,7 +37,7 @@ class TrialStudy:
         directions: of the objectives, as Optuna says it.
     """
 
-    def __init__(self, folder: Path | None, plan: SearchPlan, directions: Sequence[str]) -> None:
+    def __init__(self, folder: Path | None, plan: SearchPlan, directions: Sequence[Direction]) -> None:
         self.plan, self.path, self.study = plan, None if folder is None else folder / STUDY_FILE, None
         if self.path is not None:
             with file_errors(self.path, "write"):
@@ -64,7 +66,7 @@ class TrialStudy:
             self.study.add_trial(trial)
 
 
-def open_study(path: Path, directions: Sequence[str]) -> Study:
+def open_study(path: Path, directions: Sequence[Direction]) -> Study:
     """A new study in a file, made in silence."""
     import optuna
     from optuna.storages import JournalStorage
@@ -89,7 +91,7 @@ def describe_choices(architecture: Architecture) -> tuple[dict[str, Any], dict[s
 
 
 def list_choices(architecture: Architecture) -> list[tuple[str, Any, Sequence[Any]]]:
-    """Name, value and candidates of each: the path of a branch, the operations on it, and those of the whole network."""
+    """Name, value and candidates of each: the paths, the operations on them, and what concerns the whole network."""
     space: Space = architecture.space
     found: list[tuple[str, Any, Sequence[Any]]] = []
     for scale, branch in architecture.branches.items():

@@ -1,4 +1,4 @@
-"""One trial: an architecture is trained with fresh weights and judged, once for each rotation of pseudo-unknown classes."""
+"""One trial: an architecture is trained with fresh weights and judged, once for each rotation of the classes."""
 
 from __future__ import annotations
 
@@ -145,6 +145,9 @@ class TrialRecorder:
     def history(self) -> list[dict[str, Any]]:
         return self.records
 
+    def folder(self) -> None:
+        return None
+
 
 @dataclass(frozen=True)
 class TrialStates:
@@ -249,7 +252,7 @@ def describe_trial(
         "phase": "trial",
         "losses": last["losses"],
         "monitors": last["monitors"],
-        **{name: mean([part[name] for part in parts]) for name in SCORES},
+        **{name: mean_score([part[name] for part in parts]) for name in SCORES},
         **proposal.architecture.describe(),
         **{name: last[name] for name in ("parameters", "macs")},
     }
@@ -271,7 +274,7 @@ def describe_trial(
     return record, timing
 
 
-def mean(values: Sequence[float | None]) -> float | None:
+def mean_score(values: Sequence[float | None]) -> float | None:
     """Of numbers; None where one is not defined."""
     numbers = [value for value in values if value is not None]
     return sum(numbers) / len(numbers) if len(numbers) == len(values) else None

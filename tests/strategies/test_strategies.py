@@ -154,9 +154,17 @@ def test_trials_are_different_architectures_and_the_best_wins(finished: dict[str
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("annealing", {}, "unknown strategy 'annealing': choose from pas, darts, random or give package.module.Class"),
+        (
+            "annealing",
+            {},
+            "unknown strategy 'annealing': choose from pas, darts, random, evolution, halving, nsga or give package.module.Class",
+        ),
         ("my_strategies.Trap", {}, "my_strategies has no class Trap derived from Strategy"),
-        ("random", {"order": "weights_first"}, "strategy random has no setting 'order': it has trials"),
+        (
+            "random",
+            {"order": "weights_first"},
+            "strategy random has no setting 'order': it has trials, rotations, criterion",
+        ),
         ("pas", {"warmup_epochs": -1}, "warmup_epochs must not be negative, got -1"),
         ("pas", {"architecture_lr": 0}, "architecture_lr must be greater than 0"),
     ],
