@@ -21,6 +21,8 @@ from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices,
 from nas_osr.scoring import RULES
 from nas_osr.search_spaces.operations import OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
+from nas_osr.search_spaces.space import ACTIVATIONS, POOLINGS
+from nas_osr.search_spaces.spaces import SPACES
 from nas_osr.search_spaces.stems import STEMS
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
@@ -179,6 +181,8 @@ class ScheduleOptions(PresetOptions):
 class SpaceOptions(Checked):
     """What an architecture is searched in; the preset's where not given."""
 
+    space: Annotated[str | None, Choices(SPACES, plugins=True)] = None
+    "what is chosen from: paper's operations and paths, or wide, with more operations and choices of the whole network."
     layers: int | None = None
     "cell layers L."
     channels: int | None = None
@@ -189,6 +193,16 @@ class SpaceOptions(Checked):
     "scales that leave the encoder; 2 always."
     stem: Annotated[str | None, Choices(STEMS, plugins=True)] = None
     "how images come to 1/4 resolution: strided is the paper's, pooled has 3x3 convolutions, then pooling."
+    stems: Annotated[list[str] | None, Choices(STEMS, plugins=True)] = None
+    "stems to choose from; none: `stem` it is."
+    activations: Annotated[list[str] | None, Choices(ACTIVATIONS)] = None
+    "activations to choose from; none: leaky_relu it is."
+    poolings: Annotated[list[str] | None, Choices(POOLINGS)] = None
+    "poolings under the head to choose from; none: average it is."
+    outputs: list[int] | None = None
+    "scales of which one is the output, 1 or 2; none: 2 it is."
+    widths: list[float] | None = None
+    "factors on the channels, of which each scale chooses one; none: 1 it is."
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
@@ -22,12 +22,14 @@ from nas_osr.plans import (
 )
 from nas_osr.requests import write_down
 from nas_osr.search_spaces.checks import check_space
-from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.presets import get_preset, space_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.recipes import Recipe
+
+OPEN_CHOICES = frozenset({"space", "stems", "activations", "poolings", "outputs", "widths"})  # as the space has them
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -54,9 +56,17 @@ def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
 
 
 def plan_space(request: SearchRequest) -> Space:
-    """The space that a request names: the preset's where it says nothing. Raises UserError."""
+    """The space that a request names, at the preset's size, with what it says of its fields. Raises UserError."""
     asked = {name: value for name, value in same_fields(Space, request).items() if value not in (None, [])}
-    return replace(get_preset(request.preset).space, **asked)
+    if "stem" in asked and "stems" not in asked:
+        asked["stems"] = ()
+    return replace(space_of(request.space, request.preset), **asked)
+
+
+def record_space(request: SearchRequest, space: Space) -> dict[str, Any]:
+    """What config.yaml holds of a space: of the whole network's choices those that there are."""
+    chosen = {} if request.space is None else {"space": request.space}
+    return chosen | {name: value for name, value in asdict(space).items() if value != ()}
 
 
 def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
@@ -123,8 +133,8 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "pseudo_unknown": pseudo_unknown,
         },
         recorded={
-            **request.recorded(),
-            **{name: value for name, value in asdict(space).items() if hasattr(request, name)},
+            **{name: value for name, value in request.recorded().items() if name not in OPEN_CHOICES},
+            **record_space(request, space),
             "strategy_config": asdict(strategy.config),
             "objective_config": asdict(objective.settings),
             "rule": objective.rule,

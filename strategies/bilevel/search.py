@@ -26,7 +26,7 @@ from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
-from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
+from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.bilevel.levels import Levels
@@ -116,7 +116,7 @@ class Searching(Trainer):
             **{f"discrete_{name}": value for name, value in discrete.items()},
             **decoder_figures(self.learner.reconstruct, self.split.validation),
             **weights,
-            "branches": architecture.to_dict()["branches"],
+            **architecture.describe(),
         }
         last = record["epoch"] == self.schedule.epochs - 1
         free = parameter_free(self.levels.supernet)
@@ -144,7 +144,8 @@ class Searching(Trainer):
         network = self.plan.make_encoder(DiscreteNetwork, architecture)
         network.to(self.fabric.device, memory_format=torch.channels_last)  # where the heads are
         inherit_weights(network, self.levels.supernet, architecture)
-        learner: Any = self.fabric.setup_module(Learner(network, self.levels.heads))
+        encoder = Widened(network, self.plan.space.channels) if self.plan.space.widths else network
+        learner: Any = self.fabric.setup_module(Learner(encoder, self.levels.heads))
         learner.mark_forward_method("infer")
         return learner.eval()
 
@@ -163,7 +164,7 @@ def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:
     weights = weights_from_record(record, plan.space)
     if weights is None:
         raise RuntimeError("no epoch after warm-up has been judged")
-    return Architecture(plan.space, decode(plan.space, weights.alpha, weights.beta))
+    return decode(plan.space, weights)
 
 
 def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -80,7 +80,7 @@ def test_the_canonical_network_computes_the_same(branches: tuple[int, ...]) -> N
     assert [value.shape for value in weights] == [value.shape for value in after.state_dict().values()]
     after.load_state_dict(dict(zip(after.state_dict(), weights, strict=True)))
     images = torch.rand(2, 3, 32, 32)
-    for maps, others in zip(before(images), after(images), strict=True):
+    for maps, others in zip(before(images)[:2], after(images)[:2], strict=True):
         assert maps.keys() == others.keys()
         assert all(torch.equal(maps[scale], others[scale]) for scale in maps)
 

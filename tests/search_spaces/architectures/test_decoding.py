@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
-from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
-from nas_osr.search_spaces.architectures.decoding import best_path, decode, weights_from_record
+from nas_osr.search_spaces.architectures.architecture import Branch
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, best_path, decode, weights_from_record
 from nas_osr.search_spaces.architectures.references import published
 from nas_osr.search_spaces.space import Space, all_paths, cells, mixing_cells
 
@@ -74,10 +74,12 @@ def test_decode_by_hand():
     alpha = dict.fromkeys(cells(4, (2,)), (0.2, 0.3, 0.5))
     alpha[1, 0] = (0.4, 0.4, 0.2)  # a tie: the first wins
     alpha[3, 2] = (0.1, 0.8, 0.1)
-    assert decode(space, alpha, beta) == {2: Branch((0, 0, 1, 2), ("conv2", "skip", "conv2", "conv"))}
+    assert decode(space, ArchitectureWeights(alpha, beta)).branches == {
+        2: Branch((0, 0, 1, 2), ("conv2", "skip", "conv2", "conv"))
+    }
     alpha[3, 2] = (0.1, math.nan, 0.1)
     with pytest.raises(ValueError, match="3/2"):
-        decode(space, alpha, beta)
+        decode(space, ArchitectureWeights(alpha, beta))
 
 
 @given(data=st.data(), layers=st.integers(3, 8), branches=BRANCHES)
@@ -85,7 +87,7 @@ def test_decoded_branches_always_make_an_architecture(data, layers, branches):
     space = Space(layers=layers, channels=8, operations=("skip", "conv"), branches=branches)
     beta = data.draw(betas(layers, branches, st.sampled_from([0.0, 0.5, 0.3, 1.0])))
     alpha = {cell: data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))) for cell in cells(layers, branches)}
-    Architecture(space, decode(space, alpha, beta))
+    assert decode(space, ArchitectureWeights(alpha, beta)).space == space
 
 
 def record():
