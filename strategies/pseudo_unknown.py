@@ -45,11 +45,10 @@ class Classes:
         size, count = len(self.pseudo), len(self.kept) + len(self.pseudo)
         order = torch.randperm(len(self.kept), generator=make_generator(seed, "rotations")).tolist()
         turn = [*self.pseudo, *(self.kept[place] for place in order)]
-        chosen = [
-            tuple(turn[(start + place) % count] for place in range(size)) for start in range(0, rotations * size, size)
-        ]
-        if size == 0 or len({frozenset(labels) for labels in chosen}) < rotations:
-            most = count // gcd(size, count) if size else 0
+        starts = [rotation * size for rotation in range(rotations)]
+        chosen = [tuple(turn[(start + place) % count] for place in range(size)) for start in starts]
+        most = count // gcd(size, count) if size else 0
+        if rotations > most:
             raise UserError(
                 f"rotations must be at most {most}: {size} of {count} known classes play the unknown in each, "
                 f"got {rotations}"

@@ -90,7 +90,8 @@ class NSGA(Trials):
             self._study.tell(told, pair)
         self._told = values
         generation = len(tried) // self.config.population
-        return [parent.number for parent in sampler.get_parent_population(self._study, generation)]
+        # the sampler has them in another order when it is asked again
+        return sorted(parent.number for parent in sampler.get_parent_population(self._study, generation))
 
     def front(self, tried: Sequence[Tried]) -> list[Tried]:
         """The trials that no other dominates, by size; of equal ones the first."""
