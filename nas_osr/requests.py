@@ -19,9 +19,9 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices, Range
 from nas_osr.scoring import RULES
-from nas_osr.search_spaces.operations import OPERATIONS
+from nas_osr.search_spaces.operations import ACTIVATIONS, OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
-from nas_osr.search_spaces.space import ACTIVATIONS, POOLINGS
+from nas_osr.search_spaces.space import POOLINGS
 from nas_osr.search_spaces.spaces import SPACES
 from nas_osr.search_spaces.stems import STEMS
 
@@ -199,10 +199,12 @@ class SpaceOptions(Checked):
     "activations to choose from; none: leaky_relu it is."
     poolings: Annotated[list[str] | None, Choices(POOLINGS)] = None
     "poolings under the head to choose from; none: average it is."
-    outputs: list[int] | None = None
+    outputs: Annotated[list[int] | None, Range(1, 2)] = None
     "scales of which one is the output, 1 or 2; none: 2 it is."
-    widths: list[float] | None = None
+    widths: Annotated[list[float] | None, Range(0, 1, above=True)] = None
     "factors on the channels, of which each scale chooses one; none: 1 it is."
+    two_inputs: bool | None = None
+    "whether a cell may take the sum of both its in-edges."
 
 
 @dataclass

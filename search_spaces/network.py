@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from nas_osr.outputs import Features
-from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.blocks import run_block
 from nas_osr.search_spaces.encoder import Normalise
 from nas_osr.search_spaces.ends import BOTTOM, SHARES, make_neck, pool_branches, to_bottom
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DiscreteNetwork(nn.Module):
-    """Stem and the cells on the chosen paths; branches share every cell up to where their paths part."""
+    """Stem and the cells on the chosen ways, which share every cell up to where they part."""
 
     checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
@@ -36,18 +37,25 @@ class DiscreteNetwork(nn.Module):
         super().__init__()
         self.normalise = Normalise(mean, std)
         self.stem = stem_class(architecture.stem)(image_channels, architecture.channels(0))
-        self.routes = {scale: cell_keys(branch) for scale, branch in architecture.branches.items()}
+        self.routes = {scale: cell_keys(branch.path, scale) for scale, branch in architecture.branches.items()}
         self.end = max(architecture.branches)
         bottom = architecture.branches[self.end]
         self.arrivals = (*bottom.path[1:], bottom.path[-1])  # the scales at which the cells on the way to 1/16 end
         self.cells = nn.ModuleDict()
-        for scale, branch in architecture.branches.items():
-            for layer, key in enumerate(self.routes[scale]):
+        self.sources: dict[str, list[str]] = {}  # by cell: what it adds up, the finer first; nothing in layer 0
+        to_cells = {cell: cell_keys(way.path, cell[1]) for cell, way in architecture.joins.items()}
+        for way, route in zip(architecture.ways(), [*self.routes.values(), *to_cells.values()], strict=True):
+            for layer, key in enumerate(route):
+                self.sources[cell_of(key)] = route[layer - 1 : layer] if layer else []
                 if key not in self.cells:
-                    here = branch.path[layer]
+                    here = way.path[layer]
                     stride = 2 if key.endswith("halve") else 1
                     channels = architecture.channels(here), architecture.channels(here + stride - 1)
-                    self.cells[key] = operation_class(branch.operations[layer])(*channels, stride)
+                    self.cells[key] = operation_class(way.operations[layer])(*channels, stride)
+        for (layer, scale), route in to_cells.items():
+            cell = f"{layer}_{scale}"
+            self.sources[cell] = sorted([*self.sources[cell], route[-1]])
+        self.order = sorted(self.cells, key=lambda key: int(key.partition("_")[0]))
         if self.end < BOTTOM:
             self.neck = make_neck(architecture.channels(self.end), architecture.space.channels << BOTTOM)
         self.shares: Tensor | None
@@ -59,14 +67,11 @@ class DiscreteNetwork(nn.Module):
         """[B, C, H, W] in [0, 1] -> the map of each branch, and the last map at each scale on the way to 1/16."""
         half, quarter = run_block(self.stem, self.normalise(images), self.checkpointing)
         maps: dict[str, Tensor] = {}
-        branches: dict[int, Tensor] = {}
-        for branch, route in self.routes.items():
-            x = quarter
-            for key in route:
-                if key not in maps:
-                    maps[key] = run_block(self.cells[key], x, self.checkpointing)
-                x = maps[key]
-            branches[branch] = keep_layout(x)
+        for key in self.order:
+            sources = [maps[source] for source in self.sources[cell_of(key)]]
+            x = sources[0] + sources[1] if len(sources) == 2 else sources[0] if sources else quarter
+            maps[key] = run_block(self.cells[key], x, self.checkpointing)
+        branches = {branch: keep_layout(maps[route[-1]]) for branch, route in self.routes.items()}
         bottom = zip(self.arrivals, self.routes[self.end], strict=True)
         last = {-1: half, 0: quarter, **{scale: maps[key] for scale, key in bottom}}
         if self.end < BOTTOM:
@@ -98,11 +103,15 @@ class Widened(nn.Module):
         return self.channels << scale if scale >= 0 else self.channels >> 1
 
 
-def cell_keys(branch: Branch) -> list[str]:
-    """The names of a branch's cells in order: layer, scale and form, such as `1_0_halve`."""
-    following = (*branch.path[1:], branch.path[-1])
-    steps = zip(branch.path, following, strict=True)
+def cell_keys(path: Sequence[int], end: int) -> list[str]:
+    """The names of the cells on a way that ends at this scale: layer, scale and form, such as `1_0_halve`."""
+    steps = zip(path, (*path[1:], end), strict=True)
     return [f"{layer}_{here}_{'halve' if there > here else 'keep'}" for layer, (here, there) in enumerate(steps)]
+
+
+def cell_of(key: str) -> str:
+    """Layer and scale of such a name: `1_0`."""
+    return key.rpartition("_")[0]
 
 
 def inherit_weights(network: DiscreteNetwork, supernet: Supernet, architecture: Architecture) -> None:
@@ -110,11 +119,11 @@ def inherit_weights(network: DiscreteNetwork, supernet: Supernet, architecture: 
     operations, mixed = supernet.space.operations, supernet.network
     stems = dict(zip(supernet.space.stems, mixed.stem.stems, strict=True)) if supernet.space.stems else {}
     _inherit(network.stem, stems.get(architecture.stem, mixed.stem))
-    for scale, branch in architecture.branches.items():
-        for layer, key in enumerate(network.routes[scale]):
-            forms = mixed.halve if key.endswith("halve") else mixed.keep
-            candidates = dict(zip(operations, forms[f"{layer}_{branch.path[layer]}"], strict=True))
-            _inherit(network.cells[key], candidates[branch.operations[layer]])
+    chosen = {f"{layer}_{scale}": name for (layer, scale), name in architecture.chosen_cells().items()}
+    for key, cell in network.cells.items():
+        forms = mixed.halve if key.endswith("halve") else mixed.keep
+        candidates = dict(zip(operations, forms[cell_of(key)], strict=True))
+        _inherit(cell, candidates[chosen[cell_of(key)]])
     if network.end < BOTTOM:
         _inherit(network.neck, mixed.necks[str(network.end)])
 

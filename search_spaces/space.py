@@ -16,7 +16,7 @@ from typing import Any
 from nas_osr.errors import UserError, show
 from nas_osr.plugins import check_name
 from nas_osr.search_spaces import paper
-from nas_osr.search_spaces.operations import NONE, OPERATIONS
+from nas_osr.search_spaces.operations import ACTIVATIONS, NONE, OPERATIONS
 from nas_osr.search_spaces.stems import STEMS
 
 Cell = tuple[int, int]
@@ -28,7 +28,6 @@ MIN_CHANNELS = 4  # a stem begins with a quarter of them
 MAX_CHANNELS = 8192
 MAX_OPERATIONS = 16
 MAX_CANDIDATES = 16  # of a choice of the network as a whole
-ACTIVATIONS = ("leaky_relu", "relu", "gelu", "silu")
 POOLINGS = ("average", "maximum", "both")
 
 
@@ -104,6 +103,8 @@ class Space:
     "scales of which one is the network's output, in place of 2; only where `branches` is 2 alone."
     widths: tuple[float, ...] = ()
     "factors, in (0, 1], on the channels of a scale, of which each scale chooses its own, in place of 1."
+    two_inputs: bool = False
+    "whether a cell on a path may take the sum of both its in-edges, in place of one."
 
     def __post_init__(self) -> None:
         for name in ("operations", "stems", "activations", "poolings"):
@@ -158,6 +159,11 @@ class Space:
             **{f"width_{scale}": self.widths for scale in range(max(self.ends) + 1)},
         }
         return {name: candidates for name, candidates in found.items() if candidates}
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is anything to choose beside paths and operations."""
+        return bool(self.choices) or self.two_inputs
 
     @property
     def ends(self) -> tuple[int, ...]:

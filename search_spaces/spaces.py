@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nas_osr.plugins import load_class
-from nas_osr.search_spaces.operations import OPERATIONS
-from nas_osr.search_spaces.space import ACTIVATIONS, POOLINGS, Space
+from nas_osr.search_spaces.operations import ACTIVATIONS, OPERATIONS
+from nas_osr.search_spaces.space import POOLINGS, Space
 from nas_osr.search_spaces.stems import STEMS
 
 SPACES: dict[str, str] = {
@@ -28,6 +28,7 @@ class Wide(Space):
     poolings: tuple[str, ...] = POOLINGS
     outputs: tuple[int, ...] = (1, 2)
     widths: tuple[float, ...] = (0.5, 1.0)
+    two_inputs: bool = True
 
 
 def space_class(name: str) -> type[Space]:

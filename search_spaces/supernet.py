@@ -27,7 +27,7 @@ from nas_osr.search_spaces.mixtures import MixedStem, Mixture, Tempered
 from nas_osr.search_spaces.operations import operation_class
 from nas_osr.search_spaces.operations.parts import mix, mix_activations, mix_widths
 from nas_osr.search_spaces.paper import INITIAL_LOGIT
-from nas_osr.search_spaces.space import Cell, Space, count_paths, predecessors
+from nas_osr.search_spaces.space import Cell, Space, count_paths, mixing_cells, predecessors
 from nas_osr.search_spaces.stems import stem_class
 
 
@@ -44,6 +44,9 @@ class HierarchicalSpace(ModelSpace):
         self.space, self.cells = space, space.cells
         self.normalise = Normalise(mean, std)
         self.mixtures = {name: Mixture(len(candidates)) for name, candidates in space.choices.items()}
+        if space.two_inputs:
+            mixing = mixing_cells(space.layers, space.ends)
+            self.mixtures |= {f"join_{layer}_{scale}": Mixture(2) for layer, scale in mixing}
         self.choices = nn.ModuleDict(self.mixtures)
         self.stem = self._stem(image_channels)
         self.keep, self.halve, self.inputs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
@@ -104,13 +107,18 @@ class HierarchicalSpace(ModelSpace):
                     arriving.setdefault(scale + 1, []).append(run_block(self.halve[key], x, self.checkpointing))
             for scale, maps in arriving.items():
                 key = f"{layer + 1}_{scale}"
-                map_ = self.inputs[key](maps) if len(maps) == 2 else maps[0]
+                map_ = self._join(key, maps) if len(maps) == 2 else maps[0]
                 last[scale] = map_
                 if layer == self.space.layers - 1:
                     branches[scale] = keep_layout(map_)
                 else:
                     inputs[layer + 1, scale] = map_
         return self._finish(branches, last)
+
+    def _join(self, key: str, maps: list[Tensor]) -> Tensor:
+        """One input of a cell, mixed by beta, or both, mixed again where that is a choice."""
+        one: Tensor = self.inputs[key](maps)
+        return mix(self.mixtures[f"join_{key}"](), [one, maps[0] + maps[1]]) if self.space.two_inputs else one
 
     def _finish(self, branches: dict[int, Tensor], last: dict[int, Tensor]) -> Features:
         """Mix the outputs, and what is pooled of each, where there is a choice."""
@@ -133,7 +141,7 @@ class Supernet(nn.Module):
     Attributes:
         network: the space after nni's mutation.
         architecture_parameters: label -> logits, in a fixed order; alphas are shared by the two forms of a cell, and
-            gammas are of choices of the network as a whole.
+            gammas are of choices of the network as a whole, joins of whether a cell has one input or both.
         probabilities: turns logits into alphas and gammas; `softmaxes`, by label, into betas.
     """
 
@@ -147,7 +155,9 @@ class Supernet(nn.Module):
         self.architecture_parameters: dict[str, nn.Parameter] = {label: named[label] for label in sorted(named)}
         for logits in self.architecture_parameters.values():
             nn.init.constant_(logits, INITIAL_LOGIT)
-        self.mixtures = {f"gamma_{name}": mixture for name, mixture in mixed.mixtures.items()}
+        self.mixtures = {
+            name if name.startswith("join_") else f"gamma_{name}": mixture for name, mixture in mixed.mixtures.items()
+        }
         self.architecture_parameters |= {label: mixture.logits for label, mixture in self.mixtures.items()}
         self.probabilities = Tempered()
         for mixture in self.mixtures.values():
@@ -182,6 +192,14 @@ class Supernet(nn.Module):
             else:
                 result[layer, scale] = (1.0, 0.0) if (layer - 1, scale) not in self.cells and layer else (0.0, 1.0)
         return result
+
+    def joins(self) -> dict[Cell, tuple[float, float]]:
+        """Probability of one and of both inputs, for every cell that could have two; none where the space has not."""
+        found = {}
+        for layer, scale in mixing_cells(self.space.layers, self.space.ends) if self.space.two_inputs else ():
+            one, both = self._probabilities("join", (layer, scale))
+            found[layer, scale] = (one, both)
+        return found
 
     def gammas(self) -> dict[str, tuple[float, ...]]:
         """Probability of each candidate, for every choice of the network as a whole."""

@@ -13,11 +13,12 @@ from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
-from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
+from nas_osr.search_spaces.sizes import describe_space, describe_supernet
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.search_plan import plan_search
@@ -71,6 +72,9 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
+        if not plan.output.quiet:
+            sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
+            folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
         minutes = plan.output.checkpoint_minutes
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:

@@ -29,7 +29,9 @@ from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.recipes import Recipe
 
-OPEN_CHOICES = frozenset({"space", "stems", "activations", "poolings", "outputs", "widths"})  # as the space has them
+OPEN_CHOICES = frozenset(
+    {"space", "stems", "activations", "poolings", "outputs", "widths", "two_inputs"}
+)  # as the space has them
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -65,8 +67,10 @@ def plan_space(request: SearchRequest) -> Space:
 
 def record_space(request: SearchRequest, space: Space) -> dict[str, Any]:
     """What config.yaml holds of a space: of the whole network's choices those that there are."""
-    chosen = {} if request.space is None else {"space": request.space}
-    return chosen | {name: value for name, value in asdict(space).items() if value != ()}
+    found = {name: value for name, value in asdict(space).items() if value != ()}
+    if request.space is not None:
+        return {"space": request.space, **found}
+    return {name: value for name, value in found.items() if value is not False}
 
 
 def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from nas_osr.errors import UserError
+
+if TYPE_CHECKING:
+    from nas_osr.search_spaces.architectures.architecture import Architecture
 
 MODEL_FORMATS = ("safetensors", "onnx")
+SIZED = (3, 32, 32)  # of an image, since an architecture knows of none
 
 
 def export(
@@ -56,7 +62,9 @@ def export(
     drawn = [name for name in formats if name not in MODEL_FORMATS]
     written = []
     if drawn:
-        written += export_architecture(*load_with_weights(architecture, weights), drawn, out or Path("."))
+        found = load_with_weights(architecture, weights)
+        written += export_architecture(*found, drawn, out or Path("."))
+        say_sizes(found[0], plugin or [])
     if set(formats) & set(MODEL_FORMATS):
         from nas_osr.retrain.retrain_request import ReopenOptions
 
@@ -75,3 +83,16 @@ def export(
     for path in written:
         print(f"wrote {path}")
     return written
+
+
+def say_sizes(architecture: Architecture, plugin: list[str]) -> None:
+    """Print how large an architecture's network and its space are; a line says why not, where a class is missing."""
+    from nas_osr.plans import import_plugins
+    from nas_osr.search_spaces.sizes import describe_architecture, describe_space
+
+    print(f"space: {describe_space(architecture.space)}")
+    try:
+        import_plugins(plugin)
+        print(describe_architecture(architecture, SIZED))
+    except UserError as error:
+        print(f"network: no sizes, since {error}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,8 @@ from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check_json_value, parse_json, read_text
 from nas_osr.search_spaces import paper
-from nas_osr.search_spaces.space import ACTIVATIONS, NUM_SCALES, POOLINGS, Cell, Space
+from nas_osr.search_spaces.operations import ACTIVATIONS
+from nas_osr.search_spaces.space import NUM_SCALES, POOLINGS, Cell, Space, predecessors
 
 SCHEMA = 1  # of the paper's space
 CHOOSING = 2  # of a space that chooses of the network as a whole, too
@@ -36,7 +38,8 @@ class Branch:
 class Architecture:
     """A discrete network of the space: for each enabled branch a path and its operations.
 
-    Branches that share a cell agree on the operation and on the way to it, so that every cell has one input.
+    Ways that share a cell agree on the operation and on the way to it, so that every cell has one input; or two, where
+    the space lets it and `joins` says so.
 
     Raises:
         UserError: names the field that is wrong.
@@ -49,6 +52,9 @@ class Architecture:
     "where it comes from (strategy, objective, rule, protocol, split, seed, F1, epoch, ...): plain JSON."
     choices: dict[str, Any] = field(default_factory=dict)
     "what is chosen of the network as a whole: for each name in `Space.choices` one of its candidates."
+    joins: dict[Cell, Branch] = field(default_factory=dict)
+    """for each cell, on the path of a branch, that takes the sum of two inputs: the way to the cell that it has the
+    other from, of the layers before it."""
 
     def __post_init__(self) -> None:
         _check_choices(self.space, self.choices)
@@ -58,13 +64,16 @@ class Architecture:
             raise UserError(f"branches: expected those of the space, {expected}, got {sorted(self.branches)}")
         for scale, branch in self.branches.items():
             _check_branch(self.space, scale, branch)
-        if (cell := inconsistent_cell(self.branches)) is not None:
+        for cell, way in self.joins.items():
+            _check_join(self, cell, way)
+        if (cell_ := inconsistent_cell(self.ways())) is not None:
             raise UserError(
-                f"branches: two branches share the cell of layer {cell[0]} at scale {cell[1]} but differ in its "
+                f"branches: two branches share the cell of layer {cell_[0]} at scale {cell_[1]} but differ in its "
                 "operation or in the way to it"
             )
         check_json_value(self.found, "found", _MAX_FOUND_DEPTH)
         object.__setattr__(self, "branches", dict(sorted(self.branches.items())))
+        object.__setattr__(self, "joins", dict(sorted(self.joins.items())))
         chosen = {name: items[items.index(self.choices[name])] for name, items in self.space.choices.items()}
         object.__setattr__(self, "choices", chosen)  # in their order, and as the space writes them
 
@@ -95,26 +104,35 @@ class Architecture:
         space = replace(space, channels=channels or space.channels, stem=stem or space.stem)
         return replace(self, space=space, choices=choices)
 
-    def chosen_cells(self) -> dict[Cell, str]:
-        """The operation of every cell on a path."""
-        return {cell: way.operations[cell[0]] for way in self.branches.values() for cell in enumerate(way.path)}
+    def ways(self) -> list[Branch]:
+        """The ways to the outputs, and those to second inputs."""
+        return [*self.branches.values(), *self.joins.values()]
 
-    def chosen_edges(self) -> set[tuple[Cell, Cell]]:
-        """The steps of all paths, from cell to cell."""
+    def chosen_cells(self) -> dict[Cell, str]:
+        """The operation of every cell on a way."""
+        return {cell: way.operations[cell[0]] for way in self.ways() for cell in enumerate(way.path)}
+
+    def path_edges(self) -> set[tuple[Cell, Cell]]:
+        """The steps of all branches' paths, from cell to cell."""
         return {step for way in self.branches.values() for step in pairwise(enumerate(way.path))}
 
+    def chosen_edges(self) -> set[tuple[Cell, Cell]]:
+        """The steps of all ways, those that join a path included."""
+        found = {step for way in self.joins.values() for step in pairwise(enumerate(way.path))}
+        return self.path_edges() | found | {((cell[0] - 1, way.path[-1]), cell) for cell, way in self.joins.items()}
+
     def describe(self) -> dict[str, Any]:
-        """What was chosen, as plain values: `choices`, where the space has any, and `branches`."""
-        branches = {
-            str(scale): {"path": list(branch.path), "operations": list(branch.operations)}
-            for scale, branch in self.branches.items()
-        }
-        return {**({"choices": self.choices} if self.choices else {}), "branches": branches}
+        """What was chosen, as plain values: `branches`, and `choices` and `joins` where there are any."""
+        branches = {str(scale): _plain(way) for scale, way in self.branches.items()}
+        joins = {f"{layer}/{scale}": _plain(way) for (layer, scale), way in self.joins.items()}
+        choices = {"choices": self.choices} if self.choices else {}
+        return {**choices, "branches": branches, **({"joins": joins} if joins else {})}
 
     @classmethod
     def from_description(cls, space: Space, record: Mapping[str, Any]) -> Architecture:
         """The architecture of a space that `describe` described, among other entries of a record. Raises UserError."""
-        return cls(space, _branches_from(record["branches"]), choices=dict(record.get("choices", {})))
+        joins = _joins_from(record.get("joins", {}))
+        return cls(space, _branches_from(record["branches"]), choices=dict(record.get("choices", {})), joins=joins)
 
     def to_dict(self) -> dict[str, Any]:
         """The plain value that `architecture.json` holds."""
@@ -124,11 +142,11 @@ class Architecture:
             "channels": self.space.channels,
             "operations": list(self.space.operations),
         }
-        if self.choices:
+        if self.space.chooses:
             space |= {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.space).items()}
         elif self.space.stem != paper.STEM:  # files of the usual space are as they always were
             space["stem"] = self.space.stem
-        schema = CHOOSING if self.choices else SCHEMA
+        schema = CHOOSING if self.space.chooses else SCHEMA
         return {"schema": schema, "space": space, **self.describe(), "found": self.found}
 
     @classmethod
@@ -164,7 +182,7 @@ class Architecture:
 
 def _architecture_from(value: Any) -> Architecture:
     """Convert a parsed JSON value; the constructors then check ranges."""
-    top = as_fields(value, "the file", ("schema", "space", "branches", "found"), ("choices",))
+    top = as_fields(value, "the file", ("schema", "space", "branches", "found"), ("choices", "joins"))
     schema = as_integer(top["schema"], "schema")
     if schema not in (SCHEMA, CHOOSING):
         raise UserError(f"schema: expected {SCHEMA} or {CHOOSING}, got {show(top['schema'])}")
@@ -173,13 +191,14 @@ def _architecture_from(value: Any) -> Architecture:
     choices = as_fields(top.get("choices", {}), "choices", (), tuple(space.choices))
     if not isinstance(top["found"], dict):
         raise UserError(f"found: expected an object, got {show(top['found'])}")
-    return Architecture(space, branches, top["found"], choices)
+    return Architecture(space, branches, top["found"], choices, _joins_from(top.get("joins", {})))
 
 
 def _space_from(value: Any, branches: tuple[int, ...], schema: int) -> Space:
     usual = ("name", "layers", "channels", "operations")
     chosen = ("branches", "stem", "stems", "activations", "poolings", "outputs", "widths")
-    found = as_fields(value, "space", usual + (chosen if schema == CHOOSING else ()), ("stem",))
+    optional = ("stem", "two_inputs") if schema == CHOOSING else ("stem",)
+    found = as_fields(value, "space", usual + (chosen if schema == CHOOSING else ()), optional)
     if found["name"] != SPACE_NAME:
         raise UserError(f"space.name: expected {SPACE_NAME!r}, got {show(found['name'])}")
     if schema == SCHEMA and NUM_SCALES - 1 not in branches:
@@ -192,6 +211,9 @@ def _space_from(value: Any, branches: tuple[int, ...], schema: int) -> Space:
     ):
         if name in found:
             values[name] = as_items(found[name], f"space.{name}", convert)
+    values["two_inputs"] = found.get("two_inputs", False)
+    if not isinstance(values["two_inputs"], bool):
+        raise UserError(f"space.two_inputs: expected true or false, got {show(values['two_inputs'])}")
     stem = as_string(found.get("stem", paper.STEM), "space.stem")
     try:
         return Space(**{"branches": branches, **values}, stem=stem)
@@ -206,13 +228,31 @@ def _branches_from(value: Any) -> dict[int, Branch]:
     for key, item in value.items():
         if key not in [str(scale) for scale in range(NUM_SCALES)]:
             raise UserError(f'branches: expected the keys "0" to "{NUM_SCALES - 1}", got {show(key)}')
-        where = f"branches.{key}"
-        branch = as_fields(item, where, ("path", "operations"))
-        branches[int(key)] = Branch(
-            path=as_items(branch["path"], f"{where}.path", as_integer),
-            operations=as_items(branch["operations"], f"{where}.operations", as_string),
-        )
+        branches[int(key)] = _way_from(item, f"branches.{key}")
     return branches
+
+
+def _joins_from(value: Any) -> dict[Cell, Branch]:
+    if not isinstance(value, dict):
+        raise UserError(f"joins: expected an object, got {show(value)}")
+    joins = {}
+    for key, item in value.items():
+        if not (match := re.fullmatch(r"([1-9][0-9]?)/([0-2])", str(key))):
+            raise UserError(f"joins: expected keys such as 3/1, a layer and a scale, got {show(key)}")
+        joins[int(match[1]), int(match[2])] = _way_from(item, f"joins.{key}")
+    return joins
+
+
+def _way_from(value: Any, where: str) -> Branch:
+    way = as_fields(value, where, ("path", "operations"))
+    return Branch(
+        path=as_items(way["path"], f"{where}.path", as_integer),
+        operations=as_items(way["operations"], f"{where}.operations", as_string),
+    )
+
+
+def _plain(way: Branch) -> dict[str, Any]:
+    return {"path": list(way.path), "operations": list(way.operations)}
 
 
 def _as_number(value: Any, where: str) -> float:
@@ -232,27 +272,44 @@ def _check_choices(space: Space, choices: Mapping[str, Any]) -> None:
 
 def _check_branch(space: Space, scale: int, branch: Branch) -> None:
     where = f"branches.{scale}"
-    for name, items in (("path", branch.path), ("operations", branch.operations)):
-        if len(items) != space.layers:
-            raise UserError(f"{where}.{name}: expected {space.layers} entries, one per layer, got {len(items)}")
-    if branch.path[0] != 0:
-        raise UserError(f"{where}.path: must start at scale 0, got {show(branch.path[0])}")
-    for layer in range(1, space.layers):
-        if branch.path[layer] - branch.path[layer - 1] not in (0, 1):
-            raise UserError(f"{where}.path[{layer}]: each step keeps the scale or adds one")
+    _check_way(space, where, branch, space.layers)
     if branch.path[-1] != scale:
         raise UserError(f"{where}.path: must end at scale {scale}, got {show(branch.path[-1])}")
-    for layer, operation in enumerate(branch.operations):
+
+
+def _check_join(architecture: Architecture, cell: Cell, way: Branch) -> None:
+    where, space = f"joins.{cell[0]}/{cell[1]}", architecture.space
+    if not space.two_inputs:
+        raise UserError(f"{where}: space.two_inputs is false")
+    taken = {source for source, target in architecture.path_edges() if target == cell}
+    others = [source for source in predecessors(cell) if source not in taken]
+    if not taken or not others:
+        raise UserError(f"{where}: not a cell on the path of a branch that could have two inputs")
+    _check_way(space, where, way, cell[0])
+    if way.path[-1] != others[0][1]:
+        raise UserError(f"{where}.path: must end at scale {others[0][1]}, got {show(way.path[-1])}")
+
+
+def _check_way(space: Space, where: str, way: Branch, layers: int) -> None:
+    for name, items in (("path", way.path), ("operations", way.operations)):
+        if len(items) != layers:
+            raise UserError(f"{where}.{name}: expected {layers} entries, one per layer, got {len(items)}")
+    if way.path[0] != 0:
+        raise UserError(f"{where}.path: must start at scale 0, got {show(way.path[0])}")
+    for layer in range(1, layers):
+        if way.path[layer] - way.path[layer - 1] not in (0, 1):
+            raise UserError(f"{where}.path[{layer}]: each step keeps the scale or adds one")
+    for layer, operation in enumerate(way.operations):
         if operation not in space.selectable:
             raise UserError(f"{where}.operations[{layer}]: {show(operation)} is not one of space.operations")
 
 
-def inconsistent_cell(branches: dict[int, Branch]) -> Cell | None:
-    """The first cell that two branches share without agreeing on the operations and the path up to it."""
-    ways: dict[Cell, tuple[object, object]] = {}
-    for _, branch in sorted(branches.items()):
-        for cell in enumerate(branch.path):
-            way = branch.path[: cell[0]], branch.operations[: cell[0] + 1]
-            if ways.setdefault(cell, way) != way:
+def inconsistent_cell(ways: Iterable[Branch]) -> Cell | None:
+    """The first cell that two ways share without agreeing on the operations and the path up to it."""
+    seen: dict[Cell, tuple[object, object]] = {}
+    for way in ways:
+        for cell in enumerate(way.path):
+            before = way.path[: cell[0]], way.operations[: cell[0] + 1]
+            if seen.setdefault(cell, before) != before:
                 return cell
     return None

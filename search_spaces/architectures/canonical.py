@@ -11,23 +11,25 @@ import json
 import math
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, inconsistent_cell
 from nas_osr.search_spaces.space import Space, all_paths
 
 IDENTITY = "skip"  # where it keeps the scale
 HEX_DIGITS = 16  # of a fingerprint: 64 bits
+MOST_COMBINATIONS = 10_000
 
 
 def canonical(architecture: Architecture) -> Architecture:
     """The one architecture that stands for all of the same space that compute the same; `found` is left empty.
 
-    With several branches, whose identities cannot be moved when the branches then no longer agree about a cell that
-    they share, an architecture may stand for itself though another computes the same. Idempotent.
+    With second inputs, and with branches that no longer agree about a cell that they share when identities have moved,
+    an architecture may stand for itself though another computes the same. Idempotent.
     """
-    identity = IDENTITY in architecture.space.operations
+    identity = IDENTITY in architecture.space.operations and not architecture.joins
     moved = {scale: _identities_last(branch) if identity else branch for scale, branch in architecture.branches.items()}
-    if inconsistent_cell(moved) is not None:
+    if inconsistent_cell(moved.values()) is not None:
         moved = architecture.branches
     choices = dict(architecture.choices)
     for name, candidates in architecture.space.choices.items():
@@ -43,30 +45,39 @@ def fingerprint(architecture: Architecture) -> str:
     A hash (SHA-256) of the stem, activation, pooling and widths, and of what the cells on each path do in order.
     """
     found = canonical(architecture)
-    ways = {
-        str(scale): [f"{name} {scale_}" for name, scale_ in _steps(branch)] for scale, branch in found.branches.items()
-    }
+    if found.joins:
+        ways: dict[str, Any] = found.describe()
+    else:
+        ways = {str(scale): _steps(branch) for scale, branch in found.branches.items()}
     widths = [found.channels(scale) for scale in range(max(found.branches) + 1)]
     whole = [found.stem, found.activation, found.pooling, architecture.space.channels, widths, ways]
     return hashlib.sha256(json.dumps(whole).encode()).hexdigest()[:HEX_DIGITS]
 
 
-def count_descriptions(space: Space) -> int:
-    """How many architectures can be written down in a space: paths, operations on them, choices of the network."""
+def count_descriptions(space: Space) -> int | None:
+    """How many architectures can be written down in a space: paths, operations on them, choices of the network.
+
+    Second inputs are not counted.
+    None for several branches with more combinations of paths than can be looked at one by one.
+    """
     ways, operations = 0, len(space.selectable)
     for ends in _end_combinations(space):
         if len(ends) == 1:
-            ways += len(all_paths(space.layers, ends[0])) * operations**space.layers
+            ways += math.comb(space.layers - 1, ends[0]) * operations**space.layers
             continue
+        if math.prod(math.comb(space.layers - 1, end) for end in ends) > MOST_COMBINATIONS:
+            return None
         for paths in product(*(all_paths(space.layers, end) for end in ends)):
             branches = {end: Branch(path, ("",) * space.layers) for end, path in zip(ends, paths, strict=True)}
-            if inconsistent_cell(branches) is None:
+            if inconsistent_cell(branches.values()) is None:
                 ways += operations ** len({cell for path in paths for cell in enumerate(path)})
     return ways * _whole(space)
 
 
 def count_distinct(space: Space) -> int | None:
     """How many of them compute different things, for networks with one output; None for several branches.
+
+    Second inputs are not counted.
 
     A path of L cells that ends at scale e keeps at its last cell. Without identities it has m <= L - e keeping cells,
     in any order with the e halving ones; where none is an identity, the last one keeps. With k operations, of which i

@@ -27,6 +27,8 @@ class ArchitectureWeights:
     "for each cell with two in-edges the probabilities (from the finer scale, from the same scale)."
     gamma: dict[str, tuple[float, ...]] = field(default_factory=dict)
     "for each choice of the network as a whole the probabilities of the candidates, in the space's order."
+    join: dict[Cell, tuple[float, float]] = field(default_factory=dict)
+    "for each cell with two in-edges the probabilities (one input, both), where the space has such a choice."
 
 
 def name_cell(cell: Cell) -> str:
@@ -67,8 +69,9 @@ def path_chances(space: Space, beta: Mapping[Cell, tuple[float, float]]) -> dict
 
 
 def decode(space: Space, weights: ArchitectureWeights) -> Architecture:
-    """The most probable of each: choices of the network, path of each branch, operation of each cell on it.
+    """The most probable of each: choices of the network, path of each branch, second inputs, operation of each cell.
 
+    The way to a second input is the best path to where it comes from, which agrees with the other best paths.
     Of equally probable ones the first in the space; `none` is no operation that a network has. Raises ValueError for a
     weight that is not finite, or for more or fewer than there are candidates.
     """
@@ -76,15 +79,24 @@ def decode(space: Space, weights: ArchitectureWeights) -> Architecture:
         name: candidates[_strongest(weights.gamma[name], f"gamma of {name}", candidates)]
         for name, candidates in space.choices.items()
     }
-    found = {}
-    for branch in (choices["output"],) if space.outputs else space.branches:
-        path = best_path(space.layers, branch, weights.beta)
-        strongest = []
+
+    def way(path: tuple[int, ...]) -> Branch:
+        strongest = (
+            _strongest(weights.alpha[cell], f"alpha of cell {name_cell(cell)}", space.operations)
+            for cell in enumerate(path)
+        )
+        return Branch(path, tuple(space.operations[index] for index in strongest))
+
+    ends = (choices["output"],) if space.outputs else space.branches
+    paths = {end: best_path(space.layers, end, weights.beta) for end in ends}
+    joins = {}
+    for path in paths.values():
         for cell in enumerate(path):
-            what = f"alpha of cell {name_cell(cell)}"
-            strongest.append(space.operations[_strongest(weights.alpha[cell], what, space.operations)])
-        found[branch] = Branch(path, tuple(strongest))
-    return Architecture(space, found, choices=choices)
+            one, both = weights.join.get(cell, (1.0, 0.0))
+            for layer, scale in predecessors(cell) if both > one else ():
+                if path[layer] != scale:
+                    joins[cell] = way(best_path(layer + 1, scale, weights.beta))
+    return Architecture(space, {end: way(path) for end, path in paths.items()}, choices=choices, joins=joins)
 
 
 def _strongest(weights: Sequence[float], what: str, candidates: Sequence[Any]) -> int:
@@ -98,8 +110,8 @@ def weights_from_record(record: Mapping[str, Any], space: Space, where: str = "h
 
     Args:
         record: `{"alpha": {"l/s": {operation: p}}, "beta": {"l/s": {"finer": p, "same": p}}, "gamma": {choice:
-            {candidate: p}}}` among other fields, the keys in any order; a beta of a cell with one in-edge is passed
-            over, and so is gamma where the space has no such choice.
+            {candidate: p}}, "join": {"l/s": {"one": p, "both": p}}}` among other fields, the keys in any order; a beta
+            of a cell with one in-edge is passed over, and so are gamma and join where the space has no such choice.
         where: names the record in messages.
 
     Raises:
@@ -116,7 +128,12 @@ def weights_from_record(record: Mapping[str, Any], space: Space, where: str = "h
         name: _probabilities(record, "gamma", name, [str(candidate) for candidate in candidates], where)
         for name, candidates in space.choices.items()
     }
-    return ArchitectureWeights(alpha, {cell: (finer, same) for cell, (finer, same) in beta.items()}, gamma)
+    join = {
+        cell: _probabilities(record, "join", name_cell(cell), ("one", "both"), where)
+        for cell in (beta if space.two_inputs else ())
+    }
+    pairs = ({cell: (first, second) for cell, (first, second) in found.items()} for found in (beta, join))
+    return ArchitectureWeights(alpha, next(pairs), gamma, next(pairs))
 
 
 def _cost(probability: float) -> int:

@@ -221,7 +221,9 @@ def _choices(architecture: Architecture, weights: ArchitectureWeights | None) ->
         value = architecture.choices[name]
         shown = f"1/{4 << value}" if name == "output" else str(value).rpartition(".")[2] if name == "stem" else value
         gamma = "" if weights is None else f" ({weights.gamma[name][candidates.index(value)]:.2f})"
-        found.append(f"{name.replace('_', ' ')} {shown}{gamma}")
+        if name.startswith("width_"):
+            name = f"width at 1/{4 << int(name.removeprefix('width_'))}"
+        found.append(f"{name} {shown}{gamma}")
     return found
 
 

@@ -17,6 +17,8 @@ from nas_osr.plugins import load_class
 if TYPE_CHECKING:
     from torch import nn
 
+ACTIVATIONS = ("leaky_relu", "relu", "gelu", "silu")
+"""What a network may have between its convolutions; the paper's first."""
 NONE = "none"  # weighs in a supernet, and is in no network that is found
 OPERATIONS: dict[str, str] = {
     "skip": "nas_osr.search_spaces.operations.skip:Skip",

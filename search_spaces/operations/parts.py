@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas_osr.search_spaces.layout import subsample
+from nas_osr.search_spaces.operations import ACTIVATIONS
 from nas_osr.search_spaces.paper import SLOPE
-from nas_osr.search_spaces.space import ACTIVATIONS
 
 Weigh = Callable[[], Tensor]
 """The probabilities of a choice's candidates, [n]."""
@@ -55,7 +55,7 @@ class Mask(nn.Module):
 
 
 def activate(x: Tensor, name: str, in_place: bool) -> Tensor:
-    """One of `nas_osr.search_spaces.space.ACTIVATIONS` (gelu has no form that works in place)."""
+    """One of `nas_osr.search_spaces.operations.ACTIVATIONS` (gelu has no form that works in place)."""
     if name == "leaky_relu":
         return F.leaky_relu(x, SLOPE, inplace=in_place)
     if name == "gelu":

@@ -60,18 +60,20 @@ class Levels:
         return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
 
     def describe_weights(self) -> dict[str, Any]:
-        """Alpha and beta of every cell, gamma where the space has it, and what beta says of paths, as a history record
-        has them."""
+        """What a history record has of it: alpha and beta of every cell, what beta says of paths, and gamma and join
+        where the space has such choices."""
         space, alphas, betas = self.supernet.space, self.supernet.alphas(), self.supernet.betas()
         gammas = {
             choice: {str(name): p for name, p in zip(space.choices[choice], gamma, strict=True)}
             for choice, gamma in self.supernet.gammas().items()
         }
+        joins = {name_cell(cell): {"one": one, "both": both} for cell, (one, both) in self.supernet.joins().items()}
         return {
             "alpha": {
                 name_cell(cell): dict(zip(space.operations, alpha, strict=True)) for cell, alpha in alphas.items()
             },
             "beta": {name_cell(cell): {"finer": finer, "same": same} for cell, (finer, same) in betas.items()},
             **({"gamma": gammas} if gammas else {}),
+            **({"join": joins} if joins else {}),
             "paths": path_chances(space, betas),
         }

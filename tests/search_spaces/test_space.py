@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nas_osr.cli.main import main
 from nas_osr.configuration import make_request
 from nas_osr.errors import UserError
 from nas_osr.plain import plain
@@ -94,21 +96,30 @@ def test_a_choice_of_outputs_is_of_one_output() -> None:
         Space(branches=(0, 2), outputs=(1, 2))
 
 
-@dataclass(frozen=True)
-class Smooth(Space):
-    """A space of a user's own."""
-
-    layers: int = 5
-    operations: tuple[str, ...] = ("skip", "conv", "separable3")
-    activations: tuple[str, ...] = ("gelu", "silu")
-
-
-def test_a_space_of_ones_own_is_a_plain_value_at_the_presets_size() -> None:
-    space = space_of(f"{__name__}.Smooth", "tiny")
+def test_a_space_of_ones_own_is_a_plain_value_at_the_presets_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of the page, which nothing needs but the request."""
+    page = (ROOT / "docs" / "plug-ins.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "class Smooth" in block]
+    (tmp_path / "my_spaces.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_spaces", raising=False)
+    space = space_of("my_spaces.Smooth", "tiny")
     assert type(space) is Space
-    expected = Space(5, 16, ("skip", "conv", "separable3"), activations=("gelu", "silu"))
-    assert space == expected != space_of("paper", "tiny") == space_of(None, "tiny")
+    operations, activations, poolings = ("skip", "separable3", "inverted"), ("gelu", "silu"), ("average", "both")
+    assert space == Space(4, 16, operations, activations=activations, poolings=poolings)
+    assert space_of("paper", "tiny") == space_of(None, "tiny") == PRESETS["tiny"].space
     assert space_of("wide", "small").channels < PRESETS["small"].space.channels
+    sys.modules.pop("my_spaces")
+    run = ["--protocol", "digits", "--preset", "tiny", "--limit_per_class", "20", "--batch_size", "16", "--quiet"]
+    out = str(tmp_path / "run")
+    searching = ["search", *run, "--space", "my_spaces.Smooth", "--epochs", "2", "--strategy_config.warmup_epochs", "1"]
+    assert main([*searching, "--out", out]) == 0
+    assert Architecture.load(tmp_path / "run" / "architecture.json").space == space
+    sys.modules.pop("my_spaces")
+    assert main(["retrain", out, "--epochs", "1", "--bootstrap", "0", "--quiet", "--out", str(tmp_path / "again")]) == 0
+    assert "my_spaces" not in sys.modules
     for name, message in (("narrow", "unknown space 'narrow': choose from paper, wide or give"), ("os.PathLike", "os")):
         with pytest.raises(UserError, match=message):
             space_of(name, "tiny")

@@ -16,7 +16,8 @@ from nas_osr.search_spaces.architectures.decoding import path_chances
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
-from nas_osr.search_spaces.space import ACTIVATIONS, POOLINGS, Space, all_paths, mixing_cells
+from nas_osr.search_spaces.operations import ACTIVATIONS
+from nas_osr.search_spaces.space import POOLINGS, Space, all_paths, mixing_cells
 from nas_osr.search_spaces.spaces import Wide
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 
@@ -40,6 +41,7 @@ PLAIN = {
 CHOOSING = {
     "choices": Space(4, 16, branches=(0, 2), poolings=POOLINGS, widths=(0.25, 0.75, 1.0)),
     "wide": Space(**asdict(Wide(4, 16))),
+    "two inputs": Space(6, 16, branches=(0, 1, 2), two_inputs=True),
 }
 
 
@@ -105,14 +107,15 @@ def test_supernet_equals_plain_torch(supernet: Supernet) -> None:
 
 
 def choose(net: Supernet, architecture: Architecture) -> None:
-    """One-hot alphas, betas and gammas for an architecture (a difference of 200 is one-hot in float32)."""
+    """One-hot alphas, betas, gammas and joins for an architecture (a difference of 200 is one-hot in float32)."""
     wanted = {
         f"gamma_{name}": candidates.index(architecture.choices[name]) for name, candidates in net.space.choices.items()
     }
-    for branch in architecture.branches.values():
-        for layer, (scale, operation) in enumerate(zip(branch.path, branch.operations, strict=True)):
+    for way in (*architecture.joins.values(), *architecture.branches.values()):
+        for layer, (scale, operation) in enumerate(zip(way.path, way.operations, strict=True)):
             wanted[f"alpha_{layer}_{scale}"] = net.space.operations.index(operation)
-            wanted[f"beta_{layer}_{scale}"] = 0 if branch.path[layer - 1] < scale else 1
+            wanted[f"beta_{layer}_{scale}"] = 0 if way.path[layer - 1] < scale else 1
+            wanted[f"join_{layer}_{scale}"] = int((layer, scale) in architecture.joins)
     with torch.no_grad():
         for label, logits in net.architecture_parameters.items():
             if label in wanted:
@@ -138,6 +141,11 @@ def test_discrete_network_equals_one_hot_supernet(supernet: Supernet, seed: int)
         torch.testing.assert_close(ours.branches[scale], mixed.branches[scale], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(pool(ours), pool(mixed), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(ours.intermediate[-1], mixed.intermediate[-1], rtol=1e-5, atol=1e-5)
+
+
+def test_networks_with_two_inputs_are_among_those() -> None:
+    found = [sample_architecture(CHOOSING["two inputs"], seed) for seed in range(6)]
+    assert all(architecture.joins for architecture in found)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -209,7 +217,7 @@ def test_everything_starts_equal(space: Space, temperature: float) -> None:
     """Operations and choices of the network; and each path to an output as likely as another, at any temperature."""
     net = build_supernet(space, 3, MEAN, STD)
     net.set_temperature(temperature)
-    for probabilities in (*net.alphas().values(), *net.gammas().values()):
+    for probabilities in (*net.alphas().values(), *net.gammas().values(), *net.joins().values()):
         assert len(set(probabilities)) == 1
     betas = net.betas()
     for end in space.ends:

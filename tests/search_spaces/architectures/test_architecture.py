@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
 import networkx as nx
@@ -15,13 +15,10 @@ from hypothesis import strategies as st
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
 from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph
-from nas_osr.search_spaces.architectures.references import (
-    load_architecture,
-    published,
-    published_names,
-    sample_architecture,
-)
+from nas_osr.search_spaces.architectures.references import load_architecture, published, published_names
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space, all_paths, cells, edges, mixing_cells, predecessors
+from nas_osr.search_spaces.spaces import Wide
 from nas_osr.search_spaces.stems import STEMS
 
 JSON_VALUES = st.recursive(
@@ -216,10 +213,14 @@ def places(value, keys=()):
         yield from places(item, (*keys, key))
 
 
-@settings(max_examples=300)
+SAMPLES = (sample_architecture(Space(**asdict(Wide(4, 16))), seed) for seed in range(100))
+WIDE = next(architecture for architecture in SAMPLES if architecture.joins)
+
+
+@settings(max_examples=400)
 @given(data=st.data())
 def test_fuzzed_json_is_refused_or_valid(data):
-    plain = copy.deepcopy(published().to_dict())
+    plain = copy.deepcopy(data.draw(st.sampled_from([published(), WIDE])).to_dict())
     for _ in range(data.draw(st.integers(1, 3))):
         keys = data.draw(st.sampled_from(list(places(plain)) or [()]))
         if not keys:
@@ -232,6 +233,43 @@ def test_fuzzed_json_is_refused_or_valid(data):
         else:
             place[keys[-1]] = data.draw(JSON_VALUES | st.integers(0, 3) | st.sampled_from(["conv", "skip", "a.B"]))
     check_refused_or_valid(json.dumps(plain))
+
+
+def changed(keys, value):
+    """WIDE with another value at these keys."""
+    plain = copy.deepcopy(WIDE.to_dict())
+    place = plain
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("choices", "pooling"), "mean", "choices.pooling: 'mean' is not one of average, maximum, both"),
+        (("choices", "output"), True, "choices.output: True is not one of 1, 2"),
+        (("choices",), {}, "choices: expected those of the space, stem, activation, pooling, output, width_0"),
+        (("choices", "depth"), 3, "choices: unknown field 'depth'"),
+        (("joins", "0/0"), {"path": [], "operations": []}, "joins: expected keys such as 3/1"),
+        (("joins", "1/0"), {"path": [0], "operations": ["conv"]}, "joins.1/0: not a cell on the path of a branch that"),
+        (("joins", "3/2"), {"path": [0], "operations": ["conv"]}, "joins.3/2"),
+        (("joins",), [], "joins: expected an object, got a list"),
+        (("space", "two_inputs"), 1, "space.two_inputs: expected true or false, got 1"),
+        (("space", "two_inputs"), False, "space.two_inputs is false"),
+        (("space", "widths"), ["1"], "space.widths[0]: expected a number, got '1'"),
+    ],
+)
+def test_bad_choices_are_named(keys, value, message):
+    with pytest.raises(UserError) as caught:
+        Architecture.from_json(json.dumps(changed(keys, value)), "file")
+    assert message in str(caught.value)
+
+
+def test_wide_json_is_the_same_again():
+    assert Architecture.from_json(WIDE.to_json(), "text").to_json() == WIDE.to_json()
+    assert Architecture.from_description(WIDE.space, {"epoch": 1, **WIDE.describe()}).branches == WIDE.branches
 
 
 @given(text=st.text(max_size=50) | JSON_VALUES.map(json.dumps))

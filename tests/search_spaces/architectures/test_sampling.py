@@ -57,6 +57,8 @@ def differences(one: Architecture, other: Architecture) -> list[str]:
     paths = [[branch.path for branch in architecture.branches.values()] for architecture in (one, other)]
     if paths[0] != paths[1]:
         return [*found, "path"]
+    if one.joins.keys() != other.joins.keys():
+        return [*found, "join"]
     cells, others = one.chosen_cells(), other.chosen_cells()
     return found + [f"operation {cell}" for cell in cells if cells[cell] != others[cell]]
 
@@ -77,6 +79,18 @@ def test_a_mutation_changes_one_thing(space: Space) -> None:
         name for name in space.choices if name != "output"
     }
     assert wanted | {"path"} == set(seen)
+
+
+def test_second_inputs_come_by_all_ways_that_agree() -> None:
+    """Half of the cells that can have two; on the path 0 0 1 1 2, cell 3/1 by both other ways to 2/0 and so on."""
+    space = Space(5, 16, ("conv",), two_inputs=True)
+    found = [sample_architecture(space, seed) for seed in range(2000)]
+    of_path = [architecture for architecture in found if architecture.branches[2].path == (0, 0, 1, 1, 2)]
+    ways = Counter(architecture.joins.get((2, 1), Branch((), ())).path for architecture in of_path)
+    assert set(ways) == {(), (0, 1)} and chi_square(Counter(ways), len(of_path) / 2) < 10.9
+    assert {a.joins[4, 2].path for a in of_path if (4, 2) in a.joins} == {(0, 0, 1, 2), (0, 1, 1, 2), (0, 1, 2, 2)} - {
+        (0, 1, 1, 2)  # which would come to 2/1 by 1/1, where the path comes to it by 1/0
+    }
 
 
 def test_mutations_reach_the_whole_space() -> None:
