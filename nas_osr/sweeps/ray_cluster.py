@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +15,8 @@ from typing import Any
 from nas_osr.errors import UserError
 from nas_osr.sweeps.executor import Job, Resources, Result
 from nas_osr.sweeps.local import ERROR_LENGTH, NO_MORE
+
+CONNECT_SECONDS = 10
 
 
 @dataclass
@@ -72,12 +77,34 @@ def open_ray(processes: int) -> Any:
         here: dict[str, Any] = {}
         if address is None:  # workers import what this process imports
             variables = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            here = {"num_cpus": processes, "include_dashboard": False, "runtime_env": {"env_vars": variables}}
+            here = {
+                "num_cpus": processes,
+                "include_dashboard": False,
+                "runtime_env": {"env_vars": variables},
+                "_system_config": {"worker_niceness": 0},  # as jobs of other executors are; Ray's own is 15
+            }
+        else:
+            check_address(address)
+        handler = signal.getsignal(signal.SIGTERM)  # Ray sets its own, which would end a search without saving it
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error", **here)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there: {first_line(error)}") from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)
     return ray
+
+
+def check_address(address: str) -> None:
+    """UserError when nothing listens at HOST:PORT, for which Ray would wait for minutes; others are left to Ray."""
+    host, _, port = address.rpartition(":")
+    if "/" in address or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there: {first_line(error)}") from error
 
 
 def read_result(ray: Any, reference: Any, job: Job) -> tuple[Result, bool]:

@@ -97,8 +97,11 @@ def test_processes_that_are_killed_cost_nothing(backend: str, tmp_path: Path, mo
     out = tmp_path / "run"
     code = f"import nas_osr; nas_osr.search(**{OPTIONS!r}, backend={backend!r}, out={str(out)!r}, resume='auto')"
 
+    begun: list[subprocess.Popen[bytes]] = []
+
     def begin() -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", code], cwd=Path(nas_osr.__file__).parents[1])
+        begun.append(subprocess.Popen([sys.executable, "-c", code], cwd=Path(nas_osr.__file__).parents[1]))
+        return begun[-1]
 
     def wait_for(ready: Callable[[], Any]) -> None:
         for _ in range(3000):
@@ -107,15 +110,19 @@ def test_processes_that_are_killed_cost_nothing(backend: str, tmp_path: Path, mo
             time.sleep(0.1)
         raise AssertionError("it has not come so far")
 
-    first = begin()
-    wait_for(lambda: (out / "history.jsonl").exists() and (out / "history.jsonl").read_text().count("\n") >= 1)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    second = begin()
-    if backend == "local":
-        wait_for(lambda: children(second.pid))
-        os.kill(children(second.pid)[0], signal.SIGKILL)
-    assert second.wait(timeout=400) == 0
+    try:
+        first = begin()
+        wait_for(lambda: (out / "history.jsonl").exists() and (out / "history.jsonl").read_text().count("\n") >= 1)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        second = begin()
+        if backend == "local":
+            wait_for(lambda: children(second.pid))
+            os.kill(children(second.pid)[0], signal.SIGKILL)
+        assert second.wait(timeout=400) == 0
+    finally:
+        for process in begun:
+            process.kill()
     for name in COMPARED:
         whole = (tmp_path / "whole" / name).read_text()
         assert (out / name).read_text() == whole.replace("backend: local", f"backend: {backend}"), name
