@@ -78,8 +78,9 @@ def choose_architectures(space: Space, sample: int, seed: int) -> list[Architect
     """
     if not sample:
         descriptions = count_descriptions(space)
-        if descriptions > MAX_COMPLETE:
-            raise UserError(f"the space has {descriptions:,} architectures: name how many to train with --sample")
+        if space.two_inputs or descriptions is None or descriptions > MAX_COMPLETE:
+            many = "too many" if space.two_inputs or descriptions is None else f"{descriptions:,}"
+            raise UserError(f"the space has {many} architectures: name how many to train with --sample")
         return list({fingerprint(found): canonical(found) for found in all_architectures(space)}.values())
     chosen: dict[str, Architecture] = {}
     missed = 0
@@ -95,7 +96,7 @@ def choose_architectures(space: Space, sample: int, seed: int) -> list[Architect
 
 
 def all_architectures(space: Space) -> Iterator[Architecture]:
-    """Every description of an architecture of a space."""
+    """Every description of an architecture of a space whose cells have one input."""
     names = [name for name in space.choices if name != "output"]
     for values in product(*(space.choices[name] for name in names)):
         chosen = dict(zip(names, values, strict=True))
@@ -109,7 +110,7 @@ def all_architectures(space: Space) -> Iterator[Architecture]:
                         end: Branch(path, tuple(at[cell] for cell in enumerate(path)))
                         for end, path in zip(ends, paths, strict=True)
                     }
-                    if inconsistent_cell(branches) is None:
+                    if inconsistent_cell(branches.values()) is None:
                         yield Architecture(space, branches, choices=choices)
 
 

@@ -128,7 +128,7 @@ COMMANDS: dict[str, Command] = {
         config="nas_osr.strategies.tabulate_request:TabulateRequest",
     ),
     "table": Command(
-        "nas_osr.cli.table:table",
+        "nas_osr.cli.table:show_search_table",
         "show what a table of architectures says, and how strategies fare on it",
         ("table runs/table", "table runs/table --strategy random,evolution --criterion auroc --seeds 200"),
         ("file",),

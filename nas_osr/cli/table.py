@@ -49,7 +49,7 @@ class TableRequest(Checked):
             raise UserError(f"costs must rise, got {', '.join(f'{cost:g}' for cost in self.costs)}")
 
 
-def table(request: TableRequest, command: list[str]) -> None:
+def show_search_table(request: TableRequest, command: list[str]) -> None:
     """Print the spread, the rank correlations and the regret of every strategy."""
     from nas_osr.strategies.table import read_table
     from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread

@@ -55,7 +55,7 @@ class RayExecutor:
                 ended = ray.wait([*running], num_returns=1)[0] if running else []
                 for reference in ended:
                     job, left = running.pop(reference)
-                    result, died = read_result(ray, reference, job)
+                    result, died = result_of_task(ray, reference, job)
                     if died and left:
                         self.report(f"{job.name}: run again after {result.error}")
                         start(job, left - 1)
@@ -107,7 +107,7 @@ def check_address(address: str) -> None:
         raise UserError(f"RAY_ADDRESS {address}: no Ray cluster answers there: {first_line(error)}") from error
 
 
-def read_result(ray: Any, reference: Any, job: Job) -> tuple[Result, bool]:
+def result_of_task(ray: Any, reference: Any, job: Job) -> tuple[Result, bool]:
     """How a task ended, and whether its process died, so that it may be run again."""
     try:
         outcome = ray.get(reference)
