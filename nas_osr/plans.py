@@ -25,23 +25,27 @@ from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint_learned, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
+from nas_osr.files.paths import user_path
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
-from nas_osr.requests import MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
+from nas_osr.requests import DeviceOptions, MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
+from nas_osr.runs.resumption import begun_precision
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.search_spaces.blocks import check_compiler, prepare_encoder
 from nas_osr.search_spaces.encoder import check_image_shape, feature_shapes
+from nas_osr.search_spaces.presets import get_preset
 from nas_osr.training.epochs import Schedule
-from nas_osr.training.fabric import describe_fabric, make_fabric
+from nas_osr.training.fabric import choose_device, describe_fabric, has_bf16, make_fabric
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.pace import Pace
 from nas_osr.training.recipes import Recipe
 
 T = TypeVar("T")
+D = TypeVar("D", bound=DeviceOptions)
 
 
 @dataclass(frozen=True)
@@ -280,6 +284,26 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
     plan = ObjectivePlan(request.objective, kind, settings, rule, request.rule_config)
     plan.make_rule()
     return plan
+
+
+def decide_precision(request: D, preset: str) -> D:
+    """The request with its precision decided, so that config.yaml keeps it, where it says auto.
+
+    What is resumed goes on in the precision that it began with. A new run is computed in bf16 where the device has it;
+    on a CPU not at a preset whose networks are slower in it.
+
+    Raises:
+        UserError: the device is not there, or a file of what is resumed is broken.
+    """
+    if request.precision != "auto":
+        return request
+    asked: Any = request  # a measurement has no folder
+    begun = begun_precision(user_path(asked.out)) if getattr(asked, "resume", "no") == "auto" else None
+    if begun is None:
+        device = choose_device(request.device)
+        quicker = device.type != "cpu" or get_preset(preset).bf16_on_cpu
+        begun = "bf16-mixed" if quicker and has_bf16(device) else "32-true"
+    return replace(request, precision=begun)
 
 
 def plan_machine(request: MachineOptions) -> MachinePlan:

@@ -165,8 +165,13 @@ class PresetOptions(Checked):
 
     preset: Annotated[str, Choices(PRESETS)] = "small"
     "fixes what is left open."
-    batch_size: Annotated[int | None, POSITIVE] = None
-    "images a step, of all processes together where torchrun starts several."
+    batch_size: Annotated[int, POSITIVE] | Literal["auto"] | None = None
+    """images a step, of all processes together where torchrun starts several; auto, of a search or retraining: up to
+    four times the preset's as memory allows, with learning rates to match, or the preset's on a CPU."""
+
+    def batch_or(self, usual: int) -> int:
+        """The batch that is asked for, or the usual one where it is open or is still to be picked."""
+        return self.batch_size if isinstance(self.batch_size, int) else usual
 
 
 @dataclass
@@ -214,7 +219,8 @@ class DeviceOptions(Checked):
     device: str = "auto"
     "auto, cpu, cuda or cuda:INDEX."
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    "of the computation; auto is bf16-mixed on a GPU that has it."
+    """of the computation. auto is what a run has begun with; of a new one bf16-mixed on a GPU that has it, and on a CPU
+    with avx512_bf16 or AMX unless the preset is tiny."""
     threads: Annotated[int, THREADS] = 0
     "CPU threads of a process; 0 leaves torch's choice."
 
@@ -230,7 +236,7 @@ class MachineOptions(DeviceOptions):
     compile: bool = False
     "compile the encoder with torch.compile; the first steps take minutes."
     graphs: Literal["auto", "on", "off"] = "auto"
-    "capture training steps as CUDA graphs and replay them, where that is possible; auto is off."
+    "capture training steps as CUDA graphs and replay them; auto does so on a GPU where it is possible."
 
 
 @dataclass

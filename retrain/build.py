@@ -41,9 +41,8 @@ def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str 
         architecture = load_architecture(value, space)
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {value!r}")
-    for branch in architecture.branches.values():
-        for operation in branch.operations:
-            operation_class(operation)
+    for operation in architecture.chosen_cells().values():
+        operation_class(operation)
     stem_class(stem or architecture.stem, import_plugins=stem is not None)
     return architecture.with_network(channels, stem)
 

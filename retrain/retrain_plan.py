@@ -15,6 +15,7 @@ from nas_osr.plans import (
     DataPlan,
     OutputPlan,
     SchedulePlan,
+    decide_precision,
     given,
     import_plugins,
     plan_data,
@@ -104,7 +105,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     protocol = given(request.protocol, DataOptions.protocol)
     recipe = make_recipe(recipe_name, request.recipe_config, protocol)
     epochs = given(request.epochs, preset.retrain_epochs)
-    batch_size = given(request.batch_size, preset.retrain_batch_size)
+    batch_size = request.batch_or(preset.retrain_batch_size)
     channels = given(request.channels, preset.retrain_channels)
     network = request.network or resolve_architecture(
         request.architecture, space_of(request.space, preset_name), channels, request.stem
@@ -128,7 +129,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         epochs=epochs,
         batch_size=batch_size,
     )
-    return filled, network, SchedulePlan(recipe, epochs, batch_size)
+    return decide_precision(filled, preset_name), network, SchedulePlan(recipe, epochs, batch_size)
 
 
 def list_parts(request: RetrainRequest, network: Architecture | str, schedule: SchedulePlan) -> tuple[Part, ...]:

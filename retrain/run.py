@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from lightning_fabric import Fabric
 
 from nas_osr.configuration import parse_range
+from nas_osr.cost.batch_size import begun_config, pick_batch, scaled_rate
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
+from nas_osr.files.paths import user_path
 from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
@@ -48,12 +51,29 @@ def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = Tr
             nothing is written then.
     """
     plan = plan_retrain(request)
+    if request.batch_size == "auto":
+        plan = plan_retrain(trained_with_batch(request, plan))
     if request.dry_run:
         plan.output.check()
         machine = plan.parts[0].training.machine
         expected = {"estimate": machine.estimate(partial(retrain_cost, plan.parts))} if estimate else {}
         return {"would_retrain": [part.recorded for part in plan.parts], **expected}
     return retrain_as_planned(plan, command)
+
+
+def trained_with_batch(request: RetrainRequest, plan: RetrainPlan) -> RetrainRequest:
+    """The request with the batch that its run began with, or that fits here, and a learning rate to match."""
+    begun, training = begun_config(user_path(request.out), plan.output.resume), plan.parts[0].training
+    recipe, usual = training.schedule.recipe, training.schedule.batch_size
+    if begun:
+        batch = begun.get("batch_size", usual)
+        rate = begun.get("recipe_config", {}).get("learning_rate", recipe.learning_rate)
+    else:
+        batch = pick_batch(usual, training.machine.open(ranks=False), partial(retrain_cost, plan.parts))
+        rate = recipe.learning_rate
+        if not recipe.reference_batch:  # with which a recipe scales its rate itself
+            rate = scaled_rate(rate, recipe.optimizer, batch, usual)
+    return replace(request, batch_size=batch, recipe_config={**request.recipe_config, "learning_rate": rate})
 
 
 def retrain_as_planned(plan: RetrainPlan, command: list[str]) -> dict[str, Any]:
@@ -154,6 +174,7 @@ def run_part(
             learner = training.build(data.outliers)
             folder.call(lambda run: training.initial.say(run, learner.objective))
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
+            folder.call(lambda run: reporter.begin(about))
             with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)
         trained.eval()

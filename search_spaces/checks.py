@@ -40,8 +40,8 @@ def check_space(space: Space, image_shape: Shape) -> None:
 
 def check_architecture(architecture: Architecture, image_shape: Shape) -> None:
     """As `check_space`, for the stem and the chosen operations; imports nothing, since files name them, too."""
-    chosen = [operation for branch in architecture.branches.values() for operation in branch.operations]
-    _check(architecture.space, (architecture.stem,), dict.fromkeys(chosen), image_shape, import_plugins=False)
+    chosen = dict.fromkeys(architecture.chosen_cells().values())
+    _check(architecture.space, (architecture.stem,), chosen, image_shape, import_plugins=False)
 
 
 def _check(

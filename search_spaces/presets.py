@@ -21,6 +21,7 @@ class Preset:
         epochs, batch_size: of a search; a strategy may have other epochs, and has options of its own.
         retrain_channels: width C of a retrained network, 0 for the width that was searched.
         retrain_epochs, retrain_batch_size, recipe: of a retraining; an epoch is a pass over all training images.
+        bf16_on_cpu: whether precision auto is bf16 on a CPU that has it; networks this narrow are slower in it.
         objective_settings: coefficients by objective that keep the cost in proportion: decoders and generators that
             cost no more than the encoders beside them.
     """
@@ -33,6 +34,7 @@ class Preset:
     retrain_epochs: int = 300
     retrain_batch_size: int = 64
     recipe: str = "paper"
+    bf16_on_cpu: bool = True
     objective_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
@@ -62,6 +64,7 @@ PRESETS: dict[str, Preset] = {
         batch_size=32,
         retrain_epochs=30,
         recipe="fast",
+        bf16_on_cpu=False,
         objective_settings={"confidence": {"gan_width": 16}},
     ),
 }

@@ -124,7 +124,9 @@ class HierarchicalSpace(ModelSpace):
         """Mix the outputs, and what is pooled of each, where there is a choice."""
         if not self.space.outputs and not self.space.poolings:
             return Features(branches, last)
-        shares = self.mixtures["pooling"]() @ self.shares if self.space.poolings else self.shares[0]
+        shares = self.shares[0]
+        if self.space.poolings:
+            shares = (self.mixtures["pooling"]()[:, None] * self.shares).sum(dim=0)
         if not self.space.outputs:
             return Features(branches, last, pool_branches(branches, shares))
         p = self.mixtures["output"]()

@@ -5,11 +5,10 @@ Only known training and validation images come in; nothing here can reach a test
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from math import gcd
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,8 @@ from nas_osr.data.rehearsal import check_pseudo_unknown
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.metrics.open_set import auroc, closed_set_accuracy, macro_f1, oscr
+from nas_osr.objectives.base import Objective
+from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import ScoringRule
 from nas_osr.seeds import make_generator
 
@@ -177,15 +178,18 @@ def split_for_search(data: OpenSetData, classes: Classes, seed: int, rule_sample
     )
 
 
-def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -> dict[str, float | None]:
+def pseudo_open_set_scores(
+    infer: Callable[[Tensor], Outputs], objective: Objective, rule: ScoringRule, split: SearchData
+) -> dict[str, float | None]:
     """How well a network in eval mode tells kept classes and pseudo-unknown images apart.
 
     The rule learns from kept training images and its threshold from kept validation images only.
 
     Args:
-        learner: a `nas_osr.training.learner.Learner` as Fabric wrapped it.
+        infer: images [b, C, H, W] float32 in [0, 1] -> Outputs, in the training's precision.
+        objective: whose heads the network has.
         rule: not fitted.
-        split: on the learner's device.
+        split: on the device of `infer`.
 
     Returns:
         f1: macro-F1 over the kept classes and "unknown" (over the kept ones alone when nothing plays the unknown).
@@ -193,14 +197,14 @@ def pseudo_open_set_scores(learner: Any, rule: ScoringRule, split: SearchData) -
         accuracy: share of the kept validation images whose most likely class is right.
         threshold: the rule's.
     """
-    infer = partial(collect_outputs, learner.infer, device=split.validation.labels.device)
+    collect = partial(collect_outputs, infer, device=split.validation.labels.device)
     if rule.learns:
-        rule.fit(infer(split.fit_sample), split.fit_sample.labels.cpu(), learner.objective)
+        rule.fit(collect(split.fit_sample), split.fit_sample.labels.cpu(), objective)
     scored, known = split.scored(), len(split.validation)
-    outputs = infer(scored)
+    outputs = collect(scored)
     rule.set_threshold(outputs[:known], split.validation.labels.cpu())
     scores = rule.scores(outputs)
-    truth, unknown = scored.labels.cpu().numpy(), learner.objective.num_classes
+    truth, unknown = scored.labels.cpu().numpy(), objective.num_classes
     ranking, closed = scores.ranking.numpy(), scores.labels.numpy()
     return {
         "f1": macro_f1(truth, rule.decide(scores).numpy(), unknown),

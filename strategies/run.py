@@ -7,9 +7,11 @@ from functools import partial
 from typing import Any
 
 from nas_osr.configuration import rename_former
+from nas_osr.cost.batch_size import begun_config, pick_batch, scaled_rate
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
+from nas_osr.files.paths import user_path
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
@@ -37,19 +39,40 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
 
     Returns:
         What was found: out, f1, epoch (of a strategy that tries architectures: the trial), phase ("search" or
-        "trial"), branches, seconds, warnings by kind, and stopped, the reason why a stop rule ended the search, or
-        None; with `dry_run` what would run.
+        "trial"), branches (choices and joins where there are any), seconds, warnings by kind, and stopped, the reason
+        why a stop rule ended the search, or None; with `dry_run` what would run.
 
     Raises:
         UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory;
             nothing is written then.
     """
     plan = plan_search(request)
+    if request.batch_size == "auto":
+        plan = plan_search(searched_with_batch(request, plan))
     if request.dry_run:
         plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
     return search_as_planned(plan, command)
+
+
+def searched_with_batch(request: SearchRequest, plan: SearchPlan) -> SearchRequest:
+    """The request with the batch that its run began with, or that fits here, and learning rates to match."""
+    begun = rename_former(SearchRequest, begun_config(user_path(request.out), plan.output.resume))
+    rates = {"weight_lr": request.weight_lr}
+    if hasattr(plan.strategy.config, "architecture_lr"):
+        rates["architecture_lr"] = plan.strategy.config.architecture_lr
+    if begun:
+        batch = begun.get("batch_size", plan.weights.batch_size)
+        known = {**begun, **begun.get("strategy_config", {})}
+        rates = {name: known.get(name, rate) for name, rate in rates.items()}
+    else:
+        usual = plan.weights.batch_size
+        batch = pick_batch(usual, plan.machine.open(ranks=False), partial(plan.strategy.cost, plan))
+        rates = {name: scaled_rate(rate, "adam", batch, usual) for name, rate in rates.items()}
+    weight_lr = rates.pop("weight_lr")
+    strategy_config = {**request.strategy_config, **rates}
+    return replace(request, batch_size=batch, weight_lr=weight_lr, strategy_config=strategy_config)
 
 
 def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
@@ -77,6 +100,7 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
             folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
         minutes = plan.output.checkpoint_minutes
+        folder.call(lambda run: reporter.begin(about))
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
         return folder.call(lambda run: write_result(run, result, plan))
@@ -122,7 +146,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         "f1": found["F1"],
         "epoch": found["epoch"],
         "phase": phases[0],
-        "branches": architecture.to_dict()["branches"],
+        **architecture.describe(),
         "seconds": sum(seconds),
         "warnings": all_warnings(history),
         "stopped": stop_reason(history),

@@ -12,6 +12,7 @@ from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
     SchedulePlan,
+    decide_precision,
     given,
     import_plugins,
     plan_data,
@@ -94,6 +95,7 @@ def weight_recipe(request: SearchRequest) -> Recipe:
 
 def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -> SearchPlan:
     """The plan from its pieces. Raises UserError."""
+    request = decide_precision(request, request.preset)
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
     default_augmentation(protocol, request.augmentation)
@@ -103,7 +105,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     pseudo_unknown = [protocol.class_names[label] for label in classes.pseudo]
     filled = {
         "epochs": given(request.epochs, strategy.epochs.get(request.preset, preset.epochs)),
-        "batch_size": given(request.batch_size, preset.batch_size),
+        "batch_size": request.batch_or(preset.batch_size),
     }
     weights = SchedulePlan(weight_recipe(request), **filled)
     objective.check_divided(weights.batch_size)

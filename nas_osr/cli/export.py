@@ -68,7 +68,7 @@ def export(
     if set(formats) & set(MODEL_FORMATS):
         from nas_osr.retrain.retrain_request import ReopenOptions
 
-        options = ReopenOptions(data_dir=data_dir, device=device, plugin=plugin or [])
+        options = ReopenOptions(data_dir=data_dir, device=device, precision="32-true", plugin=plugin or [])
     if "safetensors" in formats:
         from nas_osr.retrain.conversion import export_models
 

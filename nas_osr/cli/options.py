@@ -146,7 +146,8 @@ def read_value(name: str, keys: list[str], text: Any, types: Mapping[str, Any], 
     if text == "null" and parts & {NoneType, Any}:
         return None
     whole = text.lstrip()[:1] in ("[", "{")
-    if parts & TEXTS and not (whole and parts & {list, dict, Any}):
+    texts = TEXTS - {Literal} if parts & {int, float} else TEXTS  # a number, or a word such as auto
+    if parts & texts and not (whole and parts & {list, dict, Any}):
         return text
     items = f"[{text}]" if takes_list(hint) and not whole else text
     try:

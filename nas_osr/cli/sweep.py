@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any
@@ -81,7 +81,7 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
         only = {run.name for run in plan.runs if fnmatch.fnmatchcase(run.name, request.only)}
         if not only:
             raise UserError(f"--only {request.only}: no run has such a name; the first is {plan.runs[0].name}")
-    check_sweep(plan)
+    check_sweep(plan, only)
     folder = SweepFolder(request.out or f"runs/sweeps/{plan.name}", option_names)
     folder.check_unchanged(plan.runs)
     if request.dry_run:
@@ -128,10 +128,19 @@ def flatten(options: Mapping[str, Any], head: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_sweep(plan: Sweep) -> None:
-    """Check the options of every run as its command will, without running any. Raises UserError, naming the run."""
+def check_sweep(plan: Sweep, only: Container[str] | None = None) -> None:
+    """Check the options of every run as its command will, without running any. Raises UserError, naming the run.
+
+    Args:
+        plan: the sweep; a run comes after those that it needs.
+        only: names of runs; others are checked only where one of these needs them. None is all.
+    """
+    wanted: set[str] = set()
+    for run in reversed(plan.runs):
+        if only is None or run.name in only or run.name in wanted:
+            wanted |= {run.name, *run.needs}
     records: dict[str, Any] = {}
-    for run in plan.runs:
+    for run in (run for run in plan.runs if run.name in wanted):
         try:
             records[run.name] = check_run(run, {name: records[name] for name in run.needs})
         except UserError as error:

@@ -40,11 +40,10 @@ def collect_outputs(
     parts = []
     with torch.inference_mode():
         for images, _ in iterate_batches(data, batch_size, generator=None):
-            outputs = module_forward(to_float(images.to(device)))
-            parts.append(outputs.map(lambda tensor: tensor.cpu()))
+            parts.append(module_forward(to_float(images.to(device))))  # left there: each copy would wait for the device
     if not parts:
         raise UserError("there are no images to evaluate")
-    return Outputs.concatenate(parts)
+    return Outputs.concatenate(parts).map(lambda tensor: tensor.cpu())
 
 
 def decoder_figures(

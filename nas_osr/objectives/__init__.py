@@ -38,7 +38,7 @@ def resolve_objective_config(name: str, settings: Mapping[str, Any], protocol: P
     Its own defaults, then the paper's for this protocol and phase ("search" or "retrain"), then the user's settings.
     """
     chosen = objective_class(name)
-    return make_config(f"objective {name}", chosen.config_class, {**chosen.defaults(protocol, phase), **settings})
+    return make_config(f"objective {name}", chosen.config_class, chosen.complete(settings, protocol, phase))
 
 
 def make_objective(

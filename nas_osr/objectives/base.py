@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +66,11 @@ class Objective(nn.Module):
     def defaults(cls, protocol: Protocol, phase: str) -> dict[str, Any]:
         """Coefficients for a protocol, in the phase "search" or "retrain", that differ from the config class's own."""
         return {}
+
+    @classmethod
+    def complete(cls, settings: Mapping[str, Any], protocol: Protocol, phase: str) -> dict[str, Any]:
+        """A user's settings over `defaults`; for an objective some of whose defaults depend on other settings."""
+        return {**cls.defaults(protocol, phase), **settings}
 
     @classmethod
     def select_classes(cls, config: Any, labels: Sequence[int], num_classes: int) -> Any:

@@ -7,7 +7,8 @@ by Dec(mu_j, z), mu_j the mean of u over the training images of class j, once a 
 
 At the weight 1 that the paper prints for the reconstruction, a mean over pixels, a nat of z costs more than it saves:
 the decoder draws the mean image, and neither the contrastive term nor CAP's first stage sees anything. So the weight is
-larger here; `variant` paper has the paper's.
+larger here, and z, which the paper prices above u, is cheaper: otherwise u holds the image, and its densities say how
+simple one is. `variant` paper has the paper's weights.
 
 Its cost grows with the N classes. `counterfactuals` = m decodes the own class and m of the other N - 1, drawn anew for
 each image without replacement, and estimates the term
@@ -23,6 +24,7 @@ of the decoder are those of the images that are decoded.)
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -38,7 +40,11 @@ from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
-RECONSTRUCTION = {"working": 200.0, "paper": 1.0}  # its weight, by variant
+RECONSTRUCTION = {"working": 200.0, "paper": 1.0}  # where nothing is given, as in runs of earlier versions
+# of the working variant: weights at which the decoder's error is under half the mean image's, chosen by rehearsals
+WORKING_WEIGHT = 50.0
+WORKING_WEIGHTS = {"cifar10": 20.0, "cifar100": 20.0}  # by source; photographs come in more steps
+WORKING_INSTANCE_KL = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,11 +62,11 @@ class VAEContrastiveConfig(Checked):
     kl_warmup: Annotated[float, SHARE] = 0.5
     "share of the training over which beta rises from 0; 0 is no warm-up."
     instance_kl_weight: Annotated[float, NOT_NEGATIVE] = 1.0
-    "weight beta_z of z's divergence inside beta's bracket."
+    "weight beta_z of z's divergence inside beta's bracket; when not given, that of the variant: .1, or the paper's."
     variant: str = "working"
     "working: a decoder that draws the images; paper: the printed weight of the reconstruction, at which it does not."
     reconstruction_weight: Annotated[float | None, NOT_NEGATIVE] = None
-    "weight of the mean squared error; when not given, that of the variant: 200, or the paper's 1."
+    "weight of the mean squared error; when not given, that of the variant: 50 (CIFAR: 20), or the paper's 1."
     contrastive_weight: Annotated[float, NOT_NEGATIVE] = 1.0
     "weight of the contrastive term; at 0 no counterfactual is decoded in training."
     temperature: Annotated[float, POSITIVE] = 1.0
@@ -148,6 +154,15 @@ class VAEContrastive(Objective):
         digits = {"ce_weight": 60.0, "instance_kl_weight": 1.0, "contrastive_weight": 1.0}
         weights = {"svhn": digits, "mnist": digits}.get(protocol.source, usual)
         return {**common, "kl_weight": 0.5, "kl_warmup": 1.0, **weights}
+
+    @classmethod
+    def complete(cls, settings: Mapping[str, Any], protocol: Protocol, phase: str) -> dict[str, Any]:
+        """With the weights of the variant."""
+        variant = {}
+        if settings.get("variant", cls.config_class.variant) == "working":
+            weight = WORKING_WEIGHTS.get(protocol.source, WORKING_WEIGHT)
+            variant = {"reconstruction_weight": weight, "instance_kl_weight": WORKING_INSTANCE_KL}
+        return {**cls.defaults(protocol, phase), **variant, **settings}
 
     @property
     def loss_scale(self) -> float:

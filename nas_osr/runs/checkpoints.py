@@ -24,8 +24,11 @@ _NAMES = re.compile(
 _OTHER_CALLS = frozenset({"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"})
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, tensors: bool = True) -> dict[str, Any]:
     """A checkpoint, checksums verified, tensors on the CPU, without running any code of the file (`weights_only`).
+
+    Args:
+        tensors: whether they are to be used; they are copied into memory then. Their bytes are verified either way.
 
     Raises:
         UserError: missing, damaged, or not a checkpoint.
@@ -35,7 +38,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     with file_errors(path, "read"):
         try:
             check_checkpoint(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=not tensors)  # noqa: TID251
         except OSError as error:
             if error.errno is not None:
                 raise

@@ -43,6 +43,12 @@ class ProgressReporter:
         if self._bar is not None:
             self._bar.stop()
 
+    def begin(self, place: Mapping[str, Any]) -> None:
+        """Say where the run is computed, and in which precision: what `describe_fabric` returns."""
+        if not self.quiet:
+            where = place["device_name"] or f"{place['device']}, {place['cpu_threads']} threads"
+            self._print(f"{self.prefix}computed on {where} in {place['precision']}")
+
     def epoch(self, record: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Report one epoch: a history record and its timing (`seconds`, `training_seconds`, `images`)."""
         if self.quiet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,11 @@ from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.runs.stopping import StopRequests
 
+CHEAP = 2.0  # seconds of a checkpoint, below which it is written whenever there is something new
+SHARE = 0.1  # of the time, that dearer ones may take
+
+logger = logging.getLogger(__name__)
+
 
 class Recorder(Protocol):
     """What searching and retraining call."""
@@ -27,9 +33,10 @@ class Recorder(Protocol):
     def wants_checkpoint(self) -> bool:
         """Whether `save` should be called now, between two steps."""
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         """Keep a checkpoint of tensors and plain values; `state["epoch"]` is the last epoch that is done, from -1 on.
 
+        One that is not `needed` may be left out where checkpoints would take more of the time than they are worth.
         Raises KeyboardInterrupt afterwards if the process is to end.
         """
 
@@ -57,7 +64,7 @@ class Unkept:
     def wants_checkpoint(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         """Keep nothing."""
 
     def restore(self) -> None:
@@ -74,6 +81,9 @@ class RunRecorder:
     """A `Recorder` over the first rank's run folder, for every rank: each hears what it restores, or what goes wrong.
 
     Use it as a context manager. Every number of a record also goes to a TensorBoard event file in the folder.
+
+    A checkpoint that takes two seconds or more is written so seldom that all of them take a tenth of the time at most.
+    One that is needed, at the end of the training or when the process is to end, is written always.
 
     Args:
         folder: open on the first rank.
@@ -92,6 +102,7 @@ class RunRecorder:
         self._resume = resume
         self._checkpoint_minutes = checkpoint_minutes
         self._saved = time.monotonic()
+        self._rest = 0.0  # seconds without a checkpoint that is not needed, after the last
         self._stop = StopRequests()
         self._events: Any = None
         self._open = contextlib.ExitStack()
@@ -118,18 +129,30 @@ class RunRecorder:
         if not self._folder.alone:
             return False
         self._stop.defer()  # whoever asks will ask again after the next step
-        minutes = (time.monotonic() - self._saved) / 60
-        return self._stop.requested or (self._checkpoint_minutes > 0 and minutes >= self._checkpoint_minutes)
+        pause = max(60 * self._checkpoint_minutes, self._rest)
+        return self._stop.requested or (self._checkpoint_minutes > 0 and time.monotonic() - self._saved >= pause)
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         """See `Recorder`; the first rank's state is kept."""
 
         def keep(run: RunFolder) -> None:
-            run.save_checkpoint(state)
-            self._saved = time.monotonic()
+            started = time.monotonic()
+            if needed or self._stop.requested or started - self._saved >= self._rest:
+                run.save_checkpoint(state)
+                self._saved = time.monotonic()
+                self._rest_after(self._saved - started)
             self._stop.raise_requested()
 
         self._folder.call(keep)
+
+    def _rest_after(self, seconds: float) -> None:
+        """Wait for the next checkpoint as long as the last one's seconds ask for; said when it begins."""
+        if seconds >= CHEAP and not self._rest:
+            logger.warning(
+                "a checkpoint takes %.1f s: they are written no oftener than every %.0f s, and at the end, so that a "
+                "tenth of the time goes into them", seconds, seconds / SHARE,
+            )  # fmt: skip
+        self._rest = seconds * (1 / SHARE - 1) if seconds >= CHEAP else 0.0
 
     def restore(self) -> dict[str, Any] | None:
         def read(run: RunFolder) -> dict[str, Any] | None:

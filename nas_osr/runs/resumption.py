@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from nas_osr.errors import UserError
+from nas_osr.files.storage import read_config
+from nas_osr.files.text import read_object
 
 logger = logging.getLogger(__name__)
 
 
+Precision = Literal["32-true", "bf16-mixed"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # where and how it is computed, not what
 MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs", "backend")
 CONDITIONS = (
@@ -34,8 +38,24 @@ def check_same_config(
             same = old == new
         else:  # an option that another version does not have is off there
             same = not (old or new)
+        same = same or (name == "precision" and old == "auto")  # of an earlier version: see `begun_precision`
         if not same and name not in (*MAY_CHANGE, *may_change):
             raise UserError(f"{path}: cannot resume: {name} was {old!r} at the start and is {new!r} now")
+
+
+def begun_precision(path: Path) -> Precision | None:
+    """In which precision the run in a folder, or the first part of a retraining, began; None where none has begun.
+
+    Earlier versions decided it at every start: of theirs the provenance says it. UserError: a file is broken.
+    """
+    for folder in (path, *sorted(path.glob("split-*"))):
+        files = folder / "config.yaml", folder / "provenance.json"
+        if all(file.is_file() for file in files):
+            record = read_object(files[1])
+            for found in (read_config(files[0]).get("precision"), record.get("precision")):
+                if found in PRECISIONS and not record.get("clearing"):
+                    return cast(Precision, found)
+    return None
 
 
 def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

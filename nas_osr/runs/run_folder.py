@@ -326,7 +326,7 @@ class RunFolder:
         with replace_file(target, keep_as=self.path / PREVIOUS_CHECKPOINT) as file:
             torch.save(dict(state), file)
             file.flush()
-            read_checkpoint(Path(file.name))
+            read_checkpoint(Path(file.name), tensors=False)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The newest whole checkpoint, its tensors on the CPU, or None when none was ever saved.

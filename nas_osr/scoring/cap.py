@@ -4,6 +4,10 @@ Stage one: the error of the best class-conditional reconstruction, min_j MSE(x, 
 over the training images of class j, rejects images that no class can reconstruct. Stage two rejects those whose u is
 improbable under the Gaussian of every class. The paper prints eq. 5 for it; its code ranks by the density of a
 full-covariance Gaussian, which does better than eq. 5 on every network that was tried, and is the default here.
+
+A density counts every direction of u alike. Where u holds more of an image than its class, unknown images that are
+simpler than the known ones have the larger density; `relative` takes off what is true of all classes (Ren et al. 2021,
+relative Mahalanobis distance: a covariance that the classes share, minus the fit of one Gaussian of all images).
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ import torch
 from torch import Tensor
 
 from nas_osr.configuration import check_choice
+from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import Scores, ScoringRule, bounded, members_by_class
 from nas_osr.scoring.class_gaussians import log_density, log_minus_log_tail, log_volume, whitening
 
-STAGE_TWO = ("gaussian", "diagonal", "eq5")
+STAGE_TWO = ("gaussian", "diagonal", "relative", "eq5")
 COMBINE = ("second", "stages")
 
 
@@ -32,14 +37,16 @@ class CAP(ScoringRule):
     Args:
         acceptance: of each stage, the share of known validation images to accept.
         stage_two: `gaussian`, the density of a class's full-covariance Gaussian; `diagonal`, that of one without
-            covariances; `eq5`, the paper's formula.
+            covariances; `relative`, that of one with the classes' common covariance over the density of one Gaussian
+            of all classes; `eq5`, the paper's formula.
         combine: what ranks images. `second`: stage two alone, while both thresholds decide; `stages`, the paper's:
             images that fail stage one come last, by their error.
 
     Attributes:
         means, whiten: [N, D] and [N, D, D] float64, the mean of u per class and the W that turns u - mean to unit
             covariance, over the correctly classified training images (over all of its images where none is correct).
-        volumes: [N] float64, log |det W|.
+            With `relative` one more: of all these images together.
+        volumes: [N] or [N + 1] float64, log |det W|.
         usable: [N] bool, whether a class had any training image; one without cannot accept an image.
         error_threshold: the largest error that stage one accepts; None before `set_threshold`.
     """
@@ -60,22 +67,35 @@ class CAP(ScoringRule):
         """Estimate the class Gaussians, and tell the objective the class means for stage one. targets: [B] in 0..N-1.
 
         Outputs that are computed afterwards have the errors under these means.
+
+        Raises:
+            UserError: `relative` with a single class, which fits every image as all classes together do.
         """
         assert outputs.logits is not None
         latents = bounded(outputs.latent_mean)
         classes, dimensions = outputs.logits.shape[1], latents.shape[1]
+        if self.stage_two == "relative" and classes < 2:
+            raise UserError(f"scoring rule '{self.name}': stage_two relative needs at least two known classes")
         self.means = latents.new_zeros(classes, dimensions)
         self.whiten = torch.eye(dimensions).to(latents).repeat(classes, 1, 1)
         self.usable = torch.zeros(classes, dtype=torch.bool, device=latents.device)
+        used, centred = [], []
         for label, members in members_by_class(outputs.logits, targets):
-            own = latents[members]
-            self.means[label] = own.mean(dim=0)
-            self.whiten[label] = whitening(own - self.means[label], full=self.stage_two == "gaussian")
+            used.append(latents[members])
+            self.means[label] = used[-1].mean(dim=0)
+            centred.append(used[-1] - self.means[label])
+            self.whiten[label] = whitening(centred[-1], full=self.stage_two == "gaussian")
             self.usable[label] = True
+        means = self.means
+        if self.stage_two == "relative":
+            together = torch.cat(used)
+            self.whiten[:] = whitening(torch.cat(centred), full=True)
+            self.means = torch.cat([means, together.mean(dim=0, keepdim=True)])
+            self.whiten = torch.cat([self.whiten, whitening(together - self.means[-1], full=True)[None]])
         self.volumes = torch.stack([log_volume(whiten) for whiten in self.whiten])
         tell = getattr(objective, "take_class_means", None)
         if tell is not None:
-            tell(self.means, self.usable)
+            tell(means, self.usable)
 
     def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
         """Set both thresholds, each on all of these known validation images.
@@ -111,11 +131,16 @@ class CAP(ScoringRule):
     def class_fits(self, outputs: Outputs) -> Tensor:
         """[B, N] float64, how well u fits each class by `stage_two`; -inf for a class without training images."""
         latents = bounded(outputs.latent_mean)
-        classes = [self.learnt(name, latents) for name in ("means", "whiten", "volumes")]
+        gaussians = [self.learnt(name, latents) for name in ("means", "whiten", "volumes")]
         fits = []
-        for mean, whiten, volume in zip(*classes, strict=True):  # class by class: [B, N, D] would be the largest thing
+        for mean, whiten, volume in zip(
+            *gaussians, strict=True
+        ):  # class by class: [B, N, D] would be the largest thing
             standard = (latents - mean) @ whiten
             fits.append(log_minus_log_tail(standard) if self.stage_two == "eq5" else log_density(standard, volume))
+        if self.stage_two == "relative":
+            background = fits.pop()
+            fits = [fit - background for fit in fits]
         return torch.stack(fits, dim=1).masked_fill(~self.learnt("usable", latents), -math.inf)
 
 

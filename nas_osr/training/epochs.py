@@ -161,10 +161,11 @@ def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
         trainer.prepared = learner.objective.prepare(trainer.images, derive_seed(schedule.seed, "prepare"))
     checkpoints = StepCheckpoints(recorder, fabric.device, trainer.state_dict, state)
     start_equal(fabric, learner)
+    ended = trainer.stopped(recorder.history())
     for epoch in range(0 if state is None else state["epoch"] + 1, schedule.epochs):
-        history = recorder.history()
-        if trainer.stopped(history):
+        if ended:
             break
+        history = recorder.history()
         # train
         losses, norms = split_norms(train_epoch(trainer, epoch, checkpoints))
         assert_equal(fabric, learner.parameters(), "weights")
@@ -187,7 +188,8 @@ def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
         }
         recorder.record(record, timing)
         # save
-        recorder.save({"epoch": epoch, **trainer.state_dict()})
+        ended = epoch == schedule.epochs - 1 or trainer.stopped(recorder.history())
+        recorder.save({"epoch": epoch, **trainer.state_dict()}, needed=ended)
 
 
 def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> dict[str, float]:

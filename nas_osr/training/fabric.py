@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
+from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.ranks.place import current_rank, refuse_ranks
 from nas_osr.ranks.replicas import join_ranks, rank_device
+from nas_osr.runs.resumption import PRECISIONS
+
+T = TypeVar("T")
 
 
 class Autocast(MixedPrecision):
@@ -37,12 +42,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bf16 matrices itself: a GPU from Ampere on, a CPU with avx512_bf16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
 def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool = False) -> Fabric:
-    """Fabric on one device; precision auto is bf16 autocast on a GPU that has it, else 32 bits.
+    """Fabric on one device.
 
     Args:
         device_name: see `choose_device`; among several ranks, see `nas_osr.ranks.replicas.rank_device`.
-        precision: auto, 32-true or bf16-mixed.
+        precision: 32-true, or bf16-mixed, which is autocast; see `nas_osr.plans.decide_precision`.
         threads: CPU threads of this process; 0 leaves torch's choice.
         ranks: whether the caller can work in the several processes of torchrun, which then are joined.
 
@@ -55,9 +67,7 @@ def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool =
     device = choose_device(device_name if rank.count == 1 else rank_device(device_name, rank))
     if threads > 0:
         torch.set_num_threads(threads)
-    if precision == "auto":
-        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-    if precision not in ("32-true", "bf16-mixed"):
+    if precision not in PRECISIONS:
         raise UserError(f"precision must be auto, 32-true or bf16-mixed, got {precision!r}")
     # what Fabric says at its start, its banner and advice on TF32 above all, is no part of the output: float32 products
     # keep all their bits, since what is computed in float32 beside bf16 needs them, and is little
@@ -68,6 +78,21 @@ def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool =
         return join_ranks(device, plugin, rank)
     devices: Any = 1 if device.type == "cpu" else [device.index or 0]
     return Fabric(accelerator=device.type, devices=devices, plugins=[plugin])
+
+
+def computed_as_trained(fabric: Fabric, forward: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+    """A function of images as Fabric computes that of a module that it has set up: in its precision, float32 around it.
+
+    For a network that is only looked at, on the device already: nothing is set up for its training.
+    """
+    precision = fabric.strategy.precision
+
+    def computed(images: Tensor) -> T:
+        with precision.forward_context():
+            found: T = precision.convert_output(forward(precision.convert_input(images)))
+        return found
+
+    return computed
 
 
 def describe_fabric(fabric: Fabric) -> dict[str, Any]:

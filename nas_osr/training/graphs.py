@@ -22,6 +22,7 @@ from nas_osr.errors import UserError
 logger = logging.getLogger(__name__)
 
 DEVICES = ("cuda",)  # on which steps can be captured
+NOT_CAPTURED = "this step cannot be captured as a CUDA graph"
 WARM_UP = 3  # plain calls first: optimisers make their states, libraries choose their kernels
 
 Choice = Literal["auto", "on", "off"]
@@ -44,15 +45,9 @@ class CudaGraph:
         current.wait_stream(self.stream)
 
     def capture(self, call: Callable[[], None]) -> None:
-        """Record a call; what it computes is not there before `replay`. UserError when something cannot be recorded."""
-        try:
-            with torch.cuda.graph(self.graph, stream=self.stream):
-                call()
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"this step cannot be captured as a CUDA graph ({reason}): use --graphs off") from error
+        """Record a call; what it computes is not there before `replay`. RuntimeError where it cannot be recorded."""
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            call()
 
     def replay(self) -> None:
         """Compute what was recorded once more."""
@@ -69,10 +64,14 @@ class CapturedStep:
         learner: whose gradients it computes.
         optimizers: that it steps; fused ones.
         graph: records it.
+        must: whether a step that cannot be recorded ends the run with a UserError; else it says so and runs plainly.
     """
 
-    def __init__(self, step: StepFunction, learner: Any, optimizers: Mapping[str, Any], graph: CudaGraph) -> None:
-        self.step, self.learner, self.optimizers, self.graph = step, learner, optimizers, graph
+    def __init__(
+        self, step: StepFunction, learner: Any, optimizers: Mapping[str, Any], graph: CudaGraph, must: bool = True
+    ) -> None:
+        self.step, self.learner, self.optimizers, self.must = step, learner, optimizers, must
+        self.graph: CudaGraph | None = graph
         self.calls = 0
         self.batch: tuple[Tensor, Tensor] | None = None
         self.gradients: list[Tensor | None] = []  # those that the graph writes into, kept for as long as it is
@@ -92,15 +91,29 @@ class CapturedStep:
             held.copy_(given)
         self.progress.fill_(progress)
         self.calls += 1
-        if self.calls <= WARM_UP:
+        if self.graph is not None and self.calls == WARM_UP + 1:
+            self._capture(self.graph)
+        if self.graph is None:
+            self._call()
+        elif self.calls <= WARM_UP:
             self.graph.warm_up(self._call)
         else:
-            if self.calls == WARM_UP + 1:
-                self.graph.capture(self._call)
-                self.gradients = [parameter.grad for parameter in self.learner.parameters()]
             self.graph.replay()
         assert self.terms is not None
         return dict(zip(self.names, self.terms.clone().unbind(), strict=True))
+
+    def _capture(self, graph: CudaGraph) -> None:
+        try:
+            graph.capture(self._call)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            if self.must:
+                out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+                raise error if out_of_memory else UserError(f"{NOT_CAPTURED} ({reason}): use --graphs off") from error
+            logger.warning("--graphs auto: %s (%s); steps run plainly", NOT_CAPTURED, reason)
+            self.graph = None
+        else:
+            self.gradients = [parameter.grad for parameter in self.learner.parameters()]
 
     def _call(self) -> None:
         assert self.batch is not None
@@ -115,16 +128,18 @@ def make_step(
     """The step, captured where that is chosen and possible; why it is not possible is said.
 
     Args:
-        choice: `auto` is off.
+        choice: `auto` captures on a GPU what can be, and says nothing on a CPU.
         learner, optimizers: as Fabric wrapped them; the optimisers are those that the step updates.
     """
-    if choice != "on":
+    if choice == "off" or (choice == "auto" and fabric.device.type not in DEVICES):
         return step
     reason = obstacle(fabric, learner, optimizers)
+    if choice == "auto" and not reason and learner.module.encoder._compiled_call_impl is not None:
+        reason = "captured steps of a compiled encoder have not been compared with plain ones"
     if reason:
-        logger.warning("--graphs on: %s; steps run plainly", reason)
+        logger.warning("--graphs %s: %s; steps run plainly", choice, reason)
         return step
-    return CapturedStep(step, learner, optimizers, CudaGraph(fabric.device))
+    return CapturedStep(step, learner, optimizers, CudaGraph(fabric.device), must=choice == "on")
 
 
 def obstacle(fabric: Fabric, learner: Any, optimizers: Mapping[str, Any]) -> str:

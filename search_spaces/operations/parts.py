@@ -51,7 +51,8 @@ class Mask(nn.Module):
             for row, width in zip(masks, widths, strict=True):
                 row[kept(round(width * channels), channels)] = 1
             self.masks = masks.to(x.device)
-        return x * (weigh() @ self.masks).to(x.dtype).view(1, -1, 1, 1)
+        mask = (weigh()[:, None] * self.masks).sum(dim=0)  # a product of matrices would be bf16 under autocast
+        return x * mask.to(x.dtype).view(1, -1, 1, 1)
 
 
 def activate(x: Tensor, name: str, in_place: bool) -> Tensor:

@@ -12,15 +12,16 @@ class AveragePool(nn.Sequential):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
-        super().__init__(pool, *_to(channels_in, channels_out))
+        super().__init__(pool, *_to(channels_in, channels_out, stride))
 
 
 class MaximumPool(nn.Sequential):
     """The largest of 3x3 pixels."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
-        super().__init__(nn.MaxPool2d(3, stride, padding=1), *_to(channels_in, channels_out))
+        super().__init__(nn.MaxPool2d(3, stride, padding=1), *_to(channels_in, channels_out, stride))
 
 
-def _to(channels_in: int, channels_out: int) -> list[nn.Module]:
-    return [] if channels_in == channels_out else [conv_bn(channels_in, channels_out, 1, 1)]
+def _to(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+    # a cell that halves has weights also where the coarser scale is narrowed to as many channels
+    return [] if stride == 1 and channels_in == channels_out else [conv_bn(channels_in, channels_out, 1, 1)]

@@ -33,6 +33,7 @@ from nas_osr.strategies.bilevel.levels import Levels
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
+from nas_osr.training.fabric import computed_as_trained
 from nas_osr.training.graphs import CapturedStep, make_step
 from nas_osr.training.learner import Learner
 from nas_osr.training.monitors import stop_reason
@@ -109,8 +110,11 @@ class Searching(Trainer):
         """Score the supernet, and the network that it decodes to, as open-set classifiers of the kept classes."""
         weights = self.levels.describe_weights()
         architecture = decode_record(weights, self.plan)
-        scores = pseudo_open_set_scores(self.learner, self.plan.objective.make_rule(), self.split)
-        discrete = pseudo_open_set_scores(self.discrete(architecture), self.plan.objective.make_rule(), self.split)
+        infer = computed_as_trained(self.fabric, self.discrete(architecture).infer)
+        scores, discrete = (
+            pseudo_open_set_scores(forward, self.levels.heads, self.plan.objective.make_rule(), self.split)
+            for forward in (self.learner.infer, infer)
+        )
         judged = {
             **scores,
             **{f"discrete_{name}": value for name, value in discrete.items()},
@@ -139,15 +143,13 @@ class Searching(Trainer):
         """Those of the weight half, and as many of the other after warm-up."""
         return len(self.split.weight) * (1 if self.phase(epoch) == "warmup" else 2)
 
-    def discrete(self, architecture: Architecture) -> Any:
+    def discrete(self, architecture: Architecture) -> Learner:
         """The network of an architecture with the supernet's weights and heads, in eval mode."""
         network = self.plan.make_encoder(DiscreteNetwork, architecture)
         network.to(self.fabric.device, memory_format=torch.channels_last)  # where the heads are
         inherit_weights(network, self.levels.supernet, architecture)
         encoder = Widened(network, self.plan.space.channels) if self.plan.space.widths else network
-        learner: Any = self.fabric.setup_module(Learner(encoder, self.levels.heads))
-        learner.mark_forward_method("infer")
-        return learner.eval()
+        return Learner(encoder, self.levels.heads).eval()
 
     def state_dict(self) -> dict[str, Any]:
         architecture = self.levels.architecture.state_dict()

@@ -132,12 +132,12 @@ class TrialRecorder:
     def wants_checkpoint(self) -> bool:
         return self.recorder is not None and self.recorder.wants_checkpoint()
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         self._training = state
         if self.recorder is not None:
             inside = {"records": self.records, "timings": self.timings, "training": state}
             rotations = {"parts": self.parts, "ends": self.ends} if self.parts else {}
-            self.recorder.save({"epoch": self.trial - 1, "trial": {**inside, **rotations}})
+            self.recorder.save({"epoch": self.trial - 1, "trial": {**inside, **rotations}}, needed)
 
     def restore(self) -> dict[str, Any] | None:
         return self._training
@@ -230,7 +230,7 @@ class TrialRunner:
         trained = time.perf_counter()
         learner.eval()
         rule = plan.objective.make_rule()
-        scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own, rule, split))
+        scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own.infer, own.objective, rule, split))
         last = recorder.records[-1]
         return {
             **{name: last[name] for name in ("losses", "monitors")},

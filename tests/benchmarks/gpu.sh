@@ -40,19 +40,19 @@ part_retrain() {
     for network in published resnet18; do for graphs in off on; do
         local what=$network
         [ $network = resnet18 ] && what="--network resnet18 --objective cross_entropy --recipe fast"
-        osr "retrain-$network-$graphs" 50 retrain $what $MACHINE $CLASSES --splits 0 --pseudo_unknown 4,5 --epochs 3 \
+        osr "retrain-$network-$graphs" 50 retrain $what $MACHINE $CLASSES --splits 0 --pseudo_unknown frog,deer --epochs 3 \
             --batch_size "$RETRAIN_BATCH" --limit_per_class "${LIMIT:-2000}" --graphs $graphs --quiet --out "$OUT/retrain-$network-$graphs"
     done; done
 }
 part_supcon() { # augments under autocast
     osr supcon 50 retrain --network resnet18 --objective supcon --device "$DEVICE" --precision auto --preset "$PRESET" \
-        $CLASSES --splits 0 --pseudo_unknown 4,5 --epochs 1 --batch_size "$RETRAIN_BATCH" --limit_per_class "${LIMIT:-2000}" \
+        $CLASSES --splits 0 --pseudo_unknown frog,deer --epochs 1 --batch_size "$RETRAIN_BATCH" --limit_per_class "${LIMIT:-2000}" \
         --quiet --out "$OUT/supcon"
 }
 search() { # NAME LIMIT EPOCHS WARMUP OPTION...
     local name=$1 limit=$2 epochs=$3 warmup=$4
     shift 4
-    osr "$name" "$limit" search $MACHINE $CLASSES --split 0 --epochs "$epochs" --warmup_epochs "$warmup" "$@" --out "$OUT/$name"
+    osr "$name" "$limit" search $MACHINE $CLASSES --split 0 --epochs "$epochs" --strategy_config.warmup_epochs "$warmup" "$@" --out "$OUT/$name"
 }
 part_plain() { search plain 70 3 1 --graphs off ${LIMIT:+--limit_per_class $LIMIT}; }
 part_search() { search search 300 "$EPOCHS" "$WARMUP" --graphs on ${LIMIT:+--limit_per_class $LIMIT}; }

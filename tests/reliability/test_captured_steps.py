@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nas_osr.data.dataset import OpenSetData
+from nas_osr.errors import UserError
 from nas_osr.training import graphs
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.graphs import WARM_UP
@@ -109,8 +110,35 @@ def test_what_cannot_be_captured_says_so_once_and_runs(
 
 
 def test_a_cpu_captures_nothing(digits: OpenSetData, caplog: pytest.LogCaptureFixture) -> None:
+    retrain(digits, "cac", Interrupting(), graphs="auto")
+    assert "graphs" not in caplog.text
     retrain(digits, "cac", Interrupting(), graphs="on")
     assert "--graphs on: graphs are captured on CUDA devices, not on cpu; steps run plainly" in caplog.text
+
+
+class Refused(Again):
+    """Stands in for a step in which something cannot be recorded."""
+
+    def capture(self, call: Callable[[], None]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+
+
+def test_what_turns_out_not_to_be_capturable(
+    digits: OpenSetData, stand_in: list[Again], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """auto goes on plainly with the same bits, and on ends the run; auto captures what can be without a word."""
+    plain, captured, refused = Interrupting(), Interrupting(), Interrupting()
+    retrain(digits, "cross_entropy", plain)
+    retrain(digits, "cross_entropy", captured, graphs="auto")
+    assert [graph.replays for graph in stand_in] == [2 * 6 - WARM_UP] and "--graphs" not in caplog.text
+    monkeypatch.setattr(graphs, "CudaGraph", Refused)
+    retrain(digits, "cross_entropy", refused, graphs="auto")
+    assert "--graphs auto: this step cannot be captured as a CUDA graph (operation not permitted" in caplog.text
+    for other in (captured, refused):
+        assert_same(plain.records, other.records)
+        assert_same(plain.state, other.state)
+    with pytest.raises(UserError, match="not permitted when stream is capturing\\): use --graphs off"):
+        retrain(digits, "cross_entropy", Interrupting(), graphs="on")
 
 
 # On a GPU ---------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ class Interrupting:
             self.stop_after -= 1
         return self.stop_after == 0
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         file = io.BytesIO()
         torch.save(state, file)
         file.seek(0)

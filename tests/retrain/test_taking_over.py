@@ -179,7 +179,7 @@ def test_what_a_preset_and_the_paper_fix_for_a_search_they_fix_anew(preset: str,
         plain = plan_retrain(replace(request, preset=other)).parts[0].training.objective.settings
         taken = plan_retrain(RetrainRequest(architecture=search, preset=other)).parts[0].training.objective.settings
         assert taken == plain
-    assert plain.instance_kl_weight == 3.0
+    assert plain.kl_weight == 0.5
     own = write_search(tmp_path / "own", **options, objective_config={"decoder_channels": 24}, preset=preset)
     assert recorded(own, preset="small")["objective_config"]["decoder_channels"] == 24
 

@@ -126,7 +126,19 @@ def choose(net: Supernet, architecture: Architecture) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_discrete_network_equals_one_hot_supernet(supernet: Supernet, seed: int) -> None:
     """Every map that leaves it, what it has pooled, and so every head; with zeros where it is narrower."""
-    architecture = sample_architecture(supernet.space, seed)
+    check_one_hot(supernet, sample_architecture(supernet.space, seed))
+
+
+@pytest.mark.parametrize("supernet", [CHOOSING["wide"]], ids=["wide"], indirect=True)
+@pytest.mark.parametrize("operation", CHOOSING["wide"].selectable)
+def test_each_operation_where_a_scale_is_narrowed(supernet: Supernet, operation: str) -> None:
+    """A cell that doubles the channels may then have as many as before."""
+    choices = {"stem": "strided", "activation": "gelu", "pooling": "both", "output": 2, "width_0": 1.0, "width_1": 0.5}
+    way = Branch((0, 0, 1, 2), (operation,) * 4)
+    check_one_hot(supernet, Architecture(supernet.space, {2: way}, choices=choices | {"width_2": 0.5}))
+
+
+def check_one_hot(supernet: Supernet, architecture: Architecture) -> None:
     before = {label: logits.detach().clone() for label, logits in supernet.architecture_parameters.items()}
     choose(supernet, architecture)
     network = DiscreteNetwork(architecture, 3, MEAN, STD).eval()

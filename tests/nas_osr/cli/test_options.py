@@ -101,6 +101,12 @@ def test_values_from_the_command_line(arguments, expected):
     assert parse(*arguments) == expected
 
 
+@pytest.mark.parametrize(("text", "expected"), [("16", 16), ("auto", "auto"), ("null", None)])
+def test_a_number_or_a_word(text, expected):
+    values = parse_options(SearchRequest, ["--batch_size", text], "search")
+    assert values is not None and SearchRequest(**values).batch_size == expected
+
+
 def test_values_from_a_file_and_the_command_line_wins(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("name: filed\ncount: 3\nloud: true\nsettings: {a: 1, b: 2}\n")

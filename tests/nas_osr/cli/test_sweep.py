@@ -150,6 +150,16 @@ def test_a_sweep_from_its_typos_to_its_table(tmp_path: Path, capsys: pytest.Capt
     assert len(result["compare"]) == 2
 
 
+def test_only_what_runs_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(PLAN + EVALUATION.replace("[msp]", "[cap]"))
+    out = ["--out", str(tmp_path / "out"), "--dry_run"]
+    code, _, err = run(capsys, str(file), *out)
+    assert code == 2 and "cap" in err
+    code, _, err = run(capsys, str(file), *out, "--only", "smoothing-0")
+    assert (code, err) == (0, "")
+
+
 @pytest.mark.slow
 def test_an_evaluation_comes_after_its_retraining_and_into_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

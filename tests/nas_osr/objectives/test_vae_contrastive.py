@@ -211,15 +211,29 @@ def test_losses_are_finite_for_finite_features(magnitude: float, count: int, lab
 
 def test_paper_coefficients() -> None:
     cifar, svhn = make_protocol("cifar10"), make_protocol("svhn")
+    paper = {"variant": "paper"}
     search = resolve_objective_config("vae_contrastive", {}, cifar, "search")
     assert (search.temperature, search.ce_weight, search.contrastive_weight, search.kl_weight) == (6.0, 30.0, 1.0, 1.0)
-    retrain = resolve_objective_config("vae_contrastive", {"temperature": 3}, cifar, "retrain")
+    retrain = resolve_objective_config("vae_contrastive", {"temperature": 3, **paper}, cifar, "retrain")
     assert (retrain.temperature, retrain.kl_weight, retrain.instance_kl_weight) == (3.0, 0.5, 3.0)
     assert resolve_objective_config("vae_contrastive", {}, svhn, "retrain").ce_weight == 60.0
     mnist = make_protocol("mnist")
     assert resolve_objective_config("vae_contrastive", {}, mnist, "search").temperature == 10.0
-    weights = resolve_objective_config("vae_contrastive", {}, mnist, "retrain")
+    weights = resolve_objective_config("vae_contrastive", paper, mnist, "retrain")
     assert (weights.ce_weight, weights.instance_kl_weight, weights.contrastive_weight) == (60.0, 1.0, 1.0)
+    assert weights.image_weight == 1.0
+
+
+def test_weights_at_which_the_decoder_works() -> None:
+    def weights(protocol: str, **settings: Any) -> tuple[float, float]:
+        config = resolve_objective_config("vae_contrastive", settings, make_protocol(protocol), "retrain")
+        return config.image_weight, config.instance_kl_weight
+
+    assert (weights("cifar10"), weights("digits")) == ((20.0, 0.1), (50.0, 0.1))
+    assert weights("digits", instance_kl_weight=3.0, reconstruction_weight=7) == (7.0, 3.0)
+    assert weights("cifar10", variant="paper", reconstruction_weight=7) == (7.0, 3.0)
+    # as config.yaml of an earlier version has it
+    assert weights("cifar10", variant="working", reconstruction_weight=None, instance_kl_weight=3.0) == (200.0, 3.0)
 
 
 @pytest.mark.parametrize(

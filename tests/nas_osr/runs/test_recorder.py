@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lightning_fabric import Fabric
 
+from nas_osr import train
 from nas_osr.ranks.first import FirstRank
+from nas_osr.runs import recorder as recorder_module
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import RunRecorder, scalars
 from nas_osr.runs.run_folder import RunFolder
@@ -62,3 +66,82 @@ def test_a_signal_between_steps_wants_a_checkpoint_that_is_saved_before_the_run_
     with pytest.raises(Terminated, match="resume with: nas-osr search --resume auto"):
         train()
     assert RunFolder.open(tmp_path / "run").load_checkpoint() == {"epoch": -1, "inside": {"steps": 1}}
+
+
+# Checkpoints that take long ---------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1.9, 40), (8.0, 3)])
+def test_dear_checkpoints_take_a_tenth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float, expected: int
+) -> None:
+    """Forty epochs of four seconds: cheap ones are written after each, dear ones every ten times their seconds."""
+    clock, written = Clock(), list[float]()
+    monkeypatch.setattr(recorder_module, "time", clock)
+
+    def save(run: RunFolder, state: dict[str, Any]) -> None:
+        clock.now += seconds
+        written.append(clock.now)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    with RunFolder.create(tmp_path / "run") as run:
+        run.provenance(["nas-osr"], {}, 0, None)
+        with RunRecorder(FirstRank(Fabric(), run), ProgressReporter(40, quiet=True), False, 0.1) as recorder:
+            for epoch in range(40):
+                clock.now += 4.0
+                recorder.save({"epoch": epoch}, needed=False)
+                assert recorder.wants_checkpoint() == (seconds < 2 and clock.now - written[-1] >= 6.0)
+            assert len(written) == expected
+            recorder.save({"epoch": 40})
+            assert len(written) == expected + 1  # what is needed is written
+    if seconds >= 2:
+        assert all(later - earlier >= 10 * seconds for earlier, later in pairwise(written[:-1]))
+    told = [record.message for record in caplog.records if "a checkpoint takes 8.0 s" in record.message]
+    assert len(told) == (seconds >= 2) and all("no oftener than every 80 s" in line for line in told)
+
+
+def test_a_run_that_left_checkpoints_out_goes_on_from_the_last_that_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "architecture": "random:0", "protocol": "digits", "preset": "tiny", "limit_per_class": 20, "epochs": 4,
+        "threads": 1, "quiet": True,
+    }  # fmt: skip
+    train(**options, out=tmp_path / "whole")
+    monkeypatch.setattr(recorder_module, "CHEAP", 0.0)
+    monkeypatch.setattr(recorder_module, "SHARE", 1e-6)
+    saved = []
+    save = RunFolder.save_checkpoint
+
+    def count(run: RunFolder, state: dict[str, Any]) -> None:
+        saved.append(state["epoch"])
+        save(run, state)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", count)
+    record = RunRecorder.record
+
+    def cut(recorder: RunRecorder, found: dict[str, Any], timing: dict[str, Any]) -> None:
+        record(recorder, found, timing)
+        if found["epoch"] == 2:
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecorder, "record", cut)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(**options, out=tmp_path / "run")
+    part = RunFolder.open(tmp_path / "run" / "split-0")
+    assert saved == [0] and len(part.read_history()) == 3
+    train(**options, out=tmp_path / "run", resume="auto")
+    assert saved == [0, 1, 3]  # a process cannot know what one costs before its first
+    for name in ("history.jsonl", "predictions.csv"):
+        assert (part.path / name).read_bytes() == (tmp_path / "whole" / "split-0" / name).read_bytes(), name

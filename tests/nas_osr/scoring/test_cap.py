@@ -5,6 +5,7 @@ import math
 import mpmath
 import numpy as np
 import pytest
+import scipy.spatial
 import scipy.special
 import scipy.stats
 import torch
@@ -131,6 +132,27 @@ def test_gaussians_are_those_of_the_correct_images(stage_two):
         np.testing.assert_allclose(rule.class_fits(outputs)[:, label], density, rtol=1e-9)
 
 
+def test_relative_is_the_relative_mahalanobis_distance():
+    outputs, targets = make_outputs(300)
+    rule = CAP(stage_two="relative")
+    rule.fit(outputs, targets)
+    right, latents = outputs.logits.argmax(1) == targets, outputs.latent_mean.double().numpy()
+    used, labels = latents[right], targets[right].numpy()
+    means = np.stack([used[labels == label].mean(axis=0) for label in range(3)])
+    common = np.linalg.inv(np.cov((used - means[labels]).T, bias=True))
+    together = np.linalg.inv(np.cov(used.T, bias=True))
+    far = [scipy.spatial.distance.cdist(latents, means, "mahalanobis", VI=common) ** 2]
+    far.append(scipy.spatial.distance.cdist(latents, used.mean(axis=0)[None], "mahalanobis", VI=together) ** 2)
+    # the determinants, which Ren et al. leave out, are a constant
+    constant = (np.linalg.slogdet(common)[1] - np.linalg.slogdet(together)[1]) / 2
+    np.testing.assert_allclose(rule.class_fits(outputs), (far[1] - far[0]) / 2 + constant, rtol=1e-9, atol=1e-9)
+
+
+def test_relative_needs_two_classes():
+    with pytest.raises(UserError, match="relative needs at least two known classes"):
+        CAP(stage_two="relative").fit(*make_outputs(30, num_known=1))
+
+
 def test_full_covariance_sees_what_a_diagonal_one_does_not():
     # u lies on a line in two dimensions; off it, but near the mean in each dimension
     line = torch.linspace(-3, 3, 100)[:, None] * torch.tensor([[1.0, 1.0]])
@@ -214,7 +236,7 @@ def test_variance_has_a_floor():
 
 
 def test_strange_settings_are_refused():
-    with pytest.raises(UserError, match=r"'cap': stage_two must be one of gaussian, diagonal, eq5, got 'full'"):
+    with pytest.raises(UserError, match="stage_two must be one of gaussian, diagonal, relative, eq5, got 'full'"):
         CAP(stage_two="full")
     with pytest.raises(UserError, match=r"'cap': combine must be one of second, stages, got 'first'"):
         CAP(combine="first")

@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from nas_osr.cli.main import main
-from nas_osr.cli.sweep import check_sweep, option_names
-from nas_osr.sweeps.sweep_file import read_sweep
-from nas_osr.sweeps.sweep_folder import SweepFolder
-
-SMALL = {
-    "protocol": "digits", "network": None, "architecture": "random:0", "preset": "tiny", "channels": 16, "epochs": 1,
-    "batch_size": 32, "limit_per_class": 20, "limit": 20, "splits": "0", "bootstrap": 0, "device": "cpu", "threads": 1,
-    "kinds": ["contrast"], "severities": "3", "estimators": ["TwoNN"], "iterations": 50,
-}  # fmt: skip
-
-
-def run_all(name: str, out: Path, only: set[str] | None = None, **changes: Any) -> dict[str, Path]:
-    """Run a shipped sweep in this process, in its order; the folder of each run."""
-    offered = {option for run in read_sweep(name, option_names).runs for option in option_names(run.command)}
-    small = {option: value for option, value in {**SMALL, **changes}.items() if option in offered}
-    sweep = read_sweep(name, option_names, small)
-    check_sweep(sweep)
-    folder = SweepFolder(out, option_names)
-    with folder.locked():
-        for run in sweep.runs:
-            if only is None or run.name in only:
-                assert main(folder.begin(run).argument) == 0, run.name
-                folder.end(run, "finished", "")
-    return {run.name: out / run.name for run in sweep.runs}
+from tests.nas_osr.sweeps.shipped import DISCRETE, run_shipped
 
 
 def test_the_layers_of_the_ablation_are_five_different_ones(tmp_path: Path) -> None:
-    folders = run_all("gradmix-layers", tmp_path)
+    folders = run_shipped("gradmix-layers", tmp_path, **DISCRETE)
     losses = [(folder / "split-0" / "history.jsonl").read_text().splitlines() for folder in folders.values()]
     last = [json.loads(lines[-1])["losses"]["mix"] for lines in losses]
     assert len(folders) == len(set(last)) == 5
 
 
 def test_two_stages(tmp_path: Path) -> None:
-    folders = run_all("gradmix-table2", tmp_path, {"first-svhn", "svhn"})
+    folders = run_shipped("gradmix-table2", tmp_path, "svhn", **DISCRETE)
     stages = [json.loads((folders[name] / "split-0" / "history.jsonl").read_text()) for name in ("first-svhn", "svhn")]
     assert "supcon" not in stages[0]["losses"] and "supcon" in stages[1]["losses"]
     assert "init_sha256" in json.loads((folders["svhn"] / "split-0" / "provenance.json").read_text())
@@ -53,7 +28,7 @@ def test_two_stages(tmp_path: Path) -> None:
 def test_with_and_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("imagecorruptions", reason="imagecorruptions-imaug is not installed: the extra `analysis`")
     pytest.importorskip("skdim", reason="scikit-dimension is not installed: the extra `analysis`")
-    run_all("gradmix-robustness", tmp_path, batch_size=16)
+    run_shipped("gradmix-robustness", tmp_path, batch_size=16, **DISCRETE)
     headings = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("metric ")]
     assert headings[-3:] == [["metric", "supcon", "with", "without"]] * 3  # one table for each analysis
     for name in ("supcon", "without", "with"):
@@ -63,7 +38,7 @@ def test_with_and_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.slow
 def test_probes_of_both_self_supervised_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_all("gradmix-probes", tmp_path)
+    run_shipped("gradmix-probes", tmp_path, **DISCRETE)
     [heading] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("metric") and "moco" in line]
     mixes = ("cutmix", "gradmix", "none")
     assert heading.split()[1:] == [f"{method}-{mix}" for method in ("moco", "simclr") for mix in mixes]
@@ -72,7 +47,7 @@ def test_probes_of_both_self_supervised_methods(tmp_path: Path, capsys: pytest.C
 @pytest.mark.slow
 def test_the_ablation(tmp_path: Path) -> None:
     pytest.importorskip("skdim", reason="scikit-dimension is not installed: the extra `analysis`")
-    folders = run_all("gradmix-ablation", tmp_path, batch_size=16)
+    folders = run_shipped("gradmix-ablation", tmp_path, batch_size=16, **DISCRETE)
     histories = {name: folder / "split-0" / "history.jsonl" for name, folder in folders.items()}
     mixed = [name for name, file in histories.items() if file.exists() and '"mix"' in file.read_text()]
     assert mixed == ["cutmix", "cutmix-alpha-1", "mixup", "mixup-alpha-1", "gradmix-gradcam", "gradmix-layercam"]

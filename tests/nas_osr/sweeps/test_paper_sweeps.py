@@ -1,4 +1,4 @@
-"""The shipped sweeps of CAC, GMVAE and NAS-OSR, each from its first run to its last on a few digits."""
+"""The shipped sweeps of CAC, GMVAE, NAS-OSR and Confident, each from its first run to its last on a few digits."""
 
 from __future__ import annotations
 
@@ -6,34 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from nas_osr.cli.main import main
 from nas_osr.cli.sweep import option_names
 from nas_osr.sweeps.sweep_file import read_sweep
-from nas_osr.sweeps.sweep_folder import SweepFolder
-
-SMALL = {
-    "protocol": "digits", "preset": "tiny", "channels": 16, "epochs": 1, "batch_size": 32, "limit_per_class": 20,
-    "splits": "0", "bootstrap": 0, "device": "cpu", "threads": 1,
-}  # fmt: skip
-DISCRETE = {"network": None, "architecture": "random:0"}
-
-
-def run_sweep(name: str, out: Path, keep: str = "", **changes: Any) -> dict[str, Path]:
-    """Run those of a shipped sweep whose name has `keep` in it, in this process; the folder of each."""
-    offered = {option for run in read_sweep(name, option_names).runs for option in option_names(run.command)}
-    small = {option: value for option, value in {**SMALL, **changes}.items() if option in offered}
-    sweep = read_sweep(name, option_names, small)
-    folder = SweepFolder(out, option_names)
-    done = {}
-    with folder.locked():
-        for run in sweep.runs:
-            if keep in run.name:
-                assert main(folder.begin(run).argument) == 0, run.name
-                folder.end(run, "finished", "")
-                done[run.name] = out / run.name
-    return done
+from tests.nas_osr.sweeps.shipped import DISCRETE, run_shipped
 
 
 def read_result(folder: Path, label: str = "") -> dict[str, Any]:
@@ -45,7 +25,7 @@ def read_losses(folder: Path) -> dict[str, float]:
 
 
 def test_cac_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = run_sweep("cac-tables", tmp_path, "-mnist", **DISCRETE)
+    folders = run_shipped("cac-tables", tmp_path, "-mnist", **DISCRETE)
     assert {name: read_result(folder)["rule"] for name, folder in folders.items()} == {
         "cac-mnist": "cac",
         "cross-entropy-mnist": "msp",
@@ -57,7 +37,7 @@ def test_cac_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_cac_ablation_and_sensitivity(tmp_path: Path) -> None:
-    folders = run_sweep("cac-ablation", tmp_path / "ablation", "-tinyimagenet", **DISCRETE)
+    folders = run_shipped("cac-ablation", tmp_path / "ablation", "-tinyimagenet", **DISCRETE)
     terms = {
         name.removesuffix("-tinyimagenet"): set(read_losses(folder))
         for name, folder in folders.items()
@@ -70,7 +50,7 @@ def test_cac_ablation_and_sensitivity(tmp_path: Path) -> None:
         "cross-entropy": {"ce"},
         "center": {"ce", "center"},
     }
-    grid = run_sweep("cac-sensitivity", tmp_path / "grid", "cifar10-alpha-1-", **DISCRETE)
+    grid = run_shipped("cac-sensitivity", tmp_path / "grid", "cifar10-alpha-1-", **DISCRETE)
     assert len(grid) == 4
     weighted = [name for name, folder in grid.items() if "anchor" in read_losses(folder)]
     assert weighted == [f"cifar10-alpha-1-lambda-{weight}" for weight in ("0.01", "0.1", "1")]
@@ -78,7 +58,7 @@ def test_cac_ablation_and_sensitivity(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nas_osr_tables(tmp_path: Path) -> None:
-    folders = run_sweep("nas-osr-tables", tmp_path, "cifar+10", strategy_config={"warmup_epochs": 0})
+    folders = run_shipped("nas-osr-tables", tmp_path, r"cifar\+10", strategy_config={"warmup_epochs": 0})
     softmax, nas_osr = folders["softmax-cifar+10"], folders["nas-osr-cifar+10"]
     assert (read_result(nas_osr)["rule"], read_result(softmax)["rule"]) == ("cap", "msp")
     assert read_result(softmax, "-openmax")["rule"] == "openmax"
@@ -89,7 +69,7 @@ def test_nas_osr_tables(tmp_path: Path) -> None:
 
 def test_the_four_methods_of_gmvae_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keep = "mnist-merged"
-    run_sweep("gmvae-experiments", tmp_path, keep, **DISCRETE)
+    run_shipped("gmvae-experiments", tmp_path, keep, **DISCRETE)
     [gmvae] = (json.loads((tmp_path / f"gmvae-{keep}" / "split-0" / "history.jsonl").read_text()),)
     assert gmvae["validation_losses"].keys() == {"covering", "kl_w", "reconstruction"}
     capsys.readouterr()
@@ -103,3 +83,20 @@ def test_the_four_methods_of_gmvae_are_one_table(tmp_path: Path, capsys: pytest.
         for rule in ("nc_distance", "nc_uncertainty" if method == "gmvae" else "crosr"):
             assert f"F1 {method}-{keep} {rule}" in lines[0]
     assert len(lines) == 1 + 7  # digits with four known classes of ten: no to six unknown ones
+
+
+@pytest.mark.slow
+def test_confidence(tmp_path: Path) -> None:
+    """All but the row with given outliers, which are SVHN's images; tests of the objective give it others."""
+    noise = np.random.default_rng(0)
+    (tmp_path / "others").mkdir()
+    for number in range(20):
+        pixels = noise.integers(0, 256, (32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "others" / f"{number}.png")
+    folders = run_shipped("confidence", tmp_path / "sweep", "^cifar10-(cross-entropy|gan|pretrained-gan)$", **DISCRETE)
+    terms = {name: set(read_losses(folder)) for name, folder in folders.items()}
+    assert terms["cifar10-cross-entropy"] == {"ce"} and terms["cifar10-pretrained-gan"] == {"ce", "kl"}
+    assert {"ce", "kl", "discriminator_fake", "generator_adversarial"} <= terms["cifar10-gan"]
+    for folder in folders.values():
+        assert main(["evaluate", str(folder), "--unknown", str(tmp_path / "others")]) == 0
+        assert read_result(folder, "-others")["rule"] == "msp"

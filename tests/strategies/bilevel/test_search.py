@@ -35,7 +35,7 @@ class MemoryRecorder:
     def wants_checkpoint(self) -> bool:
         return False
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], needed: bool = True) -> None:
         self.states.append(clone(state))
 
     def restore(self) -> dict[str, Any] | None:
