@@ -54,7 +54,8 @@ class TablePlan:
 def plan_table(request: TabulateRequest) -> TablePlan:
     """The plan of a table. No image is opened. UserError: anything in the request is wrong."""
     trial = plan_search(SearchRequest(**request.searched(), strategy="random"))
-    request, protocol, preset = replace(request), trial.protocol, get_preset(request.preset)
+    request = replace(request, precision=trial.machine.precision)  # decided once
+    protocol, preset = trial.protocol, get_preset(request.preset)
     rules = rules_of_table(request, trial)
     usual = preset.objective_settings.get(request.objective, {})
     asked = replace(request, objective_config={**usual, **request.objective_config})

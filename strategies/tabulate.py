@@ -48,13 +48,15 @@ def run_tabulate(request: TabulateRequest, command: list[str]) -> dict[str, Any]
     trainings = len(architectures) * (request.seeds + len(plan.rotations))
     if request.dry_run:
         plan.trial.output.check()
-        return {"would_tabulate": {**request.recorded(), "architectures": len(architectures), "trainings": trainings}}
+        return {
+            "would_tabulate": {**plan.request.recorded(), "architectures": len(architectures), "trainings": trainings}
+        }
     data = open_bench(plan.request.recorded_text()).data
     with plan.trial.output.create() as run:
         if run.resumed or run.finished:
-            run.extend(request.recorded(), MAY_GROW)
+            run.extend(plan.request.recorded(), MAY_GROW)
         if not run.finished:
-            run.provenance(command, request.recorded(), request.seed, data.fingerprint)
+            run.provenance(command, plan.request.recorded(), request.seed, data.fingerprint)
         folder = run.path / TRIALS_FOLDER
         folder.mkdir(exist_ok=True)
         fill_table(plan, architectures, folder)

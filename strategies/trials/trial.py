@@ -230,7 +230,9 @@ class TrialRunner:
         trained = time.perf_counter()
         learner.eval()
         rule = plan.objective.make_rule()
-        scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own.infer, own.objective, rule, split))
+        scores = FirstRank(fabric, learner).call(
+            lambda own: pseudo_open_set_scores(own.infer, own.objective, rule, split)
+        )
         last = recorder.records[-1]
         return {
             **{name: last[name] for name in ("losses", "monitors")},
