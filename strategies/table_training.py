@@ -15,7 +15,7 @@ from nas_osr.cost.estimate import count_macs
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.metrics.open_set import auroc, closed_set_accuracy, macro_f1, oscr
-from nas_osr.plans import LearningData, SchedulePlan, given, plan_objective
+from nas_osr.plans import LearningData, SchedulePlan, decide_precision, given, plan_objective
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import Unkept
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
@@ -54,7 +54,7 @@ class TablePlan:
 def plan_table(request: TabulateRequest) -> TablePlan:
     """The plan of a table. No image is opened. UserError: anything in the request is wrong."""
     trial = plan_search(SearchRequest(**request.searched(), strategy="random"))
-    request = replace(request, precision=trial.machine.precision)  # decided once
+    request = decide_precision(request, request.preset)
     protocol, preset = trial.protocol, get_preset(request.preset)
     rules = rules_of_table(request, trial)
     usual = preset.objective_settings.get(request.objective, {})
