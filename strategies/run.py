@@ -98,7 +98,7 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         if not plan.output.quiet:
             sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
             folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
-        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
+        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.jobs == 1)
         minutes = plan.output.checkpoint_minutes
         folder.call(lambda run: reporter.begin(about))
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:

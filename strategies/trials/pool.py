@@ -155,7 +155,7 @@ class Status:
         done = len(self.asking.tried)
         parts = [f"{done}/{self.trials} done, {self.running} running, {self.failures} failed"]
         if done:
-            best = max(self.asking.tried, key=lambda trial: trial.score)
+            best = self.asking.strategy.best(self.asking.plan, self.asking.tried)
             parts.append(f"best {self.asking.strategy.criterion} {best.score:.4f} in trial {best.record['epoch'] + 1}")
         seconds = (time.monotonic() - self.started) / self.ended * (self.trials - done)
         tell("  ".join([*parts, f"{timedelta(seconds=round(seconds))} left"]))
