@@ -59,8 +59,8 @@ def plan_table(request: TabulateRequest) -> TablePlan:
     rules = rules_of_table(request, trial)
     usual = preset.objective_settings.get(request.objective, {})
     asked = replace(request, objective_config={**usual, **request.objective_config})
-    epochs: int = given(request.epochs, preset.retrain_epochs)
-    batch_size: int = given(request.batch_size, preset.retrain_batch_size)
+    epochs = given(request.epochs, preset.retrain_epochs)
+    batch_size = request.batch_or(preset.retrain_batch_size)
     recipe = make_recipe(given(request.recipe, preset.recipe), {}, request.protocol)
     true = replace(
         trial,
