@@ -51,6 +51,8 @@ def run_tabulate(request: TabulateRequest, command: list[str]) -> dict[str, Any]
         return {
             "would_tabulate": {**plan.request.recorded(), "architectures": len(architectures), "trainings": trainings}
         }
+    if not request.quiet:
+        tell("a table opens the test images: choose settings on it for another split or data set, not for this one")
     data = open_bench(plan.request.recorded_text()).data
     with plan.trial.output.create() as run:
         if run.resumed or run.finished:

@@ -18,7 +18,7 @@ from nas_osr.search_spaces.architectures.canonical import count_distinct, finger
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.table import SCORED, SearchTable, read_table, write_table
 from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
-from nas_osr.strategies.table_trials import Conditions, plan_on_table, regret_on_table
+from nas_osr.strategies.table_trials import Conditions, plan_on_table, regret_on_table, search_table
 from nas_osr.strategies.tabulate import choose_architectures
 
 SPACE = Space(layers=3, channels=16)  # 27 descriptions
@@ -125,6 +125,14 @@ def test_a_rotation_costs_a_training_and_halving_pays_for_the_epochs_that_it_tak
     assert np.array_equal(once, twice)
     halving = plan_on_table(table, "halving", {"factor": 4})
     assert not np.isnan(regret_on_table(table, halving, Conditions("mls", 1), [0.25], [0])).any()
+
+
+@pytest.mark.parametrize("name", ["random", "evolution", "halving", "nsga"])
+def test_no_strategy_sees_the_true_unknown_classes(name: str) -> None:
+    table = make(seen_noise=0.1)
+    blind = SearchTable(table.header, [{**row, "true": None} for row in table.rows])
+    found = [search_table(given, plan_on_table(given, name, {}), Conditions("mls", 1), 6) for given in (table, blind)]
+    assert found[0] == found[1] and len(found[0]) > 5
 
 
 def test_strategies_are_compared_with_random_at_the_same_cost() -> None:
