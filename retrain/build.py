@@ -9,7 +9,6 @@ from typing import Protocol as TypingProtocol
 import torch
 from torch import Tensor, nn
 
-from nas_osr.cost.steps import count_flops
 from nas_osr.errors import UserError
 from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.networks import check_network, network_class
@@ -92,21 +91,6 @@ def build_learner(
     fill(encoder)
     heads = objective.make(encoder, inputs.image_shape, inputs.num_known, outliers)
     return Learner(encoder, heads).to(memory_format=torch.channels_last)
-
-
-def count_macs(learner: Any, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of inference on one image (C, H, W), heads and whatever they decode included.
-
-    Those of convolutions and matrix products, as torch counts them. One empty image runs through the network in eval
-    mode without gradients, which leaves no trace in it.
-    """
-    training = learner.training
-    device = next(learner.parameters()).device
-    learner.eval()
-    with torch.no_grad():
-        flops = count_flops(lambda: learner.infer(torch.zeros(1, *image_shape, device=device)))
-    learner.train(training)
-    return flops // 2
 
 
 def save_architecture(network: Architecture | str, run: RunFolder) -> None:

@@ -98,7 +98,7 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         if not plan.output.quiet:
             sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
             folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
-        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
+        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.jobs == 1)
         minutes = plan.output.checkpoint_minutes
         folder.call(lambda run: reporter.begin(about))
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
@@ -116,13 +116,16 @@ def modernise_config(run: RunFolder) -> None:
         config = name_former_classes(SearchRequest, config, str(run.path / "config.yaml"))
     strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), preset="")
     config["strategy_config"] = asdict(strategy.config)
+    config = {"jobs": SearchRequest.jobs, "backend": SearchRequest.backend, **config}
     if config != run.read_config():
         run.write_yaml("config.yaml", config)
 
 
 def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict[str, Any]:
     """Write the architecture, its pictures and the end of the run; what `read_result` returns."""
-    found = {**plan.found, "epoch": result.epoch, "F1": result.score}
+    found = {**plan.found, "epoch": result.epoch, "F1": run.read_history()[result.epoch]["f1"]}
+    if plan.strategy.criterion != "f1":
+        found |= {"criterion": plan.strategy.criterion, "score": result.score}
     architecture = replace(result.architecture, found=found)
     architecture.save(run.path / "architecture.json")
     export_architecture(architecture, result.weights, PICTURES, run.path, sizes_of(architecture))

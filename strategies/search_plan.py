@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
@@ -113,11 +114,13 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         space=space,
         data=data,
         classes=classes,
-        objective=objective.of_classes(classes.kept, protocol.num_known),
+        whole_objective=objective,
         rule_sample=request.rule_sample,
         weights=weights,
         machine=plan_machine(request),
         output=plan_output(request),
+        jobs=request.jobs,
+        backend=request.backend,
         seed=request.seed,
         found={
             "image_shape": list(protocol.image_shape),
@@ -146,5 +149,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "pseudo_unknown": pseudo_unknown,
         },
     )
+    if plan.jobs > 1 and not strategy.tries:
+        raise UserError(f"jobs: strategy {request.strategy} trains one network: leave it at 1")
     strategy.check_plan(plan)
     return plan

@@ -5,7 +5,7 @@ for each epoch                                                                  
         after warm-up: lower the loss on a batch of the other half by alphas and betas
         lower the loss on the batch by the weights                                 Searching.step
     score the supernet as an open-set classifier: kept classes, pseudo-unknowns    Searching.judge
-    after warm-up: keep alphas and betas if the F1 is the best                     Searching.keep
+    after warm-up: keep alphas and betas if the score is the best                    Searching.keep
 decode the best alphas and betas                                                   search_supernet
 """
 
@@ -45,7 +45,7 @@ def search_supernet(
     """Search; see `nas_osr.strategies.base.Strategy.search`.
 
     Args:
-        picks_last: whether the last epoch wins, whatever its F1.
+        picks_last: whether the last epoch wins, whatever its score.
     """
     split = plan.divide(data).to(fabric.device)
     with torch.random.fork_rng():
@@ -54,7 +54,7 @@ def search_supernet(
         run_epochs(searching, recorder)
     best = searching.best
     weights = weights_from_record(best, plan.space)
-    return SearchResult(decode_record(best, plan), weights, best["f1"], best["epoch"])
+    return SearchResult(decode_record(best, plan), weights, best[plan.strategy.criterion], best["epoch"])
 
 
 class Searching(Trainer):
@@ -128,10 +128,11 @@ class Searching(Trainer):
         return {**judged, "monitors": monitors}
 
     def keep(self, record: Mapping[str, Any]) -> None:
-        """Remember the winner: of the epochs after warm-up the one with the best F1, the later on ties."""
+        """Remember the winner: of the epochs after warm-up the one with the best score, the later on ties."""
         if record["phase"] == "warmup":
             return
-        if not self.best or self.picks_last or record["f1"] >= self.best["f1"]:
+        criterion = self.plan.strategy.criterion
+        if not self.best or self.picks_last or record[criterion] >= self.best[criterion]:
             self.best = record
 
     def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:

@@ -77,6 +77,9 @@ class Interrupting:
     def restore(self) -> dict[str, Any] | None:
         return self._restored
 
+    def folder(self) -> None:
+        return None
+
     def history(self) -> list[dict[str, Any]]:
         return self.records
 
