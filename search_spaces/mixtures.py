@@ -1,8 +1,9 @@
-"""Choices of a supernet that are not made yet: logits, the probabilities that they stand for, and stems in parallel."""
+"""Choices of a supernet that are not made yet: logits, what they weigh the candidates by, and stems in parallel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -42,21 +43,71 @@ class Prior(nn.Module):
         return torch.softmax(logits / self.tempered.temperature + self.log_prior.to(logits.dtype), dim=-1)
 
 
+class Weigher(nn.Module):
+    """What one choice's candidates weigh in a forward pass: their probabilities, unless something else is set.
+
+    Attributes:
+        expected: logits [n] -> probabilities [n].
+        drawn: weights [n] in place of the probabilities; None leaves these.
+        chosen: the one candidate that is evaluated, by `drawn` where that is set, else as it is; None is all.
+    """
+
+    def __init__(self, expected: nn.Module, candidates: int) -> None:
+        super().__init__()
+        self.expected = expected
+        self.rows: Tensor
+        self.register_buffer("rows", torch.eye(candidates), persistent=False)
+        self.drawn: Tensor | None = None
+        self.chosen: int | None = None
+
+    def set(self, drawn: Tensor | None = None, chosen: int | None = None) -> None:
+        """Until it is set again; without arguments the probabilities weigh."""
+        self.drawn, self.chosen = drawn, chosen
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        """The candidates that are evaluated."""
+        return range(len(self.rows)) if self.chosen is None else (self.chosen,)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """[n] -> [n], the weights."""
+        if self.drawn is not None:
+            return self.drawn
+        return self.expected(logits) if self.chosen is None else self.rows[self.chosen]  # type: ignore[no-any-return]
+
+    def pick(self, candidates: Sequence[Callable[[], Tensor]]) -> Tensor:
+        """What the chosen candidate makes, weighed where a weight has been drawn; there must be one."""
+        assert self.chosen is not None
+        made = candidates[self.chosen]()
+        return made if self.drawn is None else self.drawn[self.chosen].to(made.dtype) * made
+
+
 class Mixture(nn.Module):
     """A choice of the network as a whole: its logits, all equal at first.
 
     Attributes:
-        probabilities: what turns logits into them; the supernet's.
+        weigher: what turns logits into weights; the supernet's.
     """
 
     def __init__(self, candidates: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.full((candidates,), INITIAL_LOGIT))
-        self.probabilities = Tempered()
+        self.weigher = Weigher(Tempered(), candidates)
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        """See `Weigher.wanted`."""
+        return self.weigher.wanted
 
     def forward(self) -> Tensor:
-        """[n], the probabilities of the candidates."""
-        return self.probabilities(self.logits)  # type: ignore[no-any-return]
+        """[n], the weights of the candidates."""
+        return self.weigher(self.logits)  # type: ignore[no-any-return]
+
+    def mix(self, candidates: Sequence[Callable[[], Tensor]]) -> Tensor:
+        """The weighted sum of what the candidates make, of which only those wanted are asked."""
+        if self.weigher.chosen is not None:
+            return self.weigher.pick(candidates)
+        return mix(self(), [make() for make in candidates])
 
 
 class MixedStem(nn.Module):
@@ -68,6 +119,12 @@ class MixedStem(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, c, H, W] -> [B, any, H/2, W/2] and [B, C, H/4, W/4]."""
-        halves, quarters = zip(*(stem(images) for stem in self.stems), strict=True)
-        p = self.mixture()
-        return mix(p, halves), mix(p, quarters)
+        made = {place: self.stems[place](images) for place in self.mixture.wanted}
+        half, quarter = (
+            [partial(_part, made, place, end) for place in range(len(self.stems))] for end in (0, 1)
+        )
+        return self.mixture.mix(half), self.mixture.mix(quarter)
+
+
+def _part(made: Mapping[int, tuple[Tensor, Tensor]], place: int, end: int) -> Tensor:
+    return made[place][end]

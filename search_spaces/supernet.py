@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +21,37 @@ with warnings.catch_warnings():
     from nni.nas.strategy import DARTS
 
 from nas_osr.outputs import Features
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.blocks import run_block
 from nas_osr.search_spaces.encoder import Normalise
 from nas_osr.search_spaces.ends import BOTTOM, SHARES, make_neck, pool_branches, to_bottom
 from nas_osr.search_spaces.layout import keep_layout
-from nas_osr.search_spaces.mixtures import MixedStem, Mixture, Tempered
+from nas_osr.search_spaces.mixtures import MixedStem, Mixture, Tempered, Weigher
 from nas_osr.search_spaces.operations import operation_class
-from nas_osr.search_spaces.operations.parts import mix, mix_activations, mix_widths
+from nas_osr.search_spaces.operations.parts import mix_activations, mix_widths
 from nas_osr.search_spaces.paper import INITIAL_LOGIT
 from nas_osr.search_spaces.space import Cell, Space, count_paths, mixing_cells, predecessors
 from nas_osr.search_spaces.stems import stem_class
+
+
+class MixedOperation(DifferentiableMixedLayer):
+    """nni's mixed layer, which evaluates one candidate alone where one is chosen."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> the weighted sum of what the candidates make of it."""
+        if self._softmax.chosen is None:
+            return super().forward(x)  # type: ignore[no-any-return]
+        return self._softmax.pick([partial(self[name], x) for name in self.names])
+
+
+class MixedEdge(DifferentiableMixedInput):
+    """nni's mixed input, of which one may be missing where the other is chosen."""
+
+    def forward(self, maps: Mapping[int, Tensor]) -> Tensor:
+        """The weighted sum of the inputs by their place, 0 the finer."""
+        if self._softmax.chosen is None:
+            return super().forward([maps[0], maps[1]])  # type: ignore[no-any-return]
+        return self._softmax.pick([partial(maps.__getitem__, place) for place in (0, 1)])
 
 
 class HierarchicalSpace(ModelSpace):
@@ -96,18 +119,16 @@ class HierarchicalSpace(ModelSpace):
         inputs = {(0, 0): quarter}
         last = {-1: half, 0: quarter}
         branches: dict[int, Tensor] = {}
+        wanted = self._wanted()
         for layer in range(self.space.layers):
-            arriving: dict[int, list[Tensor]] = {}
+            arriving: dict[int, dict[int, Tensor]] = {}  # by scale: from the finer one 0, from the same 1
             for scale in (s for l, s in self.cells if l == layer):
-                x, key = inputs[layer, scale], f"{layer}_{scale}"
-                if key in self.keep:
-                    # the finer scale comes first in `cells`, so its halved map is already in the list
-                    arriving.setdefault(scale, []).append(run_block(self.keep[key], x, self.checkpointing))
-                if key in self.halve:
-                    arriving.setdefault(scale + 1, []).append(run_block(self.halve[key], x, self.checkpointing))
-            for scale, maps in arriving.items():
-                key = f"{layer + 1}_{scale}"
-                map_ = self._join(key, maps) if len(maps) == 2 else maps[0]
+                for place, forms, target in ((1, self.keep, scale), (0, self.halve, scale + 1)):
+                    if (layer, scale, target) in wanted:
+                        map_ = run_block(forms[f"{layer}_{scale}"], inputs[layer, scale], self.checkpointing)
+                        arriving.setdefault(target, {})[place] = map_
+            for scale, maps in sorted(arriving.items()):
+                map_ = self._join(f"{layer + 1}_{scale}", maps)
                 last[scale] = map_
                 if layer == self.space.layers - 1:
                     branches[scale] = keep_layout(map_)
@@ -115,10 +136,31 @@ class HierarchicalSpace(ModelSpace):
                     inputs[layer + 1, scale] = map_
         return self._finish(branches, last)
 
-    def _join(self, key: str, maps: list[Tensor]) -> Tensor:
+    def _wanted(self) -> set[tuple[int, int, int]]:
+        """The forms (layer, scale, scale of what takes it) that the output depends on, by what has been chosen."""
+        ends = [self.space.outputs[place] for place in self.mixtures["output"].wanted] if self.space.outputs else None
+        last = self.space.layers - 1
+        found, pending = set(), [(last, scale, scale) for scale in ends or self.space.branches]
+        while pending:
+            form = pending.pop()
+            if form in found:
+                continue
+            found.add(form)
+            sources, key = predecessors(form[:2]), f"{form[0]}_{form[1]}"
+            both = self.space.two_inputs and key in self.inputs and 1 in self.mixtures[f"join_{key}"].wanted
+            if key in self.inputs and not both:
+                sources = [sources[place] for place in self.inputs[key]._softmax.wanted]
+            pending += [(*source, form[1]) for source in sources]
+        return found
+
+    def _join(self, key: str, maps: Mapping[int, Tensor]) -> Tensor:
         """One input of a cell, mixed by beta, or both, mixed again where that is a choice."""
-        one: Tensor = self.inputs[key](maps)
-        return mix(self.mixtures[f"join_{key}"](), [one, maps[0] + maps[1]]) if self.space.two_inputs else one
+        if key not in self.inputs:
+            return next(iter(maps.values()))
+        one = partial(self.inputs[key], maps)
+        if not self.space.two_inputs:
+            return one()  # type: ignore[no-any-return]
+        return self.mixtures[f"join_{key}"].mix([one, lambda: maps[0] + maps[1]])
 
     def _finish(self, branches: dict[int, Tensor], last: dict[int, Tensor]) -> Features:
         """Mix the outputs, and what is pooled of each, where there is a choice."""
@@ -129,12 +171,17 @@ class HierarchicalSpace(ModelSpace):
             shares = (self.mixtures["pooling"]()[:, None] * self.shares).sum(dim=0)
         if not self.space.outputs:
             return Features(branches, last, pool_branches(branches, shares))
-        p = self.mixtures["output"]()
-        necks = {scale: self.necks[str(scale)] if scale < BOTTOM else nn.Identity() for scale in self.space.outputs}
-        maps = {scale: keep_layout(neck(branches[scale])) for scale, neck in necks.items()}
-        pooled = mix(p, [pool_branches({scale: map_}, shares) for scale, map_ in maps.items()])
-        bottom = mix(p, [to_bottom(map_, scale) for scale, map_ in maps.items()])
-        return Features({BOTTOM: bottom}, last, pooled)
+        maps: dict[int, Tensor] = {}
+        for scale in branches:
+            neck = self.necks[str(scale)] if scale < BOTTOM else nn.Identity()
+            maps[scale] = keep_layout(neck(branches[scale]))
+        pooled: list[Callable[[], Tensor]] = []
+        bottom: list[Callable[[], Tensor]] = []
+        for scale in self.space.outputs:
+            pooled.append(lambda scale=scale: pool_branches({scale: maps[scale]}, shares))
+            bottom.append(lambda scale=scale: to_bottom(maps[scale], scale))
+        output = self.mixtures["output"]
+        return Features({BOTTOM: output.mix(bottom)}, last, output.mix(pooled))
 
 
 class Supernet(nn.Module):
@@ -144,14 +191,16 @@ class Supernet(nn.Module):
         network: the space after nni's mutation.
         architecture_parameters: label -> logits, in a fixed order; alphas are shared by the two forms of a cell, and
             gammas are of choices of the network as a whole, joins of whether a cell has one input or both.
-        probabilities: turns logits into alphas and gammas; `softmaxes`, by label, into betas.
+        probabilities: turns logits into alphas and gammas.
+        weighers: by label, what the candidates weigh; two forms of a cell share one.
+        draw: called before each forward pass, to set them; None leaves them.
     """
 
     def __init__(self, mixed: HierarchicalSpace) -> None:
         super().__init__()
         self.space = mixed.space
         self.cells = mixed.cells
-        strategy = DARTS()
+        strategy = DARTS(mutation_hooks=[MixedOperation.mutate, MixedEdge.mutate])
         self.network = strategy.mutate_model(mixed)
         named = {str(label): logits for label, logits in strategy._arch_parameters.items()}
         self.architecture_parameters: dict[str, nn.Parameter] = {label: named[label] for label in sorted(named)}
@@ -162,18 +211,38 @@ class Supernet(nn.Module):
         }
         self.architecture_parameters |= {label: mixture.logits for label, mixture in self.mixtures.items()}
         self.probabilities = Tempered()
-        for mixture in self.mixtures.values():
-            mixture.probabilities = self.probabilities
-        self.softmaxes: dict[str, nn.Module] = {}
+        self.weighers: dict[str, Weigher] = {}
+        for label, logits in self.architecture_parameters.items():
+            expected = self.probabilities.of(_prior(label)) if label.startswith("beta_") else self.probabilities
+            self.weighers[label] = Weigher(expected, len(logits))
+        for label, mixture in self.mixtures.items():
+            mixture.weigher = self.weighers[label]
         for module in self.network.modules():
-            if isinstance(module, DifferentiableMixedLayer):
-                module._softmax = self.probabilities
-            elif isinstance(module, DifferentiableMixedInput):
-                module._softmax = self.softmaxes[module.label] = self.probabilities.of(_prior(module.label))
+            if isinstance(module, MixedOperation | MixedEdge):
+                module._softmax = self.weighers[module.label]
+        self.draw: Callable[[Supernet], None] | None = None
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> feature maps."""
+        if self.draw is not None:
+            self.draw(self)
         return self.network(images)
+
+    def follow(self, architecture: Architecture) -> None:
+        """From now on be the network of this architecture: one candidate of each choice is evaluated, on its ways only.
+
+        Widths are masks, so that a narrower network costs as much as the widest.
+        """
+        space = self.space
+        chosen = {f"gamma_{name}": items.index(architecture.choices[name]) for name, items in space.choices.items()}
+        for (layer, scale), name in architecture.chosen_cells().items():
+            chosen[f"alpha_{layer}_{scale}"] = space.operations.index(name)
+        for way in (*architecture.joins.values(), *architecture.branches.values()):
+            for layer, scale in enumerate(way.path):
+                chosen[f"beta_{layer}_{scale}"] = 0 if layer and way.path[layer - 1] < scale else 1
+        chosen |= {f"join_{layer}_{scale}": 1 for layer, scale in architecture.joins}
+        for label, weigher in self.weighers.items():
+            weigher.set(chosen=chosen.get(label, 0))
 
     def weight_parameters(self) -> list[nn.Parameter]:
         """Every parameter that is not an alpha or a beta."""
@@ -216,7 +285,7 @@ class Supernet(nn.Module):
 
     def _as_probabilities(self, label: str) -> tuple[float, ...]:
         logits = self.architecture_parameters[label].detach().double()
-        return tuple(self.softmaxes.get(label, self.probabilities)(logits).tolist())
+        return tuple(self.weighers[label].expected(logits).tolist())
 
 
 def _prior(label: str) -> list[float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,16 @@ from nas_osr.search_spaces.layout import subsample
 from nas_osr.search_spaces.operations import ACTIVATIONS
 from nas_osr.search_spaces.paper import SLOPE
 
-Weigh = Callable[[], Tensor]
-"""The probabilities of a choice's candidates, [n]."""
+
+class Weigh(Protocol):
+    """What a choice's candidates weigh; `nas_osr.search_spaces.mixtures.Mixture` is one."""
+
+    def __call__(self) -> Tensor:
+        """[n], their weights."""
+
+    def mix(self, candidates: Sequence[Callable[[], Tensor]]) -> Tensor:
+        """The weighted sum of what they make."""
+
 
 
 class Activation(nn.Module):
@@ -29,7 +39,7 @@ class Activation(nn.Module):
         if self.mixed is None:
             return activate(x, self.name, in_place=True)
         names, weigh = self.mixed
-        return mix(weigh(), [activate(x, name, in_place=False) for name in names])
+        return weigh.mix([partial(activate, x, name, in_place=False) for name in names])
 
 
 class Mask(nn.Module):
