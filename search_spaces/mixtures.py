@@ -120,9 +120,7 @@ class MixedStem(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, c, H, W] -> [B, any, H/2, W/2] and [B, C, H/4, W/4]."""
         made = {place: self.stems[place](images) for place in self.mixture.wanted}
-        half, quarter = (
-            [partial(_part, made, place, end) for place in range(len(self.stems))] for end in (0, 1)
-        )
+        half, quarter = ([partial(_part, made, place, end) for place in range(len(self.stems))] for end in (0, 1))
         return self.mixture.mix(half), self.mixture.mix(quarter)
 
 

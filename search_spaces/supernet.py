@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,8 @@ class HierarchicalSpace(ModelSpace):
             sources, key = predecessors(form[:2]), f"{form[0]}_{form[1]}"
             both = self.space.two_inputs and key in self.inputs and 1 in self.mixtures[f"join_{key}"].wanted
             if key in self.inputs and not both:
-                sources = [sources[place] for place in self.inputs[key]._softmax.wanted]
+                weigher: Any = self.inputs[key]._softmax
+                sources = [sources[place] for place in weigher.wanted]
             pending += [(*source, form[1]) for source in sources]
         return found
 
@@ -175,12 +177,15 @@ class HierarchicalSpace(ModelSpace):
         for scale in branches:
             neck = self.necks[str(scale)] if scale < BOTTOM else nn.Identity()
             maps[scale] = keep_layout(neck(branches[scale]))
-        pooled: list[Callable[[], Tensor]] = []
-        bottom: list[Callable[[], Tensor]] = []
-        for scale in self.space.outputs:
-            pooled.append(lambda scale=scale: pool_branches({scale: maps[scale]}, shares))
-            bottom.append(lambda scale=scale: to_bottom(maps[scale], scale))
+
+        def pooled_map(scale: int) -> Tensor:
+            return pool_branches({scale: maps[scale]}, shares)
+
+        def bottom_map(scale: int) -> Tensor:
+            return to_bottom(maps[scale], scale)
+
         output = self.mixtures["output"]
+        pooled, bottom = ([partial(make, s) for s in self.space.outputs] for make in (pooled_map, bottom_map))
         return Features({BOTTOM: output.mix(bottom)}, last, output.mix(pooled))
 
 

@@ -57,6 +57,24 @@ def best_path(layers: int, branch: int, beta: Mapping[Cell, tuple[float, float]]
     return min(all_paths(layers, branch), key=lambda path: sum(costs[step] for step in pairwise(enumerate(path))))
 
 
+def strongest_path(layers: int, branch: int, beta: Mapping[Cell, tuple[float, float]]) -> tuple[int, ...]:
+    """The path to `branch` by the larger beta of each cell on its own, from the end backwards (as DARTS decodes).
+
+    Not the most probable one: a cell with more paths behind it is not preferred for that. Of equal betas the finer
+    scale, so that it halves late. Paths of several branches agree about every cell that they share.
+    """
+    path = [branch]
+    for layer in range(layers - 1, 0, -1):
+        sources = predecessors((layer, path[0]))
+        finer = in_probability((layer, path[0]), True, beta) >= in_probability((layer, path[0]), False, beta)
+        path.insert(0, sources[0 if finer or len(sources) == 1 else 1][1])
+    return tuple(path)
+
+
+PATHS = {"best_path": best_path, "argmax": strongest_path}
+"""How a path is found from betas, by the name of the discretisation."""
+
+
 def path_chances(space: Space, beta: Mapping[Cell, tuple[float, float]]) -> dict[str, dict[str, float | None]]:
     """How likely the chosen path to each output is among all to it, and the next likely; None where there is one."""
     found = {}
@@ -68,8 +86,10 @@ def path_chances(space: Space, beta: Mapping[Cell, tuple[float, float]]) -> dict
     return found
 
 
-def decode(space: Space, weights: ArchitectureWeights) -> Architecture:
+def decode(space: Space, weights: ArchitectureWeights, discretisation: str = "best_path") -> Architecture:
     """The most probable of each: choices of the network, path of each branch, second inputs, operation of each cell.
+
+    A path is found as a whole (`best_path`) or cell by cell (`argmax`), see `PATHS`.
 
     The way to a second input is the best path to where it comes from, which agrees with the other best paths.
     Of equally probable ones the first in the space; `none` is no operation that a network has. Raises ValueError for a
@@ -88,14 +108,15 @@ def decode(space: Space, weights: ArchitectureWeights) -> Architecture:
         return Branch(path, tuple(space.operations[index] for index in strongest))
 
     ends = (choices["output"],) if space.outputs else space.branches
-    paths = {end: best_path(space.layers, end, weights.beta) for end in ends}
+    find_path = PATHS[discretisation]
+    paths = {end: find_path(space.layers, end, weights.beta) for end in ends}
     joins = {}
     for path in paths.values():
         for cell in enumerate(path):
             one, both = weights.join.get(cell, (1.0, 0.0))
             for layer, scale in predecessors(cell) if both > one else ():
                 if path[layer] != scale:
-                    joins[cell] = way(best_path(layer + 1, scale, weights.beta))
+                    joins[cell] = way(find_path(layer + 1, scale, weights.beta))
     return Architecture(space, {end: way(path) for end, path in paths.items()}, choices=choices, joins=joins)
 
 

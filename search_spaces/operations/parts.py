@@ -25,7 +25,6 @@ class Weigh(Protocol):
         """The weighted sum of what they make."""
 
 
-
 class Activation(nn.Module):
     """The network's activation, which may work in place; leaky_relu until a network chooses or mixes others."""
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.objectives.parts.freezing import frozen
+from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.ranks.replicas import average_gradients
 from nas_osr.search_spaces.architectures.decoding import name_cell, path_chances
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import SearchPlan
+from nas_osr.strategies.bilevel.samplers import HardGumbel, set_sampler
+from nas_osr.strategies.bilevel.unrolling import unrolled_gradients
+from nas_osr.training.epochs import Batch
+from nas_osr.training.graphs import DEVICES, Choice
 from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.monitors import NORM, gradient_norm
+
+logger = logging.getLogger(__name__)
 
 ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
 
@@ -36,6 +44,8 @@ class Levels:
         self.supernet, self.heads, self.fabric = supernet, heads, fabric
         learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
         plan.machine.prepare(supernet)
+        self.config, self.epochs = plan.strategy.config, plan.weights.epochs
+        set_sampler(supernet, self.config.sampler)
         weights = supernet.weight_parameters()
         self.frozen_weights = [*weights, *heads.parameters()]
         architecture = torch.optim.Adam(
@@ -48,15 +58,53 @@ class Levels:
         self.learner, self.players = set_up(fabric, learner, {**players, "": architecture})
         self.architecture = self.players.pop("")
 
-    def architecture_step(self, images: Tensor, labels: Tensor, progress: float) -> dict[str, Tensor]:
+    def set_temperature(self, temperature: float) -> None:
+        """Of alphas and betas, or of what is sampled of them; above 0."""
+        draw = self.supernet.draw
+        (draw if isinstance(draw, HardGumbel) else self.supernet).set_temperature(temperature)
+
+    def architecture_step(self, images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
         """Update alphas and betas on one batch; weights and running statistics stay as they are."""
         with frozen(self.learner, self.frozen_weights):
-            losses = self.learner(images, labels, "main", progress)
+            losses = self._losses(images, labels, progress)
             self.architecture.zero_grad(set_to_none=True)
             self.fabric.backward(torch.stack(list(losses.values())).sum())
-            average_gradients(self.fabric, self.architecture)
-            norm = gradient_norm(self.supernet.architecture_parameters.values())
-            self.architecture.step()
+            return self._update(losses)
+
+    def unrolled_step(self, images: Tensor, labels: Tensor, progress: Any, training: Batch) -> dict[str, Tensor]:
+        """The same for the weights that a step on the batch `training` would lead to; see `unrolled_gradients`."""
+        kept: list[dict[str, Tensor]] = []
+
+        def validation() -> Tensor:
+            kept.append(self._losses(images, labels, progress))
+            return torch.stack(list(kept[0].values())).sum()
+
+        def of_training() -> Tensor:
+            return torch.stack(list(self.learner(*training, "main", progress).values())).sum()
+
+        main = self.players["main"]
+        weights = [weight for group in main.param_groups for weight in group["params"] if weight.requires_grad]
+        logits = list(self.supernet.architecture_parameters.values())
+        with unrecorded(self.learner):
+            rate = float(main.param_groups[0]["lr"])
+            gradients = unrolled_gradients(of_training, validation, weights, logits, rate)
+        for own, gradient in zip(logits, gradients, strict=True):
+            own.grad = gradient
+        return self._update(kept[0])
+
+    def _losses(self, images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.learner(images, labels, "main", progress)
+        if self.config.entropy_weight:
+            warm_up = self.config.warmup_epochs / self.epochs
+            done = progress() if callable(progress) else progress
+            rising = (done - warm_up) / (1 - warm_up)
+            losses = {**losses, "alpha_entropy": self.config.entropy_weight * rising * mean_entropy(self.supernet)}
+        return losses
+
+    def _update(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        average_gradients(self.fabric, self.architecture)
+        norm = gradient_norm(self.supernet.architecture_parameters.values())
+        self.architecture.step()
         return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
 
     def describe_weights(self) -> dict[str, Any]:
@@ -77,3 +125,27 @@ class Levels:
             **({"join": joins} if joins else {}),
             "paths": path_chances(space, betas),
         }
+
+
+def mean_entropy(supernet: Supernet) -> Tensor:
+    """The mean over all cells of alpha's entropy over its largest, in [0, 1]; 0 where there is one operation."""
+    found = []
+    for label, logits in supernet.architecture_parameters.items():
+        if label.startswith("alpha_") and len(logits) > 1:
+            p = supernet.weighers[label].expected(logits).clamp(min=torch.finfo(logits.dtype).tiny)
+            found.append(-(p * p.log()).sum() / math.log(len(logits)))
+    first = next(iter(supernet.architecture_parameters.values()))
+    return torch.stack(found).mean() if found else first.new_zeros(())
+
+
+def capturing(config: Any, choice: Choice, fabric: Fabric) -> Choice:
+    """Whether steps are captured, where a bilevel search can have that at all; what prevents it is said."""
+    reasons = {
+        "sampler gdas evaluates what has been drawn alone, which Python decides": config.sampler == "gdas",
+        "an unrolled step moves weights to and fro": config.unrolled,
+    }
+    for reason, prevents in reasons.items():
+        if prevents and (choice == "on" or (choice == "auto" and fabric.device.type in DEVICES)):
+            logger.warning("--graphs %s: %s; steps run plainly", choice, reason)
+            return "off"
+    return choice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from lightning_fabric import Fabric
 
@@ -23,6 +23,8 @@ from nas_osr.strategies.pseudo_unknown import Classes
 from nas_osr.strategies.search_request import Criterion
 
 ORDERS = ("architecture_first", "weights_first")
+Sampler = Literal["softmax", "gdas", "drnas"]
+Discretisation = Literal["best_path", "argmax", "perturbation"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class BilevelConfig(Checked):
     "learning rate of alphas and betas (Adam, betas .5 and .999)."
     temperature: Annotated[float, NOT_NEGATIVE] = 0.0
     "of the softmax of alphas and betas in the last epoch, to which it falls from 1 after warm-up; 0 leaves it at 1."
+    sampler: Sampler = "softmax"
+    """what weighs the candidates in a step: softmax, their probabilities; gdas, a hard Gumbel sample, of which the
+    temperature is that of its gradient; drnas, a sample of a Dirichlet distribution."""
+    entropy_weight: Annotated[float, NOT_NEGATIVE] = 0.0
+    "of the mean entropy of alpha (1 where all operations are equal) in the architecture's loss; it rises to this."
+    unrolled: bool = False
+    "whether alphas and betas look one weight step ahead (DARTS, second order; an architecture step costs five passes)."
+    discretisation: Discretisation = "best_path"
+    """how a network is made of the supernet: best_path, the most probable path and on it the largest alphas; argmax,
+    the larger beta cell by cell; perturbation, what of the last epoch's supernet hurts most when it is taken away."""
     order: str = "architecture_first"
     "which step comes first in a pair: architecture_first, or weights_first (Algorithm 1 of the paper)."
     criterion: Criterion = "f1"
@@ -66,7 +78,11 @@ class PAS(Strategy):
     picks_last: ClassVar[bool] = False
 
     def check_plan(self, plan: SearchPlan) -> None:
-        """UserError unless some epoch comes after warm-up."""
+        """UserError unless some epoch comes after warm-up, and the options go together."""
+        if self.config.discretisation == "perturbation" and self.config.stop_rule != "none":
+            raise UserError(
+                "stop_rule: discretisation perturbation works on the last epoch's supernet: leave it at none"
+            )
         if self.config.warmup_epochs >= plan.weights.epochs:
             raise UserError(
                 f"warmup_epochs must lie between 0 and epochs - 1 = {plan.weights.epochs - 1}, "
@@ -84,10 +100,13 @@ class PAS(Strategy):
             )
 
     def bound(self, plan: SearchPlan) -> str | None:
-        follows = (
-            "the temperature of alphas and betas follows the number of epochs" if self.config.temperature else None
-        )
-        return plan.objective.bound or follows
+        follows = {
+            "the temperature of alphas and betas": self.config.temperature,
+            "the weight of the entropy": self.config.entropy_weight,
+            "discretisation by perturbation": self.config.discretisation == "perturbation",
+        }
+        reasons = (f"{what} follows the number of epochs" for what, is_so in follows.items() if is_so)
+        return plan.objective.bound or next(reasons, None)
 
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         return search_cost(plan, fabric)

@@ -19,7 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.data.batches import iterate_batches
+from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.evaluation.judging import decoder_figures
 from nas_osr.plans import LearningData
@@ -29,7 +29,8 @@ from nas_osr.search_spaces.architectures.decoding import decode, weights_from_re
 from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
-from nas_osr.strategies.bilevel.levels import Levels
+from nas_osr.strategies.bilevel.levels import Levels, capturing
+from nas_osr.strategies.bilevel.perturbation import decode_by_perturbation
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
@@ -54,7 +55,8 @@ def search_supernet(
         run_epochs(searching, recorder)
     best = searching.best
     weights = weights_from_record(best, plan.space)
-    return SearchResult(decode_record(best, plan), weights, best[plan.strategy.criterion], best["epoch"])
+    architecture = Architecture.from_description(plan.space, best)
+    return SearchResult(architecture, weights, best[plan.strategy.criterion], best["epoch"])
 
 
 class Searching(Trainer):
@@ -66,14 +68,16 @@ class Searching(Trainer):
 
     def __init__(self, levels: Levels, split: SearchData, plan: SearchPlan, picks_last: bool) -> None:
         schedule = plan.weights.make(levels.heads, plan.protocol, plan.seed)
-        fabric, learner, graphs = levels.fabric, levels.learner, plan.machine.graphs
+        fabric, learner, config = levels.fabric, levels.learner, plan.strategy.config
+        graphs = capturing(config, plan.machine.graphs, fabric)
         super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
         graphs = graphs if isinstance(self.update, CapturedStep) else "off"
         self.update_architecture = make_step(
             levels.architecture_step, graphs, fabric, learner, {"": levels.architecture}
         )
-        self.levels, self.split, self.plan, self.config = levels, split, plan, plan.strategy.config
-        self.picks_last = picks_last
+        self.levels, self.split, self.plan, self.config = levels, split, plan, config
+        self.perturbs = config.discretisation == "perturbation"
+        self.picks_last = picks_last or self.perturbs
         self.best: Mapping[str, Any] = {}
 
     def phase(self, epoch: int) -> str:
@@ -82,7 +86,7 @@ class Searching(Trainer):
 
     def batches(self, epoch: int, done: int) -> Iterator[tuple[Batch, ...]]:
         """A batch of the weight half, and after warm-up one of the architecture half beside it."""
-        self.levels.supernet.set_temperature(self.temperature(epoch))
+        self.levels.set_temperature(self.temperature(epoch))
         weights = super().batches(epoch, done)
         if self.phase(epoch) == "warmup":
             return weights
@@ -100,16 +104,34 @@ class Searching(Trainer):
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Lower the loss on each half by its own level: alphas and betas at fixed weights, weights at fixed alphas."""
         searching, architecture_first = len(batches) == 2, self.config.order == "architecture_first"
+        if searching and self.config.unrolled:
+            yield from self.unrolled_step(batches, progress, architecture_first)
+            return
         if searching and architecture_first:
             yield self.update_architecture(*self.input(*batches[1]), progress)
         yield from super().step(batches, progress)
         if searching and not architecture_first:
             yield self.update_architecture(*self.input(*batches[1]), progress)
 
+    def unrolled_step(
+        self, batches: tuple[Batch, ...], progress: float, architecture_first: bool
+    ) -> Iterator[dict[str, Tensor]]:
+        """The same where alphas and betas look at what the batch of weights would do to these."""
+        training, other = self.input(*batches[0]), self.input(*batches[1])
+        if not architecture_first:
+            yield self.update(*training, progress)
+        yield self.levels.unrolled_step(*other, progress, training)
+        if architecture_first:
+            yield self.update(*training, progress)
+
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """Score the supernet, and the network that it decodes to, as open-set classifiers of the kept classes."""
         weights = self.levels.describe_weights()
-        architecture = decode_record(weights, self.plan)
+        last = record["epoch"] == self.schedule.epochs - 1
+        if last and self.perturbs:
+            architecture = decode_by_perturbation(self.levels.supernet, self.validation_loss)
+        else:
+            architecture = decode_record(weights, self.plan)
         infer = computed_as_trained(self.fabric, self.discrete(architecture).infer)
         scores, discrete = (
             pseudo_open_set_scores(forward, self.levels.heads, self.plan.objective.make_rule(), self.split)
@@ -122,10 +144,19 @@ class Searching(Trainer):
             **weights,
             **architecture.describe(),
         }
-        last = record["epoch"] == self.schedule.epochs - 1
         free = parameter_free(self.levels.supernet)
         monitors = monitor_search({**record, **judged}, norms, history, free, self.config.stop_rule, last)
         return {**judged, "monitors": monitors}
+
+    def validation_loss(self) -> float:
+        """The mean loss on kept validation images, always by the same random numbers."""
+        total, images = 0.0, self.split.validation
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(derive_seed(self.schedule.seed, "perturbation"))
+            for batch, labels in iterate_batches(images, self.schedule.batch_size):
+                terms = self.learner.validate(to_float(batch), labels)
+                total += float(torch.stack(list(terms.values())).sum()) * len(labels)
+        return total / len(images)
 
     def keep(self, record: Mapping[str, Any]) -> None:
         """Remember the winner: of the epochs after warm-up the one with the best score, the later on ties."""
@@ -166,7 +197,8 @@ def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:
     weights = weights_from_record(record, plan.space)
     if weights is None:
         raise RuntimeError("no epoch after warm-up has been judged")
-    return decode(plan.space, weights)
+    found = plan.strategy.config.discretisation
+    return decode(plan.space, weights, "best_path" if found == "perturbation" else found)
 
 
 def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from nas_osr.cost.steps import describe_cost, random_outliers
 from nas_osr.cost.whole_run import Cost, random_step
@@ -15,7 +15,7 @@ from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.search_spaces.encoder import feature_shapes
 from nas_osr.search_spaces.supernet import Supernet
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.strategies.bilevel.levels import Levels
+from nas_osr.strategies.bilevel.levels import Levels, capturing
 from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
@@ -30,6 +30,11 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
     levels = Levels(plan, fabric, random_outliers(plan.protocol.image_shape))
     levels.learner.train()
     learner, schedule = levels.learner, plan.weights.make(levels.heads, plan.protocol, plan.seed)
+
+    def ahead(images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
+        return levels.unrolled_step(images, labels, progress, (images, labels))
+
+    graphs = capturing(plan.strategy.config, graphs, fabric)
     architecture_step = partial(
         random_step,
         "architecture",
@@ -38,7 +43,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
         {"main": levels.architecture},
         schedule,
         graphs=graphs,
-        update=levels.architecture_step,
+        update=ahead if plan.strategy.config.unrolled else levels.architecture_step,
         around=lambda: frozen(learner, levels.frozen_weights),
     )
     images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
