@@ -155,6 +155,34 @@ def check_one_hot(supernet: Supernet, architecture: Architecture) -> None:
     torch.testing.assert_close(ours.intermediate[-1], mixed.intermediate[-1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_supernet_that_follows_an_architecture_computes_it_and_nothing_else(supernet: Supernet, seed: int) -> None:
+    architecture = sample_architecture(supernet.space, seed)
+    network = DiscreteNetwork(architecture, 3, MEAN, STD).eval()
+    inherit_weights(network, supernet, architecture)
+    calls: list[int] = []
+    candidates = [
+        c for forms in (supernet.network.keep, supernet.network.halve) for form in forms.values() for c in form
+    ]
+    hooks = [candidate.register_forward_hook(lambda *_: calls.append(1)) for candidate in candidates]
+    images = torch.rand(2, 3, 32, 32)
+    supernet.follow(architecture)
+    with torch.no_grad():
+        ours, followed = Widened(network, supernet.space.channels)(images), supernet(images)
+    for weigher in supernet.weighers.values():
+        weigher.set()
+    for hook in hooks:
+        hook.remove()
+    assert len(calls) == len(network.cells)
+    assert ours.branches.keys() == followed.branches.keys()
+    for scale in ours.branches:
+        torch.testing.assert_close(ours.branches[scale], followed.branches[scale], rtol=1e-5, atol=1e-5)
+    # of several ways a discrete network shows the one to 1/16
+    for scale in ours.intermediate if len(ours.branches) == 1 else ():
+        torch.testing.assert_close(ours.intermediate[scale], followed.intermediate[scale], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pool(ours), pool(followed), rtol=1e-5, atol=1e-5)
+
+
 def test_networks_with_two_inputs_are_among_those() -> None:
     found = [sample_architecture(CHOOSING["two inputs"], seed) for seed in range(6)]
     assert all(architecture.joins for architecture in found)

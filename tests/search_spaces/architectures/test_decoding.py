@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
-from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, best_path, decode, weights_from_record
+from nas_osr.search_spaces.architectures.decoding import (
+    ArchitectureWeights,
+    best_path,
+    decode,
+    strongest_path,
+    weights_from_record,
+)
 from nas_osr.search_spaces.architectures.references import published
 from nas_osr.search_spaces.space import Space, all_paths, cells, mixing_cells
 
@@ -50,6 +56,30 @@ def test_ties_halve_as_late_as_possible(data, layers):
     probabilities = {path: product_along(path, exact) for path in all_paths(layers, 2)}
     winners = [path for path, p in probabilities.items() if p == max(probabilities.values())]
     assert best_path(layers, 2, beta) == min(winners)
+
+
+@given(data=st.data(), layers=st.integers(3, 9), branches=BRANCHES)
+def test_strongest_path_has_the_larger_beta_at_each_of_its_cells(data, layers, branches):
+    beta = data.draw(betas(layers, branches, st.floats(0, 1)))
+    for branch in branches:
+        path = strongest_path(layers, branch, beta)
+        assert path in all_paths(layers, branch) and path[-1] == branch
+        for layer in range(1, layers):
+            if (layer, path[layer]) in beta:
+                finer, same = beta[layer, path[layer]]
+                assert (finer >= same) == (path[layer - 1] < path[layer])
+
+
+def test_strongest_and_best_path_are_two():
+    """The larger beta at the end leads to a cell that is hard to reach."""
+    beta = dict.fromkeys(mixing_cells(4, (2,)), (0.5, 0.5))
+    beta[2, 1], beta[3, 2] = (0.5, 0.5), (0.6, 0.4)
+    assert strongest_path(4, 2, beta) == (0, 0, 1, 2)
+    assert best_path(4, 2, beta) == (0, 1, 2, 2)
+    alpha = dict.fromkeys(cells(4, (2,)), (0.2, 0.3, 0.5))
+    weights = ArchitectureWeights(alpha, beta)
+    assert decode(Space(4, 16), weights, "argmax").branches[2].path == (0, 0, 1, 2)
+    assert decode(Space(4, 16), weights).branches[2].path == (0, 1, 2, 2)
 
 
 def test_zeros_are_avoided_or_else_as_few_as_possible():
