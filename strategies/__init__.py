@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 STRATEGIES: dict[str, str] = {
     "pas": "nas_osr.strategies.bilevel.pas:PAS",
     "darts": "nas_osr.strategies.bilevel.pas:DARTS",
+    "single_path": "nas_osr.strategies.sampled.single_path:SinglePath",
     "random": "nas_osr.strategies.trials.random:Random",
     "evolution": "nas_osr.strategies.trials.evolution:Evolution",
     "halving": "nas_osr.strategies.trials.halving:Halving",

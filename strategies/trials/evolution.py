@@ -31,8 +31,7 @@ class EvolutionConfig(TrialsConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tournament > self.population:
-            raise UserError(f"tournament must be at most the population, {self.population}, got {self.tournament}")
+        check_tournament(self.tournament, self.population)
 
 
 class Evolution(Trials):
@@ -46,11 +45,20 @@ class Evolution(Trials):
 
     def propose(self, plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
         """A random one at first, then a mutant of the winner of a tournament among the last ones."""
-        if len(tried) < self.config.population:
-            return draw_uniformly(plan, trial, tried)
-        alive = tried[-self.config.population :]
-        entrants = random.Random(derive_seed(plan.seed, "tournament", trial)).sample(
-            range(len(alive)), self.config.tournament
-        )
-        parent = max((alive[place] for place in sorted(entrants)), key=lambda done: done.score).architecture
-        return draw_new(plan, trial, tried, lambda seed: mutate_architecture(parent, seed))
+        return evolve(plan, trial, tried, self.config.population, self.config.tournament)
+
+
+def check_tournament(tournament: int, population: int) -> None:
+    """UserError unless so many can be drawn of a population."""
+    if tournament > population:
+        raise UserError(f"tournament must be at most the population, {population}, got {tournament}")
+
+
+def evolve(plan: SearchPlan, trial: int, tried: Sequence[Tried], population: int, tournament: int) -> Architecture:
+    """What regularised evolution tries next, from the seed of the search and the number of the trial."""
+    if len(tried) < population:
+        return draw_uniformly(plan, trial, tried)
+    alive = tried[-population:]
+    entrants = random.Random(derive_seed(plan.seed, "tournament", trial)).sample(range(len(alive)), tournament)
+    parent = max((alive[place] for place in sorted(entrants)), key=lambda done: done.score).architecture
+    return draw_new(plan, trial, tried, lambda seed: mutate_architecture(parent, seed))

@@ -32,6 +32,7 @@ BILEVEL, TRIALS = {"warmup_epochs": 1}, {"trials": 3}
 OWN: dict[str, dict[str, Any]] = {
     "pas": BILEVEL,
     "darts": BILEVEL,
+    "single_path": {"trials": 20, "population": 4, "tournament": 2},
     "random": TRIALS,
     "evolution": {"trials": 4, "population": 2, "tournament": 1},
     "halving": {"trials": 4, "factor": 2},
@@ -157,7 +158,7 @@ def test_trials_are_different_architectures_and_the_best_wins(finished: dict[str
         (
             "annealing",
             {},
-            "unknown strategy 'annealing': choose from pas, darts, random, evolution, halving, nsga or give",
+            "unknown strategy 'annealing': choose from pas, darts, single_path, random, evolution, halving, nsga or",
         ),
         ("my_strategies.Trap", {}, "my_strategies has no class Trap derived from Strategy"),
         (

@@ -1,0 +1,104 @@
+"""The training of a supernet path by path, and how a path does with the weights that it inherits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nas_osr.data.batches import iterate_batches, to_float
+from nas_osr.data.dataset import LabelledImages
+from nas_osr.evaluation.judging import INFERENCE_BATCH
+from nas_osr.objectives.base import Objective
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
+from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
+from nas_osr.search_spaces.supernet import Supernet, build_supernet
+from nas_osr.seeds import derive_seed
+from nas_osr.strategies.base import SearchPlan
+from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
+from nas_osr.strategies.sampled.paths import draw_paths, path_step
+from nas_osr.training.epochs import Batch, Schedule, Trainer
+from nas_osr.training.fabric import computed_as_trained
+from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.monitors import explosion_warnings
+
+
+class PathTraining(Trainer):
+    """The epochs of a supernet of which one path learns in a step, or under fair drawing several."""
+
+    split: SearchData
+    plan: SearchPlan
+
+    @classmethod
+    def begin(cls, plan: SearchPlan, split: SearchData, outliers: Tensor, fabric: Fabric) -> PathTraining:
+        """With fresh weights, from torch's global generator. Raises UserError when the heads cannot be made."""
+        learner, optimizers, schedule = build_paths(plan, outliers, fabric)
+        training = cls(fabric, learner, optimizers, split.training(), schedule)
+        training.split, training.plan = split, plan
+        return training
+
+    def phase(self, epoch: int) -> str:
+        return "supernet"
+
+    def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
+        # the seed comes from the generator that an interrupted epoch goes on with
+        seed = int(torch.randint(2**62, ()))
+        paths = draw_paths(self.plan.space, self.plan.strategy.config.paths, seed)
+        images, labels = self.input(*batches[0])
+        clip, scale = self.schedule.clip, self.schedule.scale
+        yield path_step(self.fabric, self.learner, self.optimizers, paths, images, labels, progress, clip, scale)
+
+    def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
+        """How a random path does with what it inherits by now."""
+        shown = sample_architecture(self.plan.space, derive_seed(self.plan.seed, "shown", record["epoch"]))
+        warnings = explosion_warnings(record["losses"], norms, history)
+        monitors = {"monitors": {"gradient_norm": dict(norms), "warnings": warnings}}
+        return {**self.scores(shown)[0], **shown.describe(), **monitors}
+
+    def scores(self, architecture: Architecture) -> tuple[dict[str, Any], float]:
+        """Of a path with the weights that it inherits, as of any network; and the seconds that BatchNorm took of it."""
+        heads: Objective = self.learner.module.objective
+        started = time.perf_counter()
+        encoder = inheriting(self.learner.module.encoder, architecture, self.plan, self.fabric, self.split.fit_sample)
+        taken = time.perf_counter() - started
+        infer = computed_as_trained(self.fabric, Learner(encoder, heads).eval().infer)
+        return pseudo_open_set_scores(infer, heads, self.plan.objective.make_rule(), self.split), taken
+
+
+def build_paths(plan: SearchPlan, outliers: Tensor, fabric: Fabric) -> tuple[Any, dict[str, Any], Schedule]:
+    """A supernet with heads and its weights' optimisers, as Fabric wraps them, and their schedule."""
+    supernet: Supernet = plan.make_encoder(build_supernet, plan.space)
+    learner = Learner(supernet, plan.make_heads(supernet, outliers)).to(memory_format=torch.channels_last)
+    plan.machine.prepare(supernet)
+    optimizers = make_optimizers(learner, supernet.weight_parameters(), plan.weights.recipe.make_optimizer)
+    wrapped, optimizers_ = set_up(fabric, learner, optimizers)
+    return wrapped, optimizers_, plan.weights.make(learner.objective, plan.protocol, plan.seed)
+
+
+def inheriting(
+    supernet: Supernet, architecture: Architecture, plan: SearchPlan, fabric: Fabric, sample: LabelledImages
+) -> nn.Module:
+    """The network of an architecture with a supernet's weights, in eval mode.
+
+    Its BatchNorm statistics, which in the supernet are of all paths together, are the means over `sample`, kept
+    training images (Guo et al. 2020). Those of the heads stay.
+    """
+    network = plan.make_encoder(DiscreteNetwork, architecture)
+    network.to(fabric.device, memory_format=torch.channels_last)
+    inherit_weights(network, supernet, architecture)
+    norms = [module for module in network.eval().modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    with torch.no_grad(), fabric.autocast():
+        for images, _ in iterate_batches(sample, INFERENCE_BATCH):
+            network(to_float(images).contiguous(memory_format=torch.channels_last))
+    network.eval()
+    return Widened(network, plan.space.channels) if plan.space.widths else network

@@ -1,0 +1,88 @@
+"""Paths of a supernet that are drawn to be trained, and the step that trains them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from nas_osr.ranks.replicas import average_gradients
+from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
+from nas_osr.search_spaces.space import Space
+from nas_osr.search_spaces.supernet import Supernet
+from nas_osr.training.monitors import NORM, gradient_norm
+
+PATHS = ("uniform", "fair")
+
+
+def draw_paths(space: Space, how: str, seed: int) -> list[Architecture]:
+    """The paths of one step.
+
+    uniform  one of all different networks (Guo et al. 2020, Single Path One-Shot).
+    fair     as many as there are operations, on the same cells: each of these has every operation once, in a random
+             order of its own (Chu et al. 2021, FairNAS, strict fairness). Candidates of other choices take turns in the
+             same way.
+    """
+    first = sample_architecture(space, seed)
+    if how == "uniform":
+        return [first]
+    generator = random.Random(seed)
+    count = len(space.selectable)
+    turns: dict[Any, Sequence[Any]] = {
+        cell: generator.sample(space.selectable, count) for cell in sorted(first.chosen_cells())
+    }
+    for name, candidates in space.choices.items():
+        turns[name] = [first.choices[name]] if name == "output" else generator.sample(candidates, len(candidates))
+    return [_in_turn(first, turns, turn) for turn in range(count)]
+
+
+def _in_turn(first: Architecture, turns: Mapping[Any, Sequence[Any]], turn: int) -> Architecture:
+    """The same ways with what each cell and each choice has in this turn."""
+
+    def renewed(ways: Mapping[Any, Branch]) -> dict[Any, Branch]:
+        return {key: Branch(way.path, tuple(turns[c][turn] for c in enumerate(way.path))) for key, way in ways.items()}
+
+    choices = {name: turns[name][turn % len(turns[name])] for name in first.choices}
+    return replace(first, branches=renewed(first.branches), joins=renewed(first.joins), choices=choices)
+
+
+def path_step(
+    fabric: Fabric,
+    learner: Any,
+    optimizers: Mapping[str, Any],
+    paths: Sequence[Architecture],
+    images: Tensor,
+    labels: Tensor,
+    progress: float,
+    clip: float,
+    scale: float,
+) -> dict[str, Tensor]:
+    """Update every player once, by the mean gradient of these paths of the supernet; weights on none stay as they are.
+
+    Arguments and what is returned are those of `nas_osr.training.learner.weight_step`, losses as means over the paths.
+    """
+    supernet: Supernet = learner.module.encoder
+    terms: dict[str, Tensor] = {}
+    for player, optimizer in optimizers.items():
+        optimizer.zero_grad(set_to_none=True)
+        for path in paths:
+            supernet.follow(path)
+            losses = learner(images, labels, player, progress)
+            fabric.backward(torch.stack(list(losses.values())).sum() / (scale * len(paths)))
+            for name, value in losses.items():
+                terms[name] = terms.get(name, 0) + value.detach() / len(paths)
+        average_gradients(fabric, optimizer)
+        if clip > 0:
+            norm = fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
+            assert norm is not None  # as it is for max_norm
+        else:
+            norm = gradient_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
+        optimizer.step()
+        terms[NORM + player] = norm
+    return terms
