@@ -12,7 +12,7 @@ from nas_osr.configuration import Checked, check_choice
 from nas_osr.cost.whole_run import Cost
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
@@ -23,6 +23,7 @@ from nas_osr.strategies.pseudo_unknown import Classes
 from nas_osr.strategies.search_request import Criterion
 
 ORDERS = ("architecture_first", "weights_first")
+SETTLING = {"temperature": 0.1, "settled": 0.3}  # what makes a search decide; docs/strategies.md has the figures
 Sampler = Literal["softmax", "gdas", "drnas"]
 Discretisation = Literal["best_path", "argmax", "perturbation"]
 
@@ -36,7 +37,10 @@ class BilevelConfig(Checked):
     architecture_lr: Annotated[float, POSITIVE] = 2e-3
     "learning rate of alphas and betas (Adam, betas .5 and .999)."
     temperature: Annotated[float, NOT_NEGATIVE] = 0.0
-    "of the softmax of alphas and betas in the last epoch, to which it falls from 1 after warm-up; 0 leaves it at 1."
+    "of the softmax of alphas and betas in the last epochs, to which it falls from 1 after warm-up; 0 leaves it at 1."
+    settled: Annotated[float, SHARE] = 0.0
+    """share of the epochs after warm-up, the last ones, that stay at the last temperature, and of which one wins; 0 is
+    the last epoch alone, and any after warm-up may win (the paper's)."""
     sampler: Sampler = "softmax"
     """what weighs the candidates in a step: softmax, their probabilities; gdas, a hard Gumbel sample, of which the
     temperature is that of its gradient; drnas, a sample of a Dirichlet distribution."""
@@ -71,9 +75,9 @@ class PAS(Strategy):
     # Adam moves a logit by about its learning rate a step, so that a shorter schedule needs a larger one to get as far
     # as the paper's 3e-4 in its 4,200 steps
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4},
-        "small": {"warmup_epochs": 10, "architecture_lr": 2e-3},
-        "tiny": {"warmup_epochs": 8, "architecture_lr": 6e-2, "temperature": 0.1},
+        "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4, **SETTLING},
+        "small": {"warmup_epochs": 10, "architecture_lr": 2e-3, **SETTLING},
+        "tiny": {"warmup_epochs": 8, "architecture_lr": 6e-2, **SETTLING},
     }
     picks_last: ClassVar[bool] = False
 

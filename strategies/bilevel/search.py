@@ -26,12 +26,12 @@ from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
-from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.bilevel.levels import Levels, capturing
 from nas_osr.strategies.bilevel.perturbation import decode_by_perturbation
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
+from nas_osr.strategies.inherited import inheriting
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
 from nas_osr.training.fabric import computed_as_trained
@@ -95,11 +95,23 @@ class Searching(Trainer):
         return ((*batch, other) for batch, other in zip(weights, others, strict=False))
 
     def temperature(self, epoch: int) -> float:
-        """1 in warm-up, and then a factor lower each epoch down to the strategy's, so that the last ones decide."""
+        """1 in warm-up, and then a factor lower each epoch down to the strategy's, at which the last ones stay."""
         done = epoch + 1 - self.config.warmup_epochs
-        return float(
-            (self.config.temperature or 1) ** (max(done, 0) / (self.schedule.epochs - self.config.warmup_epochs))
-        )
+        falling = self.schedule.epochs - self.config.warmup_epochs - self.settled_epochs
+        return float((self.config.temperature or 1) ** min(max(done, 0) / (falling + 1), 1))
+
+    @property
+    def settled_epochs(self) -> int:
+        """How many epochs, the last ones, stay at the last temperature: one at least."""
+        return max(1, round(self.config.settled * (self.schedule.epochs - self.config.warmup_epochs)))
+
+    def competes(self, epoch: int) -> bool:
+        """Whether an epoch may win: one after warm-up, or of those that stay at the last temperature."""
+        return self.phase(epoch) == "search" and (not self.config.settled or self.is_settled(epoch))
+
+    def is_settled(self, epoch: int) -> bool:
+        """Whether an epoch is one of those."""
+        return epoch >= self.schedule.epochs - self.settled_epochs
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Lower the loss on each half by its own level: alphas and betas at fixed weights, weights at fixed alphas."""
@@ -145,7 +157,8 @@ class Searching(Trainer):
             **architecture.describe(),
         }
         free = parameter_free(self.levels.supernet)
-        monitors = monitor_search({**record, **judged}, norms, history, free, self.config.stop_rule, last)
+        meant = bool(self.config.temperature) and self.is_settled(record["epoch"])
+        monitors = monitor_search({**record, **judged}, norms, history, free, self.config.stop_rule, last, meant)
         return {**judged, "monitors": monitors}
 
     def validation_loss(self) -> float:
@@ -159,8 +172,8 @@ class Searching(Trainer):
         return total / len(images)
 
     def keep(self, record: Mapping[str, Any]) -> None:
-        """Remember the winner: of the epochs after warm-up the one with the best score, the later on ties."""
-        if record["phase"] == "warmup":
+        """Remember the winner: of the epochs that compete the one with the best score, the later on ties."""
+        if not self.competes(record["epoch"]):
             return
         criterion = self.plan.strategy.criterion
         if not self.best or self.picks_last or record[criterion] >= self.best[criterion]:
@@ -175,11 +188,8 @@ class Searching(Trainer):
         return len(self.split.weight) * (1 if self.phase(epoch) == "warmup" else 2)
 
     def discrete(self, architecture: Architecture) -> Learner:
-        """The network of an architecture with the supernet's weights and heads, in eval mode."""
-        network = self.plan.make_encoder(DiscreteNetwork, architecture)
-        network.to(self.fabric.device, memory_format=torch.channels_last)  # where the heads are
-        inherit_weights(network, self.levels.supernet, architecture)
-        encoder = Widened(network, self.plan.space.channels) if self.plan.space.widths else network
+        """The network of an architecture with the supernet's weights and heads, in eval mode; see `inheriting`."""
+        encoder = inheriting(self.levels.supernet, architecture, self.plan, self.fabric, self.split.fit_sample)
         return Learner(encoder, self.levels.heads).eval()
 
     def state_dict(self) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
         batch_size=batch_size,
         protocol=plan.protocol,
         counts={"weights": steps * epochs, "architecture": steps * (epochs - warmup_epochs)},
-        # the supernet and the network that it decodes to, which is smaller but shares the heads
-        scored=2 * images.judged * epochs,
+        # the supernet, and the network that it decodes to with new statistics, which is smaller but shares the heads
+        scored=(2 * images.judged + min(plan.rule_sample, images.training)) * epochs,
         resident=2 * images.half + images.judged,
         about={"epochs": epochs, "warmup_epochs": warmup_epochs, "training_images": images.half},
     )

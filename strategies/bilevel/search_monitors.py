@@ -37,6 +37,7 @@ def monitor_search(
     free: Collection[str],
     stop_rule: str,
     last: bool,
+    settled: bool = False,
 ) -> dict[str, Any]:
     """What a history record says under `monitors`; docs/run-folder.md names the fields.
 
@@ -47,6 +48,7 @@ def monitor_search(
         free: the parameter-free operations, by name.
         stop_rule: one of `STOP_RULES`, or none.
         last: whether no epoch follows.
+        settled: whether the schedule of the temperature has made the choices on purpose.
     """
     values = {"gradient_norm": dict(norms), **search_figures(record, free)}
     before = [earlier for earlier in history if earlier["phase"] == record["phase"]]
@@ -54,6 +56,8 @@ def monitor_search(
     stopped = None
     if record["phase"] == "search":
         warnings |= collapse_warnings(record, values, free)
+        if settled:
+            warnings.pop("entropy", None)
         recent = [record_warnings(earlier) for earlier in before[-(STOP_EPOCHS - 1) :]] + [warnings]
         if stop_rule in STOP_RULES and len(recent) == STOP_EPOCHS and all(stop_rule in found for found in recent):
             stopped = f"stop_rule {stop_rule}, {STOP_EPOCHS} epochs in a row: {warnings[stop_rule]}"
@@ -88,13 +92,14 @@ def collapse_warnings(record: Mapping[str, Any], values: Mapping[str, Any], free
     skips = round(values["parameter_free"]["decoded"] * count)
     candidates = next(iter(record["alpha"].values()))  # the same for each cell
     equal = sum(name in free for name in candidates) / len(candidates)
-    if skips >= max(SKIPS, SKIP_SHARE * count) and values["parameter_free"]["alpha"] > equal - ROUNDING:
+    entropy = values["entropy"]["alpha"]
+    noise = entropy is not None and entropy > UNDECIDED  # what is decoded hardly differs from what is not
+    if not noise and skips >= max(SKIPS, SKIP_SHARE * count) and values["parameter_free"]["alpha"] > equal - ROUNDING:
         warnings["skips"] = (
             f"{skips} of {count} cells of the decoded architecture are parameter-free, their mean alpha is "
             f"{values['parameter_free']['alpha']:.2f}: collapse to skips; a longer warm-up or a smaller "
             "architecture_lr works against it"
         )
-    entropy = values["entropy"]["alpha"]
     if entropy is not None and entropy < SETTLED:
         warnings["entropy"] = (
             f"the entropy of alpha is {entropy:.2f} of its largest: the operations are chosen, and the search has "

@@ -8,19 +8,15 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-from nas_osr.data.batches import iterate_batches, to_float
-from nas_osr.data.dataset import LabelledImages
-from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.objectives.base import Objective
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
-from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
+from nas_osr.strategies.inherited import inheriting
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.strategies.sampled.paths import draw_paths, path_step
 from nas_osr.training.epochs import Batch, Schedule, Trainer
@@ -79,26 +75,3 @@ def build_paths(plan: SearchPlan, outliers: Tensor, fabric: Fabric) -> tuple[Any
     optimizers = make_optimizers(learner, supernet.weight_parameters(), plan.weights.recipe.make_optimizer)
     wrapped, optimizers_ = set_up(fabric, learner, optimizers)
     return wrapped, optimizers_, plan.weights.make(learner.objective, plan.protocol, plan.seed)
-
-
-def inheriting(
-    supernet: Supernet, architecture: Architecture, plan: SearchPlan, fabric: Fabric, sample: LabelledImages
-) -> nn.Module:
-    """The network of an architecture with a supernet's weights, in eval mode.
-
-    Its BatchNorm statistics, which in the supernet are of all paths together, are the means over `sample`, kept
-    training images (Guo et al. 2020). Those of the heads stay.
-    """
-    network = plan.make_encoder(DiscreteNetwork, architecture)
-    network.to(fabric.device, memory_format=torch.channels_last)
-    inherit_weights(network, supernet, architecture)
-    norms = [module for module in network.eval().modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    with torch.no_grad(), fabric.autocast():
-        for images, _ in iterate_batches(sample, INFERENCE_BATCH):
-            network(to_float(images).contiguous(memory_format=torch.channels_last))
-    network.eval()
-    return Widened(network, plan.space.channels) if plan.space.widths else network
