@@ -172,8 +172,8 @@ class Searching(Trainer):
         return total / len(images)
 
     def keep(self, record: Mapping[str, Any]) -> None:
-        """Remember the winner: of the epochs that compete the one with the best score, the later on ties."""
-        if not self.competes(record["epoch"]):
+        """Remember the winner: of the epochs that compete, or end the search, the best by score, the later on ties."""
+        if not self.competes(record["epoch"]) and record["monitors"]["stopped"] is None:
             return
         criterion = self.plan.strategy.criterion
         if not self.best or self.picks_last or record[criterion] >= self.best[criterion]:
