@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nas_osr.cli.show import show_json, show_table
 from nas_osr.cost import GIB
 from nas_osr.errors import UserError
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Choices, Range
 from nas_osr.requests import LossOptions, MachineOptions, PresetOptions, ProtocolOptions, SpaceOptions
 from nas_osr.retrain.retrain_request import TrainingOptions
+from nas_osr.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,6 +51,10 @@ class BenchRequest(MachineOptions, PresetOptions, TrainingOptions, SpaceOptions,
     "number of known classes instead of the protocol's."
     image_size: Annotated[int | None, Range(16)] = None
     "side of the images in pixels instead of the protocol's; a multiple of 16."
+    strategy: Annotated[str, Choices(STRATEGIES, plugins=True)] = "pas"
+    "whose steps those of a search are."
+    strategy_config: dict[str, Any] = field(default_factory=dict)
+    "options of the strategy."
     phase: Literal["both", "search", "retrain"] = "both"
     "which steps."
     retrain_channels: Annotated[int | None, NOT_NEGATIVE] = None
@@ -181,7 +186,7 @@ def bench_notes(result: dict[str, Any]) -> list[str]:
                 f"{phase}: {result[phase]['classes']} classes; peak {product['flops_per_second'] / 1e9:.4g} GFLOP/s, a "
                 f"{product['dtype']} product of {product['size']}x{product['size']} matrices in turns with the steps"
             )
-    if "search" in result:
+    if "pair" in result.get("search", {}):
         found = result["search"]
         lines.append(
             f"an architecture and a weight step: {found['pair']['gmac_per_image']:.4g} GMAC an image; a forward pass "

@@ -84,9 +84,7 @@ class PAS(Strategy):
     def check_plan(self, plan: SearchPlan) -> None:
         """UserError unless some epoch comes after warm-up, and the options go together."""
         if self.config.discretisation == "perturbation" and self.config.stop_rule != "none":
-            raise UserError(
-                "stop_rule: discretisation perturbation works on the last epoch's supernet: leave it at none"
-            )
+            raise UserError("stop_rule: discretisation perturbation needs the last epoch's supernet: leave it at none")
         if self.config.warmup_epochs >= plan.weights.epochs:
             raise UserError(
                 f"warmup_epochs must lie between 0 and epochs - 1 = {plan.weights.epochs - 1}, "

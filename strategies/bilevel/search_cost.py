@@ -69,17 +69,18 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
 def benchmark_search(
     config: SearchRequest, protocol: Protocol, fabric: Fabric, rounds: int, warmup: int
 ) -> dict[str, Any]:
-    """Measure a weight step and an architecture step of the supernet, with the classes that PAS keeps.
+    """Measure the steps of a search, with the classes that it keeps: of a bilevel one a weight step and an architecture
+    step of the supernet.
 
     Wrap the call in `nas_osr.cost.steps.leave_no_trace`.
 
     Args:
-        config: the request of a bilevel search; open fields are filled from the preset. No data are opened.
+        config: the request of a search; open fields are filled from the preset. No data are opened.
         protocol: the classes and images.
         rounds, warmup: see `nas_osr.cost.steps.take_turns`.
 
     Returns:
-        What `Cost.measure` returns for the steps `weights` and `architecture`, and
+        What `Cost.measure` returns for the steps, and of a bilevel search
         pair: one of each step: a batch of the weight half and as large a one of the architecture half;
         cell_evaluations: mixed operations evaluated in one forward pass of the supernet; cell_forms: those built.
 
@@ -87,6 +88,8 @@ def benchmark_search(
         UserError: anything in the request is wrong.
     """
     plan = plan_measurement(config, protocol)
+    if not hasattr(plan.strategy.config, "architecture_lr"):
+        return plan.strategy.cost(plan, fabric).measure(fabric, rounds, warmup)
     cost = search_cost(plan, fabric, plan.machine.graphs)
     evaluations, forms = count_cell_evaluations(cost.learner.module.encoder, protocol.image_shape)
     result = cost.measure(fabric, rounds, warmup)

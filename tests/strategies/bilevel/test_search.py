@@ -83,7 +83,7 @@ def run(
         "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 3, "batch_size": 16, "rule": "cap",
         "objective_config": {"decoder_channels": 0}, "threads": 1, "device": "cpu",
     }  # fmt: skip
-    own = {"warmup_epochs": 1, "order": changes.pop("order", "architecture_first")}
+    own = {"warmup_epochs": 1, **changes.pop("own", {})}
     plan = plan_search(SearchRequest(**{**settings, "strategy_config": own, **changes}))
     recorder = recorder or MemoryRecorder()
     images = LearningData(data, torch.zeros(0), "")
@@ -175,9 +175,14 @@ def test_each_step_changes_its_own_side_only(digits: OpenSetData, monkeypatch: p
     assert seen["architecture steps"] > 0
 
 
-def test_selection_takes_the_best_f1_after_warmup_and_later_on_ties(digits: OpenSetData) -> None:
-    result, recorder = run(digits, epochs=4)
-    competing = [record for record in recorder.records if record["phase"] == "search"]
+@pytest.mark.parametrize(("settled", "first"), [(0.0, 1), (0.5, 3)])
+def test_selection_takes_the_best_f1_after_warmup_and_later_on_ties(
+    digits: OpenSetData, settled: float, first: int
+) -> None:
+    """Of all epochs after warm-up (the paper's), or of the last half of them."""
+    result, recorder = run(digits, epochs=5, own={"settled": settled})
+    competing = recorder.records[first:]
+    assert {record["phase"] for record in competing} == {"search"}
     best = max(competing, key=lambda record: (record["f1"], record["epoch"]))
     assert (result.epoch, result.score) == (best["epoch"], best["f1"])
     assert result.architecture.to_dict()["branches"] == best["branches"]
@@ -199,10 +204,71 @@ def test_resuming_gives_the_same_bits(digits: OpenSetData) -> None:
 
 
 def test_steps_can_come_in_either_order(digits: OpenSetData) -> None:
-    _, one = run(digits, epochs=2, order="architecture_first")
-    _, other = run(digits, epochs=2, order="weights_first")
+    _, one = run(digits, epochs=2, own={"order": "architecture_first"})
+    _, other = run(digits, epochs=2, own={"order": "weights_first"})
     assert one.records[0] == other.records[0]  # warm-up has no architecture step
     assert one.records[1]["alpha"] != other.records[1]["alpha"]
+
+
+@pytest.mark.parametrize(
+    ("settled", "expected"),
+    [(0.0, [1, 10**-0.25, 10**-0.5, 10**-0.75, 0.1]), (0.5, [1, 10 ** (-1 / 3), 10 ** (-2 / 3), 0.1, 0.1])],
+)
+def test_the_temperature_falls_after_warm_up_and_stays_in_the_end(
+    digits: OpenSetData, monkeypatch: pytest.MonkeyPatch, settled: float, expected: list[float]
+) -> None:
+    seen: list[float] = []
+    set_temperature = levels.Levels.set_temperature
+    monkeypatch.setattr(
+        levels.Levels, "set_temperature", lambda self, value: (seen.append(value), set_temperature(self, value))
+    )
+    run(digits, epochs=5, own={"settled": settled, "temperature": 0.1})
+    assert seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"sampler": "gdas", "temperature": 0.5},
+        {"sampler": "drnas"},
+        {"unrolled": True},
+        {"unrolled": True, "order": "weights_first", "sampler": "drnas"},
+        {"entropy_weight": 1.0},
+        {"discretisation": "perturbation"},
+        {"discretisation": "argmax", "sampler": "gdas"},
+    ],
+    ids=str,
+)
+def test_every_option_changes_a_search_that_goes_on_with_the_same_bits(
+    digits: OpenSetData, own: dict[str, Any]
+) -> None:
+    small = {"own": own, "objective": "cross_entropy", "objective_config": {}, "rule": None}
+    whole, recorder = run(digits, **small)
+    _, plain = run(digits, **{**small, "own": {}})
+    assert recorder.records[-1] != plain.records[-1] or own.keys() & {"discretisation"}
+    part = MemoryRecorder(clone(recorder.states[1]), clone(recorder.records[:2]))
+    resumed, part = run(digits, part, **small)
+    assert_same(recorder.records, part.records)
+    assert_same(recorder.states[-1], part.states[-1])
+    assert whole == resumed
+
+
+def test_options_that_do_not_go_together_are_refused(digits: OpenSetData) -> None:
+    with pytest.raises(UserError, match="stop_rule: discretisation perturbation needs the last epoch's supernet"):
+        run(digits, own={"discretisation": "perturbation", "stop_rule": "skips"})
+    with pytest.raises(UserError, match="sampler must be one of softmax, gdas, drnas, got 'reinforce'"):
+        run(digits, own={"sampler": "reinforce"})
+
+
+@pytest.mark.parametrize("own", [{"sampler": "gdas"}, {"unrolled": True}], ids=str)
+def test_steps_that_cannot_be_captured_are_named(
+    digits: OpenSetData, caplog: pytest.LogCaptureFixture, own: dict[str, Any]
+) -> None:
+    run(digits, epochs=2, own=own, graphs="on", objective="cross_entropy", objective_config={}, rule=None)
+    reason = (
+        "sampler gdas evaluates what has been drawn alone" if "sampler" in own else "an unrolled step moves weights"
+    )
+    assert [line for line in caplog.messages if line.startswith(f"--graphs on: {reason}")] == caplog.messages
 
 
 def test_halves_are_disjoint_and_equal_in_every_class(digits: OpenSetData) -> None:

@@ -31,7 +31,7 @@ from nas_osr.strategies.search_request import SearchRequest
 
 TINY: dict[str, Any] = {
     "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 6,
-    "strategy_config": {"warmup_epochs": 1, "temperature": 0},
+    "strategy_config": {"warmup_epochs": 1, "temperature": 0, "settled": 0},
     "batch_size": 16, "limit_per_class": 20, "device": "cpu", "threads": 1, "quiet": True,
     "objective": "cross_entropy",
 }  # fmt: skip
@@ -162,7 +162,8 @@ def test_a_stopped_search_is_a_whole_run_and_stays_stopped(tmp_path: Path, monke
     config = SearchRequest(**stopping)
     result = run_search(config, ["nas-osr", "search"])
     history = RunFolder.open(tmp_path / "run").read_history()
-    assert len(history) == 1 + STOP_EPOCHS < TINY["epochs"]
+    first = next(record["epoch"] for record in history if "skips" in record["monitors"]["warnings"])
+    assert len(history) == first + STOP_EPOCHS < TINY["epochs"]
     assert result["stopped"] == history[-1]["monitors"]["stopped"]
     assert result["stopped"].startswith("stop_rule skips, 3 epochs in a row: 3 of 3 cells")
     assert "skips" in result["warnings"] and history[-2]["monitors"]["stopped"] is None
@@ -193,7 +194,8 @@ def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
     (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = yaml.safe_load((run / "config.yaml").read_text())
     own = config.pop("strategy_config")
-    for younger in ("stop_rule", "temperature", "criterion"):
+    later = ("sampler", "entropy_weight", "unrolled", "discretisation", "settled")
+    for younger in ("stop_rule", "temperature", "criterion", *later):
         del own[younger]
     for younger in ("deterministic", "jobs", "backend"):
         del config[younger]
