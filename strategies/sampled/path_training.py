@@ -18,7 +18,7 @@ from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.inherited import inheriting
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
-from nas_osr.strategies.sampled.paths import draw_paths, path_step
+from nas_osr.strategies.sampled.drawn_paths import draw_paths, path_step
 from nas_osr.training.epochs import Batch, Schedule, Trainer
 from nas_osr.training.fabric import computed_as_trained
 from nas_osr.training.learner import Learner, make_optimizers, set_up

@@ -24,8 +24,8 @@ from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
 from nas_osr.strategies.pseudo_unknown import count_search_images
+from nas_osr.strategies.sampled.drawn_paths import draw_paths, path_step
 from nas_osr.strategies.sampled.path_training import PathTraining, build_paths
-from nas_osr.strategies.sampled.paths import draw_paths, path_step
 from nas_osr.strategies.search_request import Criterion
 from nas_osr.strategies.trials.evolution import check_tournament, evolve
 from nas_osr.strategies.trials.trial import Tried

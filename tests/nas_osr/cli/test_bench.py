@@ -66,6 +66,21 @@ def test_json_has_every_figure_and_no_trace_is_left(capsys: pytest.CaptureFixtur
     assert any(f"{pair['gmac_per_image']:.4g} GMAC" in line for line in bench_notes(result))
 
 
+def test_a_step_of_single_path_is_that_of_one_network(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its arithmetic: the same as retraining the same architecture, and below the supernet's of pas."""
+    one = [*QUICK, *SMALL, "--objective", "cross_entropy", "--retrain_channels", "0", "--classes", "4", "--json"]
+    assert main([*one, "--strategy", "single_path"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found["search"]) == {"classes", "matrix_product", "steps"}
+    path, network = found["search"]["steps"]["weights"], found["retrain"]["steps"]["retrain"]
+    assert path["images"] == network["images"] and path["flops"] == pytest.approx(network["flops"], rel=0.01)
+    assert main([*one, "--phase", "search"]) == 0
+    assert json.loads(capsys.readouterr().out)["search"]["steps"]["weights"]["flops"] > 2 * path["flops"]
+    assert main([*QUICK, *SMALL, "--strategy", "single_path", "--phase", "search"]) == 0
+    table = capsys.readouterr().out
+    assert "\nweights" in table and "\nboth" not in table and "\nsearch: 4 classes" in table
+
+
 def test_the_table_of_one_phase(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUICK, *SMALL, "--phase", "retrain", "--network", "cac", "--objective", "cac"]) == 0
     lines = capsys.readouterr().out.splitlines()

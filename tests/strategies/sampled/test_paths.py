@@ -15,8 +15,8 @@ from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.spaces import Wide
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.inherited import inheriting
+from nas_osr.strategies.sampled.drawn_paths import draw_paths, path_step
 from nas_osr.strategies.sampled.path_training import build_paths
-from nas_osr.strategies.sampled.paths import draw_paths, path_step
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.learner import Learner, weight_step
