@@ -12,11 +12,13 @@ from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.files.paths import user_path
+from nas_osr.plain import plain
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
+from nas_osr.runs.resumption import check_same_config
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
@@ -88,7 +90,7 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         opened_by_first(fabric, plan.output.create) as folder,
     ):
         folder.call(lambda run: lengthen(run, plan.recorded, plan.strategy.bound(plan)))
-        done = folder.call(lambda run: read_result(run) if plan.output.resume and run.finished else None)
+        done = folder.call(lambda run: read_finished(run, plan))
         if done is not None:
             return done
         check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)
@@ -103,6 +105,8 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         folder.call(lambda run: reporter.begin(about))
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
+        if not plan.budget.fits(result.architecture):
+            raise UserError(f"strategy {plan.recorded['strategy']} does not keep to --max_params and --max_macs")
         return folder.call(lambda run: write_result(run, result, plan))
 
 
@@ -111,14 +115,27 @@ def modernise_config(run: RunFolder) -> None:
     strategy's options in one place; younger ones are as their classes have them, whatever presets say today."""
     if not run.resumed:
         return
+    config = modern_config(run)
+    if config != run.read_config():
+        run.write_yaml("config.yaml", config)
+
+
+def modern_config(run: RunFolder) -> dict[str, Any]:
+    """The run's config.yaml in the present names."""
     config = rename_former(SearchRequest, run.read_config())
     if "image_size" not in config:
         config = name_former_classes(SearchRequest, config, str(run.path / "config.yaml"))
     strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), preset="")
     config["strategy_config"] = asdict(strategy.config)
-    config = {"jobs": SearchRequest.jobs, "backend": SearchRequest.backend, **config}
-    if config != run.read_config():
-        run.write_yaml("config.yaml", config)
+    return {"jobs": SearchRequest.jobs, "backend": SearchRequest.backend, **config}
+
+
+def read_finished(run: RunFolder, plan: SearchPlan) -> dict[str, Any] | None:
+    """What a finished search found, where one is gone on with; UserError when it was another than is asked for."""
+    if not (plan.output.resume and run.finished):
+        return None
+    check_same_config(run.path, modern_config(run), plain(plan.recorded, "config"))
+    return read_result(run)
 
 
 def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict[str, Any]:

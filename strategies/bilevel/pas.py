@@ -85,6 +85,8 @@ class PAS(Strategy):
         """UserError unless some epoch comes after warm-up, and the options go together."""
         if self.config.discretisation == "perturbation" and self.config.stop_rule != "none":
             raise UserError("stop_rule: discretisation perturbation needs the last epoch's supernet: leave it at none")
+        if self.config.discretisation != "best_path" and plan.budget:
+            raise UserError(f"discretisation: {self.config.discretisation} keeps to no budget: leave it at best_path")
         if self.config.warmup_epochs >= plan.weights.epochs:
             raise UserError(
                 f"warmup_epochs must lie between 0 and epochs - 1 = {plan.weights.epochs - 1}, "

@@ -26,6 +26,7 @@ from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
+from nas_osr.search_spaces.budgets import decode_within
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.bilevel.levels import Levels, capturing
@@ -207,8 +208,9 @@ def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:
     weights = weights_from_record(record, plan.space)
     if weights is None:
         raise RuntimeError("no epoch after warm-up has been judged")
-    found = plan.strategy.config.discretisation
-    return decode(plan.space, weights, "best_path" if found == "perturbation" else found)
+    if plan.strategy.config.discretisation == "argmax":
+        return decode(plan.space, weights, "argmax")
+    return decode_within(plan.space, weights, plan.budget)
 
 
 def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -256,6 +256,8 @@ def test_every_option_changes_a_search_that_goes_on_with_the_same_bits(
 def test_options_that_do_not_go_together_are_refused(digits: OpenSetData) -> None:
     with pytest.raises(UserError, match="stop_rule: discretisation perturbation needs the last epoch's supernet"):
         run(digits, own={"discretisation": "perturbation", "stop_rule": "skips"})
+    with pytest.raises(UserError, match="discretisation: argmax keeps to no budget: leave it at best_path"):
+        run(digits, own={"discretisation": "argmax"}, max_params="300k")
     with pytest.raises(UserError, match="sampler must be one of softmax, gdas, drnas, got 'reinforce'"):
         run(digits, own={"sampler": "reinforce"})
 
