@@ -90,6 +90,29 @@ def test_a_search_of_replayed_steps(digits: OpenSetData, strategy: str, stand_in
         assert_same(plain.state, rest.state)
 
 
+SAMPLED = {"sampler": "drnas", "entropy_weight": 1.0, "temperature": 0.1}
+
+
+def test_a_search_of_replayed_steps_that_draws_and_whose_entropy_falls(
+    digits: OpenSetData, stand_in: list[Again]
+) -> None:
+    plain, captured = Interrupting(), Interrupting()
+    found = search(digits, "cross_entropy", "pas", plain, **SAMPLED)
+    assert search(digits, "cross_entropy", "pas", captured, graphs="on", **SAMPLED) == found
+    assert len(stand_in) == 2 and all(graph.replays > 0 for graph in stand_in)
+    assert_same(plain.records, captured.records)
+    assert_same(plain.state, captured.state)
+
+
+@pytest.mark.gpu
+def test_a_captured_search_that_draws_has_the_bits_of_a_plain_one(digits: OpenSetData) -> None:
+    plain, captured = Interrupting(), Interrupting()
+    with deterministic_algorithms(True):
+        found = search(digits, "cross_entropy", "pas", plain, "cuda", **SAMPLED)
+        assert search(digits, "cross_entropy", "pas", captured, "cuda", "on", **SAMPLED) == found
+    assert_same(plain.state, captured.state)
+
+
 @pytest.mark.parametrize(
     ("variant", "reason"),
     [

@@ -131,11 +131,17 @@ def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str
 
 
 def search(
-    data: OpenSetData, variant: str, strategy: str, recorder: Interrupting, device: str = "cpu", graphs: str = "off"
+    data: OpenSetData,
+    variant: str,
+    strategy: str,
+    recorder: Interrupting,
+    device: str = "cpu",
+    graphs: str = "off",
+    **own: Any,
 ) -> Any:
     """Two epochs, the first of warm-up; or two trials of two epochs."""
     name, settings = VARIANTS[variant]
-    own = {"trials": 2} if strategy == "random" else {"warmup_epochs": 1}
+    own |= {"trials": 2} if strategy == "random" else {"warmup_epochs": 1}
     request = SearchRequest(
         protocol="digits", preset="tiny", layers=3, channels=16, epochs=2, batch_size=3, objective=name,
         objective_config=settings, strategy=strategy, strategy_config=own, rule_sample=20, graphs=graphs,
