@@ -97,8 +97,11 @@ class Levels:
         if self.config.entropy_weight:
             warm_up = self.config.warmup_epochs / self.epochs
             done = progress() if callable(progress) else progress
-            rising = (done - warm_up) / (1 - warm_up)
-            losses = {**losses, "alpha_entropy": self.config.entropy_weight * rising * mean_entropy(self.supernet)}
+            entropy = mean_entropy(self.supernet)
+            factor = self.config.entropy_weight * (done - warm_up) / (1 - warm_up)
+            if isinstance(factor, Tensor):  # of a captured step, in float64
+                factor = factor.to(entropy.dtype)
+            losses = {**losses, "alpha_entropy": factor * entropy}
         return losses
 
     def _update(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
