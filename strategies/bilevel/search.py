@@ -158,7 +158,8 @@ class Searching(Trainer):
             **architecture.describe(),
         }
         free = parameter_free(self.levels.supernet)
-        meant = bool(self.config.temperature) and self.is_settled(record["epoch"])
+        # in the second half of its fall the temperature makes the choices, on purpose
+        meant = 0 < self.temperature(record["epoch"]) <= self.config.temperature**0.5 < 1
         monitors = monitor_search({**record, **judged}, norms, history, free, self.config.stop_rule, last, meant)
         return {**judged, "monitors": monitors}
 

@@ -48,7 +48,7 @@ def monitor_search(
         free: the parameter-free operations, by name.
         stop_rule: one of `STOP_RULES`, or none.
         last: whether no epoch follows.
-        settled: whether the schedule of the temperature has made the choices on purpose.
+        settled: whether a low temperature makes the choices, on purpose.
     """
     values = {"gradient_norm": dict(norms), **search_figures(record, free)}
     before = [earlier for earlier in history if earlier["phase"] == record["phase"]]
