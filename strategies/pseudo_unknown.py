@@ -177,7 +177,7 @@ def pseudo_open_set_scores(
         auroc: of pseudo-unknown against kept images, None without any.
         threshold: the rule's.
     """
-    collect = partial(collect_outputs, infer, device=split.validation.labels.device)
+    collect = partial(collect_outputs, partial(rule.observe, infer), device=split.validation.labels.device)
     if rule.learns:
         rule.fit(collect(split.fit_sample), split.fit_sample.labels.cpu(), objective)
     scored, known = split.scored(), len(split.validation)

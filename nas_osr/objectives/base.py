@@ -30,6 +30,7 @@ class Objective(nn.Module):
         config_class: the dataclass of the coefficients.
         provides: the fields of `Outputs` that `forward` fills.
         default_rule: the scoring rule to use when none is named.
+        head: the attribute that is the linear layer from `Outputs.embedding` to `Outputs.logits`; empty without one.
         players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder. An
             instance may set its own.
         divisible: True when a batch may be divided among processes: its loss is the mean of its parts' losses, and what
@@ -45,6 +46,7 @@ class Objective(nn.Module):
     config_class: ClassVar[type]
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
+    head: ClassVar[str] = ""
     capturable: ClassVar[bool] = False
     follows_length: ClassVar[bool] = True
     makes_views: ClassVar[bool] = False
@@ -134,6 +136,11 @@ class Objective(nn.Module):
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference. images: [B, C, H, W] float in [0, 1]."""
         raise NotImplementedError
+
+    def linear_head(self) -> tuple[Tensor, Tensor]:
+        """W [N, D] and b [N] of `Outputs.logits` = W `Outputs.embedding` + b. AttributeError without a `head`."""
+        layer = getattr(self, self.head)
+        return layer.weight, layer.bias
 
     def reconstruct(self, encoder: nn.Module, images: Tensor) -> Tensor | None:
         """Images [B, C, H, W] in [0, 1] as the objective's decoder draws them, float32; None where it has none."""

@@ -86,6 +86,7 @@ class Confidence(Objective):
     config_class = ConfidenceConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "msp"
+    head = "classifier"
     follows_length = False
     divisible = True
     config: ConfidenceConfig

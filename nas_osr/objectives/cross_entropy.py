@@ -45,6 +45,7 @@ class CrossEntropy(Objective):
     config_class = CrossEntropyConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
+    head = "classifier"
     follows_length = False
     divisible = True
     capturable = True
