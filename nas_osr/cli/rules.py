@@ -16,7 +16,7 @@ def rules(json: bool = False) -> None:
     """
     needs = {rule: read_attribute(found, "needs") for rule, found in RULES.items()}
     provides = {name: read_attribute(found, "provides") for name, found in OBJECTIVES.items()}
-    heads = {name: read_attribute(found, "head", default="") for name, found in OBJECTIVES.items()}
+    heads = {name: read_attribute(found, "last_layer", default="") for name, found in OBJECTIVES.items()}
     reads_head = {rule: read_attribute(found, "needs_head", default=False) for rule, found in RULES.items()}
     fed = {
         name: [rule for rule in RULES if needs[rule] <= provides[name] and (heads[name] or not reads_head[rule])]

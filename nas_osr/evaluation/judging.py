@@ -55,7 +55,7 @@ def collect_for(
 ) -> Iterator[tuple[Outputs, list[ScoringRule]]]:
     """What each rule is given for some images, with the rules that are given it; arguments as of `collect_outputs`.
 
-    Rules that ask for no more than the network's outputs share them: they are computed once. Any other looks for itself.
+    Rules that ask for no more than the network's outputs share them, computed once. Any other looks for itself.
     """
     sharing = [rule for rule in rules if not rule.needs_network]
     if sharing:

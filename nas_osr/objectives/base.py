@@ -30,7 +30,7 @@ class Objective(nn.Module):
         config_class: the dataclass of the coefficients.
         provides: the fields of `Outputs` that `forward` fills.
         default_rule: the scoring rule to use when none is named.
-        head: the attribute that is the linear layer from `Outputs.embedding` to `Outputs.logits`; empty without one.
+        last_layer: the attribute that is the linear layer from `Outputs.embedding` to `Outputs.logits`; "" without one.
         players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder. An
             instance may set its own.
         divisible: True when a batch may be divided among processes: its loss is the mean of its parts' losses, and what
@@ -46,7 +46,7 @@ class Objective(nn.Module):
     config_class: ClassVar[type]
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
-    head: ClassVar[str] = ""
+    last_layer: ClassVar[str] = ""
     capturable: ClassVar[bool] = False
     follows_length: ClassVar[bool] = True
     makes_views: ClassVar[bool] = False
@@ -138,8 +138,8 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def linear_head(self) -> tuple[Tensor, Tensor]:
-        """W [N, D] and b [N] of `Outputs.logits` = W `Outputs.embedding` + b. AttributeError without a `head`."""
-        layer = getattr(self, self.head)
+        """W [N, D] and b [N] of `Outputs.logits` = W `Outputs.embedding` + b. AttributeError without a `last_layer`."""
+        layer = getattr(self, self.last_layer)
         return layer.weight, layer.bias
 
     def reconstruct(self, encoder: nn.Module, images: Tensor) -> Tensor | None:

@@ -56,7 +56,7 @@ class CAC(Objective):
     config_class = CACConfig
     provides = frozenset({"logits", "embedding", "distances"})
     default_rule = "cac"
-    head = "to_logits"
+    last_layer = "to_logits"
     follows_length = False
     divisible = True
     capturable = True

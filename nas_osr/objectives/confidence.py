@@ -86,7 +86,7 @@ class Confidence(Objective):
     config_class = ConfidenceConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "msp"
-    head = "classifier"
+    last_layer = "classifier"
     follows_length = False
     divisible = True
     config: ConfidenceConfig

@@ -45,7 +45,7 @@ class CrossEntropy(Objective):
     config_class = CrossEntropyConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "mls"
-    head = "classifier"
+    last_layer = "classifier"
     follows_length = False
     divisible = True
     capturable = True

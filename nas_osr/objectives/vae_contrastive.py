@@ -108,7 +108,7 @@ class VAEContrastive(Objective):
         {"logits", "embedding", "latent_mean", "latent_variance", "instance_mean", "class_reconstruction_error"}
     )
     default_rule = "cap"
-    head = "classifier"
+    last_layer = "classifier"
     divisible = True
     capturable = True
     config: VAEContrastiveConfig

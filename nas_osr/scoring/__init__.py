@@ -81,7 +81,7 @@ def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plug
 def check_rule(rule: type[ScoringRule], objective: type[Objective]) -> None:
     """Raise UserError unless the objective can feed the rule, see `can_feed`."""
     missing = [name for name in sorted(rule.needs) if name not in objective.provides]
-    if rule.needs_head and not missing and not objective.head:
+    if rule.needs_head and not missing and not objective.last_layer:
         missing = ["logits that are linear in the embedding"]
     if missing:
         raise UserError(
@@ -98,7 +98,7 @@ def rules_for(objective: type[Objective]) -> list[str]:
 
 def can_feed(objective: type[Objective], rule: type[ScoringRule]) -> bool:
     """Whether an objective provides every field of `Outputs`, and the last layer, that the rule needs."""
-    return rule.needs <= objective.provides and (bool(objective.head) or not rule.needs_head)
+    return rule.needs <= objective.provides and (bool(objective.last_layer) or not rule.needs_head)
 
 
 def list_rules(text: str, objective: type[Objective] | None = None) -> list[str]:

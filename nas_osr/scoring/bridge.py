@@ -27,6 +27,7 @@ REFUSED = {
     "OpenMax": "there an image's score depends on the others in its batch: use openmax",
     "RankFeat": "it needs whole feature maps",
     "MCM": "it needs a text encoder",
+    "WeightedEBO": "it needs weights that are trained along",
 }
 NETWORK = ("model", "encoder", "backbone")  # a constructor's parameters that stay empty: outputs are given
 HEAD = ("head", "w", "b")
@@ -136,12 +137,13 @@ def supported() -> dict[str, str]:
     from pytorch_ood import api
 
     reads = {api.LogitsDetector: "logits", api.FeaturesDetector: "features", api.FeatureMapsDetector: "feature_maps"}
-    found = {}
-    for name in import_detectors().__all__:
-        kind = getattr(import_detectors(), name)
-        if isinstance(kind, type) and name not in REFUSED:
-            found |= {name: what for base, what in reads.items() if issubclass(kind, base)}
-    return found
+    kinds = {name: getattr(import_detectors(), name) for name in import_detectors().__all__ if name not in REFUSED}
+    return {
+        name: what
+        for name, kind in kinds.items()
+        for base, what in reads.items()
+        if isinstance(kind, type) and issubclass(kind, base)
+    }
 
 
 @cache

@@ -1,6 +1,8 @@
-"""Rules on the features under the last linear layer, logits = W f + b: how that layer is found, and three such rules."""
+"""Rules on the features under the last linear layer, logits = W f + b: how that layer is found, and three rules."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ class HeadRule(ScoringRule):
 
     needs = frozenset({"logits", "embedding"})
     needs_head = True
-    learned = ("weight", "bias")
+    learned: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Take over the last layer.

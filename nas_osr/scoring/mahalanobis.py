@@ -8,6 +8,7 @@ Gaussian of all training images, which is large in exactly these directions.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from nas_osr.scoring.class_gaussians import whitening
 class Mahalanobis(ScoringRule):
     """Minus the squared distance to the nearest class mean, at most 0; the label is that class (Lee et al. 2018).
 
-    Their eq. 2. The features are the embedding alone: the paper's sum over layers and its change of the image are left out.
+    Their eq. 2, of the embedding alone: the paper's sum over layers and its change of the image are left out.
 
     Attributes:
         means: [N, D] float64, the mean embedding of a class's training images.
@@ -32,7 +33,7 @@ class Mahalanobis(ScoringRule):
     name = "mahalanobis"
     paper = "Mahalanobis (Lee et al. 2018)"
     needs = frozenset({"embedding"})
-    learned = ("means", "whiten", "usable")
+    learned: ClassVar[tuple[str, ...]] = ("means", "whiten", "usable")
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Estimate means and covariance. targets: [B] int64 in 0..N-1.
