@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
@@ -22,12 +23,16 @@ from nas_osr.plans import (
 )
 from nas_osr.requests import write_down
 from nas_osr.search_spaces.checks import check_space
-from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.presets import get_preset, space_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.recipes import Recipe
+
+OPEN_CHOICES = frozenset(
+    {"space", "stems", "activations", "poolings", "outputs", "widths", "two_inputs"}
+)  # as the space has them
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -54,9 +59,19 @@ def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
 
 
 def plan_space(request: SearchRequest) -> Space:
-    """The space that a request names: the preset's where it says nothing. Raises UserError."""
+    """The space that a request names, at the preset's size, with what it says of its fields. Raises UserError."""
     asked = {name: value for name, value in same_fields(Space, request).items() if value not in (None, [])}
-    return replace(get_preset(request.preset).space, **asked)
+    if "stem" in asked and "stems" not in asked:
+        asked["stems"] = ()
+    return replace(space_of(request.space, request.preset), **asked)
+
+
+def record_space(request: SearchRequest, space: Space) -> dict[str, Any]:
+    """What config.yaml holds of a space: of the whole network's choices those that there are."""
+    found = {name: value for name, value in asdict(space).items() if value != ()}
+    if request.space is not None:
+        return {"space": request.space, **found}
+    return {name: value for name, value in found.items() if value is not False}
 
 
 def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
@@ -99,11 +114,13 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         space=space,
         data=data,
         classes=classes,
-        objective=objective.of_classes(classes.kept, protocol.num_known),
+        whole_objective=objective,
         rule_sample=request.rule_sample,
         weights=weights,
         machine=plan_machine(request),
         output=plan_output(request),
+        jobs=request.jobs,
+        backend=request.backend,
         seed=request.seed,
         found={
             "image_shape": list(protocol.image_shape),
@@ -123,8 +140,8 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "pseudo_unknown": pseudo_unknown,
         },
         recorded={
-            **request.recorded(),
-            **asdict(space),
+            **{name: value for name, value in request.recorded().items() if name not in OPEN_CHOICES},
+            **record_space(request, space),
             "strategy_config": asdict(strategy.config),
             "objective_config": asdict(objective.settings),
             "rule": objective.rule,
@@ -132,5 +149,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "pseudo_unknown": pseudo_unknown,
         },
     )
+    if plan.jobs > 1 and not strategy.tries:
+        raise UserError(f"jobs: strategy {request.strategy} trains one network: leave it at 1")
     strategy.check_plan(plan)
     return plan
