@@ -57,7 +57,7 @@ class CrossEntropyConfig(ObjectiveConfig):
         super().__post_init__()
         if self.classifier != "linear" and self.feature_norm:
             raise UserError(
-                f"cross_entropy: features of classifier {self.classifier} have length 1 as it is: leave feature_norm out"
+                f"cross_entropy: classifier {self.classifier} has features of length 1 already: leave feature_norm out"
             )
 
 
