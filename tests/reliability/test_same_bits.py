@@ -45,11 +45,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 AVERAGED = ("cross_entropy-lorot", "moco")  # retrainings that keep an average of their weights
 # with nothing to remember that others have not
 SLOWER = ("confidence-outliers", "supcon-cutmix", "supcon-mixup", "cross_entropy-rotpred")
-    "confidence-outliers",
-    "supcon-cutmix",
-    "supcon-mixup",
-    "cross_entropy-rotpred",
-)  # with nothing to remember that others have not
 STEPS = 5  # an epoch has more
 
 

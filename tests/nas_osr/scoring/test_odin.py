@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import nas_osr
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.evaluation.judging import collect_for
 from nas_osr.outputs import Outputs
+from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import make_rule
 
 
@@ -40,3 +42,18 @@ def test_scores_are_those_of_pytorch_ood(settings, images):
     oracle = ODIN(network, eps=settings.get("epsilon", 0.0014), temperature=settings.get("temperature", 1000.0))
     expected = -oracle.predict(images.images.float() / 255)
     torch.testing.assert_close(rules[1].scores(odin[0]).knownness.exp(), expected.double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rule", ["odin", "relative_mahalanobis"])
+def test_a_search_can_be_judged_by_it(rule, tmp_path):
+    """Through the supernet, whose weights get no gradient of it: the losses are those of a search by another rule."""
+    common = {
+        "protocol": "digits", "preset": "tiny", "limit_per_class": 20, "layers": 3, "epochs": 2, "device": "cpu",
+        "threads": 1, "quiet": True, "objective": "cross_entropy", "strategy_config": {"warmup_epochs": 1},
+    }  # fmt: skip
+    losses = []
+    for name in (rule, "mls"):
+        found = nas_osr.search(**common, rule=name, out=str(tmp_path / name))
+        assert 0 <= found["f1"] <= 1
+        losses.append([record["losses"] for record in RunFolder.open(tmp_path / name).read_history()])
+    assert losses[0] == losses[1]
