@@ -16,6 +16,7 @@ from nas_osr.plans import DataPlan, LearningData, MachinePlan, ObjectivePlan, Ou
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
+from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.pseudo_unknown import Classes, SearchData, choose_pseudo_unknown, split_for_search
 
@@ -28,6 +29,8 @@ class SearchPlan:
     "what searches."
     space: Space
     "what is searched in."
+    budget: Budget
+    "what a network may have at most."
     data: DataPlan
     "the images."
     classes: Classes

@@ -105,6 +105,8 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         folder.call(lambda run: reporter.begin(about))
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
+        if not plan.budget.fits(result.architecture):
+            raise UserError(f"strategy {plan.recorded['strategy']} does not keep to --max_params and --max_macs")
         return folder.call(lambda run: write_result(run, result, plan))
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, show
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
@@ -22,6 +23,7 @@ from nas_osr.plans import (
     same_fields,
 )
 from nas_osr.requests import write_down
+from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.presets import get_preset, space_of
 from nas_osr.search_spaces.space import Space
@@ -30,6 +32,7 @@ from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.recipes import Recipe
 
+FACTORS = {"k": 10**3, "M": 10**6, "G": 10**9}
 OPEN_CHOICES = frozenset(
     {"space", "stems", "activations", "poolings", "outputs", "widths", "two_inputs"}
 )  # as the space has them
@@ -46,6 +49,20 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     protocol = request.published_protocol(request.split)
     objective = find_objective(request, protocol)
     return assemble(request, objective, plan_data(request, protocol, protocol, objective))
+
+
+def parse_amount(value: int | str | None, name: str) -> int | None:
+    """A number such as 300k, 1.5M or 2G, at least 1. UserError naming the option when it is none."""
+    if not isinstance(value, str):
+        return value
+    number, factor = (value[:-1], FACTORS[value[-1]]) if value[-1:] in FACTORS else (value, 1)
+    try:
+        amount = float(number) * factor
+    except ValueError:
+        amount = math.nan
+    if not 1 <= amount < 1e18:
+        raise UserError(f"{name} must be a number such as 300k, 1.5M or 2000000, got {show(value)}")
+    return round(amount)
 
 
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
@@ -98,6 +115,9 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     request = decide_precision(request, request.preset)
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
+    limits = (parse_amount(getattr(request, name), name) for name in ("max_params", "max_macs"))
+    budget = Budget(protocol.image_shape, *limits)
+    budget.check(space)
     default_augmentation(protocol, request.augmentation)
     strategy = make_strategy(request.strategy, request.strategy_config, request.preset)
     given_pseudo = None if request.pseudo_unknown is None else protocol.labels_of(request.pseudo_unknown)
@@ -112,6 +132,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     plan = SearchPlan(
         strategy=strategy,
         space=space,
+        budget=budget,
         data=data,
         classes=classes,
         whole_objective=objective,

@@ -31,8 +31,22 @@ class WeightOptions(Checked):
     "recipe for training images: search (crop, flip, rotation), crop_flip or none."
 
 
+Amount = Annotated[int, POSITIVE] | str
+"""A number, or one with k, M or G behind it, such as 300k or 1.5M."""
+
+
 @dataclass
-class SearchRequest(RunRequest, SpaceOptions, WeightOptions):
+class SizeLimits(Checked):
+    """What the network that is found may have at most, without the heads of the objective."""
+
+    max_params: Amount | None = None
+    "parameters, such as 300k or 1.5M."
+    max_macs: Amount | None = None
+    "multiply-accumulates for one image, such as 20M."
+
+
+@dataclass
+class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):
     """Search an architecture."""
 
     # what belongs to the bilevel strategies alone stood by itself in earlier versions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from nas_osr.cost.estimate import count_macs
+from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.metrics.open_set import auroc, closed_set_accuracy, macro_f1, oscr
@@ -20,7 +22,9 @@ from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.recorder import Unkept
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.zero_cost import SCORES, zero_cost
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.pseudo_unknown import Classes
@@ -32,6 +36,8 @@ from nas_osr.training.epochs import run_epochs
 from nas_osr.training.recipes import make_recipe
 
 DIGITS = 5  # to which figures are rounded
+UNTRAINED_IMAGES = 64  # of which zero-cost scores see a batch, or two
+SIZES = ("parameters", "macs")  # which a row has in any case
 READS_LOGITS = ("mls", "msp")  # judge beside the usual rule, where there are logits
 
 
@@ -161,6 +167,18 @@ class TableBench:
         split = plan.divide(self.data).to(self.fabric.device)
         judging = self.judging(plan, split.fit_sample, split.validation, split.scored())
         return self.train(plan, architecture, split.training(), judging, ("rotation", rotation))
+
+    def score_untrained(self, architecture: Architecture, seed: int) -> dict[str, float | None]:
+        """The zero-cost scores of its network with fresh weights, on known training images; None for one that is not
+        finite."""
+        plan, device = self.plan.true, self.fabric.device
+        images = plan.divide(self.data).fit_sample.to(device)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive_seed(plan.seed, "table", "untrained", seed))
+            network = plan.make_encoder(DiscreteNetwork, architecture).to(device)
+        batch = to_float(images.images[:UNTRAINED_IMAGES]), images.labels[:UNTRAINED_IMAGES]
+        found = {name: zero_cost(name, network, *batch) for name in SCORES if name not in SIZES}
+        return {name: round(score, DIGITS) if math.isfinite(score) else None for name, score in found.items()}
 
     def judging(self, plan: SearchPlan, *images: LabelledImages) -> Judging:
         """By the table's rules."""

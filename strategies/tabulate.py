@@ -162,16 +162,16 @@ def train_missing(task: Mapping[str, Any]) -> None:
     bench, folder = open_bench(task["request"]), Path(task["folder"])
     architecture = Architecture.from_description(bench.plan.trial.space, task["architecture"])
     for kind, number in missing_trainings(bench.plan, architecture, folder):
-        train = bench.train_true if kind == "seed" else bench.train_as_searched
-        found = train(architecture, number)
+        make = {"seed": bench.train_true, "rotation": bench.train_as_searched, "untrained": bench.score_untrained}[kind]
+        found = make(architecture, number)
         with replace_file(training_file(folder, architecture, kind, number)) as file:
             file.write(json.dumps(found, allow_nan=False).encode())
 
 
 def trainings_of(plan: TablePlan) -> list[tuple[str, int]]:
-    """Those of each architecture: kind and number."""
+    """Those of each architecture: kind and number; the last is the look at it untrained."""
     seeds = [("seed", number) for number in range(plan.request.seeds)]
-    return seeds + [("rotation", number) for number in range(len(plan.rotations))]
+    return [*seeds, *(("rotation", number) for number in range(len(plan.rotations))), ("untrained", 0)]
 
 
 def missing_trainings(plan: TablePlan, architecture: Architecture, folder: Path) -> list[tuple[str, int]]:
@@ -198,9 +198,10 @@ def collect(plan: TablePlan, architecture: Architecture, folder: Path) -> dict[s
         **architecture.describe(),
         "parameters": first["parameters"],
         "macs": first["macs"],
+        **found["untrained", 0],
         "true": figures("seed"),
         "pas": figures("rotation"),
-        "seconds": [part["seconds"] for part in found.values()],
+        "seconds": [part["seconds"] for (kind, _), part in found.items() if kind != "untrained"],
     }
 
 

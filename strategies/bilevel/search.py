@@ -25,7 +25,8 @@ from nas_osr.evaluation.judging import decoder_figures
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
+from nas_osr.search_spaces.architectures.decoding import weights_from_record
+from nas_osr.search_spaces.budgets import decode_within
 from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
@@ -166,7 +167,7 @@ def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:
     weights = weights_from_record(record, plan.space)
     if weights is None:
         raise RuntimeError("no epoch after warm-up has been judged")
-    return decode(plan.space, weights)
+    return decode_within(plan.space, weights, plan.budget)
 
 
 def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from nas_osr.errors import UserError
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
+from nas_osr.search_spaces.budgets import best_within, random_weights
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.trials.trial import Proposal, Tried
 
 REDRAWS = 50  # draws before an architecture is proposed that has been tried
+REJECTIONS = 500  # uniform draws for one within a budget
 
 
 class Asking:
@@ -56,6 +60,8 @@ class Asking:
         if proposal.follows is not None:  # what was not trained goes on from what was
             same = self.tried[proposal.follows].record.get("same_as")
             proposal = proposal if same is None else replace(proposal, follows=same)
+        if not self.plan.budget.fits(proposal.architecture):
+            raise UserError("the strategy has proposed a network above the budget: draw it with `draw_new`")
         self.asked.append(proposal)
         return proposal
 
@@ -79,19 +85,38 @@ class Asking:
 
 
 def draw_new(plan: SearchPlan, trial: int, tried: Sequence[Tried], draw: Callable[[int], Architecture]) -> Architecture:
-    """What `draw` makes of a seed: of several the first that computes what no trial has, or else the first.
+    """What `draw` makes of a seed, within the plan's budget: of several the first that computes what no trial has, or
+    else the first; where none of them fits, one drawn from the space.
 
     Args:
         trial: of which the seeds are.
     """
-    known = {done.fingerprint for done in tried}
-    first = draw(derive_seed(plan.seed, "trial", trial))
-    if fingerprint(first) not in known:
-        return first
-    again = (draw(derive_seed(plan.seed, "trial", trial, "again", number)) for number in range(REDRAWS))
-    return next((drawn for drawn in again if fingerprint(drawn) not in known), first)
+    known, within = {done.fingerprint for done in tried}, []
+    seeds = [derive_seed(plan.seed, "trial", trial)]
+    seeds += [derive_seed(plan.seed, "trial", trial, "again", number) for number in range(REDRAWS)]
+    for drawn in map(draw, seeds):
+        if plan.budget.fits(drawn):
+            if fingerprint(drawn) not in known:
+                return drawn
+            within.append(drawn)
+    return within[0] if within else sample_within(plan, seeds[0])
+
+
+def sample_within(plan: SearchPlan, seed: int) -> Architecture:
+    """A random architecture within the budget: of uniform draws the first that fits.
+
+    Where next to none does, the most probable one that fits under random weights of all choices.
+    """
+    for number in range(REJECTIONS):
+        drawn = sample_architecture(plan.space, derive_seed(seed, "within", number))
+        if plan.budget.fits(drawn):
+            return drawn
+    found = best_within(plan.space, random_weights(plan.space, seed), plan.budget)
+    assert found is not None  # `Budget.check` has seen that something fits
+    return found
 
 
 def draw_uniformly(plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
     """A random architecture, one that has not been tried where there is such."""
-    return draw_new(plan, trial, tried, lambda seed: sample_architecture(plan.space, seed))
+    draw = partial(sample_within, plan) if plan.budget else partial(sample_architecture, plan.space)
+    return draw_new(plan, trial, tried, draw)

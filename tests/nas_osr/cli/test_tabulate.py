@@ -51,11 +51,15 @@ def test_a_table_is_made_filled_up_and_asked(
         assert all(same["pas"]["mls"][score][:1] == row["pas"]["mls"][score] for score in ("f1", "auroc"))
     assert (0 <= table.true("mls", "auroc")).all() and (table.pas("msp", "accuracy") <= 1).all()
     assert table.true("mls", "auroc").std() > 0
+    scores = [[row[name] for name in ("synflow", "naswot", "zico")] for row in table.rows]
+    assert all(isinstance(score, float) for row in scores for score in row)
+    assert len({tuple(row) for row in scores}) == len(table.rows)
 
     capsys.readouterr()
     assert main(["table", str(out), "--seeds=5", "--costs=1,2", "--strategy=random,evolution", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["architectures"] == len(table.rows) and {*found["strategies"]} == {"random", "evolution"}
+    assert {"synflow", "zico", "parameters"} <= found["correlations"].keys()
     assert found["strategies"]["random"]["2"]["regret"][0] <= found["strategies"]["random"]["1"]["regret"][0] + 0.2
 
 
