@@ -169,6 +169,7 @@ class SchedulePlan:
                 rotation=recipe.rotation,
             ),
             seed=seed,
+            averaging=recipe.averaging,
         )
 
 
