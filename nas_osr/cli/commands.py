@@ -120,6 +120,13 @@ COMMANDS: dict[str, Command] = {
         ("kind", "runs"),
         config="nas_osr.cli.plot:PlotRequest",
     ),
+    "report": Command(
+        "nas_osr.cli.report:report",
+        "write one HTML page about runs: what was asked, the answer, figures, metrics, mistakes",
+        ("report runs/retrain --out report.html", "report runs/search runs/cac runs/plain --name search,CAC,plain"),
+        ("runs",),
+        config="nas_osr.cli.report:ReportRequest",
+    ),
     "sweep": Command(
         "nas_osr.cli.sweep:sweep",
         "run many runs from one file, resumable; the papers' experiments ship",
