@@ -73,7 +73,7 @@ def test_the_wheel_has_one_package_with_all_its_files(wheel: Path) -> None:
         path.relative_to(ROOT)
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".json", ".yaml", ".txt", ".typed", ".md")
+        if path.suffix in (".py", ".json", ".yaml", ".txt", ".typed", ".md", ".html", ".css", ".js")
     }
     assert files == {str(path if path.parts[0] == "nas_osr" else "nas_osr" / path) for path in own}
 

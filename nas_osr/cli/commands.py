@@ -33,6 +33,16 @@ class Command:
         return load(self.config or self.function)
 
 
+OTHERS = "data and machine"
+#: What commands are for, with the first words of their names, as `nas-osr --help` has them together.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "make a model": ("fit", "search", "retrain", "evaluate"),
+    "use it": ("predict", "calibrate", "export", "score"),
+    "see what was found": ("report", "plot", "compare", "analyse"),
+    "many runs": ("sweep", "subclusters"),
+    OTHERS: (),
+}
+
 COMMANDS: dict[str, Command] = {
     "fit": Command(
         "nas_osr.cli.fit:fit",

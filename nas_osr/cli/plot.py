@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_osr.configuration import Checked, DataPath, UserPath, suggest
-from nas_osr.errors import UserError
+from nas_osr.configuration import Checked, DataPath, UserPath
+from nas_osr.errors import UserError, suggest
 from nas_osr.option_docs import Choices, Range
 from nas_osr.plugins import load
 from nas_osr.reports import FIGURES

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nas_osr.configuration import suggest
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.reports.shown_runs import Runs, ShownRun, retrainings
 from nas_osr.reports.style import FAINT, INK, Look, looks, one_axes, styled
