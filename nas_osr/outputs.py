@@ -14,11 +14,13 @@ class Features(NamedTuple):
     """Feature maps of an encoder, keyed by scale (0 is 1/4 resolution, 1 is 1/8, 2 is 1/16; -1 is the stem's 1/2).
 
     `branches` holds the enabled outputs, scale 2 always among them; `intermediate` the last map that the way to them
-    passed through at each scale. Every map is [B, C_scale, H_scale, W_scale].
+    passed through at each scale. Every map is [B, C_scale, H_scale, W_scale]. `pooled`, [B, D], is what an encoder has
+    pooled itself; None of one whose heads take the mean over each channel.
     """
 
     branches: dict[int, Tensor]
     intermediate: dict[int, Tensor]
+    pooled: Tensor | None = None
 
 
 class FeatureShapes(NamedTuple):

@@ -22,7 +22,7 @@ from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.dataset import OpenSetData, load_data
-from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
+from nas_osr.data.outliers import fingerprint_learned, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.files.paths import user_path
@@ -76,7 +76,7 @@ class DataPlan:
     def load(self) -> LearningData:
         """Read what is learned from. Raises UserError: data missing, corrupt or of another shape."""
         known, outliers = self.load_known(), self.load_outliers()
-        return LearningData(known, outliers, fingerprint(known, outliers if len(outliers) else None))
+        return LearningData(known, outliers, fingerprint_learned(known, outliers if len(outliers) else None))
 
 
 @dataclass(frozen=True)

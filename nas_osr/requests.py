@@ -19,8 +19,10 @@ from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices, Range
 from nas_osr.scoring import RULES
-from nas_osr.search_spaces.operations import OPERATIONS
+from nas_osr.search_spaces.operations import ACTIVATIONS, OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
+from nas_osr.search_spaces.space import POOLINGS
+from nas_osr.search_spaces.spaces import SPACES
 from nas_osr.search_spaces.stems import STEMS
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
@@ -184,6 +186,8 @@ class ScheduleOptions(PresetOptions):
 class SpaceOptions(Checked):
     """What an architecture is searched in; the preset's where not given."""
 
+    space: Annotated[str | None, Choices(SPACES, plugins=True)] = None
+    "what is chosen from: paper's operations and paths, or wide, with more operations and choices of the whole network."
     layers: int | None = None
     "cell layers L."
     channels: int | None = None
@@ -194,6 +198,18 @@ class SpaceOptions(Checked):
     "scales that leave the encoder; 2 always."
     stem: Annotated[str | None, Choices(STEMS, plugins=True)] = None
     "how images come to 1/4 resolution: strided is the paper's, pooled has 3x3 convolutions, then pooling."
+    stems: Annotated[list[str] | None, Choices(STEMS, plugins=True)] = None
+    "stems to choose from; none: `stem` it is."
+    activations: Annotated[list[str] | None, Choices(ACTIVATIONS)] = None
+    "activations to choose from; none: leaky_relu it is."
+    poolings: Annotated[list[str] | None, Choices(POOLINGS)] = None
+    "poolings under the head to choose from; none: average it is."
+    outputs: Annotated[list[int] | None, Range(1, 2)] = None
+    "scales of which one is the output, 1 or 2; none: 2 it is."
+    widths: Annotated[list[float] | None, Range(0, 1, above=True)] = None
+    "factors on the channels, of which each scale chooses one; none: 1 it is."
+    two_inputs: bool | None = None
+    "whether a cell may take the sum of both its in-edges."
 
 
 @dataclass

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 from typing import Protocol as TypingProtocol
 
 import torch
 from torch import Tensor, nn
 
-from nas_osr.cost.steps import count_flops
 from nas_osr.errors import UserError
 from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.networks import check_network, network_class
@@ -43,12 +41,10 @@ def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str 
         architecture = load_architecture(value, space)
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {value!r}")
-    for branch in architecture.branches.values():
-        for operation in branch.operations:
-            operation_class(operation)
-    found = architecture.space
-    stem_class(stem or found.stem, import_plugins=stem is not None)
-    return replace(architecture, space=replace(found, channels=channels or found.channels, stem=stem or found.stem))
+    for operation in architecture.chosen_cells().values():
+        operation_class(operation)
+    stem_class(stem or architecture.stem, import_plugins=stem is not None)
+    return architecture.with_network(channels, stem)
 
 
 class Inputs(TypingProtocol):
@@ -95,21 +91,6 @@ def build_learner(
     fill(encoder)
     heads = objective.make(encoder, inputs.image_shape, inputs.num_known, outliers)
     return Learner(encoder, heads).to(memory_format=torch.channels_last)
-
-
-def count_macs(learner: Any, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of inference on one image (C, H, W), heads and whatever they decode included.
-
-    Those of convolutions and matrix products, as torch counts them. One empty image runs through the network in eval
-    mode without gradients, which leaves no trace in it.
-    """
-    training = learner.training
-    device = next(learner.parameters()).device
-    learner.eval()
-    with torch.no_grad():
-        flops = count_flops(lambda: learner.infer(torch.zeros(1, *image_shape, device=device)))
-    learner.train(training)
-    return flops // 2
 
 
 def save_architecture(network: Architecture | str, run: RunFolder) -> None:

@@ -235,7 +235,7 @@ def describe_network(config: Mapping[str, Any]) -> str:
     name = f"{found.get('strategy', 'architecture')}{'' if seed is None else f' seed {seed}'}"
     if architecture["branches"] == published().to_dict()["branches"]:
         name = "published"
-    stem = architecture.get("space", {}).get("stem", paper.STEM)
+    stem = architecture.get("choices", {}).get("stem", architecture.get("space", {}).get("stem", paper.STEM))
     return name if stem == paper.STEM else f"{name}, {stem} stem"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_osr.cost.estimate import count_macs
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.data.protocols import find_unknown
 from nas_osr.data.sources import SOURCES, open_source
@@ -21,7 +22,6 @@ from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.files.paths import user_path
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
-from nas_osr.retrain.build import count_macs
 from nas_osr.retrain.embeddings import write_embeddings
 from nas_osr.retrain.model import Model
 from nas_osr.retrain.model_reading import open_model

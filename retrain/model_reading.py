@@ -152,8 +152,8 @@ def is_shipped(network: Architecture | str, plan: ObjectivePlan) -> bool:
     """Whether network and objective are made of this package's own classes."""
     if isinstance(network, str):
         return (network in NETWORKS or network.startswith(TIMM)) and plan.name in OBJECTIVES
-    operations = {name for branch in network.branches.values() for name in branch.operations}
-    return plan.name in OBJECTIVES and network.space.stem in STEMS and operations <= set(OPERATIONS)
+    operations = set(network.chosen_cells().values())
+    return plan.name in OBJECTIVES and network.stem in STEMS and operations <= set(OPERATIONS)
 
 
 def check_sizes(

@@ -18,10 +18,9 @@ from nas_osr.requests import ObjectiveOptions, name_former_classes
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.networks import check_network
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
-from nas_osr.runs.resumption import begun_precision
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.training.fabric import choose_device, has_bf16, make_fabric
+from nas_osr.training.fabric import make_fabric
 from nas_osr.training.learner import Learner
 
 
@@ -105,7 +104,8 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *
         protocol = with_unknown(protocol, unknown, config.data_folder)
         others = find_unknown(unknown, config.data_folder)
         others.skip_broken = skip_broken
-    fabric = make_fabric(options.device, precision_to_reopen(run, options), options.threads)
+    precision = "32-true" if options.precision == "auto" else options.precision  # like the model that is used
+    fabric = make_fabric(options.device, precision, options.threads)
     wrapped: Any = fabric.setup_module(load_learner(kept))
     wrapped.mark_forward_method("infer")
     wrapped.mark_forward_method("reconstruct")
@@ -124,14 +124,6 @@ def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *
             "give the right folder with --data_dir"
         )
     return Reopened(run, config, kept.network, protocol, kept.objective, wrapped, data, fabric)
-
-
-def precision_to_reopen(run: RunFolder, options: ReopenOptions) -> str:
-    """The one that is asked for; auto is the run's own, but 32-true on a device that has no bf16. Raises UserError."""
-    if options.precision != "auto":
-        return options.precision
-    begun = begun_precision(run.path) or "32-true"
-    return begun if has_bf16(choose_device(options.device)) else "32-true"
 
 
 def images_changed(run: RunFolder, data: OpenSetData) -> bool:

@@ -35,7 +35,7 @@ from nas_osr.retrain.taking_over import take_over
 from nas_osr.retrain.train import TrainingPlan
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.encoder import check_image_shape
-from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.presets import get_preset, space_of
 from nas_osr.search_spaces.stems import STEMS
 from nas_osr.training.recipes import make_recipe
 
@@ -107,7 +107,9 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     epochs = given(request.epochs, preset.retrain_epochs)
     batch_size = request.batch_or(preset.retrain_batch_size)
     channels = given(request.channels, preset.retrain_channels)
-    network = request.network or resolve_architecture(request.architecture, preset.space, channels, request.stem)
+    network = request.network or resolve_architecture(
+        request.architecture, space_of(request.space, preset_name), channels, request.stem
+    )
     filled = replace(
         request,
         protocol=protocol,
@@ -121,6 +123,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         architecture=network.to_dict() if isinstance(network, Architecture) else None,
         channels=0,
         stem=None,
+        space=None,
         recipe=recipe_name,
         recipe_config=asdict(recipe),
         epochs=epochs,
@@ -172,6 +175,8 @@ def check_network_options(request: RetrainRequest) -> None:
     """UserError unless a network is named in one way only, and what is asked of an architecture is asked of one."""
     if request.stem is not None:
         check_name("stem", request.stem, STEMS, "stem: ")
+    if request.space is not None and not str(request.architecture).startswith("random:"):
+        raise UserError("space is what a random architecture is drawn from: give it with random:SEED alone")
     if request.network is None:
         if request.weights is not None:
             raise UserError("weights are those of a --network: an architecture is trained from scratch")

@@ -14,6 +14,7 @@ from nas_osr.option_docs import NOT_NEGATIVE, Choices, Range
 from nas_osr.requests import DataOptions, DeviceOptions, RunRequest, ScheduleOptions
 from nas_osr.retrain.networks import NETWORKS
 from nas_osr.search_spaces.presets import PRESETS
+from nas_osr.search_spaces.spaces import SPACES
 from nas_osr.search_spaces.stems import STEMS
 from nas_osr.training.recipes import RECIPES
 
@@ -56,6 +57,8 @@ class NetworkOptions(RecipeOptions, ScheduleOptions, DataOptions):
     "channels C at 1/4 resolution; 0 is the architecture's own width. The preset's when not given."
     stem: Annotated[str | None, Choices(STEMS, plugins=True)] = None
     "another stem than the architecture's."
+    space: Annotated[str | None, Choices(SPACES, plugins=True)] = None
+    "what random:SEED is drawn from; paper when not given."
 
 
 @dataclass

@@ -194,14 +194,14 @@ def evaluate_part(
 
     `started` is when its training began, by `time.perf_counter`.
     """
-    rule = part.training.objective.make_rule()
-    fit_rules([rule], trained, data, device)
-    [judged] = evaluate_test([rule], trained, data, device)
+    rule, learner = part.training.objective.make_rule(), trained.module  # in float32, as the model will be used
+    fit_rules([rule], learner, data, device)
+    [judged] = evaluate_test([rule], learner, data, device)
     network, objective = part.training.network, part.training.objective
-    result = write_evaluation(run, rule, judged, trained.module, network, data, plan.bootstrap)
+    result = write_evaluation(run, rule, judged, learner, network, data, plan.bootstrap)
     inputs = inputs_of(data.protocol)
     about = about_model(result, data)
-    write_model(run.path / MODEL_FOLDER, Model(network, objective, inputs, trained.module, rule, None, about))
+    write_model(run.path / MODEL_FOLDER, Model(network, objective, inputs, learner, rule, None, about))
     run.append_timing({"evaluated": True, "seconds_in_all": time.perf_counter() - started})
     run.finish()
     return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,29 +34,35 @@ def check_space(space: Space, image_shape: Shape) -> None:
         UserError: the image's sides do not fit, a class is missing, or one that is not ours cannot be built or gives
             another shape than it should.
     """
-    _check(space, space.operations, image_shape, import_plugins=True)
+    stems = space.stems or (space.stem,)
+    _check(space, stems, space.operations, image_shape, import_plugins=True)
 
 
 def check_architecture(architecture: Architecture, image_shape: Shape) -> None:
     """As `check_space`, for the stem and the chosen operations; imports nothing, since files name them, too."""
-    chosen = [operation for branch in architecture.branches.values() for operation in branch.operations]
-    _check(architecture.space, dict.fromkeys(chosen), image_shape, import_plugins=False)
+    chosen = dict.fromkeys(architecture.chosen_cells().values())
+    _check(architecture.space, (architecture.stem,), chosen, image_shape, import_plugins=False)
 
 
-def _check(space: Space, operations: Iterable[str], image_shape: Shape, *, import_plugins: bool) -> None:
+def _check(
+    space: Space, stems: Sequence[str], operations: Iterable[str], image_shape: Shape, *, import_plugins: bool
+) -> None:
     check_image_shape(image_shape)
     image_channels, height, width = image_shape
     with torch.random.fork_rng(devices=[]):
-        stem = stem_class(space.stem, import_plugins=import_plugins)
-        if space.stem not in STEMS:
-            wanted: list[Wanted] = [(None, height // 2, width // 2), (space.channels, height // 4, width // 4)]
-            what = f"stem {space.stem!r}"
-            _try(what, STEM_CONTRACT, stem, (image_channels, space.channels), image_shape, wanted)
+        for name in stems:
+            stem = stem_class(name, import_plugins=import_plugins)
+            if name not in STEMS:
+                # mixed ones have as many channels at half resolution as ours
+                halved = space.channels // 2 if len(stems) > 1 else None
+                wanted: list[Wanted] = [(halved, height // 2, width // 2), (space.channels, height // 4, width // 4)]
+                arguments: tuple[int, ...] = (image_channels, space.channels)
+                _try(f"stem {name!r}", STEM_CONTRACT, stem, arguments, image_shape, wanted)
         for name in operations:
             operation = operation_class(name, import_plugins=import_plugins)
-            for scale in range(max(space.branches) + 1) if name not in OPERATIONS else ():
+            for scale in range(max(space.ends) + 1) if name not in OPERATIONS else ():
                 channels, rows, columns = space.channels << scale, height // 4 >> scale, width // 4 >> scale
-                for stride in (1, 2) if scale < max(space.branches) else (1,):
+                for stride in (1, 2) if scale < max(space.ends) else (1,):
                     arguments = (channels, channels * stride, stride)
                     wanted = [(channels * stride, rows // stride, columns // stride)]
                     what = f"operation {name!r}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from nas_osr.errors import UserError, suggest
 from nas_osr.search_spaces.space import Space
+from nas_osr.search_spaces.spaces import space_class
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Preset:
     """A space with the schedules that suit it; the defaults are the paper's.
 
     Attributes:
-        space: the space that is searched.
+        space: the space `paper` at this size.
+        space_sizes: by another space's name, what is not of this size there.
         epochs, batch_size: of a search; a strategy may have other epochs, and has options of its own.
         retrain_channels: width C of a retrained network, 0 for the width that was searched.
         retrain_epochs, retrain_batch_size, recipe: of a retraining; an epoch is a pass over all training images.
@@ -25,6 +27,7 @@ class Preset:
     """
 
     space: Space
+    space_sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     epochs: int = 60
     batch_size: int = 64
     retrain_channels: int = 0
@@ -40,6 +43,7 @@ PRESETS: dict[str, Preset] = {
     # two CPU cores and an hour for a search and a retraining on CIFAR-10
     "small": Preset(
         space=Space(channels=32),
+        space_sizes={"wide": {"channels": 16}},
         epochs=20,
         batch_size=128,
         retrain_channels=64,
@@ -55,6 +59,7 @@ PRESETS: dict[str, Preset] = {
     # seconds to a minute: tests and first steps
     "tiny": Preset(
         space=Space(layers=4, channels=16),
+        space_sizes={"wide": {"channels": 8}},
         epochs=30,
         batch_size=32,
         retrain_epochs=30,
@@ -63,6 +68,21 @@ PRESETS: dict[str, Preset] = {
         objective_settings={"confidence": {"gan_width": 16}},
     ),
 }
+
+
+def space_of(name: str | None, preset: str) -> Space:
+    """The space of this name or dotted path (None is `paper`), at the preset's size, as a plain value.
+
+    A space of a user's own has the preset's layers and channels where its class does not say others. Raises UserError.
+    """
+    usual = get_preset(preset)
+    if name in (None, "paper"):
+        return usual.space
+    found = space_class(name)
+    defaults = {item.name: item.default for item in fields(Space)}
+    own = asdict(found())
+    sizes = {key: asdict(usual.space)[key] for key in ("layers", "channels") if own[key] == defaults[key]}
+    return Space(**{**own, **sizes, **usual.space_sizes.get(name, {})})
 
 
 def get_preset(name: str) -> Preset:

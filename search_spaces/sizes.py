@@ -1,34 +1,45 @@
-"""How large a network out of a space is: a line for people. No weights are made for that."""
+"""How large a space is, its supernet, and a network out of it: lines for people. No weights are made for that."""
 
 from __future__ import annotations
 
 import logging
 
 import torch
+from torch import nn
 
-from nas_osr.cost.steps import count_flops
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.canonical import count_descriptions, count_distinct
 from nas_osr.search_spaces.network import DiscreteNetwork
+from nas_osr.search_spaces.space import Space
+from nas_osr.search_spaces.supernet import build_supernet
+from nas_osr.search_spaces.zero_cost.counts import count_macs_of_encoder, count_parameters
 
 logger = logging.getLogger(__name__)
 
 
-def describe_architecture(architecture: Architecture, image_shape: Shape) -> str:
-    """E.g. "network: 0.64M parameters, 2.50M multiply-accumulates an image of 3x32x32", without heads.
+def describe_space(space: Space) -> str:
+    """E.g. "7,290 architectures, 2,439 different networks"."""
+    listed, distinct = count_descriptions(space), count_distinct(space)
+    if listed is None:
+        return "more architectures than are counted"
+    different = "" if distinct is None else f", {distinct:,} different networks"
+    return f"{listed:,} architectures{different}{'; second inputs not counted' if space.two_inputs else ''}"
 
-    UserError: a user's own class is not loaded.
-    """
-    channels = image_shape[0]
-    with torch.device("meta"):
-        network = DiscreteNetwork(architecture, channels, (0.0,) * channels, (1.0,) * channels).eval()
-    images = torch.empty(1, *image_shape, device="meta")
-    with torch.no_grad():
-        macs = count_flops(lambda: network(images)) // 2
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    size = "x".join(map(str, image_shape))
-    return f"network: {_short(parameters)} parameters, {_short(macs)} multiply-accumulates an image of {size}"
+
+def describe_supernet(space: Space, image_shape: Shape) -> str:
+    """E.g. "supernet: 285.00M parameters, 3.01G multiply-accumulates an image of 3x32x32", of the encoder alone."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        supernet = build_supernet(space, image_shape[0], *_statistics(image_shape))
+    return f"supernet: {_describe(supernet, image_shape)}"
+
+
+def describe_architecture(architecture: Architecture, image_shape: Shape) -> str:
+    """The same of a network, without heads. Raises UserError where a user's own class is not loaded."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = DiscreteNetwork(architecture, image_shape[0], *_statistics(image_shape))
+    return f"network: {_describe(network, image_shape)}"
 
 
 def sizes_of(architecture: Architecture) -> str:
@@ -44,6 +55,16 @@ def sizes_of(architecture: Architecture) -> str:
     except UserError as error:
         logger.warning("the picture tells no parameters: %s", error)
         return ""
+
+
+def _statistics(image_shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return (0.0,) * image_shape[0], (1.0,) * image_shape[0]
+
+
+def _describe(encoder: nn.Module, image_shape: Shape) -> str:
+    macs = count_macs_of_encoder(encoder, torch.empty(1, *image_shape, device="meta"))
+    size = "x".join(map(str, image_shape))
+    return f"{_short(count_parameters(encoder))} parameters, {_short(macs)} multiply-accumulates an image of {size}"
 
 
 def _short(number: int) -> str:

@@ -21,34 +21,64 @@ with warnings.catch_warnings():
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.blocks import run_block
 from nas_osr.search_spaces.encoder import Normalise
+from nas_osr.search_spaces.ends import BOTTOM, SHARES, make_neck, pool_branches, to_bottom
 from nas_osr.search_spaces.layout import keep_layout
+from nas_osr.search_spaces.mixtures import MixedStem, Mixture, Tempered
 from nas_osr.search_spaces.operations import operation_class
+from nas_osr.search_spaces.operations.parts import mix, mix_activations, mix_widths
 from nas_osr.search_spaces.paper import INITIAL_LOGIT
-from nas_osr.search_spaces.space import Cell, Space, cells
+from nas_osr.search_spaces.space import Cell, Space, count_paths, mixing_cells, predecessors
 from nas_osr.search_spaces.stems import stem_class
 
 
 class HierarchicalSpace(ModelSpace):
-    """All cells in all forms, with nni's choices `alpha_L_S` (operation) and `beta_L_S` (0 finer, 1 same scale)."""
+    """All cells in all forms, with nni's choices `alpha_L_S` (operation) and `beta_L_S` (0 finer, 1 same scale).
+
+    Choices of the network as a whole are `Mixture`s of our own, since nni has none for what lies inside of operations.
+    """
 
     checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
     def __init__(self, space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]):
         super().__init__()
-        self.space = space
-        self.cells = cells(space.layers, space.branches)
+        self.space, self.cells = space, space.cells
         self.normalise = Normalise(mean, std)
-        self.stem = stem_class(space.stem)(image_channels, space.channels)
+        self.mixtures = {name: Mixture(len(candidates)) for name, candidates in space.choices.items()}
+        if space.two_inputs:
+            mixing = mixing_cells(space.layers, space.ends)
+            self.mixtures |= {f"join_{layer}_{scale}": Mixture(2) for layer, scale in mixing}
+        self.choices = nn.ModuleDict(self.mixtures)
+        self.stem = self._stem(image_channels)
         self.keep, self.halve, self.inputs = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         for layer, scale in self.cells:
             key = f"{layer}_{scale}"
-            ends = layer == space.layers - 1 and scale in space.branches
+            ends = layer == space.layers - 1 and scale in space.ends
             if (layer + 1, scale) in self.cells or ends:  # else nothing takes the keeping form
                 self.keep[key] = self._choice(layer, scale, 1)
             if (layer + 1, scale + 1) in self.cells:
                 self.halve[key] = self._choice(layer, scale, 2)
             if (layer - 1, scale) in self.cells and (layer - 1, scale - 1) in self.cells:
                 self.inputs[key] = InputChoice(2, 1, label=f"beta_{key}")
+        bottom = space.channels << BOTTOM
+        self.necks = nn.ModuleDict(
+            {str(scale): make_neck(space.channels << scale, bottom) for scale in space.outputs if scale < BOTTOM}
+        )
+        if space.activations:
+            mix_activations(self, space.activations, self.mixtures["activation"])
+        self.shares: Tensor
+        shares = [SHARES[name] for name in space.poolings or ("average",)]
+        self.register_buffer("shares", torch.tensor(shares), persistent=False)
+
+    def _stem(self, image_channels: int) -> nn.Module:
+        space = self.space
+        stems = [stem_class(name)(image_channels, space.channels) for name in space.stems or (space.stem,)]
+        for stem in stems:
+            self._mask(stem, 0)
+        return MixedStem(stems, self.mixtures["stem"]) if space.stems else stems[0]
+
+    def _mask(self, block: nn.Module, scale: int) -> None:
+        if self.space.widths:
+            mix_widths(block, self.space.widths, self.mixtures[f"width_{scale}"])
 
     def _choice(self, layer: int, scale: int, stride: int) -> LayerChoice:
         channels = self.space.channels * 2**scale
@@ -56,6 +86,8 @@ class HierarchicalSpace(ModelSpace):
             name.replace(".", ":"): operation_class(name)(channels, channels * stride, stride)
             for name in self.space.operations
         }
+        for form in forms.values():
+            self._mask(form, scale + stride - 1)
         return LayerChoice(forms, label=f"alpha_{layer}_{scale}")
 
     def forward(self, images: Tensor) -> Features:
@@ -75,26 +107,34 @@ class HierarchicalSpace(ModelSpace):
                     arriving.setdefault(scale + 1, []).append(run_block(self.halve[key], x, self.checkpointing))
             for scale, maps in arriving.items():
                 key = f"{layer + 1}_{scale}"
-                map_ = self.inputs[key](maps) if len(maps) == 2 else maps[0]
+                map_ = self._join(key, maps) if len(maps) == 2 else maps[0]
                 last[scale] = map_
                 if layer == self.space.layers - 1:
                     branches[scale] = keep_layout(map_)
                 else:
                     inputs[layer + 1, scale] = map_
-        return Features(branches, last)
+        return self._finish(branches, last)
 
+    def _join(self, key: str, maps: list[Tensor]) -> Tensor:
+        """One input of a cell, mixed by beta, or both, mixed again where that is a choice."""
+        one: Tensor = self.inputs[key](maps)
+        return mix(self.mixtures[f"join_{key}"](), [one, maps[0] + maps[1]]) if self.space.two_inputs else one
 
-class Tempered(nn.Module):
-    """The softmax of logits over a temperature, which all choices share; the lower it is, the nearer to the largest."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.temperature: Tensor  # a tensor, so that captured steps see its changes
-        self.register_buffer("temperature", torch.ones(()), persistent=False)
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """[n] -> [n], the probabilities."""
-        return torch.softmax(logits / self.temperature, dim=-1)
+    def _finish(self, branches: dict[int, Tensor], last: dict[int, Tensor]) -> Features:
+        """Mix the outputs, and what is pooled of each, where there is a choice."""
+        if not self.space.outputs and not self.space.poolings:
+            return Features(branches, last)
+        shares = self.shares[0]
+        if self.space.poolings:
+            shares = (self.mixtures["pooling"]()[:, None] * self.shares).sum(dim=0)
+        if not self.space.outputs:
+            return Features(branches, last, pool_branches(branches, shares))
+        p = self.mixtures["output"]()
+        necks = {scale: self.necks[str(scale)] if scale < BOTTOM else nn.Identity() for scale in self.space.outputs}
+        maps = {scale: keep_layout(neck(branches[scale])) for scale, neck in necks.items()}
+        pooled = mix(p, [pool_branches({scale: map_}, shares) for scale, map_ in maps.items()])
+        bottom = mix(p, [to_bottom(map_, scale) for scale, map_ in maps.items()])
+        return Features({BOTTOM: bottom}, last, pooled)
 
 
 class Supernet(nn.Module):
@@ -102,8 +142,9 @@ class Supernet(nn.Module):
 
     Attributes:
         network: the space after nni's mutation.
-        architecture_parameters: label -> logits, in a fixed order; shared by the two forms of a cell.
-        probabilities: turns logits into alphas and betas.
+        architecture_parameters: label -> logits, in a fixed order; alphas are shared by the two forms of a cell, and
+            gammas are of choices of the network as a whole, joins of whether a cell has one input or both.
+        probabilities: turns logits into alphas and gammas; `softmaxes`, by label, into betas.
     """
 
     def __init__(self, mixed: HierarchicalSpace) -> None:
@@ -116,10 +157,19 @@ class Supernet(nn.Module):
         self.architecture_parameters: dict[str, nn.Parameter] = {label: named[label] for label in sorted(named)}
         for logits in self.architecture_parameters.values():
             nn.init.constant_(logits, INITIAL_LOGIT)
+        self.mixtures = {
+            name if name.startswith("join_") else f"gamma_{name}": mixture for name, mixture in mixed.mixtures.items()
+        }
+        self.architecture_parameters |= {label: mixture.logits for label, mixture in self.mixtures.items()}
         self.probabilities = Tempered()
+        for mixture in self.mixtures.values():
+            mixture.probabilities = self.probabilities
+        self.softmaxes: dict[str, nn.Module] = {}
         for module in self.network.modules():
-            if isinstance(module, DifferentiableMixedLayer | DifferentiableMixedInput):
+            if isinstance(module, DifferentiableMixedLayer):
                 module._softmax = self.probabilities
+            elif isinstance(module, DifferentiableMixedInput):
+                module._softmax = self.softmaxes[module.label] = self.probabilities.of(_prior(module.label))
 
     def forward(self, images: Tensor) -> Features:
         """[B, C, H, W] in [0, 1] -> feature maps."""
@@ -145,17 +195,38 @@ class Supernet(nn.Module):
                 result[layer, scale] = (1.0, 0.0) if (layer - 1, scale) not in self.cells and layer else (0.0, 1.0)
         return result
 
+    def joins(self) -> dict[Cell, tuple[float, float]]:
+        """Probability of one and of both inputs, for every cell that could have two; none where the space has not."""
+        found = {}
+        for layer, scale in mixing_cells(self.space.layers, self.space.ends) if self.space.two_inputs else ():
+            one, both = self._probabilities("join", (layer, scale))
+            found[layer, scale] = (one, both)
+        return found
+
+    def gammas(self) -> dict[str, tuple[float, ...]]:
+        """Probability of each candidate, for every choice of the network as a whole."""
+        return {name: self._as_probabilities(f"gamma_{name}") for name in self.space.choices}
+
     def set_temperature(self, temperature: float) -> None:
         """Above 0; 1 is the plain softmax."""
         self.probabilities.temperature.fill_(temperature)
 
     def _probabilities(self, kind: str, cell: Cell) -> tuple[float, ...]:
-        logits = self.architecture_parameters[f"{kind}_{cell[0]}_{cell[1]}"].detach().double()
-        return tuple(self.probabilities(logits).tolist())
+        return self._as_probabilities(f"{kind}_{cell[0]}_{cell[1]}")
+
+    def _as_probabilities(self, label: str) -> tuple[float, ...]:
+        logits = self.architecture_parameters[label].detach().double()
+        return tuple(self.softmaxes.get(label, self.probabilities)(logits).tolist())
+
+
+def _prior(label: str) -> list[float]:
+    """How many paths lead to a cell through each of its in-edges: by them all paths start equal."""
+    _, layer, scale = label.split("_")
+    return [float(count_paths(source)) for source in predecessors((int(layer), int(scale)))]
 
 
 def build_supernet(space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Supernet:
-    """A supernet with fresh weights (from torch's global generator) and equal alphas and betas.
+    """A supernet with fresh weights (from torch's global generator), in which all architectures are as likely.
 
     A user's own classes must have been imported (see `nas_osr.search_spaces.checks.check_space`).
     """

@@ -15,6 +15,9 @@ STRATEGIES: dict[str, str] = {
     "pas": "nas_osr.strategies.bilevel.pas:PAS",
     "darts": "nas_osr.strategies.bilevel.pas:DARTS",
     "random": "nas_osr.strategies.trials.random:Random",
+    "evolution": "nas_osr.strategies.trials.evolution:Evolution",
+    "halving": "nas_osr.strategies.trials.halving:Halving",
+    "nsga": "nas_osr.strategies.trials.nsga:NSGA",
 }
 
 

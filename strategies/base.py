@@ -16,6 +16,7 @@ from nas_osr.plans import DataPlan, LearningData, MachinePlan, ObjectivePlan, Ou
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
+from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.pseudo_unknown import Classes, SearchData, choose_pseudo_unknown, split_for_search
 
@@ -28,12 +29,14 @@ class SearchPlan:
     "what searches."
     space: Space
     "what is searched in."
+    budget: Budget
+    "what a network may have at most."
     data: DataPlan
     "the images."
     classes: Classes
     "which of their classes are kept, and which play the unknown."
-    objective: ObjectivePlan
-    "what is learned of the kept classes, and how it is judged."
+    whole_objective: ObjectivePlan
+    "what is learned of all known classes, and how it is judged."
     rule_sample: int
     "kept training images on which the rule is fitted, at most."
     weights: SchedulePlan
@@ -42,6 +45,10 @@ class SearchPlan:
     "where it is computed."
     output: OutputPlan
     "where it goes."
+    jobs: int
+    "how many architectures are tried at a time; 1 is in this process."
+    backend: str
+    "what runs them where there are several."
     seed: int
     "of everything random."
     found: Mapping[str, Any]
@@ -53,6 +60,11 @@ class SearchPlan:
     def protocol(self) -> Protocol:
         """The classes, and the shape of the images."""
         return self.data.protocol
+
+    @property
+    def objective(self) -> ObjectivePlan:
+        """What is learned of the kept classes."""
+        return self.whole_objective.of_classes(self.classes.kept, self.protocol.num_known)
 
     def divide(self, data: LearningData) -> SearchData:
         """The images by what they are for."""
@@ -82,7 +94,7 @@ class SearchResult:
     weights: ArchitectureWeights | None
     "what was learned of every cell of the space; None where a strategy learns no such thing."
     score: float
-    "of the architecture, the F1 that picked it; larger is better."
+    "of the architecture, by the criterion that picked it; larger is better."
     epoch: int
     "of the record in the history that has this score; strategies that try architectures count trials."
 
@@ -95,15 +107,22 @@ class Strategy:
             UserError for a value out of range.
         presets: by preset, the options that are not `Config`'s defaults there.
         epochs: by preset, passes over the images where they are not the preset's own.
+        tries: whether it tries architectures, so that several can be tried at a time.
         config: the options.
     """
 
     Config: ClassVar[type]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     epochs: ClassVar[Mapping[str, int]] = {}
+    tries: ClassVar[bool] = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def criterion(self) -> str:
+        """Which score picks the architecture, by its name in the history."""
+        return getattr(self.config, "criterion", "f1")
 
     def classes(self, protocol: Protocol, given: Sequence[int] | None, seed: int) -> Classes:
         """Which known classes are kept and which play the unknown; here: as in Pseudo Auxiliary Searching.

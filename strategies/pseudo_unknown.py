@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from nas_osr.data.protocols import Protocol
 from nas_osr.data.rehearsal import check_pseudo_unknown
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_outputs
-from nas_osr.metrics.open_set import auroc, macro_f1
+from nas_osr.metrics.open_set import auroc, closed_set_accuracy, macro_f1, oscr
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import ScoringRule
@@ -36,6 +37,24 @@ class Classes:
         """All of `count` labels are kept, but for `pseudo`. Raises UserError: see `check_pseudo_unknown`."""
         chosen = check_pseudo_unknown(pseudo, count)
         return cls(tuple(label for label in range(count) if label not in chosen), chosen)
+
+    def rotate(self, rotations: int, seed: int) -> tuple[Classes, ...]:
+        """So many choices of as many pseudo-unknown classes, all different: this one, then others in turn.
+
+        Every known class plays the unknown once before one does so twice. UserError: there are not so many.
+        """
+        size, count = len(self.pseudo), len(self.kept) + len(self.pseudo)
+        order = torch.randperm(len(self.kept), generator=make_generator(seed, "rotations")).tolist()
+        turn = [*self.pseudo, *(self.kept[place] for place in order)]
+        starts = [rotation * size for rotation in range(rotations)]
+        chosen = [tuple(turn[(start + place) % count] for place in range(size)) for start in starts]
+        most = count // gcd(size, count) if size else 0
+        if rotations > most:
+            raise UserError(
+                f"rotations must be at most {most}: {size} of {count} known classes play the unknown in each, "
+                f"got {rotations}"
+            )
+        return (self, *(Classes.without(labels, count) for labels in chosen[1:]))
 
 
 @dataclass(frozen=True)
@@ -174,7 +193,8 @@ def pseudo_open_set_scores(
 
     Returns:
         f1: macro-F1 over the kept classes and "unknown" (over the kept ones alone when nothing plays the unknown).
-        auroc: of pseudo-unknown against kept images, None without any.
+        auroc, oscr: of pseudo-unknown against kept images, None without any.
+        accuracy: share of the kept validation images whose most likely class is right.
         threshold: the rule's.
     """
     collect = partial(collect_outputs, infer, device=split.validation.labels.device)
@@ -185,8 +205,11 @@ def pseudo_open_set_scores(
     rule.set_threshold(outputs[:known], split.validation.labels.cpu())
     scores = rule.scores(outputs)
     truth, unknown = scored.labels.cpu().numpy(), objective.num_classes
+    ranking, closed = scores.ranking.numpy(), scores.labels.numpy()
     return {
         "f1": macro_f1(truth, rule.decide(scores).numpy(), unknown),
-        "auroc": auroc(scores.ranking.numpy(), truth == unknown),
+        "auroc": auroc(ranking, truth == unknown),
+        "oscr": oscr(ranking, closed, truth, unknown),
+        "accuracy": closed_set_accuracy(closed, truth, unknown),
         "threshold": rule.threshold,
     }

@@ -12,15 +12,17 @@ from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.files.paths import user_path
+from nas_osr.plain import plain
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
-from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
+from nas_osr.runs.resumption import check_same_config
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import export_architecture
-from nas_osr.search_spaces.sizes import sizes_of
+from nas_osr.search_spaces.sizes import describe_space, describe_supernet, sizes_of
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.search_plan import plan_search
@@ -39,8 +41,8 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
 
     Returns:
         What was found: out, f1, epoch (of a strategy that tries architectures: the trial), phase ("search" or
-        "trial"), branches, seconds, warnings by kind, and stopped, the reason why a stop rule ended the search, or
-        None; with `dry_run` what would run.
+        "trial"), branches (choices and joins where there are any), seconds, warnings by kind, and stopped, the reason
+        why a stop rule ended the search, or None; with `dry_run` what would run.
 
     Raises:
         UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory;
@@ -88,18 +90,23 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         opened_by_first(fabric, plan.output.create) as folder,
     ):
         folder.call(lambda run: lengthen(run, plan.recorded, plan.strategy.bound(plan)))
-        done = folder.call(lambda run: read_result(run) if plan.output.resume and run.finished else None)
+        done = folder.call(lambda run: read_finished(run, plan))
         if done is not None:
             return done
         check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)
         about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
-        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet)
+        if not plan.output.quiet:
+            sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
+            folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
+        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.jobs == 1)
         minutes = plan.output.checkpoint_minutes
         folder.call(lambda run: reporter.begin(about))
         with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
             result = plan.strategy.search(plan, data, fabric, recorder)
+        if not plan.budget.fits(result.architecture):
+            raise UserError(f"strategy {plan.recorded['strategy']} does not keep to --max_params and --max_macs")
         return folder.call(lambda run: write_result(run, result, plan))
 
 
@@ -108,18 +115,34 @@ def modernise_config(run: RunFolder) -> None:
     strategy's options in one place; younger ones are as their classes have them, whatever presets say today."""
     if not run.resumed:
         return
+    config = modern_config(run)
+    if config != run.read_config():
+        run.write_yaml("config.yaml", config)
+
+
+def modern_config(run: RunFolder) -> dict[str, Any]:
+    """The run's config.yaml in the present names."""
     config = rename_former(SearchRequest, run.read_config())
     if "image_size" not in config:
         config = name_former_classes(SearchRequest, config, str(run.path / "config.yaml"))
     strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), preset="")
     config["strategy_config"] = asdict(strategy.config)
-    if config != run.read_config():
-        run.write_yaml("config.yaml", config)
+    return {"jobs": SearchRequest.jobs, "backend": SearchRequest.backend, **config}
+
+
+def read_finished(run: RunFolder, plan: SearchPlan) -> dict[str, Any] | None:
+    """What a finished search found, where one is gone on with; UserError when it was another than is asked for."""
+    if not (plan.output.resume and run.finished):
+        return None
+    check_same_config(run.path, modern_config(run), plain(plan.recorded, "config"))
+    return read_result(run)
 
 
 def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict[str, Any]:
     """Write the architecture, its pictures and the end of the run; what `read_result` returns."""
-    found = {**plan.found, "epoch": result.epoch, "F1": result.score}
+    found = {**plan.found, "epoch": result.epoch, "F1": run.read_history()[result.epoch]["f1"]}
+    if plan.strategy.criterion != "f1":
+        found |= {"criterion": plan.strategy.criterion, "score": result.score}
     architecture = replace(result.architecture, found=found)
     architecture.save(run.path / "architecture.json")
     export_architecture(architecture, result.weights, PICTURES, run.path, sizes_of(architecture))
@@ -140,7 +163,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         "f1": found["F1"],
         "epoch": found["epoch"],
         "phase": phases[0],
-        "branches": architecture.to_dict()["branches"],
+        **architecture.describe(),
         "seconds": sum(seconds),
         "warnings": all_warnings(history),
         "stopped": stop_reason(history),

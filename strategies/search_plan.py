@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
+from nas_osr.errors import UserError, show
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
@@ -21,13 +23,19 @@ from nas_osr.plans import (
     same_fields,
 )
 from nas_osr.requests import write_down
+from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.checks import check_space
-from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.presets import get_preset, space_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.recipes import Recipe
+
+FACTORS = {"k": 10**3, "M": 10**6, "G": 10**9}
+OPEN_CHOICES = frozenset(
+    {"space", "stems", "activations", "poolings", "outputs", "widths", "two_inputs"}
+)  # as the space has them
 
 
 def plan_search(request: SearchRequest) -> SearchPlan:
@@ -43,6 +51,20 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     return assemble(request, objective, plan_data(request, protocol, protocol, objective))
 
 
+def parse_amount(value: int | str | None, name: str) -> int | None:
+    """A number such as 300k, 1.5M or 2G, at least 1. UserError naming the option when it is none."""
+    if not isinstance(value, str):
+        return value
+    number, factor = (value[:-1], FACTORS[value[-1]]) if value[-1:] in FACTORS else (value, 1)
+    try:
+        amount = float(number) * factor
+    except ValueError:
+        amount = math.nan
+    if not 1 <= amount < 1e18:
+        raise UserError(f"{name} must be a number such as 300k, 1.5M or 2000000, got {show(value)}")
+    return round(amount)
+
+
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
     """The plan of a search on these classes of which steps alone are wanted: it has no images. Raises UserError."""
 
@@ -54,9 +76,19 @@ def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
 
 
 def plan_space(request: SearchRequest) -> Space:
-    """The space that a request names: the preset's where it says nothing. Raises UserError."""
+    """The space that a request names, at the preset's size, with what it says of its fields. Raises UserError."""
     asked = {name: value for name, value in same_fields(Space, request).items() if value not in (None, [])}
-    return replace(get_preset(request.preset).space, **asked)
+    if "stem" in asked and "stems" not in asked:
+        asked["stems"] = ()
+    return replace(space_of(request.space, request.preset), **asked)
+
+
+def record_space(request: SearchRequest, space: Space) -> dict[str, Any]:
+    """What config.yaml holds of a space: of the whole network's choices those that there are."""
+    found = {name: value for name, value in asdict(space).items() if value != ()}
+    if request.space is not None:
+        return {"space": request.space, **found}
+    return {name: value for name, value in found.items() if value is not False}
 
 
 def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
@@ -83,6 +115,9 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     request = decide_precision(request, request.preset)
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
+    limits = (parse_amount(getattr(request, name), name) for name in ("max_params", "max_macs"))
+    budget = Budget(protocol.image_shape, *limits)
+    budget.check(space)
     default_augmentation(protocol, request.augmentation)
     strategy = make_strategy(request.strategy, request.strategy_config, request.preset)
     given_pseudo = None if request.pseudo_unknown is None else protocol.labels_of(request.pseudo_unknown)
@@ -97,13 +132,16 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     plan = SearchPlan(
         strategy=strategy,
         space=space,
+        budget=budget,
         data=data,
         classes=classes,
-        objective=objective.of_classes(classes.kept, protocol.num_known),
+        whole_objective=objective,
         rule_sample=request.rule_sample,
         weights=weights,
         machine=plan_machine(request),
         output=plan_output(request),
+        jobs=request.jobs,
+        backend=request.backend,
         seed=request.seed,
         found={
             "image_shape": list(protocol.image_shape),
@@ -123,8 +161,8 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "pseudo_unknown": pseudo_unknown,
         },
         recorded={
-            **request.recorded(),
-            **asdict(space),
+            **{name: value for name, value in request.recorded().items() if name not in OPEN_CHOICES},
+            **record_space(request, space),
             "strategy_config": asdict(strategy.config),
             "objective_config": asdict(objective.settings),
             "rule": objective.rule,
@@ -132,5 +170,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "pseudo_unknown": pseudo_unknown,
         },
     )
+    if plan.jobs > 1 and not strategy.tries:
+        raise UserError(f"jobs: strategy {request.strategy} trains one network: leave it at 1")
     strategy.check_plan(plan)
     return plan

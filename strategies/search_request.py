@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from nas_osr.configuration import Checked, ClassNames, UserPath
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import RunRequest, SpaceOptions
 from nas_osr.strategies import STRATEGIES
+
+Criterion = Literal["f1", "auroc", "oscr"]
+"""Which score of kept against pseudo-unknown classes picks an architecture; f1 is the paper's."""
 
 
 @dataclass
@@ -28,8 +31,22 @@ class WeightOptions(Checked):
     "recipe for training images: search (crop, flip, rotation), crop_flip or none."
 
 
+Amount = Annotated[int, POSITIVE] | str
+"""A number, or one with k, M or G behind it, such as 300k or 1.5M."""
+
+
 @dataclass
-class SearchRequest(RunRequest, SpaceOptions, WeightOptions):
+class SizeLimits(Checked):
+    """What the network that is found may have at most, without the heads of the objective."""
+
+    max_params: Amount | None = None
+    "parameters, such as 300k or 1.5M."
+    max_macs: Amount | None = None
+    "multiply-accumulates for one image, such as 20M."
+
+
+@dataclass
+class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):
     """Search an architecture."""
 
     # what belongs to the bilevel strategies alone stood by itself in earlier versions
@@ -42,11 +59,15 @@ class SearchRequest(RunRequest, SpaceOptions, WeightOptions):
     split: Annotated[int, NOT_NEGATIVE] = 0
     "which of the published class splits, from 0."
     strategy: Annotated[str, Choices(STRATEGIES, plugins=True)] = "pas"
-    "pas is Pseudo Auxiliary Searching, darts its ablation (all classes kept, last architecture), random the best of n."
+    "how it is searched: docs/strategies.md says what each does."
     strategy_config: dict[str, Any] = field(default_factory=dict)
     "options of the strategy, for example --strategy_config.warmup_epochs 5."
     pseudo_unknown: ClassNames | None = None
     "known classes, by name, that play the unknown; drawn from the seed, or published, when not given."
+    jobs: Annotated[int, Range(1, 4096)] = 1
+    "architectures tried at a time, by strategies that try some, each in a process with its share of the cores."
+    backend: Literal["local", "ray"] = "local"
+    "what runs several jobs: processes of this machine, or the Ray cluster of RAY_ADDRESS (pip install nas-osr[ray])."
     rule_sample: Annotated[int, POSITIVE] = 1000
     "kept training images on which the rule is fitted when a network is judged."
     seed: Annotated[int, SEEDS] = 0

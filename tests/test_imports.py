@@ -14,7 +14,19 @@ import pytest
 import nas_osr
 
 ROOT = Path(__file__).resolve().parent.parent
-SLOW = ("torch", "nni", "sklearn", "scipy", "networkx", "matplotlib", "lightning_fabric", "pytorch_lightning", "numpy")
+SLOW = (
+    "torch",
+    "nni",
+    "sklearn",
+    "scipy",
+    "networkx",
+    "matplotlib",
+    "lightning_fabric",
+    "pytorch_lightning",
+    "numpy",
+    "optuna",
+    "ray",
+)
 
 
 def python(code: str, *arguments: str) -> str:

@@ -138,13 +138,13 @@ def measure_phases(request: BenchRequest, protocol: Protocol, fabric: Fabric) ->
     if request.network is None:
         if not isinstance(request.architecture, dict):
             architecture = load_architecture(request.architecture or "random:0", plan_space(search_config))
-            given["architecture"] = architecture.to_dict()
+            given |= {"architecture": architecture.to_dict(), "space": None}
         # what the search space was given by hand is also the width that is retrained
         given["channels"] = request.channels if request.retrain_channels is None else request.retrain_channels
     elif request.retrain_channels is not None:
         raise UserError(f"retrain_channels is the width of an architecture: network {request.network} has its own")
     else:
-        given |= {"architecture": None, "channels": None}
+        given |= {"architecture": None, "channels": None, "space": None}
     retraining = plan_measured(RetrainRequest(**given), protocol)  # before a search is measured, which takes long
     measured: dict[str, Any] = {}
     if request.phase != "retrain":

@@ -144,6 +144,23 @@ COMMANDS: dict[str, Command] = {
         ("file",),
         config="nas_osr.cli.sweep:SweepRequest",
     ),
+    "tabulate": Command(
+        "nas_osr.cli.tabulate:tabulate",
+        "train the architectures of a space into a table to search in",
+        (
+            "tabulate tiny --protocol digits --seeds 3 --rotations 2 --out runs/table",
+            "tabulate small --protocol cifar10 --sample 100 --epochs 8 --jobs 2",
+        ),
+        ("preset",),
+        config="nas_osr.strategies.tabulate_request:TabulateRequest",
+    ),
+    "table": Command(
+        "nas_osr.cli.table:show_search_table",
+        "show what a table of architectures says, and how strategies fare on it",
+        ("table runs/table", "table runs/table --strategy random,evolution --criterion auroc --seeds 200"),
+        ("file",),
+        config="nas_osr.cli.table:TableRequest",
+    ),
     "subclusters": Command(
         "nas_osr.cli.subclusters:subclusters",
         "recommend how many subclusters each class of a GMVAE should have",

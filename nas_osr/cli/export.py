@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from nas_osr.errors import UserError
+from nas_osr.plugins import import_plugin
+
+if TYPE_CHECKING:
+    from nas_osr.search_spaces.architectures.architecture import Architecture
 
 MODEL_FORMATS = ("safetensors", "onnx")
+SIZED = (3, 32, 32)  # of an image, since an architecture knows of none
 
 
 def export(
@@ -56,6 +63,8 @@ def export(
     drawn = [name for name in formats if name not in MODEL_FORMATS]
     written = []
     if drawn:
+        for module in plugin or []:
+            import_plugin(module)
         found, shown = load_with_weights(architecture, weights)
         sizes = ""
         if {"svg", "pdf", "png", "gv"} & set(drawn):
@@ -63,6 +72,7 @@ def export(
 
             sizes = sizes_of(found)
         written += export_architecture(found, shown, drawn, out or Path("."), sizes)
+        say_sizes(found)
     if set(formats) & set(MODEL_FORMATS):
         from nas_osr.retrain.retrain_request import ReopenOptions
 
@@ -81,3 +91,14 @@ def export(
     for path in written:
         print(f"wrote {path}")
     return written
+
+
+def say_sizes(architecture: Architecture) -> None:
+    """Print how large an architecture's network and its space are; a line says why not, where a class is missing."""
+    from nas_osr.search_spaces.sizes import describe_architecture, describe_space
+
+    print(f"space: {describe_space(architecture.space)}")
+    try:
+        print(describe_architecture(architecture, SIZED))
+    except UserError as error:
+        print(f"network: no sizes, since {error}")

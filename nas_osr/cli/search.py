@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from nas_osr.cli.show import show_dry_run, show_json, show_next
 from nas_osr.strategies.run import run_search
@@ -20,9 +22,17 @@ def search(config: SearchRequest, command: list[str]) -> None:
         where = "in trial" if result["phase"] == "trial" else "at epoch"
         print(f"F1 {result['f1']:.4f} on pseudo-unknown classes {where} {result['epoch'] + 1}")
         for scale, branch in result["branches"].items():
-            steps = " ".join(f"{at}:{name}" for at, name in zip(branch["path"], branch["operations"], strict=True))
-            print(f"branch {scale} (scale:operation of each layer): {steps}")
+            print(f"branch {scale} (scale:operation of each layer): {format_way(branch)}")
+        for cell, way in result.get("joins", {}).items():
+            print(f"second input of cell {cell} (layer/scale): {format_way(way)}")
+        if "choices" in result:
+            print(", ".join(f"{name} {value}" for name, value in result["choices"].items()))
         if result["stopped"] is not None:
             print(f"stopped early by {result['stopped']}")
         print(f"{result['seconds']:.0f} seconds, everything in {result['out']}")
         show_next(f"retrain {shlex.quote(result['out'])}")
+
+
+def format_way(way: Mapping[str, Any]) -> str:
+    """A way through the cells of a space: `0:conv 1:skip`."""
+    return " ".join(f"{scale}:{name}" for scale, name in zip(way["path"], way["operations"], strict=True))

@@ -198,3 +198,18 @@ def count_training_images(protocol: Protocol, data_dir: Path | None, limit_per_c
     of_class = source.count_training(source.ids(protocol.known_classes))
     limit = limit_per_class or max(of_class.values())
     return [sum(min(of_class[class_id], limit) for class_id in source.ids(group)) for group in protocol.known]
+
+
+def count_macs(learner: Any, image_shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of inference on one image (C, H, W), heads and whatever they decode included.
+
+    Those of convolutions and matrix products, as torch counts them. One empty image runs through the network in eval
+    mode without gradients, which leaves no trace in it.
+    """
+    training = learner.training
+    device = next(learner.parameters()).device
+    learner.eval()
+    with torch.no_grad():
+        flops = count_flops(lambda: learner.infer(torch.zeros(1, *image_shape, device=device)))
+    learner.train(training)
+    return flops // 2

@@ -68,7 +68,7 @@ def load_outliers(
     return images
 
 
-def fingerprint(data: OpenSetData, outliers: Tensor | None) -> str:
+def fingerprint_learned(data: OpenSetData, outliers: Tensor | None) -> str:
     """What a run has learned from: the data's own fingerprint, then "+" and sha256 of the outliers if there are any."""
     if outliers is None:
         return data.fingerprint()

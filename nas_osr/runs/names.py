@@ -35,12 +35,18 @@ RUN_FILES = (
     "embeddings-*.npz",
     "summary.*",
     "choice.json",
+    "front.json",
+    "table.jsonl.xz",
+    "optuna.journal*",
     "events.out.tfevents.*",
 )
 FIT_SEARCH, FIT_TRAINING = "fit-search", "fit-training"
 RUN_FOLDERS = ("split-*", FIT_SEARCH, FIT_TRAINING)  # runs inside a run
+TRIALS_FOLDER = "trials"  # what a search keeps of trials that may go on, or have ended early
+TRIAL_FILES = ("trial-*", ".*.tmp")
 MODEL_FOLDER = "model"  # what a retraining leaves to be used
 MODEL_FILES = ("model.json", "model.safetensors", "model.onnx", "model.int8.onnx", "README.md", ".*.tmp")
+OWN_FOLDERS = {MODEL_FOLDER: MODEL_FILES, TRIALS_FOLDER: TRIAL_FILES}  # what is a run's in its own folders
 
 
 def is_run_folder(path: Path) -> bool:
@@ -63,9 +69,9 @@ def clear_run_folder(path: Path) -> None:
                     clear_run_folder(entry)
                     for name in (*LOCKS, "provenance.json"):
                         (entry / name).unlink(missing_ok=True)
-                elif entry.name == MODEL_FOLDER:
+                elif entry.name in OWN_FOLDERS:
                     for file in entry.iterdir():
-                        if matches(file.name, MODEL_FILES):
+                        if matches(file.name, OWN_FOLDERS[entry.name]):
                             file.unlink()
                 else:
                     continue

@@ -18,10 +18,12 @@ class ProgressReporter:
         epochs: how many there will be (or trials, where the records are of those).
         quiet: print nothing.
         title: what is computed, in front of every line.
+        in_turn: whether they come one after the other, so that their seconds say how long is left.
     """
 
-    def __init__(self, epochs: int, quiet: bool = False, title: str = "") -> None:
+    def __init__(self, epochs: int, quiet: bool = False, title: str = "", in_turn: bool = True) -> None:
         self.epochs = epochs
+        self.in_turn = in_turn
         self.quiet = quiet
         self.prefix = f"{title}  " if title else ""
         self._seconds: list[float] = []
@@ -54,7 +56,8 @@ class ProgressReporter:
         if self.quiet:
             return
         self._seconds.append(timing["seconds"])
-        self._print(self.prefix + format_epoch(record, timing, self.epochs, self._seconds))
+        seconds = self._seconds if self.in_turn else []
+        self._print(self.prefix + format_epoch(record, timing, self.epochs, seconds))
         for kind, message in record.get("monitors", {}).get("warnings", {}).items():
             if kind not in self._warned:  # the history has it for every epoch
                 self._warned.add(kind)
@@ -78,14 +81,20 @@ def tell(line: str) -> None:
 
 
 def format_epoch(record: Mapping[str, Any], timing: Mapping[str, Any], epochs: int, seconds: list[float]) -> str:
-    """One line for an epoch; `seconds` are the durations so far, from which the time left is estimated."""
+    """One line for an epoch; `seconds` are the durations so far, which tell the time left; none tell nothing."""
     done = record["epoch"] + 1
     weights = {name: value for name, value in record["losses"].items() if not name.startswith("architecture/")}
     parts = [f"trial {done}/{epochs}"] if record["phase"] == "trial" else [f"epoch {done}/{epochs}", record["phase"]]
     parts.append(f"loss {sum(weights.values()):.3f}")
     parts += [f"{name} {record[name]:.4f}" for name in SHOWN if record.get(name) is not None]
-    parts.append(f"{timing['images'] / timing['training_seconds']:.0f} images/s")
+    if record.get("same_as") is not None:
+        parts.append(f"not trained: computes the same as trial {record['same_as'] + 1}")
+    else:
+        parts.append(f"{timing['images'] / timing['training_seconds']:.0f} images/s")
     recent = seconds[-3:]
-    left = (epochs - done) * sum(recent) / len(recent)
-    parts.append(f"{timedelta(seconds=round(left))} left" if done < epochs else "done")
+    if done == epochs:
+        parts.append("done")
+    elif recent:
+        left = (epochs - done) * sum(recent) / len(recent)
+        parts.append(f"{timedelta(seconds=round(left))} left")
     return "  ".join(parts)

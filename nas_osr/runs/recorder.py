@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from lightning_fabric import Fabric
@@ -45,6 +46,9 @@ class Recorder(Protocol):
     def history(self) -> list[dict[str, Any]]:
         """All records so far."""
 
+    def folder(self) -> Path | None:
+        """Where more may be left, by the first rank; None on the others, and where nothing is kept."""
+
 
 @dataclass
 class Unkept:
@@ -68,6 +72,9 @@ class Unkept:
 
     def history(self) -> list[dict[str, Any]]:
         return self.records
+
+    def folder(self) -> None:
+        return None
 
 
 class RunRecorder:
@@ -157,6 +164,9 @@ class RunRecorder:
 
     def history(self) -> list[dict[str, Any]]:
         return self._folder.call(RunFolder.read_history)
+
+    def folder(self) -> Path | None:
+        return self._folder.value.path if self._folder.here else None
 
     def _write_events(self, run: RunFolder, record: dict[str, Any]) -> None:
         if self._events is None:

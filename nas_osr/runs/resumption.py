@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 Precision = Literal["32-true", "bf16-mixed"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # where and how it is computed, not what
-MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs")
+MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs", "backend")
 CONDITIONS = (
     "device",
     "device_name",

@@ -1,16 +1,17 @@
-"""From alphas and betas to an architecture: the weights of a search, the best path, the strongest operations on it."""
+"""From the weights of a search to an architecture: the best path, the strongest operations on it, and other choices."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from nas_osr.errors import UserError
-from nas_osr.search_spaces.architectures.architecture import Branch
-from nas_osr.search_spaces.space import Cell, Space, all_paths, cells, edges, mixing_cells, predecessors
+from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
+from nas_osr.search_spaces.operations import NONE
+from nas_osr.search_spaces.space import Cell, Space, all_paths, edges, mixing_cells, predecessors
 
 _UNITS_PER_NAT = 1 << 40
 _COST_OF_ZERO = 1_000_000 * _UNITS_PER_NAT  # more than any path without a zero can cost
@@ -24,6 +25,10 @@ class ArchitectureWeights:
     "for each cell the probabilities of the operations, in the space's order; they sum to 1."
     beta: dict[Cell, tuple[float, float]]
     "for each cell with two in-edges the probabilities (from the finer scale, from the same scale)."
+    gamma: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    "for each choice of the network as a whole the probabilities of the candidates, in the space's order."
+    join: dict[Cell, tuple[float, float]] = field(default_factory=dict)
+    "for each cell with two in-edges the probabilities (one input, both), where the space has such a choice."
 
 
 def name_cell(cell: Cell) -> str:
@@ -52,29 +57,61 @@ def best_path(layers: int, branch: int, beta: Mapping[Cell, tuple[float, float]]
     return min(all_paths(layers, branch), key=lambda path: sum(costs[step] for step in pairwise(enumerate(path))))
 
 
-def decode(
-    space: Space, alpha: Mapping[Cell, Sequence[float]], beta: Mapping[Cell, tuple[float, float]]
-) -> dict[int, Branch]:
-    """By branch: the best path, and on it each cell's most probable operation (ties: the first in the space)."""
+def path_chances(space: Space, beta: Mapping[Cell, tuple[float, float]]) -> dict[str, dict[str, float | None]]:
+    """How likely the chosen path to each output is among all to it, and the next likely; None where there is one."""
     found = {}
-    for branch in space.branches:
-        path = best_path(space.layers, branch, beta)
-        strongest = []
-        for cell in enumerate(path):
-            weights = [float(weight) for weight in alpha[cell]]
-            if len(weights) != len(space.operations) or not all(map(math.isfinite, weights)):
-                raise ValueError(f"alpha of cell {name_cell(cell)}: expected {len(space.operations)} finite numbers")
-            strongest.append(space.operations[weights.index(max(weights))])
-        found[branch] = Branch(path, tuple(strongest))
+    for end in space.ends:
+        steps = {step: in_probability(step[1], step[1][1] > step[0][1], beta) for step in edges(space.layers, [end])}
+        paths = [pairwise(enumerate(path)) for path in all_paths(space.layers, end)]
+        chances = sorted((math.prod(steps[step] for step in path) for path in paths), reverse=True)
+        found[str(end)] = {"chosen": chances[0], "runner_up": chances[1] if len(chances) > 1 else None}
     return found
+
+
+def decode(space: Space, weights: ArchitectureWeights) -> Architecture:
+    """The most probable of each: choices of the network, path of each branch, second inputs, operation of each cell.
+
+    The way to a second input is the best path to where it comes from, which agrees with the other best paths.
+    Of equally probable ones the first in the space; `none` is no operation that a network has. Raises ValueError for a
+    weight that is not finite, or for more or fewer than there are candidates.
+    """
+    choices = {
+        name: candidates[_strongest(weights.gamma[name], f"gamma of {name}", candidates)]
+        for name, candidates in space.choices.items()
+    }
+
+    def way(path: tuple[int, ...]) -> Branch:
+        strongest = (
+            _strongest(weights.alpha[cell], f"alpha of cell {name_cell(cell)}", space.operations)
+            for cell in enumerate(path)
+        )
+        return Branch(path, tuple(space.operations[index] for index in strongest))
+
+    ends = (choices["output"],) if space.outputs else space.branches
+    paths = {end: best_path(space.layers, end, weights.beta) for end in ends}
+    joins = {}
+    for path in paths.values():
+        for cell in enumerate(path):
+            one, both = weights.join.get(cell, (1.0, 0.0))
+            for layer, scale in predecessors(cell) if both > one else ():
+                if path[layer] != scale:
+                    joins[cell] = way(best_path(layer + 1, scale, weights.beta))
+    return Architecture(space, {end: way(path) for end, path in paths.items()}, choices=choices, joins=joins)
+
+
+def _strongest(weights: Sequence[float], what: str, candidates: Sequence[Any]) -> int:
+    if len(weights) != len(candidates) or not all(map(math.isfinite, weights)):
+        raise ValueError(f"{what}: expected {len(candidates)} finite numbers")
+    return max((i for i, name in enumerate(candidates) if name != NONE), key=lambda i: (float(weights[i]), -i))
 
 
 def weights_from_record(record: Mapping[str, Any], space: Space, where: str = "history") -> ArchitectureWeights | None:
     """The weights in one record of `history.jsonl`, or None when it has neither alpha nor beta.
 
     Args:
-        record: `{"alpha": {"l/s": {operation: p}}, "beta": {"l/s": {"finer": p, "same": p}}}` among other fields, the
-            keys in any order; a beta of a cell with one in-edge is passed over.
+        record: `{"alpha": {"l/s": {operation: p}}, "beta": {"l/s": {"finer": p, "same": p}}, "gamma": {choice:
+            {candidate: p}}, "join": {"l/s": {"one": p, "both": p}}}` among other fields, the keys in any order; a beta
+            of a cell with one in-edge is passed over, and so are gamma and join where the space has no such choice.
         where: names the record in messages.
 
     Raises:
@@ -82,15 +119,21 @@ def weights_from_record(record: Mapping[str, Any], space: Space, where: str = "h
     """
     if record.get("alpha") is None and record.get("beta") is None:
         return None
-    alpha = {
-        cell: _probabilities(record, "alpha", cell, space.operations, where)
-        for cell in cells(space.layers, space.branches)
-    }
+    alpha = {cell: _probabilities(record, "alpha", name_cell(cell), space.operations, where) for cell in space.cells}
     beta = {
-        cell: _probabilities(record, "beta", cell, ("finer", "same"), where)
-        for cell in mixing_cells(space.layers, space.branches)
+        cell: _probabilities(record, "beta", name_cell(cell), ("finer", "same"), where)
+        for cell in mixing_cells(space.layers, space.ends)
     }
-    return ArchitectureWeights(alpha, {cell: (finer, same) for cell, (finer, same) in beta.items()})
+    gamma = {
+        name: _probabilities(record, "gamma", name, [str(candidate) for candidate in candidates], where)
+        for name, candidates in space.choices.items()
+    }
+    join = {
+        cell: _probabilities(record, "join", name_cell(cell), ("one", "both"), where)
+        for cell in (beta if space.two_inputs else ())
+    }
+    pairs = ({cell: (first, second) for cell, (first, second) in found.items()} for found in (beta, join))
+    return ArchitectureWeights(alpha, next(pairs), gamma, next(pairs))
 
 
 def _cost(probability: float) -> int:
@@ -109,16 +152,17 @@ def in_probability(cell: Cell, from_finer: bool, beta: Mapping[Cell, tuple[float
 
 
 def _probabilities(
-    record: Mapping[str, Any], kind: str, cell: Cell, names: Sequence[str], where: str
+    record: Mapping[str, Any], kind: str, key: str, names: Sequence[str], where: str
 ) -> tuple[float, ...]:
-    """`record[kind][cell]` as a tuple in the order of `names`, checked to be probabilities that sum to 1."""
+    """`record[kind][key]` as a tuple in the order of `names`, checked to be probabilities that sum to 1."""
     group = record.get(kind)
-    values = group.get(name_cell(cell)) if isinstance(group, Mapping) else None
+    what = f"{where}: {kind} of {'' if kind == 'gamma' else 'cell '}{key}"
+    values = group.get(key) if isinstance(group, Mapping) else None
     if not isinstance(values, Mapping) or set(values) != set(names):
-        raise UserError(f"{where}: {kind} of cell {name_cell(cell)}: expected probabilities of {', '.join(names)}")
+        raise UserError(f"{what}: expected probabilities of {', '.join(names)}")
     for name in names:
         if isinstance(values[name], bool) or not isinstance(values[name], int | float) or not 0 <= values[name] <= 1:
-            raise UserError(f"{where}: {kind} of cell {name_cell(cell)}: {name} is not a probability")
+            raise UserError(f"{what}: {name} is not a probability")
     if not math.isclose(sum(values.values()), 1.0, abs_tol=1e-3):
-        raise UserError(f"{where}: {kind} of cell {name_cell(cell)}: the probabilities do not sum to 1")
+        raise UserError(f"{what}: the probabilities do not sum to 1")
     return tuple(float(values[name]) for name in names)

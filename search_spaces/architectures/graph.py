@@ -9,16 +9,15 @@ from typing import Any
 import networkx as nx
 
 from nas_osr.errors import UserError
-from nas_osr.files.text import parse_json, read_text
-from nas_osr.search_spaces import paper
-from nas_osr.search_spaces.architectures.architecture import SCHEMA, SPACE_NAME, Architecture
+from nas_osr.files.text import parse_json, parse_object, read_text
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import (
     ArchitectureWeights,
     in_probability,
     name_cell,
     weights_from_record,
 )
-from nas_osr.search_spaces.space import NUM_SCALES, cells, edges
+from nas_osr.search_spaces.space import NUM_SCALES
 
 
 def to_graph(architecture: Architecture, weights: ArchitectureWeights | None = None) -> nx.DiGraph:
@@ -26,23 +25,37 @@ def to_graph(architecture: Architecture, weights: ArchitectureWeights | None = N
 
     Nodes: "stem", "l/s" for each cell, "head/s" for each branch; attributes `kind`, `scale`, `chosen`, and for cells
     `layer`, `operation` (chosen cells), `alpha OPERATION` (with weights). Edges: `form` (stem, keep, halve or head),
-    `chosen`, `beta` (with weights; 1 where there is no choice). Graph attributes hold the rest; all values are strings,
-    booleans and numbers.
+    `chosen`, `joins` (on a way to a second input alone), `beta` (with weights; 1 where there is no choice). Graph
+    attributes hold the rest; all values are strings, booleans and numbers.
     """
     space, branches = architecture.space, architecture.branches
+    plain = architecture.to_dict()
     graph = nx.DiGraph(
-        schema=SCHEMA,
-        space=SPACE_NAME,
-        layers=space.layers,
-        channels=space.channels,
-        operations=" ".join(space.operations),
+        schema=plain["schema"],
+        space=plain["space"].pop("name"),
+        layers=plain["space"].pop("layers"),
+        channels=plain["space"].pop("channels"),
+        operations=" ".join(plain["space"].pop("operations")),
         found=json.dumps(architecture.found, allow_nan=False),
     )
-    if space.stem != paper.STEM:  # as in `architecture.json`
-        graph.graph["stem"] = space.stem
-    operations, steps = architecture.chosen_cells(), architecture.chosen_edges()
+    # the rest as it is in `architecture.json`
+    if space.chooses:
+        graph.graph |= {"choosing": json.dumps(plain["space"]), "choices": json.dumps(architecture.choices)}
+    else:
+        graph.graph |= plain["space"]
+    if weights is not None and weights.gamma:
+        names = {choice: [str(candidate) for candidate in items] for choice, items in space.choices.items()}
+        gamma = {choice: dict(zip(names[choice], p, strict=True)) for choice, p in weights.gamma.items()}
+        graph.graph["gamma"] = json.dumps(gamma)
+    if architecture.joins:
+        graph.graph["joins"] = json.dumps(plain["joins"])
+    if weights is not None and weights.join:
+        graph.graph["join"] = json.dumps(
+            {name_cell(cell): {"one": p, "both": q} for cell, (p, q) in weights.join.items()}
+        )
+    operations, steps, main = architecture.chosen_cells(), architecture.chosen_edges(), architecture.path_edges()
     graph.add_node("stem", kind="stem", scale=0, chosen=True)
-    for cell in cells(space.layers, space.branches):
+    for cell in space.cells:
         values: dict[str, Any] = {"kind": "cell", "layer": cell[0], "scale": cell[1], "chosen": cell in operations}
         if cell in operations:
             values["operation"] = operations[cell]
@@ -53,9 +66,11 @@ def to_graph(architecture: Architecture, weights: ArchitectureWeights | None = N
         graph.add_node(f"head/{scale}", kind="head", scale=scale, chosen=True)
 
     graph.add_edge("stem", "0/0", form="stem", chosen=True)
-    for source, target in edges(space.layers, space.branches):
+    for source, target in space.edges:
         halves = target[1] > source[1]
         values = {"form": "halve" if halves else "keep", "chosen": (source, target) in steps}
+        if (source, target) in steps - main:
+            values["joins"] = True
         if weights is not None:
             values["beta"] = in_probability(target, halves, weights.beta)
         graph.add_edge(name_cell(source), name_cell(target), **values)
@@ -86,9 +101,12 @@ def from_graph(graph: nx.DiGraph, where: str) -> Architecture:
     if "stem" in graph.graph:
         space["stem"] = graph.graph["stem"]
     found = parse_json(str(graph.graph["found"]), f"{where}: graph attribute found")
-    architecture = Architecture.from_dict(
-        {"schema": graph.graph["schema"], "space": space, "branches": branches, "found": found}, where
-    )
+    value = {"schema": graph.graph["schema"], "space": space, "branches": branches, "found": found}
+    if "choosing" in graph.graph:
+        value["space"] |= parse_object(str(graph.graph["choosing"]), f"{where}: graph attribute choosing")
+        value["choices"] = parse_json(str(graph.graph.get("choices")), f"{where}: graph attribute choices")
+        value["joins"] = parse_json(str(graph.graph.get("joins", "{}")), f"{where}: graph attribute joins")
+    architecture = Architecture.from_dict(value, where)
     expected = to_graph(architecture)
     if set(graph.nodes) != set(expected.nodes) or set(graph.edges) != set(expected.edges):
         raise UserError(f"{where}: not an architecture: its nodes and edges are not those of its space")
@@ -113,7 +131,10 @@ def weights_from_graph(graph: nx.DiGraph, architecture: Architecture, where: str
             beta.setdefault(target, {})["finer" if halves else "same"] = values["beta"]
     if not any(alpha.values()) and not beta:
         return None
-    return weights_from_record({"alpha": alpha, "beta": beta}, architecture.space, where)
+    gamma = parse_json(str(graph.graph.get("gamma", "{}")), f"{where}: graph attribute gamma")
+    join = parse_json(str(graph.graph.get("join", "{}")), f"{where}: graph attribute join")
+    record = {"alpha": alpha, "beta": beta, "gamma": gamma, "join": join}
+    return weights_from_record(record, architecture.space, where)
 
 
 def format_graphml(graph: nx.DiGraph) -> str:
@@ -145,7 +166,8 @@ def _walk_back(graph: nx.DiGraph, head: str, where: str) -> list[str]:
     way: list[str] = []
     node = head
     while node != "stem" and len(way) <= len(graph):
-        chosen = [source for source, _, values in graph.in_edges(node, data=True) if values.get("chosen") is True]
+        edges = graph.in_edges(node, data=True)
+        chosen = [source for source, _, v in edges if v.get("chosen") is True and v.get("joins") is not True]
         if len(chosen) != 1:
             raise UserError(
                 f"{where}: not an architecture: node {node[:40]!a} has {len(chosen)} chosen in-edges, not 1"

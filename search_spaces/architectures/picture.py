@@ -21,7 +21,7 @@ from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, name_cell
 from nas_osr.search_spaces.architectures.vector_pdf import convert_svg
-from nas_osr.search_spaces.space import Cell, cells, edges
+from nas_osr.search_spaces.space import Cell
 
 Point = tuple[float, float]
 
@@ -73,19 +73,20 @@ def format_dot(architecture: Architecture, weights: ArchitectureWeights | None =
 
     `sizes` is a line at the top right.
     """
-    space, branches = architecture.space, architecture.space.branches
+    space, branches = architecture.space, architecture.space.ends
     picture = _Picture(space.layers, max(branches), space.operations)
-    picture.add_captions(architecture, weights is not None)
+    picture.add_captions(architecture, weights)
     picture.add_sizes(sizes)
-    stem = "stem" if space.stem == paper.STEM else _clip(space.stem.rpartition(".")[2], 8) + "\nstem"
+    name = architecture.stem
+    stem = "stem" if name == paper.STEM else _clip(name.rpartition(".")[2], 8) + "\nstem"
     picture.add_end("stem", stem, picture.stem)
     chosen, used = architecture.chosen_cells(), architecture.chosen_edges()
-    for cell in cells(space.layers, branches):
+    for cell in space.cells:
         picture.add_cell(cell, chosen.get(cell), weights)
     for branch in branches:
         picture.add_end(f"head/{branch}", "heads" if len(branches) == 1 else f"1/{4 << branch}", picture.head(branch))
 
-    for source, target in sorted(edges(space.layers, branches), key=used.__contains__):  # the bold ones come last
+    for source, target in sorted(space.edges, key=used.__contains__):  # the bold ones come last
         beta = None
         if weights is not None and target in weights.beta:
             beta = weights.beta[target][0 if target[1] > source[1] else 1]
@@ -95,7 +96,9 @@ def format_dot(architecture: Architecture, weights: ArchitectureWeights | None =
     picture.add_edge("stem", "0/0", (picture.stem[0] + _END_WIDTH / 2, picture.stem[1]), picture.side((0, 0), -1), True)
     for branch in branches:
         last, (x, y) = (space.layers - 1, branch), picture.head(branch)
-        picture.add_edge(name_cell(last), f"head/{branch}", picture.side(last, 1), (x - _END_WIDTH / 2, y), True)
+        chosen_end = branch in architecture.branches
+        ends = picture.side(last, 1), (x - _END_WIDTH / 2, y)
+        picture.add_edge(name_cell(last), f"head/{branch}", *ends, chosen_end)
     return picture.dot.source
 
 
@@ -176,9 +179,9 @@ class _Picture:
             style |= {"label": f"<{text}>", "lp": _pair(place)}
         self.dot.edge(source, target, pos=position, **style)
 
-    def add_captions(self, architecture: Architecture, weighted: bool) -> None:
-        """Title, layer numbers above, scales on the left, the legend below."""
-        space = architecture.space
+    def add_captions(self, architecture: Architecture, weights: ArchitectureWeights | None) -> None:
+        """Title, layer numbers above, scales on the left, the legend and the choices of the network below."""
+        space, weighted = architecture.space, weights is not None
         right_x = self.heads_x + _END_WIDTH / 2
         title, subtitle = (_clip(text, int((right_x - self.left_x) / 6)) for text in _titles(architecture.found))
         width = right_x - self.left_x
@@ -188,18 +191,21 @@ class _Picture:
         for layer in range(space.layers):
             name, (x, _) = f"layer {layer}", self.side((layer, 0), -1)
             self.add_text(name, _markup(name, _QUIET, 11), x, self.top + 14, self.cell_width, align="CENTER")
-        for scale in range(max(architecture.branches) + 1):
+        for scale in range(max(space.ends) + 1):
             _, y = self.centre((0, scale))
             self.add_text(
                 f"scale {scale}", _markup(f"scale 1/{4 << scale}", _INK, 12, bold=True), self.left_x, y + 8, 100
             )
-            channels = f"{space.channels << scale} channels"
+            channels = f"{architecture.channels(scale)} channels"
             self.add_text(f"channels {scale}", _markup(channels, _QUIET, 11), self.left_x, y - 8, 100)
         legend = ["dashed: not chosen"] + weighted * ["in a cell: alpha of each operation", "on an arrow: beta"]
         below, indent = self.bottom - 28, 88.0
         self.add_text("legend chosen", _markup("blue: chosen", _ACCENT, 11, bold=True), self.left_x, below, indent)
         others = _markup(_SEPARATOR.join(legend), _QUIET, 11)
         self.add_text("legend", others, self.left_x + indent, below, width - indent)
+        if architecture.choices:
+            choices = _clip(_SEPARATOR.join(_choices(architecture, weights)), int(width / 6))
+            self.add_text("choices", _markup(choices, _ACCENT, 11), self.left_x, below - 20, width)
 
     def add_sizes(self, text: str) -> None:
         """How large the network is, at the top right."""
@@ -228,6 +234,19 @@ def _titles(found: dict[str, Any]) -> tuple[str, str]:
     if isinstance(found.get("epoch"), int):
         names.append(f"epoch {found['epoch'] + 1}")  # files count from 0, people from 1
     return title, _SEPARATOR.join(_clip(name, 32) for name in names)
+
+
+def _choices(architecture: Architecture, weights: ArchitectureWeights | None) -> list[str]:
+    """What is chosen of the network as a whole, with its gamma where there is one."""
+    found = []
+    for name, candidates in architecture.space.choices.items():
+        value = architecture.choices[name]
+        shown = f"1/{4 << value}" if name == "output" else str(value).rpartition(".")[2] if name == "stem" else value
+        gamma = "" if weights is None else f" ({weights.gamma[name][candidates.index(value)]:.2f})"
+        if name.startswith("width_"):
+            name = f"width at 1/{4 << int(name.removeprefix('width_'))}"
+        found.append(f"{name} {shown}{gamma}")
+    return found
 
 
 def _table(rows: Sequence[Sequence[tuple[float, str]]], height: float = _LINE, align: str = "LEFT") -> str:

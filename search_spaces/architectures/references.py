@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from importlib import resources
 from pathlib import Path
@@ -10,26 +9,10 @@ from pathlib import Path
 from nas_osr.errors import UserError, show, suggest
 from nas_osr.files.paths import user_path
 from nas_osr.files.storage import read_config
-from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, inconsistent_cell
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.graph import from_graph, read_graphml
-from nas_osr.search_spaces.space import Space, all_paths, cells
-
-
-def sample_architecture(space: Space, seed: int = 0) -> Architecture:
-    """A random architecture: paths uniform over all (jointly consistent) paths, then each cell's operation uniform.
-
-    The same arguments give the same architecture.
-    """
-    generator = random.Random(seed)
-    choices = {branch: all_paths(space.layers, branch) for branch in space.branches}
-    while True:
-        paths = {branch: generator.choice(paths) for branch, paths in choices.items()}
-        chosen = {cell: generator.choice(space.operations) for cell in cells(space.layers, space.branches)}
-        found = {
-            branch: Branch(path, tuple(chosen[cell] for cell in enumerate(path))) for branch, path in paths.items()
-        }
-        if inconsistent_cell(found) is None:
-            return Architecture(space, found, {"strategy": "random", "seed": seed})
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
+from nas_osr.search_spaces.space import Space
 
 
 def published_names() -> list[str]:

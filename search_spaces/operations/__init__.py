@@ -17,10 +17,20 @@ from nas_osr.plugins import load_class
 if TYPE_CHECKING:
     from torch import nn
 
+ACTIVATIONS = ("leaky_relu", "relu", "gelu", "silu")
+"""What a network may have between its convolutions; the paper's first."""
+NONE = "none"  # weighs in a supernet, and is in no network that is found
 OPERATIONS: dict[str, str] = {
     "skip": "nas_osr.search_spaces.operations.skip:Skip",
     "conv": "nas_osr.search_spaces.operations.convolutions:Conv",
     "conv2": "nas_osr.search_spaces.operations.convolutions:ResidualConv2",
+    "separable3": "nas_osr.search_spaces.operations.separable:Separable3",
+    "separable5": "nas_osr.search_spaces.operations.separable:Separable5",
+    "dilated3": "nas_osr.search_spaces.operations.separable:Dilated3",
+    "inverted": "nas_osr.search_spaces.operations.inverted:Inverted",
+    "average_pool": "nas_osr.search_spaces.operations.pools:AveragePool",
+    "maximum_pool": "nas_osr.search_spaces.operations.pools:MaximumPool",
+    NONE: "nas_osr.search_spaces.operations.nothing:Nothing",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nas_osr.search_spaces.operations.parts import Subsample
+from nas_osr.search_spaces.operations.parts import Mask, Subsample
 
 
 class Skip(nn.Sequential):
@@ -24,7 +24,8 @@ class FactorizedReduce(nn.Module):
         self.even = nn.Sequential(Subsample(0), nn.Conv2d(channels_in, channels_out // 2, 1, bias=False))
         self.odd = nn.Sequential(Subsample(1), nn.Conv2d(channels_in, channels_out - channels_out // 2, 1, bias=False))
         self.bn = nn.BatchNorm2d(channels_out)
+        self.mask = Mask()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C_out, H/2, W/2]."""
-        return self.bn(torch.cat([self.even(x), self.odd(x)], dim=1))
+        return self.mask(self.bn(torch.cat([self.even(x), self.odd(x)], dim=1)))

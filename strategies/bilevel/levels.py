@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nas_osr.objectives.parts.freezing import frozen
 from nas_osr.ranks.replicas import average_gradients
-from nas_osr.search_spaces.architectures.decoding import name_cell
+from nas_osr.search_spaces.architectures.decoding import name_cell, path_chances
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.training.learner import Learner, make_optimizers, set_up
@@ -60,10 +60,20 @@ class Levels:
         return {**{f"architecture/{name}": value for name, value in losses.items()}, f"{NORM}architecture": norm}
 
     def describe_weights(self) -> dict[str, Any]:
-        """Alpha and beta of every cell, as the history has them."""
-        operations = self.supernet.space.operations
-        alphas, betas = self.supernet.alphas(), self.supernet.betas()
+        """What a history record has of it: alpha and beta of every cell, what beta says of paths, and gamma and join
+        where the space has such choices."""
+        space, alphas, betas = self.supernet.space, self.supernet.alphas(), self.supernet.betas()
+        gammas = {
+            choice: {str(name): p for name, p in zip(space.choices[choice], gamma, strict=True)}
+            for choice, gamma in self.supernet.gammas().items()
+        }
+        joins = {name_cell(cell): {"one": one, "both": both} for cell, (one, both) in self.supernet.joins().items()}
         return {
-            "alpha": {name_cell(cell): dict(zip(operations, alpha, strict=True)) for cell, alpha in alphas.items()},
+            "alpha": {
+                name_cell(cell): dict(zip(space.operations, alpha, strict=True)) for cell, alpha in alphas.items()
+            },
             "beta": {name_cell(cell): {"finer": finer, "same": same} for cell, (finer, same) in betas.items()},
+            **({"gamma": gammas} if gammas else {}),
+            **({"join": joins} if joins else {}),
+            "paths": path_chances(space, betas),
         }

@@ -20,6 +20,7 @@ from nas_osr.strategies.bilevel.search import search_supernet
 from nas_osr.strategies.bilevel.search_cost import search_cost
 from nas_osr.strategies.bilevel.search_monitors import STOP_RULES
 from nas_osr.strategies.pseudo_unknown import Classes
+from nas_osr.strategies.search_request import Criterion
 
 ORDERS = ("architecture_first", "weights_first")
 
@@ -36,6 +37,8 @@ class BilevelConfig(Checked):
     "of the softmax of alphas and betas in the last epoch, to which it falls from 1 after warm-up; 0 leaves it at 1."
     order: str = "architecture_first"
     "which step comes first in a pair: architecture_first, or weights_first (Algorithm 1 of the paper)."
+    criterion: Criterion = "f1"
+    "which score of the supernet picks the epoch: f1 (the paper's), auroc or oscr of pseudo-unknown classes."
     stop_rule: str = "none"
     "end the search when its warning has held for three epochs: skips, entropy (of alpha) or none."
 
@@ -102,3 +105,12 @@ class DARTS(PAS):
         if given:
             raise UserError("pseudo_unknown: darts keeps all known classes: leave it out, or choose strategy pas")
         return Classes.without((), protocol.num_known)
+
+    def check_plan(self, plan: SearchPlan) -> None:
+        """UserError unless some epoch comes after warm-up, also when a score is asked for that needs unknowns."""
+        super().check_plan(plan)
+        if self.config.criterion != "f1":
+            raise UserError(
+                f"criterion {self.config.criterion} needs classes that play the unknown, and darts, which takes the "
+                "last epoch, has none: leave it out, or choose strategy pas"
+            )

@@ -5,7 +5,7 @@ for each epoch                                                                  
         after warm-up: lower the loss on a batch of the other half by alphas and betas
         lower the loss on the batch by the weights                                 Searching.step
     score the supernet as an open-set classifier: kept classes, pseudo-unknowns    Searching.judge
-    after warm-up: keep alphas and betas if the F1 is the best                     Searching.keep
+    after warm-up: keep alphas and betas if the score is the best                    Searching.keep
 decode the best alphas and betas                                                   search_supernet
 """
 
@@ -25,8 +25,9 @@ from nas_osr.evaluation.judging import decoder_figures
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
-from nas_osr.search_spaces.network import DiscreteNetwork, inherit_weights
+from nas_osr.search_spaces.architectures.decoding import weights_from_record
+from nas_osr.search_spaces.budgets import decode_within
+from nas_osr.search_spaces.network import DiscreteNetwork, Widened, inherit_weights
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.bilevel.levels import Levels
@@ -45,7 +46,7 @@ def search_supernet(
     """Search; see `nas_osr.strategies.base.Strategy.search`.
 
     Args:
-        picks_last: whether the last epoch wins, whatever its F1.
+        picks_last: whether the last epoch wins, whatever its score.
     """
     split = plan.divide(data).to(fabric.device)
     with torch.random.fork_rng():
@@ -54,7 +55,7 @@ def search_supernet(
         run_epochs(searching, recorder)
     best = searching.best
     weights = weights_from_record(best, plan.space)
-    return SearchResult(decode_record(best, plan), weights, best["f1"], best["epoch"])
+    return SearchResult(decode_record(best, plan), weights, best[plan.strategy.criterion], best["epoch"])
 
 
 class Searching(Trainer):
@@ -120,7 +121,7 @@ class Searching(Trainer):
             **{f"discrete_{name}": value for name, value in discrete.items()},
             **decoder_figures(self.learner.reconstruct, self.split.validation),
             **weights,
-            "branches": architecture.to_dict()["branches"],
+            **architecture.describe(),
         }
         last = record["epoch"] == self.schedule.epochs - 1
         free = parameter_free(self.levels.supernet)
@@ -128,10 +129,11 @@ class Searching(Trainer):
         return {**judged, "monitors": monitors}
 
     def keep(self, record: Mapping[str, Any]) -> None:
-        """Remember the winner: of the epochs after warm-up the one with the best F1, the later on ties."""
+        """Remember the winner: of the epochs after warm-up the one with the best score, the later on ties."""
         if record["phase"] == "warmup":
             return
-        if not self.best or self.picks_last or record["f1"] >= self.best["f1"]:
+        criterion = self.plan.strategy.criterion
+        if not self.best or self.picks_last or record[criterion] >= self.best[criterion]:
             self.best = record
 
     def stopped(self, history: Sequence[Mapping[str, Any]]) -> bool:
@@ -147,7 +149,8 @@ class Searching(Trainer):
         network = self.plan.make_encoder(DiscreteNetwork, architecture)
         network.to(self.fabric.device, memory_format=torch.channels_last)  # where the heads are
         inherit_weights(network, self.levels.supernet, architecture)
-        return Learner(network, self.levels.heads).eval()
+        encoder = Widened(network, self.plan.space.channels) if self.plan.space.widths else network
+        return Learner(encoder, self.levels.heads).eval()
 
     def state_dict(self) -> dict[str, Any]:
         architecture = self.levels.architecture.state_dict()
@@ -164,7 +167,7 @@ def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:
     weights = weights_from_record(record, plan.space)
     if weights is None:
         raise RuntimeError("no epoch after warm-up has been judged")
-    return Architecture(plan.space, decode(plan.space, weights.alpha, weights.beta))
+    return decode_within(plan.space, weights, plan.budget)
 
 
 def endless(data: LabelledImages, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:

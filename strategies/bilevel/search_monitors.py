@@ -69,11 +69,13 @@ def search_figures(record: Mapping[str, Any], free: Collection[str]) -> dict[str
     # the beta of a cell with one source is no choice: exactly 0 and 1
     betas = {cell: beta for cell, beta in record["beta"].items() if sorted(beta.values()) != [0.0, 1.0]}
     choices = {"alpha": entropies(record["alpha"]), "beta": entropies(betas)}
+    whole = {"gamma": mean(list(entropies(record["gamma"]).values()))} if "gamma" in record else {}
     return {
         "parameter_free": {"decoded": mean([float(name in free) for name in operations]), "alpha": mean(alphas)},
         "entropy": {
             **{name: mean(list(found.values())) for name, found in choices.items()},
             **{f"{name}_by_layer": by_layer(found) for name, found in choices.items()},
+            **whole,
         },
         "discretisation_gap": record["f1"] - record["discrete_f1"],
     }

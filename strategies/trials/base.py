@@ -1,35 +1,38 @@
-"""Strategies that try architectures: each is trained shortly and judged, and the best F1 wins.
+"""Strategies that try architectures: each is trained shortly and judged, and the best score wins.
 
 A subclass says which architecture is tried next, by `propose` alone.
+
+Several can be tried at a time (`--jobs`). A proposal then rests on the trials up to a fixed number before it, whichever
+has ended by then, so that equal searches are equal, however fast their trials are.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
-import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from nas_osr.configuration import Checked
 from nas_osr.cost.steps import random_outliers
 from nas_osr.cost.whole_run import Cost, random_step
+from nas_osr.errors import UserError
 from nas_osr.option_docs import POSITIVE
 from nas_osr.plans import LearningData
-from nas_osr.ranks.first import FirstRank
+from nas_osr.runs.names import TRIALS_FOLDER
 from nas_osr.runs.recorder import Recorder
-from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
-from nas_osr.search_spaces.network import DiscreteNetwork
-from nas_osr.seeds import derive_seed
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
-from nas_osr.strategies.pseudo_unknown import SearchData, count_search_images, pseudo_open_set_scores
-from nas_osr.training.epochs import Schedule, Trainer, run_epochs
-from nas_osr.training.learner import Learner
-from nas_osr.training.monitors import explosion_warnings
+from nas_osr.strategies.pseudo_unknown import Classes, count_search_images
+from nas_osr.strategies.search_request import Criterion
+from nas_osr.strategies.trials.asking import Asking
+from nas_osr.strategies.trials.in_turn import try_here
+from nas_osr.strategies.trials.pool import try_in_processes
+from nas_osr.strategies.trials.study import Direction, TrialStudy
+from nas_osr.strategies.trials.trial import Proposal, TrialRunner, TrialStates, Tried, build_trial
 
 
 @dataclass(frozen=True)
@@ -38,23 +41,26 @@ class TrialsConfig(Checked):
 
     trials: Annotated[int, POSITIVE] = 8
     "how many architectures are tried."
-
-
-@dataclass(frozen=True)
-class Tried:
-    """An architecture that has been tried, and how it did; `record` is what the history holds of it."""
-
-    architecture: Architecture
-    f1: float
-    record: Mapping[str, Any]
+    rotations: Annotated[int, POSITIVE] = 1
+    "how often each is trained, with other known classes playing the unknown; the mean counts."
+    criterion: Criterion = "f1"
+    "which score picks: f1 (the paper's), auroc or oscr of pseudo-unknown classes."
 
 
 class Trials(Strategy):
-    """A strategy that tries one architecture after the other."""
+    """A strategy that tries architectures.
+
+    Attributes:
+        continues: whether a proposal may follow a former one, whose training is kept for that.
+    """
 
     Config = TrialsConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tiny": {"trials": 4}}
     epochs: ClassVar[Mapping[str, int]] = {"paper": 10, "small": 4, "tiny": 3}
+    tries = True
+    continues: ClassVar[bool] = False
+
+    # What differs between strategies ------------------------------------------------------------------------------
 
     def propose(self, plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
         """The next architecture to try, of the space `plan.space`.
@@ -63,155 +69,102 @@ class Trials(Strategy):
 
         Args:
             trial: counts from 0.
-            tried: the trials before, in order.
+            tried: the first trials, in order: all before this one, or with several jobs those that it may rest on.
         """
         raise NotImplementedError
+
+    def suggest(self, plan: SearchPlan, tried: Sequence[Tried], asked: Sequence[Proposal]) -> Proposal:
+        """The next proposal after those of `asked`; as `propose`, for one that also says how long each is trained."""
+        return Proposal(self.propose(plan, len(asked), tried), plan.weights.epochs)
+
+    def best(self, plan: SearchPlan, tried: Sequence[Tried]) -> Tried:
+        """The best, on ties the earlier, of at least one."""
+        return max(tried, key=lambda done: done.score)
+
+    def directions(self) -> tuple[Direction, ...]:
+        """What is to become of each of the `objectives`, as Optuna says it."""
+        return ("maximize",)
+
+    def objectives(self, done: Tried) -> tuple[float, ...]:
+        """What is looked at of a trial."""
+        return (done.score,)
+
+    def conclude(self, plan: SearchPlan, tried: Sequence[Tried], recorder: Recorder) -> None:
+        """Leave what else has been found."""
+
+    # What they share ----------------------------------------------------------------------------------------------
+
+    def check_plan(self, plan: SearchPlan) -> None:
+        """UserError when there are not so many rotations."""
+        self.rotations(plan)
+
+    def rotations(self, plan: SearchPlan) -> tuple[Classes, ...]:
+        """Which known classes play the unknown, in turn."""
+        return plan.classes.rotate(self.config.rotations, plan.seed) if self.config.rotations > 1 else (plan.classes,)
 
     def records(self, plan: SearchPlan) -> int:
         """One a trial."""
         return self.config.trials  # type: ignore[no-any-return]
 
+    def trained_epochs(self, plan: SearchPlan) -> float:
+        """How many epochs all trials take together."""
+        return float(self.config.trials * plan.weights.epochs)
+
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         """That of the first architecture, as often as there are trials."""
-        outliers = random_outliers(plan.protocol.image_shape)
-        learner, optimizers, schedule = build_trial(self.propose(plan, 0, []), plan, outliers, fabric, plan.seed)
+        outliers, first = random_outliers(plan.protocol.image_shape), self.suggest(plan, [], []).architecture
+        learner, optimizers, schedule = build_trial(first, plan, outliers, fabric, plan.seed)
         learner.train()
         images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
         trials, epochs, batch_size = self.config.trials, plan.weights.epochs, plan.weights.batch_size
+        times = self.config.rotations
         return Cost(
             learner=learner,
             optimizers=list(optimizers.values()),
             steps={"weights": partial(random_step, "weights", fabric, learner, optimizers, schedule)},
             batch_size=batch_size,
             protocol=plan.protocol,
-            counts={"weights": max(1, images.training // batch_size) * epochs * trials},
-            scored=images.judged * trials,
-            resident=2 * images.training + images.judged,
+            counts={"weights": round(max(1, images.training // batch_size) * self.trained_epochs(plan) * times)},
+            scored=images.judged * trials * times,
+            resident=(2 * images.training + images.judged) * times,
             about={"trials": trials, "epochs": epochs, "training_images": images.training},
         )
 
     def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
-        split = plan.divide(data).to(fabric.device)
+        if fabric.world_size > 1 and (plan.jobs > 1 or self.continues):
+            raise UserError(
+                "several processes train one network here: start one process, with --jobs for several trials"
+            )
         # restore: which trials are done, and how far the one had come that was interrupted
         state = recorder.restore() or {"epoch": -1}
-        inside = state.get("trial")
-        for trial in range(state["epoch"] + 1, self.config.trials):
-            # propose
-            architecture = self.propose(plan, trial, self.tried(plan, recorder))
-            # train shortly, on all kept training images, and judge as an epoch of a bilevel search is judged
-            progress, inside = TrialRecorder(recorder, trial, inside), None
-            record, timing = run_trial(architecture, plan, split, data.outliers, fabric, progress)
-            # record
+        folder = recorder.folder()
+        states = TrialStates(folder / TRIALS_FOLDER) if self.continues and folder is not None else None
+        runner = TrialRunner(plan, self.rotations(plan), data, fabric, states)
+        study = TrialStudy(folder, plan, self.directions())
+
+        def keep(record: dict[str, Any], timing: dict[str, Any]) -> None:
             recorder.record(record, timing)
-            # save
-            recorder.save({"epoch": trial})
-        # the best F1 wins, on ties the earlier
-        best = max(self.tried(plan, recorder), key=lambda done: done.f1)
-        return SearchResult(best.architecture, None, best.f1, best.record["epoch"])
+            study.tell(self.read_trial(plan.space, record), self.objectives)
+            recorder.save({"epoch": record["epoch"]})
+
+        for record in recorder.history():
+            study.tell(self.read_trial(plan.space, record), self.objectives)
+        asking = Asking(self, plan, recorder)
+        if plan.jobs > 1:
+            try_in_processes(asking, runner, recorder, keep)
+        else:
+            try_here(asking, runner, recorder, keep, state.get("trial"))
+        tried = self.tried(plan, recorder)
+        self.conclude(plan, tried, recorder)
+        if states is not None:
+            states.drop(range(len(tried)))
+        best = self.best(plan, tried)
+        return SearchResult(best.architecture, None, best.score, best.record["epoch"])
 
     def tried(self, plan: SearchPlan, recorder: Recorder) -> list[Tried]:
         """The trials that have been recorded."""
-        tried = []
-        for record in recorder.history():
-            ways = record["branches"].items()
-            branches = {int(scale): Branch(tuple(way["path"]), tuple(way["operations"])) for scale, way in ways}
-            tried.append(Tried(Architecture(plan.space, branches), record["f1"], record))
-        return tried
+        return [self.read_trial(plan.space, record) for record in recorder.history()]
 
-
-class Trial(Trainer):
-    """The training of one architecture; nothing is scored before its end."""
-
-    def phase(self, epoch: int) -> str:
-        return "trial"
-
-    def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
-        """Whether the training explodes."""
-        warnings = explosion_warnings(record["losses"], norms, history)
-        return {"monitors": {"gradient_norm": dict(norms), "warnings": warnings}}
-
-
-class TrialRecorder:
-    """A `Recorder` for the epochs of one trial: they go into the search's checkpoints, and not into its history.
-
-    Args:
-        recorder: the search's.
-        trial: its number.
-        state: what an interrupted trial has saved; None where it begins.
-    """
-
-    def __init__(self, recorder: Recorder, trial: int, state: Mapping[str, Any] | None) -> None:
-        self.recorder, self.trial = recorder, trial
-        state = state or {"records": [], "timings": [], "training": None}
-        self.records, self.timings, self._training = list(state["records"]), list(state["timings"]), state["training"]
-
-    def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
-        self.records.append(record)
-        self.timings.append(timing)
-
-    def wants_checkpoint(self) -> bool:
-        return self.recorder.wants_checkpoint()
-
-    def save(self, state: dict[str, Any], needed: bool = True) -> None:
-        inside = {"records": self.records, "timings": self.timings, "training": state}
-        self.recorder.save({"epoch": self.trial - 1, "trial": inside}, needed)
-
-    def restore(self) -> dict[str, Any] | None:
-        return self._training
-
-    def history(self) -> list[dict[str, Any]]:
-        return self.records
-
-
-def build_trial(
-    architecture: Architecture, plan: SearchPlan, outliers: Tensor, fabric: Fabric, seed: int
-) -> tuple[Any, dict[str, Any], Schedule]:
-    """The network and heads of an architecture with fresh weights, ready to be trained; see `SchedulePlan.set_up`."""
-    if architecture.space != plan.space:
-        raise ValueError(f"an architecture of another space was proposed: {architecture.space}")
-    network = plan.make_encoder(DiscreteNetwork, architecture)
-    learner = Learner(network, plan.make_heads(network, outliers)).to(memory_format=torch.channels_last)
-    plan.machine.prepare(network)
-    return plan.weights.set_up(learner, fabric, plan.protocol, seed)
-
-
-def run_trial(
-    architecture: Architecture,
-    plan: SearchPlan,
-    split: SearchData,
-    outliers: Tensor,
-    fabric: Fabric,
-    recorder: TrialRecorder,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train and judge an architecture; the record of the trial and its timing.
-
-    Args:
-        split: on the device.
-    """
-    seed = derive_seed(plan.seed, "trial", recorder.trial)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "weights"))
-        learner, optimizers, schedule = build_trial(architecture, plan, outliers, fabric, seed)
-        run_epochs(Trial(fabric, learner, optimizers, split.training(), schedule, plan.machine.graphs), recorder)
-    trained = time.perf_counter()
-    learner.eval()
-    rule = plan.objective.make_rule()
-    scores = FirstRank(fabric, learner).call(lambda own: pseudo_open_set_scores(own.infer, own.objective, rule, split))
-    last, timings = recorder.records[-1], recorder.timings
-    record = {
-        "epoch": recorder.trial,
-        "phase": "trial",
-        "losses": last["losses"],
-        "monitors": last["monitors"],
-        **scores,
-        "branches": architecture.to_dict()["branches"],
-        "parameters": sum(parameter.numel() for parameter in learner.encoder.parameters()),
-    }
-    timing = {
-        "epoch": recorder.trial,
-        "seconds": sum(epoch["seconds"] for epoch in timings) + time.perf_counter() - trained,
-        "training_seconds": sum(epoch["training_seconds"] for epoch in timings),
-        "images": sum(epoch["images"] for epoch in timings),
-        "ranks": fabric.world_size,
-    }
-    return record, timing
+    def read_trial(self, space: Space, record: Mapping[str, Any]) -> Tried:
+        """A trial from its record."""
+        return Tried(Architecture.from_description(space, record), record[self.criterion], record)

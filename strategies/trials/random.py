@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.references import sample_architecture
-from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.strategies.trials.base import Trials, Tried
+from nas_osr.strategies.trials.asking import draw_uniformly
+from nas_osr.strategies.trials.base import Trials
+from nas_osr.strategies.trials.trial import Tried
 
 
 class Random(Trials):
@@ -16,4 +16,4 @@ class Random(Trials):
 
     def propose(self, plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
         """One drawn from the search's seed and the number of the trial."""
-        return sample_architecture(plan.space, derive_seed(plan.seed, "trial", trial))
+        return draw_uniformly(plan, trial, tried)

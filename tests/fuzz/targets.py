@@ -44,7 +44,8 @@ from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import load_with_weights, render
 from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph
-from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
+from nas_osr.search_spaces.architectures.references import load_architecture, published
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.sweeps.sweep_file import read_sweep

@@ -16,7 +16,7 @@ from nas_osr.objectives import OBJECTIVES
 from nas_osr.plans import LearningData
 from nas_osr.retrain.retrain_plan import plan_measured
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import STRATEGIES
 from nas_osr.strategies.search_plan import plan_measurement
@@ -76,6 +76,9 @@ class Interrupting:
 
     def restore(self) -> dict[str, Any] | None:
         return self._restored
+
+    def folder(self) -> None:
+        return None
 
     def history(self) -> list[dict[str, Any]]:
         return self.records

@@ -11,7 +11,8 @@ from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.retrain.run import run_retrain
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.references import published, sample_architecture
+from nas_osr.search_spaces.architectures.references import published
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.presets import get_preset
 
 TINY: dict[str, Any] = {

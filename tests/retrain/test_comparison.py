@@ -30,7 +30,8 @@ from nas_osr.retrain.comparison import (
 )
 from nas_osr.retrain.comparison import with_published as beside
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.search_spaces.architectures.references import published, sample_architecture
+from nas_osr.search_spaces.architectures.references import published
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 
 
 def write_retraining(

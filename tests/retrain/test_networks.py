@@ -15,11 +15,12 @@ from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from nas_osr.cli.main import main
+from nas_osr.cost.estimate import count_macs
 from nas_osr.data.protocols import Protocol, make_protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.plans import ObjectivePlan, plan_objective
-from nas_osr.retrain.build import build_learner, count_macs
+from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.networks import NETWORKS, check_network, network_class
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest

@@ -21,7 +21,7 @@ from nas_osr.retrain.subclusters.choice import plan_subclusters
 from nas_osr.retrain.subclusters.subclusters_request import SubclustersRequest
 from nas_osr.retrain.taking_over import fill_open
 from nas_osr.runs.run_folder import RunFolder
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest

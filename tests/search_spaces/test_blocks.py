@@ -11,7 +11,7 @@ from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.retrain.networks import network_class
 from nas_osr.retrain.retrain_plan import plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.blocks import prepare_encoder
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.space import Space

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_osr.errors import UserError
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.checks import check_architecture, check_space
 from nas_osr.search_spaces.space import Space
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nas_osr.search_spaces.architectures.references import sample_architecture
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.layout import keep_layout, subsample
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.space import Space

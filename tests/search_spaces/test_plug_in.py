@@ -55,7 +55,9 @@ def test_every_command_takes_a_users_own_operation(
     sys.modules.pop(module)  # a new process: only --plugin may import it from now on
     assert main(["export", out, "--out", pictures, "--format", "json,graphml,gv,svg"]) == 0
     graphml = str(tmp_path / "pictures" / "architecture.graphml")
-    assert main(["export", graphml, "--out", str(tmp_path / "again"), "--format", "json,svg"]) == 0
+    assert main(["export", graphml, "--out", str(tmp_path / "again"), "--format", "json"]) == 0
+    assert main(["export", graphml, "--out", str(tmp_path / "again"), "--format", "svg", "--plugin", module]) == 0
+    sys.modules.pop(module)  # without it a picture does not say how large the network is
     for name in ("architecture.json", "architecture.svg"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "search" / name).read_bytes()
     assert ">Separable<" in (tmp_path / "again" / "architecture.svg").read_text()

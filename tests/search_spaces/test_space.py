@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -11,12 +12,18 @@ from typing import Any
 
 import pytest
 
+from nas_osr.cli.main import main
+from nas_osr.configuration import make_request
 from nas_osr.errors import UserError
+from nas_osr.plain import plain
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.references import published
-from nas_osr.search_spaces.presets import PRESETS
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
+from nas_osr.search_spaces.operations import OPERATIONS
+from nas_osr.search_spaces.presets import PRESETS, space_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.run import run_search
+from nas_osr.strategies.search_plan import plan_space, record_space
 from nas_osr.strategies.search_request import SearchRequest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
         ("channels", 8193, "channels must be from 4 to 8192, got 8193"),
         ("operations", [f"a.B{i}" for i in range(17)], "operations must be 1 to 16 names, got 17"),
         ("operations", ["skip", "skip"], "operations must be different names, got 'skip', 'skip'"),
-        ("operations", ["pool"], "operations: unknown operation 'pool': choose from skip, conv, conv2 or give"),
+        ("operations", ["pool"], "operations: unknown operation 'pool': choose from skip, conv, conv2, separable3"),
         ("operations", ["a..B"], "operations: unknown operation 'a..B'"),
         ("operations", [".B"], "operations: unknown operation '.B'"),
         ("operations", ["a-b.C"], "operations: unknown operation 'a-b.C'"),
@@ -40,6 +47,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
         ("branches", [0], "branches must contain 2 and otherwise only 0 and 1, got [0]"),
         ("branches", [2, 3], "branches must contain 2"),
         ("branches", [2, 2], "branches must contain 2"),
+        ("operations", ["none"], "operations must name one that computes something beside none"),
     ],
 )
 def test_a_dry_run_and_a_file_refuse_what_the_space_refuses(
@@ -58,6 +66,74 @@ def test_a_dry_run_and_a_file_refuse_what_the_space_refuses(
         with pytest.raises(UserError) as read:
             Architecture.from_dict(plain, "file")
         assert str(read.value) == f"file: not an architecture: space.{refused.value}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("stems", ["dense"], "stems: unknown stem 'dense': choose from strided, pooled or give package.module.Class"),
+        ("activations", ["tanh"], "activations: unknown 'tanh': choose from leaky_relu, relu, gelu, silu"),
+        ("poolings", ["average", "average"], "poolings must be different names, got 'average', 'average'"),
+        ("outputs", [0, 2], "outputs: unknown 0: choose from 1, 2"),
+        ("widths", [0.0], "widths must lie in (0, 1] and make channels 256 a multiple of 4, got 0.0"),
+        ("widths", [0.3], "widths must lie in (0, 1] and make channels 256 a multiple of 4, got 0.3"),
+        ("widths", [2.0], "widths must lie in (0, 1]"),
+    ],
+)
+def test_a_file_refuses_choices_that_a_space_refuses(field: str, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        Space(**{field: tuple(value)})
+    assert str(refused.value).startswith(message)
+    plain = sample_architecture(Space(poolings=("average", "both")), 0).to_dict()
+    plain["space"][field] = value
+    with pytest.raises(UserError) as read:
+        Architecture.from_dict(plain, "file")
+    assert str(read.value) == f"file: not an architecture: space.{refused.value}"
+
+
+def test_a_choice_of_outputs_is_of_one_output() -> None:
+    with pytest.raises(UserError, match="outputs can be chosen only where branches is 2 alone"):
+        Space(branches=(0, 2), outputs=(1, 2))
+
+
+def test_a_space_of_ones_own_is_a_plain_value_at_the_presets_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of the page, which nothing needs but the request."""
+    page = (ROOT / "docs" / "plug-ins.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "class Smooth" in block]
+    (tmp_path / "my_spaces.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_spaces", raising=False)
+    space = space_of("my_spaces.Smooth", "tiny")
+    assert type(space) is Space
+    operations, activations, poolings = ("skip", "separable3", "inverted"), ("gelu", "silu"), ("average", "both")
+    assert space == Space(4, 16, operations, activations=activations, poolings=poolings)
+    assert space_of("paper", "tiny") == space_of(None, "tiny") == PRESETS["tiny"].space
+    assert space_of("wide", "small").channels < PRESETS["small"].space.channels
+    sys.modules.pop("my_spaces")
+    run = ["--protocol", "digits", "--preset", "tiny", "--limit_per_class", "20", "--batch_size", "16", "--quiet"]
+    out = str(tmp_path / "run")
+    searching = ["search", *run, "--space", "my_spaces.Smooth", "--epochs", "2", "--strategy_config.warmup_epochs", "1"]
+    assert main([*searching, "--out", out]) == 0
+    assert Architecture.load(tmp_path / "run" / "architecture.json").space == space
+    sys.modules.pop("my_spaces")
+    assert main(["retrain", out, "--epochs", "1", "--bootstrap", "0", "--quiet", "--out", str(tmp_path / "again")]) == 0
+    assert "my_spaces" not in sys.modules
+    for name, message in (("narrow", "unknown space 'narrow': choose from paper, wide or give"), ("os.PathLike", "os")):
+        with pytest.raises(UserError, match=message):
+            space_of(name, "tiny")
+
+
+def test_a_fixed_stem_is_no_choice() -> None:
+    """What a user says wins over the space; and what config.yaml holds of it gives the same space again."""
+    request = SearchRequest(space="wide", preset="tiny", stem="pooled", widths=[1.0])
+    space = plan_space(request)
+    assert (space.stem, space.stems, space.widths) == ("pooled", (), (1.0,))
+    recorded = plain(record_space(request, space) | {"preset": "tiny"}, "recorded")
+    assert plan_space(make_request(SearchRequest, recorded, "recorded")) == space
+    usual = record_space(SearchRequest(preset="tiny"), plan_space(SearchRequest(preset="tiny")))
+    assert list(usual) == ["layers", "channels", "operations", "branches", "stem"]
 
 
 def test_lists_of_any_order_are_the_same_space() -> None:
@@ -81,4 +157,4 @@ def test_names_can_be_read_without_torch() -> None:
         "STEMS; from nas_osr.search_spaces import presets; print(*OPERATIONS, *STEMS, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "skip conv conv2 strided pooled False\n"
+    assert done.stdout == f"{' '.join(OPERATIONS)} strided pooled False\n"

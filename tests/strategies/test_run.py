@@ -17,7 +17,7 @@ from nas_osr.errors import UserError
 from nas_osr.objectives.gmvae import GMVAE
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.strategies import STRATEGIES
+from nas_osr.strategies import STRATEGIES, strategy_class
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
@@ -94,7 +94,7 @@ def marked_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_search_reads_no_test_file_and_no_true_unknown(strategy: str, marked_folder: Path, tmp_path: Path) -> None:
-    own = {"trials": 1} if strategy == "random" else {"warmup_epochs": 1}
+    own = {"trials": 1} if strategy_class(strategy).tries else {"warmup_epochs": 1}
     settings = {
         **TINY,
         "strategy": strategy,

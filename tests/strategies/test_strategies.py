@@ -29,7 +29,15 @@ COMMON: dict[str, Any] = {
     "limit_per_class": 20, "objective": "cross_entropy", "device": "cpu", "threads": 1, "quiet": True,
 }  # fmt: skip
 BILEVEL, TRIALS = {"warmup_epochs": 1}, {"trials": 3}
-OWN = {"pas": BILEVEL, "darts": BILEVEL, "random": TRIALS, "my_strategies.Climb": TRIALS}
+OWN: dict[str, dict[str, Any]] = {
+    "pas": BILEVEL,
+    "darts": BILEVEL,
+    "random": TRIALS,
+    "evolution": {"trials": 4, "population": 2, "tournament": 1},
+    "halving": {"trials": 4, "factor": 2},
+    "nsga": {"trials": 4, "population": 2},
+    "my_strategies.Climb": TRIALS,
+}
 FILES = {
     "architecture.graphml", "architecture.gv", "architecture.json", "architecture.svg", "checkpoint.pt", "config.yaml",
     "history.jsonl", "provenance.json", "timing.jsonl",
@@ -146,9 +154,17 @@ def test_trials_are_different_architectures_and_the_best_wins(finished: dict[str
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("annealing", {}, "unknown strategy 'annealing': choose from pas, darts, random or give package.module.Class"),
+        (
+            "annealing",
+            {},
+            "unknown strategy 'annealing': choose from pas, darts, random, evolution, halving, nsga or give",
+        ),
         ("my_strategies.Trap", {}, "my_strategies has no class Trap derived from Strategy"),
-        ("random", {"order": "weights_first"}, "strategy random has no setting 'order': it has trials"),
+        (
+            "random",
+            {"order": "weights_first"},
+            "strategy random has no setting 'order': it has trials, rotations, criterion",
+        ),
         ("pas", {"warmup_epochs": -1}, "warmup_epochs must not be negative, got -1"),
         ("pas", {"architecture_lr": 0}, "architecture_lr must be greater than 0"),
     ],

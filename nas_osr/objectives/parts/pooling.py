@@ -16,7 +16,10 @@ def pooled_width(shapes: FeatureShapes) -> int:
 def pool(features: Features) -> Tensor:
     """The mean of every channel of the 1/16 map, then of the finer branches where enabled: [B, D] float32.
 
-    The order is by scale, coarsest first, whatever the order in `features`.
+    The order is by scale, coarsest first, whatever the order in `features`. What the encoder has pooled itself is taken
+    as it is.
     """
+    if features.pooled is not None:
+        return features.pooled
     scales = sorted(features.branches, reverse=True)
     return torch.cat([features.branches[scale].float().mean(dim=(2, 3)) for scale in scales], dim=1)

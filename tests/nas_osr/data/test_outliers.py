@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from nas_osr.data.dataset import load_data
-from nas_osr.data.outliers import fingerprint, load_outliers, outlier_classes
+from nas_osr.data.outliers import fingerprint_learned, load_outliers, outlier_classes
 from nas_osr.data.protocols import make_protocol
 from nas_osr.data.sources import open_source
 from nas_osr.errors import UserError
@@ -102,11 +102,11 @@ def test_wrong_sources_are_refused(tmp_path: Path) -> None:
 def test_fingerprint_tells_outliers_apart() -> None:
     data = load_data(make_protocol("digits"), limit_per_class=4)
     outliers = torch.zeros(2, 1, 32, 32, dtype=torch.uint8)
-    assert fingerprint(data, None) == data.fingerprint()
-    alone = fingerprint(data, outliers)
-    assert alone.startswith(f"{data.fingerprint()}+") and alone == fingerprint(data, outliers.clone())
+    assert fingerprint_learned(data, None) == data.fingerprint()
+    alone = fingerprint_learned(data, outliers)
+    assert alone.startswith(f"{data.fingerprint()}+") and alone == fingerprint_learned(data, outliers.clone())
     outliers[1, 0, 3, 3] = 1
-    assert fingerprint(data, outliers) != alone
+    assert fingerprint_learned(data, outliers) != alone
 
 
 RUN: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_retraining_with_outliers(photographs: str, tmp_path: Path) -> None:
     assert part.read_config()["outliers"] == "cifar10"
     data = load_data(make_protocol("digits"), limit_per_class=20)
     outliers = load_outliers("cifar10", make_protocol("digits"), Path(photographs), 20)
-    assert part.read_provenance()["data_fingerprint"] == fingerprint(data, outliers)
+    assert part.read_provenance()["data_fingerprint"] == fingerprint_learned(data, outliers)
     state = part.load_checkpoint()
     assert state is not None and not any("outliers" in name for name in state["learner"])
     before = part.read_json("metrics.json")

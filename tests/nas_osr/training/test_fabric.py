@@ -9,9 +9,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from nas_osr import evaluate, train
+from nas_osr import evaluate, load, train
+from nas_osr.evaluation.predictions import read_predictions
 from nas_osr.plans import decide_precision
-from nas_osr.retrain.reopen import precision_to_reopen
+from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.strategies.run import search_as_planned
@@ -100,12 +101,11 @@ def test_a_run_goes_on_in_the_precision_that_it_began_with(tmp_path: Path, monke
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     part = RunFolder.open(out / "split-0")
     assert part.read_config()["precision"] == "bf16-mixed"
-    assert precision_to_reopen(part, ReopenOptions()) == "32-true"  # which this device computes far more quickly
-    give_processor(monkeypatch, INSTRUCTIONS[0])
-    assert precision_to_reopen(part, ReopenOptions()) == "bf16-mixed"
-    assert precision_to_reopen(part, ReopenOptions(precision="32-true")) == "32-true"
     metrics = part.read_json("metrics.json")["metrics"]
-    assert evaluate(str(out), threads=1)[0]["metrics"] == metrics
+    assert evaluate(str(out), threads=1)[0]["metrics"] == metrics  # in float32, like the model
+    images = reopen(part, ReopenOptions(threads=1)).data.test().images.permute(0, 2, 3, 1).numpy()
+    asked = load(part.path / "model").ask(images).knownness
+    assert read_predictions(part.path / "predictions.csv").knownness == pytest.approx(asked, rel=1e-12)
 
 
 def test_runs_of_earlier_versions_go_on_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
 import networkx as nx
@@ -16,13 +15,10 @@ from hypothesis import strategies as st
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
 from nas_osr.search_spaces.architectures.graph import format_graphml, to_graph
-from nas_osr.search_spaces.architectures.references import (
-    load_architecture,
-    published,
-    published_names,
-    sample_architecture,
-)
+from nas_osr.search_spaces.architectures.references import load_architecture, published, published_names
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space, all_paths, cells, edges, mixing_cells, predecessors
+from nas_osr.search_spaces.spaces import Wide
 from nas_osr.search_spaces.stems import STEMS
 
 JSON_VALUES = st.recursive(
@@ -141,7 +137,7 @@ def replaced(*keys_and_value):
     ("plain", "field"),
     [
         ([], "schema"),
-        (replaced("schema", 2), "schema"),
+        (replaced("schema", 3), "schema"),
         (replaced("schema", True), "schema"),
         (replaced("extra", 1), "extra"),
         (replaced("space", None), "space"),
@@ -217,10 +213,14 @@ def places(value, keys=()):
         yield from places(item, (*keys, key))
 
 
-@settings(max_examples=300)
+SAMPLES = (sample_architecture(Space(**asdict(Wide(4, 16))), seed) for seed in range(100))
+WIDE = next(architecture for architecture in SAMPLES if architecture.joins)
+
+
+@settings(max_examples=400)
 @given(data=st.data())
 def test_fuzzed_json_is_refused_or_valid(data):
-    plain = copy.deepcopy(published().to_dict())
+    plain = copy.deepcopy(data.draw(st.sampled_from([published(), WIDE])).to_dict())
     for _ in range(data.draw(st.integers(1, 3))):
         keys = data.draw(st.sampled_from(list(places(plain)) or [()]))
         if not keys:
@@ -233,6 +233,43 @@ def test_fuzzed_json_is_refused_or_valid(data):
         else:
             place[keys[-1]] = data.draw(JSON_VALUES | st.integers(0, 3) | st.sampled_from(["conv", "skip", "a.B"]))
     check_refused_or_valid(json.dumps(plain))
+
+
+def changed(keys, value):
+    """WIDE with another value at these keys."""
+    plain = copy.deepcopy(WIDE.to_dict())
+    place = plain
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("choices", "pooling"), "mean", "choices.pooling: 'mean' is not one of average, maximum, both"),
+        (("choices", "output"), True, "choices.output: True is not one of 1, 2"),
+        (("choices",), {}, "choices: expected those of the space, stem, activation, pooling, output, width_0"),
+        (("choices", "depth"), 3, "choices: unknown field 'depth'"),
+        (("joins", "0/0"), {"path": [], "operations": []}, "joins: expected keys such as 3/1"),
+        (("joins", "1/0"), {"path": [0], "operations": ["conv"]}, "joins.1/0: not a cell on the path of a branch that"),
+        (("joins", "3/2"), {"path": [0], "operations": ["conv"]}, "joins.3/2"),
+        (("joins",), [], "joins: expected an object, got a list"),
+        (("space", "two_inputs"), 1, "space.two_inputs: expected true or false, got 1"),
+        (("space", "two_inputs"), False, "space.two_inputs is false"),
+        (("space", "widths"), ["1"], "space.widths[0]: expected a number, got '1'"),
+    ],
+)
+def test_bad_choices_are_named(keys, value, message):
+    with pytest.raises(UserError) as caught:
+        Architecture.from_json(json.dumps(changed(keys, value)), "file")
+    assert message in str(caught.value)
+
+
+def test_wide_json_is_the_same_again():
+    assert Architecture.from_json(WIDE.to_json(), "text").to_json() == WIDE.to_json()
+    assert Architecture.from_description(WIDE.space, {"epoch": 1, **WIDE.describe()}).branches == WIDE.branches
 
 
 @given(text=st.text(max_size=50) | JSON_VALUES.map(json.dumps))
@@ -287,30 +324,3 @@ def test_random_references_sample():
     for reference, space_or_none in (("random:7", None), ("random:x", space), ("random:-1", space), ("random:", space)):
         with pytest.raises(UserError, match="random:"):
             load_architecture(reference, space_or_none)
-
-
-def chi_square(counts, expected):
-    return sum((counts[key] - expected) ** 2 / expected for key in counts)
-
-
-def test_sampling_is_uniform_over_paths_and_operations():
-    space = Space(layers=6, channels=8)
-    samples = [sample_architecture(space, seed).branches[2] for seed in range(4000)]
-    paths = Counter(branch.path for branch in samples)
-    assert set(paths) == set(all_paths(6, 2))
-    assert chi_square(paths, 400) < 27.9  # 99.9 % quantile, 9 degrees of freedom
-    operations = Counter(branch.operations[layer] for branch in samples for layer in range(6))
-    assert chi_square(operations, 8000) < 13.8  # 2 degrees of freedom
-
-
-def test_sampling_two_branches_is_uniform_over_the_pairs_that_agree():
-    space = Space(layers=4, channels=8, operations=("skip",), branches=(1, 2))
-
-    def agree(a, b):
-        return all(a[: layer + 1] == b[: layer + 1] for layer in range(4) if a[layer] == b[layer])
-
-    pairs = [pair for pair in product(all_paths(4, 1), all_paths(4, 2)) if agree(*pair)]
-    samples = (sample_architecture(space, seed).branches for seed in range(1000))
-    counts = Counter((branches[1].path, branches[2].path) for branches in samples)
-    assert set(counts) == set(pairs)
-    assert chi_square(counts, 1000 / len(pairs)) < 22

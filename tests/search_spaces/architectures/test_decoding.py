@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
-from nas_osr.search_spaces.architectures.decoding import best_path, decode, weights_from_record
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, best_path, decode, weights_from_record
 from nas_osr.search_spaces.architectures.references import published
 from nas_osr.search_spaces.space import Space, all_paths, cells, mixing_cells
 
@@ -74,10 +74,12 @@ def test_decode_by_hand():
     alpha = dict.fromkeys(cells(4, (2,)), (0.2, 0.3, 0.5))
     alpha[1, 0] = (0.4, 0.4, 0.2)  # a tie: the first wins
     alpha[3, 2] = (0.1, 0.8, 0.1)
-    assert decode(space, alpha, beta) == {2: Branch((0, 0, 1, 2), ("conv2", "skip", "conv2", "conv"))}
+    assert decode(space, ArchitectureWeights(alpha, beta)).branches == {
+        2: Branch((0, 0, 1, 2), ("conv2", "skip", "conv2", "conv"))
+    }
     alpha[3, 2] = (0.1, math.nan, 0.1)
     with pytest.raises(ValueError, match="3/2"):
-        decode(space, alpha, beta)
+        decode(space, ArchitectureWeights(alpha, beta))
 
 
 @given(data=st.data(), layers=st.integers(3, 8), branches=BRANCHES)
@@ -85,7 +87,33 @@ def test_decoded_branches_always_make_an_architecture(data, layers, branches):
     space = Space(layers=layers, channels=8, operations=("skip", "conv"), branches=branches)
     beta = data.draw(betas(layers, branches, st.sampled_from([0.0, 0.5, 0.3, 1.0])))
     alpha = {cell: data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))) for cell in cells(layers, branches)}
-    Architecture(space, decode(space, alpha, beta))
+    assert decode(space, ArchitectureWeights(alpha, beta)).space == space
+
+
+def test_choices_and_second_inputs_are_decoded():
+    """Each the most probable, `none` never; and the way to a second input is the best one to where it comes from."""
+    space = Space(4, 16, ("none", "conv"), poolings=("average", "both"), outputs=(1, 2), two_inputs=True)
+    alpha = dict.fromkeys(space.cells, (0.9, 0.1))
+    beta = {(2, 1): (0.1, 0.9), (3, 1): (0.2, 0.8), (3, 2): (0.8, 0.2)}
+    join = {(2, 1): (0.4, 0.6), (3, 1): (0.5, 0.5), (3, 2): (0.1, 0.9)}
+    found = decode(space, ArchitectureWeights(alpha, beta, {"pooling": (0.4, 0.6), "output": (0.7, 0.3)}, join))
+    assert found.choices == {"pooling": "both", "output": 1}
+    assert found.branches == {1: Branch((0, 1, 1, 1), ("conv",) * 4)}
+    assert found.joins == {(2, 1): Branch((0, 0), ("conv",) * 2)}  # not that of 3/1, where both are as probable
+    other = decode(space, ArchitectureWeights(alpha, beta, {"pooling": (0.5, 0.5), "output": (0.3, 0.7)}, join))
+    assert other.choices == {"pooling": "average", "output": 2}
+    assert other.branches[2].path == (0, 1, 1, 2)
+    assert {cell: way.path for cell, way in other.joins.items()} == {(2, 1): (0, 0), (3, 2): (0, 1, 2)}
+
+
+@given(data=st.data(), layers=st.integers(3, 7), branches=BRANCHES)
+def test_second_inputs_always_agree_with_the_paths(data, layers, branches):
+    space = Space(layers, 8, ("skip", "conv"), branches=branches, two_inputs=True)
+    beta = data.draw(betas(layers, branches, st.sampled_from([0.0, 0.5, 0.3, 1.0])))
+    alpha = {cell: data.draw(st.sampled_from([(0.1, 0.9), (0.9, 0.1)])) for cell in space.cells}
+    join = {cell: data.draw(st.sampled_from([(0.1, 0.9), (0.9, 0.1)])) for cell in mixing_cells(layers, branches)}
+    found = decode(space, ArchitectureWeights(alpha, beta, join=join))
+    assert Architecture.from_json(found.to_json(), "again") == found
 
 
 def record():

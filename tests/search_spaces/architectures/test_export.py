@@ -24,10 +24,11 @@ from nas_osr.search_spaces.architectures import picture
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.export import FORMATS, export_architecture, load_with_weights, render
-from nas_osr.search_spaces.architectures.references import load_architecture, published, sample_architecture
+from nas_osr.search_spaces.architectures.references import load_architecture, published
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.architectures.vector_pdf import read_path
 from nas_osr.search_spaces.network import DiscreteNetwork
-from nas_osr.search_spaces.sizes import sizes_of
+from nas_osr.search_spaces.sizes import describe_architecture, describe_space, sizes_of
 from nas_osr.search_spaces.space import Space, cells, mixing_cells
 
 FOUND = {
@@ -81,7 +82,8 @@ def test_a_run_folder_is_exported_with_the_weights_of_its_epoch(tmp_path, capsys
     architecture = write_run(run)
     written = export(str(run), "svg,pdf,png,gv,graphml,json", out)
     assert sorted(path.name for path in out.iterdir()) == [f"architecture.{name}" for name in sorted(FORMATS)]
-    assert capsys.readouterr().out.splitlines() == [f"wrote {path}" for path in written]
+    sizes = [f"space: {describe_space(architecture.space)}", describe_architecture(architecture, (3, 32, 32))]
+    assert capsys.readouterr().out.splitlines() == sizes + [f"wrote {path}" for path in written]
     assert (out / "architecture.json").read_bytes() == (run / "architecture.json").read_bytes()
     again, weights = load_with_weights(out / "architecture.graphml")
     assert again == architecture

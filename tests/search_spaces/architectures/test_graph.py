@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 
 import networkx as nx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,9 +22,14 @@ from nas_osr.search_spaces.architectures.graph import (
     to_graph,
     weights_from_graph,
 )
-from nas_osr.search_spaces.architectures.references import published, sample_architecture
+from nas_osr.search_spaces.architectures.picture import draw, format_dot
+from nas_osr.search_spaces.architectures.references import published
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space, cells, mixing_cells
+from nas_osr.search_spaces.spaces import Wide
 from nas_osr.search_spaces.stems import STEMS
+from nas_osr.search_spaces.supernet import build_supernet
+from nas_osr.seeds import make_generator
 
 BRANCHES = st.sampled_from([(2,), (1, 2), (0, 2), (0, 1, 2)])
 TEXT_OR_NUMBER = st.text(max_size=6) | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False, allow_infinity=False)
@@ -60,6 +67,29 @@ def test_json_to_graphml_to_json_loses_nothing(pair):
         assert again.to_json() == architecture.to_json()
         assert weights_from_graph(graph, again, "text") == given_weights
         assert format_graphml(to_graph(again, given_weights)) == text
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_graph_of_a_wide_space_loses_nothing(seed):
+    """Choices, second inputs, and the weights of both; and the picture says them."""
+    space = Space(**asdict(Wide(5, 16)))
+    architecture = sample_architecture(space, seed)
+    supernet = build_supernet(space, 1, (0.5,), (0.5,))
+    generator = make_generator(seed, "weights")
+    for logits in supernet.architecture_parameters.values():
+        logits.data.copy_(torch.randn(logits.shape, generator=generator))
+    mixing = mixing_cells(space.layers, space.ends)
+    betas = {cell: beta for cell, beta in supernet.betas().items() if cell in mixing}
+    weights = ArchitectureWeights(supernet.alphas(), betas, supernet.gammas(), supernet.joins())
+    graph = parse_graphml(format_graphml(to_graph(architecture, weights)), "text")
+    assert from_graph(graph, "text") == architecture
+    assert weights_from_graph(graph, architecture, "text") == weights
+    assert Architecture.from_json(architecture.to_json(), "text") == architecture
+    dot = format_dot(architecture, weights)
+    assert f"pooling {architecture.choices['pooling']} (" in dot
+    bold = sum("penwidth=2.6" in line for line in dot.splitlines())
+    assert bold == len(architecture.chosen_edges()) + 2  # from the stem, and to the head
+    assert draw(dot, "svg").startswith(b"<?xml")
 
 
 def test_the_graph_holds_the_whole_space():

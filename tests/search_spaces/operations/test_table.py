@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas_osr.search_spaces.operations import OPERATIONS, operation_class
+from nas_osr.search_spaces.operations import NONE, OPERATIONS, operation_class
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
 
@@ -22,8 +22,11 @@ def test_every_operation_keeps_or_halves_and_leaves_its_input_alone(name: str, s
         found = operation(maps)
         assert found.shape == (4, 8 * stride, side // stride, side // stride)
         assert torch.equal(maps, before)
-        found.square().mean().backward()
-        assert maps.grad is not None and maps.grad.any()
+        if name == NONE:
+            assert not found.any()
+        else:
+            found.square().mean().backward()
+            assert maps.grad is not None and maps.grad.any()
 
 
 def test_a_supernet_mixes_all_of_them() -> None:

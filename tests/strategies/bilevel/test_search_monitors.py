@@ -193,7 +193,10 @@ def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
     (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = yaml.safe_load((run / "config.yaml").read_text())
     own = config.pop("strategy_config")
-    del own["stop_rule"], own["temperature"], config["deterministic"]  # which are younger
+    for younger in ("stop_rule", "temperature", "criterion"):
+        del own[younger]
+    for younger in ("deterministic", "jobs", "backend"):
+        del config[younger]
     (run / "config.yaml").write_text(yaml.safe_dump({**config, **own}))
     result = run_search(SearchRequest(**short, out=str(run), resume="auto"), ["nas-osr", "search"])
     assert result["stopped"] is None and result["warnings"] == {}

@@ -1,0 +1,25 @@
+"""`nas-osr tabulate`: train the architectures of a space into a table to search in."""
+
+from __future__ import annotations
+
+import shlex
+
+from nas_osr.cli.show import show_json, show_next, show_yaml
+from nas_osr.strategies.tabulate import run_tabulate
+from nas_osr.strategies.tabulate_request import TabulateRequest
+
+
+def tabulate(config: TabulateRequest, command: list[str]) -> None:
+    """Fill the table as configured and print what is in it."""
+    try:
+        result = run_tabulate(config, command)
+    except KeyboardInterrupt as interruption:
+        raise type(interruption)(f"go on with: {shlex.join([*command, '--resume', 'auto'])}") from None
+    if config.json:
+        show_json(result)
+    elif config.dry_run:
+        show_yaml(result["would_tabulate"])
+    else:
+        of = "all" if result["complete"] else "a sample"
+        print(f"{result['architectures']} architectures ({of}), {result['trainings']} trainings in {result['out']}")
+        show_next(f"table {shlex.quote(result['out'])}")

@@ -1,0 +1,133 @@
+"""What a table says: how far architectures differ, what tells the good ones, and which strategy finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas_osr.strategies.table import SearchTable
+from nas_osr.strategies.table_trials import Conditions, plan_on_table, regret_on_table
+
+RESAMPLES = 1000
+SIZES = ("parameters", "macs")
+Array = NDArray[np.float64]
+
+
+def describe_spread(table: SearchTable, rule: str) -> dict[str, float]:
+    """How far the true AUROC after the last epoch differs between architectures, and between seeds of one.
+
+    Returns:
+        best, median, worst: of the means over seeds. spread: their standard deviation. noise: that of the seeds of one
+        architecture (pooled), 0 for one seed. between: the standard deviation between architectures without the share
+        that the noise of a mean over so many seeds has in `spread`.
+    """
+    true = table.true(rule, "auroc")[:, :, -1]
+    means, seeds = true.mean(axis=1), true.shape[1]
+    noise = float(np.sqrt(true.var(axis=1, ddof=1).mean())) if seeds > 1 else 0.0
+    spread = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+    return {
+        "best": float(means.max()),
+        "median": float(np.median(means)),
+        "worst": float(means.min()),
+        "spread": spread,
+        "noise": noise,
+        "between": float(np.sqrt(max(0.0, spread**2 - noise**2 / seeds))),
+    }
+
+
+def correlate(table: SearchTable, rule: str, seed: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Spearman's rank correlation of each criterion with the true AUROC by `rule`, and its bootstrap interval (95 %).
+
+    Criteria are what a search sees, means over all rotations after the last epoch, by rule; sizes, and further columns
+    of numbers; and `auroc of one seed`, the true AUROC of one training against the mean of the others: what a criterion
+    could reach that were it.
+
+    Returns:
+        (correlation, low, high) by criterion, best first; criteria that are the same for all are left out.
+    """
+    true = table.true(rule, "auroc")[:, :, -1]
+    columns = {name: table.column(name) for name in number_columns(table)}
+    if table.header["rotations"]:
+        columns |= {
+            f"{score} by {name}": table.pas(name, score)[:, :, -1].mean(axis=1)
+            for name in table.header["rules"]
+            for score in table.header["scores"]
+        }
+    pairs = {name: (values, true.mean(axis=1)) for name, values in columns.items()}
+    if true.shape[1] > 1:
+        pairs["auroc of one seed"] = (true[:, 0], true[:, 1:].mean(axis=1))
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, len(true), (RESAMPLES, len(true)))
+    found = {}
+    for name, (values, wanted) in pairs.items():
+        if np.ptp(values) > 0 and np.ptp(wanted) > 0:
+            resampled = [rank_correlation(values[index], wanted[index]) for index in drawn]
+            low, high = np.nanquantile(resampled, (0.025, 0.975))
+            found[name] = (rank_correlation(values, wanted), float(low), float(high))
+    return dict(sorted(found.items(), key=lambda item: -abs(item[1][0])))
+
+
+def number_columns(table: SearchTable) -> list[str]:
+    """The columns of a number for each architecture: sizes, and whatever has been added."""
+    names = [name for name, value in table.rows[0].items() if isinstance(value, int | float)]
+    return [name for name in names if all(isinstance(row.get(name), int | float) for row in table.rows)]
+
+
+def rank_correlation(one: Array, other: Array) -> float:
+    """Spearman's, ties having their mean rank; NaN where one side is constant."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (one, other)]
+    norm = np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum())
+    return float((ranks[0] * ranks[1]).sum() / norm) if norm > 0 else float("nan")
+
+
+def compare_strategies(
+    table: SearchTable,
+    names: Sequence[str],
+    settings: Mapping[str, Any],
+    conditions: Conditions,
+    costs: Sequence[float],
+    seeds: int,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The regret of each strategy over cost, see `regret_on_table`; raises UserError.
+
+    Args:
+        settings: of all strategies that have them; those of one alone stand under its name.
+        seeds: how many searches each.
+
+    Yields:
+        name, and by cost: mean, and low and high of its bootstrap interval (95 %) over searches; with `ahead`, the
+        same of the mean regret of `random` at the same cost less this one's, where `random` came first.
+    """
+    random: Array | None = None
+    for name in names:
+        plan = plan_on_table(table, name, own_settings(name, settings, names))
+        regrets = regret_on_table(table, plan, conditions, costs, range(seeds))
+        random = regrets if name == "random" else random
+        rows = {}
+        for column, cost in enumerate(costs):
+            values = regrets[:, column]
+            rows[f"{cost:g}"] = {
+                "regret": mean_interval(values),
+                "ahead": None if random is None or name == "random" else mean_interval(random[:, column] - values),
+            }
+        yield name, rows
+
+
+def own_settings(name: str, settings: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those that all share, and those of one strategy."""
+    shared = {key: value for key, value in settings.items() if key not in names}
+    return {**shared, **settings.get(name, {})}
+
+
+def mean_interval(values: Array) -> tuple[float, float, float] | None:
+    """The mean, and its percentile bootstrap interval (95 %); None where one is not defined."""
+    if np.isnan(values).any():
+        return None
+    drawn = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.quantile(values[drawn].mean(axis=1), (0.025, 0.975))
+    return float(values.mean()), float(low), float(high)

@@ -1,0 +1,89 @@
+"""`nas-osr tabulate` and `nas-osr table` on digits, from one end to the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nas_osr.cli.main import main
+from nas_osr.strategies import tabulate
+from nas_osr.strategies.table import read_table
+
+COMMAND = [
+    "tabulate", "tiny", "--protocol=digits", "--layers=3", "--channels=16", "--operations=skip,conv", "--epochs=2",
+    "--limit_per_class=16", "--batch_size=16", "--objective=cross_entropy", "--device=cpu", "--threads=1", "--quiet",
+    "--seeds=1",
+]  # fmt: skip
+
+
+def test_a_table_is_made_filled_up_and_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "table"
+    assert main([*COMMAND, "--rotations=1", "--sample=2", "--out", str(out)]) == 0
+    sample = read_table(out)
+    assert len(sample.rows) == 2 and not sample.header["complete"] and sample.header["rules"] == ["mls", "msp"]
+    assert main(["table", str(out)]) == 0
+    assert "no strategies: they need a table of the whole space" in capsys.readouterr().out
+
+    # all of the space, with more rotations: only what is missing is trained, also after an interruption
+    made: list[tuple[str, int]] = []
+    train = tabulate.TableBench.train
+
+    def note(self, plan, architecture, images, judging, names):  # type: ignore[no-untyped-def]
+        made.append(names)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return train(self, plan, architecture, images, judging, names)
+
+    monkeypatch.setattr(tabulate.TableBench, "train", note)
+    grown = [*COMMAND, "--rotations=2", "--out", str(out), "--resume=auto"]
+    assert main(grown) == 130
+    assert main(grown) == 0
+    table = read_table(out)
+    assert table.header["complete"] and len(table.header["rotations"]) == 2
+    assert len(made) - 1 == 3 * len(table.rows) - 2 * 2
+    for row in sample.rows:
+        (same,) = [other for other in table.rows if other["fingerprint"] == row["fingerprint"]]
+        assert same["true"] == row["true"]
+        assert all(same["pas"]["mls"][score][:1] == row["pas"]["mls"][score] for score in ("f1", "auroc"))
+    assert (0 <= table.true("mls", "auroc")).all() and (table.pas("msp", "accuracy") <= 1).all()
+    assert table.true("mls", "auroc").std() > 0
+    scores = [[row[name] for name in ("synflow", "naswot", "zico")] for row in table.rows]
+    assert all(isinstance(score, float) for row in scores for score in row)
+    assert len({tuple(row) for row in scores}) == len(table.rows)
+
+    capsys.readouterr()
+    assert main(["table", str(out), "--seeds=5", "--costs=1,2", "--strategy=random,evolution", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["architectures"] == len(table.rows) and {*found["strategies"]} == {"random", "evolution"}
+    assert {"synflow", "zico", "parameters"} <= found["correlations"].keys()
+    assert found["strategies"]["random"]["2"]["regret"][0] <= found["strategies"]["random"]["1"]["regret"][0] + 0.2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["tabulate", "small", "--protocol=digits", "--layers=12", "--dry_run"],
+            "name how many to train with --sample",
+        ),
+        (["tabulate", "tiny", "--protocol=digits", "--sample=400", "--dry_run"], "leave --sample out"),
+        (["tabulate", "tiny", "--protocol=digits", "--rotations=4", "--dry_run"], "rotations must be at most 3"),
+        (["tabulate", "tiny", "--protocol=digits", "--rules=oracle", "--dry_run"], "oracle"),
+        (["table", "nowhere"], "no such table"),
+        (["table", "nowhere", "--costs=4,2"], "costs must rise, got 4, 2"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
+
+
+def test_a_dry_run_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tabulate", "tiny", "--protocol=digits", "--dry_run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["would_tabulate"]
+    assert plan["architectures"] == 171 and plan["trainings"] == 171 * 5

@@ -1,0 +1,159 @@
+"""A table of architectures, made up: its file, what it says, and searches on it against what can be told by hand."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from nas_osr.errors import UserError
+from nas_osr.search_spaces.architectures.canonical import count_distinct, fingerprint
+from nas_osr.search_spaces.space import Space
+from nas_osr.strategies.table import SCORED, SearchTable, read_table, write_table
+from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
+from nas_osr.strategies.table_trials import Conditions, plan_on_table, regret_on_table, search_table
+from nas_osr.strategies.tabulate import choose_architectures
+
+SPACE = Space(layers=3, channels=16)  # 27 descriptions
+EPOCHS, SEEDS, ROTATIONS = 4, 2, 2
+CONFIG = {"protocol": "digits", "preset": "tiny", "layers": 3, "channels": 16, "objective": "cross_entropy"}
+
+
+@cache
+def make(seen_noise: float = 0.0, complete: bool = True) -> SearchTable:
+    """Architectures whose true AUROC rises with their place in the list, as seen through noise."""
+    generator = np.random.default_rng(0)
+    architectures = choose_architectures(SPACE, 0, 0)
+    quality = generator.permutation(len(architectures)) / len(architectures)
+
+    def figures(level: float, count: int, noise: float) -> dict[str, Any]:
+        curve = level * (1 - 0.5 ** np.arange(1, EPOCHS + 1))
+        noisy = (
+            curve + generator.normal(0, noise, (len(SCORED), count, 1)) if noise else [[curve] * count] * len(SCORED)
+        )
+        return {"mls": dict(zip(SCORED, np.array(noisy).tolist(), strict=True))}
+
+    rows = [
+        {
+            "fingerprint": fingerprint(architecture), **architecture.describe(), "parameters": 100 + number, "macs": 7,
+            "true": figures(level, SEEDS, 0.0), "pas": figures(level, ROTATIONS, seen_noise), "seconds": [1.0] * 4,
+            "zero_cost": float(-level),
+        }
+        for number, (architecture, level) in enumerate(zip(architectures, quality, strict=True))
+    ]  # fmt: skip
+    header = {
+        "config": CONFIG, "protocol": {}, "space": asdict(SPACE), "complete": complete, "epochs": EPOCHS,
+        "seeds": SEEDS, "rotations": [["2"], ["3"]], "rules": ["mls"], "scores": list(SCORED), "provenance": {},
+    }  # fmt: skip
+    return SearchTable(header, rows)
+
+
+def test_a_table_is_read_as_it_was_written_and_equal_ones_have_equal_bytes(tmp_path: Path) -> None:
+    table = make()
+    for name in ("one", "other"):
+        write_table(tmp_path / name, table.header, table.rows)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    read = read_table(tmp_path / "one")
+    assert list(read.rows) == list(table.rows)
+    assert {name: read.header[name] for name in table.header} == json.loads(json.dumps(table.header))
+    assert read.space == SPACE and len(read.rows) == count_distinct(SPACE)
+    assert read.true("mls", "auroc").shape == (len(read.rows), SEEDS, EPOCHS)
+    assert read.pas("mls", "f1").shape == (len(read.rows), ROTATIONS, EPOCHS)
+    assert all(read.place[fingerprint(read.architecture(row))] == row for row in range(len(read.rows)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[: len(text) // 2], "no whole xz file"),
+        (lambda text: b"not compressed", "no whole xz file"),
+        (lambda text: lzma.compress(b'{"table": "other"}\n'), "not a table of nas-osr"),
+        (lambda text: lzma.compress(lzma.decompress(text).replace(b'"epochs": 4', b'"epochs": 5', 1)), "line 2"),
+        (lambda text: lzma.compress(lzma.decompress(text).replace(b'"conv2"]', b'"conv9"]', 3)), "line 2"),
+        (lambda text: lzma.compress(lzma.decompress(text).replace(b'"space"', b'"room"', 1)), "space is missing"),
+    ],
+)
+def test_a_broken_table_is_refused_in_one_line(change: Any, message: str, tmp_path: Path) -> None:
+    write_table(tmp_path / "table", make().header, make().rows)
+    (tmp_path / "table").write_bytes(change((tmp_path / "table").read_bytes()))
+    with pytest.raises(UserError, match=message) as refused:
+        read_table(tmp_path / "table")
+    assert "\n" not in str(refused.value)
+
+
+def test_rank_correlations_are_scipys() -> None:
+    table = make(seen_noise=0.2)
+    true = table.true("mls", "auroc")[:, :, -1].mean(axis=1)
+    found = correlate(table, "mls")
+    for score in SCORED:
+        seen = table.pas("mls", score)[:, :, -1].mean(axis=1)
+        value, low, high = found[f"{score} by mls"]
+        assert value == pytest.approx(spearmanr(seen, true).statistic) and low < value < high
+    assert found["zero_cost"][0] == pytest.approx(-1) and found["auroc of one seed"][0] == pytest.approx(1)
+    assert "macs" not in found  # the same for all
+    spread = describe_spread(table, "mls")
+    assert (
+        spread["best"] == true.max() and spread["noise"] == 0 and spread["between"] == pytest.approx(true.std(ddof=1))
+    )
+
+
+def test_who_sees_the_truth_and_tries_everything_has_no_regret() -> None:
+    table = make()
+    whole = float(len(table.rows))
+    regrets = regret_on_table(
+        table, plan_on_table(table, "random", {}), Conditions("mls", 1), [0.5, 1, whole], range(4)
+    )
+    assert np.isnan(regrets[:, 0]).all() and (regrets[:, 1] >= regrets[:, 2]).all() and (regrets[:, 2] == 0).all()
+    # the mean regret of the first draw is that of a uniform one
+    first = regret_on_table(table, plan_on_table(table, "random", {}), Conditions("mls", 1), [1], range(400))
+    true = table.true("mls", "auroc").mean(axis=1)[:, -1]
+    assert first.mean() == pytest.approx((true.max() - true).mean(), abs=0.06)
+
+
+def test_a_rotation_costs_a_training_and_halving_pays_for_the_epochs_that_it_takes() -> None:
+    table = make()
+    plan = plan_on_table(table, "random", {"rotations": 2})
+    once = regret_on_table(table, plan, Conditions("mls", 1), [1, 2, 4], range(6))
+    twice = regret_on_table(table, plan, Conditions("mls", 2), [2, 4, 8], range(6))
+    assert np.array_equal(once, twice)
+    halving = plan_on_table(table, "halving", {"factor": 4})
+    assert not np.isnan(regret_on_table(table, halving, Conditions("mls", 1), [0.25], [0])).any()
+
+
+@pytest.mark.parametrize("name", ["random", "evolution", "halving", "nsga"])
+def test_no_strategy_sees_the_true_unknown_classes(name: str) -> None:
+    table = make(seen_noise=0.1)
+    blind = SearchTable(table.header, [{**row, "true": None} for row in table.rows])
+    found = [search_table(given, plan_on_table(given, name, {}), Conditions("mls", 1), 6) for given in (table, blind)]
+    assert found[0] == found[1] and len(found[0]) > 5
+
+
+def test_strategies_are_compared_with_random_at_the_same_cost() -> None:
+    settings = {"halving": {"factor": 2}, "evolution": {"population": 3, "tournament": 3}}
+    names = ("random", "halving", "evolution")
+    found = dict(compare_strategies(make(0.05), names, settings, Conditions("mls", 1), [3, 6], 30))
+    random, halving = found["random"]["6"], found["halving"]["6"]
+    assert random["ahead"] is None
+    assert halving["ahead"][0] == pytest.approx(random["regret"][0] - halving["regret"][0])
+    assert halving["ahead"][1] > 0  # short trainings tell here as much as long ones
+
+
+@pytest.mark.parametrize(
+    ("complete", "name", "settings", "message"),
+    [
+        (True, "pas", {}, "strategy pas tries no architectures"),
+        (False, "random", {}, "strategies need all of it"),
+        (True, "random", {"rotations": 3}, "rotations must be from 1 to the table's 2, got 3"),
+        (True, "evolution", {"order": 1}, "has no setting 'order'"),
+    ],
+)
+def test_what_a_table_cannot_answer_is_refused(complete: bool, name: str, settings: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan_on_table(make(complete=complete), name, settings)
