@@ -18,11 +18,11 @@ class ReportRequest(Checked):
     their intervals, the most confident mistakes, and the configuration to copy.
 
     The page is one file that loads nothing from elsewhere: it can be mailed, printed and read on a phone. A search, a
-    retraining, a sweep and several retrainings side by side each have a chapter of their own.
+    retraining, a sweep, a table and several retrainings side by side each have a chapter of their own.
     """
 
     runs: list[str] = field(default_factory=list)
-    "run folders, sweeps, or folders that hold several retrainings."
+    "run folders, sweeps, tables, or folders that hold several retrainings."
     out: UserPath = "report.html"
     "file of the page."
     name: list[str] = field(default_factory=list)

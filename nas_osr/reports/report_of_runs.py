@@ -11,8 +11,10 @@ from nas_osr.reports.page import Chapter, write_page
 from nas_osr.reports.retraining_chapter import retraining_chapter
 from nas_osr.reports.search_chapter import is_search, search_chapter
 from nas_osr.reports.shown_runs import Runs, by_name, retrainings
+from nas_osr.reports.table_chapter import table_chapter
 from nas_osr.runs.names import FIT_SEARCH, FIT_TRAINING, is_run_folder
 from nas_osr.runs.run_folder import RunFolder
+from nas_osr.strategies.table import TABLE_FILE
 from nas_osr.sweeps.sweep_folder import STATE
 
 
@@ -20,7 +22,7 @@ def report_of(runs: Runs, *, title: str | None = None, data_dir: str | None = No
     """One self-contained HTML page about runs; equal runs give equal bytes.
 
     Args:
-        runs: folders of searches, retrainings, sweeps and of `fit`, and folders that hold retrainings; by name, or
+        runs: folders of searches, retrainings, sweeps, tables and `fit`, and folders that hold retrainings; by name, or
             under the names of their folders. Several retrainings are compared.
         title: of the page; the name of the run, or "A and B", when not given.
         data_dir: folder of the images from which the mistakes are shown, where it is not the run's.
@@ -35,6 +37,8 @@ def report_of(runs: Runs, *, title: str | None = None, data_dir: str | None = No
             raise UserError(f"{path}: no such folder")
         if (path / STATE).is_file():
             chapters.append(sweep_chapter(path, name))
+        elif (path / TABLE_FILE).is_file():
+            chapters.append(table_chapter(path, name))
         elif (path / FIT_TRAINING).is_dir():  # what `fit` leaves
             if (path / FIT_SEARCH / "config.yaml").is_file():
                 chapters.append(search_chapter(RunFolder.open(path / FIT_SEARCH), f"{name}, its search"))

@@ -12,11 +12,11 @@ from nas_osr.reports.matrices import plot_confusion
 from nas_osr.reports.method_curves import plot_openness, plot_tau
 from nas_osr.reports.page import Block, Chapter, DataTable, Facts, Passage, Remark
 from nas_osr.reports.run_passages import (
+    architecture_blocks,
     class_names,
     configuration,
     figure_or_reason,
     mistakes,
-    network_passage,
     own_architecture,
 )
 from nas_osr.reports.search_chapter import HISTORY
@@ -67,7 +67,7 @@ def retraining_chapter(run: ShownRun, data_dir: str | None = None) -> Chapter:
     ]
     architecture = own_architecture(first.path)
     if architecture is not None:
-        passages.append(network_passage(architecture))
+        passages.append(Passage("The network", architecture_blocks(architecture)))
     passages += [Passage("How it was trained", [*training_figures(run, results)]), configuration(first)]
     sentence = verdict(metrics)
     several = f", in the mean over {len(results)} splits and seeds" if len(results) > 1 else ""

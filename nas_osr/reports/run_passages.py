@@ -82,9 +82,7 @@ def class_names(protocol: Mapping[str, Any]) -> tuple[str, str]:
     return list_names(known), other + list_names([str(name) for name in protocol["unknown"]])
 
 
-def network_passage(
-    architecture: Architecture, weights: ArchitectureWeights | None = None, title: str = "The network"
-) -> Passage:
+def architecture_blocks(architecture: Architecture, weights: ArchitectureWeights | None = None) -> list[Block]:
     """The picture of an architecture, and the same as a table."""
     sizes = sizes_of(architecture)
     svg = inline_svg(draw(format_dot(architecture, weights, sizes), "svg"), "the architecture in its space")
@@ -96,7 +94,7 @@ def network_passage(
         for layer, (at, operation) in enumerate(zip(branch.path, branch.operations, strict=True))
     ]
     table = DataTable("The same as a table", ["output", "layer", "resolution", "operation"], lines)
-    return Passage(title, [drawing, table])
+    return [drawing, table]
 
 
 def figure_or_reason(
@@ -159,3 +157,11 @@ def own_architecture(folder: Path) -> Architecture | None:
     """That of a run; None where it is of a baseline network, or has not found any yet. Raises UserError."""
     file = folder / "architecture.json"
     return Architecture.load(file) if file.is_file() else None
+
+
+def describe_ways(architecture: Architecture) -> str:
+    """The operation and the resolution of each layer, on the way to each output."""
+    return "; ".join(
+        " ".join(f"{operation}@1/{4 << at}" for at, operation in zip(way.path, way.operations, strict=True))
+        for way in architecture.branches.values()
+    )

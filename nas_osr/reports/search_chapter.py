@@ -6,7 +6,13 @@ from typing import Any
 
 from nas_osr.files.storage import read_records
 from nas_osr.reports.page import Block, Chapter, DataTable, Facts, Passage, Remark
-from nas_osr.reports.run_passages import configuration, figure_or_reason, network_passage, own_architecture
+from nas_osr.reports.run_passages import (
+    architecture_blocks,
+    configuration,
+    describe_ways,
+    figure_or_reason,
+    own_architecture,
+)
 from nas_osr.reports.sentences import as_sentence, list_names
 from nas_osr.reports.training_curves import plot_history
 from nas_osr.runs.run_folder import RunFolder
@@ -30,7 +36,7 @@ def search_chapter(run: RunFolder, name: str) -> Chapter:
     if architecture is not None:
         record = found_record(architecture, history)
         weights = weights_from_record(record, architecture.space, str(run.path / "history.jsonl")) if record else None
-        passages.append(network_passage(architecture, weights, "The network found"))
+        passages.append(Passage("The network found", architecture_blocks(architecture, weights)))
     blocks: list[Block] = [figure_or_reason("Course of the search", HISTORY, plot_history, run.path)]
     warnings = all_warnings(history)
     if warnings:
@@ -72,10 +78,7 @@ def search_answer(run: RunFolder, config: dict[str, Any], architecture: Architec
         return f"This search has not finished: {records} of {config.get('epochs')} epochs are done."
     found = architecture.found
     trial = any(record.get("phase") == "trial" for record in run.read_history()[:1])
-    ways = "; ".join(
-        " ".join(f"{operation}@1/{4 << at}" for at, operation in zip(way.path, way.operations, strict=True))
-        for way in architecture.branches.values()
-    )
+    ways = describe_ways(architecture)
     seconds = sum(float(record.get("seconds", 0.0)) for record in read_records(run.path / "timing.jsonl"))
     score = f"F1 {found['F1']:.3f} over kept and held-out known classes" if "F1" in found else "no score"
     return as_sentence(

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ import pytest
 import yaml
 
 from nas_osr.cli.main import main
+from nas_osr.data.protocols import make_protocol
 from nas_osr.reports.page import inline_svg
 from nas_osr.reports.report_of_runs import report_of
 from nas_osr.reports.sentences import verdict
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.retrain.run import run_retrain
+from nas_osr.search_spaces.architectures.canonical import fingerprint
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
+from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.strategies.table import write_table
 
 from .conftest import make_predictions, write_method, write_result
 
@@ -202,6 +208,29 @@ def test_a_sweep_tells_how_its_runs_ended(method: METHOD, tmp_path: Path) -> Non
     assert page.cells("objective_config.anchor_weight")[1:] == ["0.1", "1.0"]
     assert page.text().count("What objective_config.anchor_weight does") == 2
     assert page.text().count("No figure") == 1  # these runs have no history
+
+
+def test_a_table_tells_which_architectures_are_good(tmp_path: Path) -> None:
+    space = Space(3, 16, ("skip", "conv"))
+    rows = []
+    for number, level in enumerate((0.6, 0.9, 0.7)):
+        figures = {"mls": {"auroc": [[level - 0.1, level], [level - 0.1, level + 0.02]]}}
+        found = sample_architecture(space, number)
+        sizes = {"fingerprint": fingerprint(found), "parameters": 1_000_000 * (number + 1), "macs": 5_000_000}
+        rows.append({**found.describe(), **sizes, "true": figures, "pas": figures, "seconds": [1.0] * 4})
+    header = {
+        "config": {"protocol": HOSTILE[0]}, "protocol": make_protocol("digits").to_dict(), "space": asdict(space),
+        "complete": False, "epochs": 2, "seeds": 2, "rotations": [["2"], ["3"]], "rules": ["mls"], "scores": ["auroc"],
+        "provenance": {},
+    }  # fmt: skip
+    write_table(tmp_path / "table.jsonl.xz", header, rows)
+    page = check_harmless(report_of({"mine": tmp_path}))
+    assert "The best of 3 architectures has AUROC 91.0 %, the median one 71.0 %" in page.text()
+    assert [row[1:3] for row in page.rows if row and row[0] in "123"][:3] == [
+        ["91.00", "2.00M"], ["71.00", "3.00M"], ["61.00", "1.00M"],
+    ]  # fmt: skip
+    assert page.cells("noise")[1] == f"{100 * 0.02 / 2**0.5:.2f}"
+    assert page.cells("parameters")[1] == "0.500"  # ranks 1, 2, 3 against 1, 3, 2
 
 
 def test_mistakes_of_a_user_are_one_line(method: METHOD, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
