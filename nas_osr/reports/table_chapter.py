@@ -79,7 +79,7 @@ def asked_of_table(table: SearchTable) -> dict[str, str]:
 def spread_table(spread: dict[str, float]) -> DataTable:
     """How far architectures differ."""
     lines = [[name, f"{100 * value:.2f}", SPREAD[name]] for name, value in spread.items()]
-    return DataTable("True AUROC after the last epoch, percent", ["", "%", "what it is"], lines)
+    return DataTable("True AUROC after the last epoch, percent", ["figure", "%", "what it is"], lines)
 
 
 def correlations_table(correlations: dict[str, tuple[float, float, float]]) -> DataTable:
