@@ -73,6 +73,10 @@ class DataPlan:
     count_known: Callable[[], list[int]]
     "how many images each known label has, those for validation included; opens none."
 
+    def reading(self) -> str:
+        """What `load` is about to do, in a line, before it begins; no image is opened. Raises UserError."""
+        return f"reading {sum(self.count_known()):,} images of {self.protocol.name}"
+
     def load(self) -> LearningData:
         """Read what is learned from. Raises UserError: data missing, corrupt or of another shape."""
         known, outliers = self.load_known(), self.load_outliers()

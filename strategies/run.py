@@ -80,6 +80,8 @@ def searched_with_batch(request: SearchRequest, plan: SearchPlan) -> SearchReque
 def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
     """Carry out a plan; see `run_search`."""
     fabric = plan.machine.open()
+    if not plan.output.quiet and fabric.is_global_zero:
+        tell(plan.data.reading())
     data = plan.data.load()
     plan.strategy.check_data(plan, data)
     warn_of_few_images(plan.objective.make_rule(), len(data.known.validation))

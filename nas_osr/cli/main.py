@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import nas_osr
 from nas_osr.cli.commands import COMMANDS, FAMILIES, OTHERS, Command
@@ -87,7 +88,17 @@ def dispatch(arguments: list[str]) -> None:
     if command.config is None:
         load(command.function)(**values)
     else:
-        load(command.function)(command.options(**values), ["nas-osr", *arguments])
+        request = command.options(**values)
+        if command.ranks and not (request.quiet or request.dry_run):
+            announce(name, request)
+        load(command.function)(request, ["nas-osr", *arguments])
+
+
+def announce(name: str, request: Any) -> None:
+    """Say what a long command begins with: the first line, long before torch is there to compute it."""
+    about = {"protocol": "protocol", "strategy": "strategy", "network": "network", "splits": "splits", "out": "into"}
+    given = {title: getattr(request, field, None) for field, title in about.items()}
+    tell("  ".join([name, *(f"{title} {value}" for title, value in given.items() if value is not None)]))
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:

@@ -30,6 +30,9 @@ class Recorder(Protocol):
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         """Append one epoch; `record` has no times in it, `timing` has nothing else."""
 
+    def step(self, done: int, steps: int) -> None:
+        """Show that so many steps of an epoch are done, of how many."""
+
     def wants_checkpoint(self) -> bool:
         """Whether `save` should be called now, between two steps."""
 
@@ -60,6 +63,9 @@ class Unkept:
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         self.records.append(record)
         self.reporter.epoch(record, timing)
+
+    def step(self, done: int, steps: int) -> None:
+        self.reporter.step(done, steps)
 
     def wants_checkpoint(self) -> bool:
         return False
@@ -124,6 +130,10 @@ class RunRecorder:
             self._reporter.epoch(record, timing)
 
         self._folder.call(keep)
+
+    def step(self, done: int, steps: int) -> None:
+        if self._folder.here:
+            self._reporter.step(done, steps)
 
     def wants_checkpoint(self) -> bool:
         if not self._folder.alone:
