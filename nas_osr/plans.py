@@ -31,6 +31,7 @@ from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
 from nas_osr.requests import DeviceOptions, MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
+from nas_osr.runs.loggers import LoggerName, check_logger
 from nas_osr.runs.resumption import begun_precision
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
@@ -221,6 +222,7 @@ class OutputPlan:
     resume: bool
     overwrite: bool
     checkpoint_minutes: float
+    logger: LoggerName
     quiet: bool
 
     def check(self) -> None:
@@ -319,6 +321,7 @@ def plan_machine(request: MachineOptions) -> MachinePlan:
 def plan_output(request: SavingOptions) -> OutputPlan:
     """Where a request's run goes. UserError: an option is out of range."""
     check_choice(request, "resume", ("no", "auto"))
+    check_logger(request.logger)
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.runs.lengthening import lengthen
+from nas_osr.runs.loggers import Logger, Loggers
 from nas_osr.runs.names import MODEL_FOLDER
 from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
@@ -154,9 +156,12 @@ def run_part(
     """
     training, schedule, output = part.training, part.training.schedule, plan.output
     outer.call(RunFolder.read_provenance)  # UserError: a folder that was removed meanwhile is not made again
-    with opened_by_first(
-        fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
-    ) as folder:
+    with (
+        opened_by_first(
+            fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
+        ) as folder,
+        Loggers(output.logger) as loggers,
+    ):
         folder.call(lambda run: lengthen(run, part.recorded, training.bound))
         done = folder.call(read_part_result)
         if done is not None:
@@ -180,10 +185,20 @@ def run_part(
             later = outer.call(lambda folder: epochs_after(plan, part, folder))
             reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder, later=later)
             folder.call(lambda run: reporter.begin(about))
-            with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
+            minutes = output.checkpoint_minutes
+            with RunRecorder(folder, reporter, output.resume, minutes, loggers) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)
         trained.eval()
-        return folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))
+        result = folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))
+        folder.call(lambda run: log_results(loggers.of(run, len(run.read_history())), result))
+        return result
+
+
+def log_results(loggers: Sequence[Logger], result: Mapping[str, Any]) -> None:
+    """Give loggers the metrics of an evaluation that are defined."""
+    metrics = {name: value for name, value in result["metrics"].items() if value is not None}
+    for logger in loggers:
+        logger.results(metrics)
 
 
 def epochs_after(plan: RetrainPlan, part: Part, outer: RunFolder) -> int:

@@ -89,13 +89,13 @@ def dispatch(arguments: list[str]) -> None:
         load(command.function)(**values)
     else:
         request = command.options(**values)
-        if command.ranks and not (request.quiet or request.dry_run):
+        if command.ranks and sys.stderr.isatty() and not (request.quiet or request.dry_run):
             announce(name, request)
         load(command.function)(request, ["nas-osr", *arguments])
 
 
 def announce(name: str, request: Any) -> None:
-    """Say what a long command begins with: the first line, long before torch is there to compute it."""
+    """Say on a terminal what a long command begins with, long before torch is there to check and compute it."""
     about = {"protocol": "protocol", "strategy": "strategy", "network": "network", "splits": "splits", "out": "into"}
     given = {title: getattr(request, field, None) for field, title in about.items()}
     tell("  ".join([name, *(f"{title} {value}" for title, value in given.items() if value is not None)]))

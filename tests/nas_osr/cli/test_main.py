@@ -91,6 +91,17 @@ def test_a_name_that_is_nearly_right_is_told(capsys, tmp_path, arguments, meant)
     assert error.endswith(f"did you mean {meant}?\n")
 
 
+def test_a_terminal_sees_at_once_what_begins(capsys, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "load", lambda name: lambda request, command: seen.append(capsys.readouterr().err))
+    arguments = ("search", "--protocol", "digits", "--out", str(tmp_path / "run"))
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        run(capsys, *arguments)
+        run(capsys, *arguments, "--quiet")
+    assert seen == [f"search  protocol digits  strategy pas  into {tmp_path / 'run'}\n", "", "", ""]
+
+
 def test_help_of_a_family_lists_its_members(capsys):
     code, out, _ = run(capsys, "data", "--help")
     assert code == 0
