@@ -27,6 +27,7 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "bars": ("nas_osr.reports.summaries:plot_bars", "a metric of each method"),
     "sensitivity": ("nas_osr.reports.summaries:plot_sensitivity", "a metric against a setting that differs"),
     "pareto": ("nas_osr.reports.summaries:plot_pareto", "a metric against parameters or operations, and the front"),
+    "trials": ("nas_osr.reports.trial_costs:plot_trials", "the score of each trial against its size, and the front"),
     "counterfactuals": ("nas_osr.reports.thumbnails:plot_counterfactuals", "images as a member of every class"),
     "saliency": ("nas_osr.reports.thumbnails:plot_saliency", "what the loss looks at in images"),
     "mistakes": ("nas_osr.reports.thumbnails:plot_mistakes", "test images that are mistaken with most confidence"),

@@ -67,9 +67,10 @@ def test_every_kind_is_drawn(trained: Path, plot: Any, tmp_path: Path) -> None:
     for weight in (0.1, 1.0):
         write_method(tmp_path / "sweep" / f"w{weight}", objective_config={"anchor_weight": weight, "alpha": 10.0})
     write_history(tmp_path / "sub", subcluster_records())
+    write_history(tmp_path / "tried", [{"phase": "trial", "f1": 0.5 + n, "parameters": 1 + n} for n in range(2)])
     corruption = {"severities": [1, 5], "accuracy": {"fog": [0.5, 0.25], "snow": [0.7, 0.35]}, "clean_accuracy": 0.9}
     (trained / "analysis-corruption.json").write_text(json.dumps(corruption))
-    runs = {"sensitivity": tmp_path / "sweep", "subclusters": tmp_path / "sub"}
+    runs = {"sensitivity": tmp_path / "sweep", "subclusters": tmp_path / "sub", "trials": tmp_path / "tried"}
     more = {"tau": ["--label", "nc_distance"], "embedding": ["--method", "pca"], "confusion": ["--accepted"]}
     for kind in FIGURES:
         assert plot(kind, runs.get(kind, trained), *more.get(kind, [])).count("<g id=") > 5, kind

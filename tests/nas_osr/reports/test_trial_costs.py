@@ -1,0 +1,56 @@
+"""The figure of trials: every trial is a point, and what none beats is filled and on the line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgba
+
+from nas_osr.cli.main import main
+from nas_osr.errors import UserError
+from nas_osr.reports.trial_costs import plot_trials
+
+from .conftest import search_records, write_history
+
+
+def trials(*points: tuple[int, float]) -> list[dict[str, Any]]:
+    return [
+        {"epoch": number, "phase": "trial", "parameters": size, "macs": 10 * size, "f1": score, "auroc": 1 - score}
+        for number, (size, score) in enumerate(points)
+    ]
+
+
+def test_points_and_front(tmp_path: Path) -> None:
+    runs = {
+        "evolution": write_history(tmp_path / "a", trials((100_000, 0.5), (300_000, 0.8), (200_000, 0.4))),
+        "random": write_history(tmp_path / "b", trials((150_000, 0.6), (400_000, 0.7))),
+    }
+    [axes] = plot_trials(runs).axes
+    step, *points = axes.lines
+    np.testing.assert_allclose(step.get_xydata(), [[0.1, 50], [0.15, 60], [0.3, 80]])
+    found = {
+        (round(x, 3), round(y, 3)): to_rgba(line.get_markerfacecolor()) != to_rgba("white")
+        for line in points
+        for x, y in np.asarray(line.get_xydata()).tolist()
+    }
+    assert found == {(0.1, 50): True, (0.3, 80): True, (0.2, 40): False, (0.15, 60): True, (0.4, 70): False}
+    assert [line.get_label() for line in points[1::2]] == ["evolution", "random"]
+    [axes] = plot_trials(runs, metric="auroc", against="macs").axes
+    assert axes.get_xlabel() == "million multiply-accumulates an image" and axes.get_ylabel() == "AUROC (%)"
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    run = write_history(tmp_path / "pas", search_records())
+    with pytest.raises(UserError, match="has no trials with f1 and parameters"):
+        plot_trials(run)
+    with pytest.raises(UserError, match="--against must be one of parameters, macs"):
+        plot_trials(run, against="seconds")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    run = write_history(tmp_path / "a", trials((100_000, 0.5), (300_000, 0.8)))
+    assert main(["plot", "trials", str(run), "--metric", "auroc", "--out", str(tmp_path / "trials.svg")]) == 0
+    assert "<svg" in (tmp_path / "trials.svg").read_text()
