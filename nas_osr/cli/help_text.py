@@ -75,16 +75,16 @@ def entry(head: str, option: Option) -> list[str]:
     lines = beside(head, option.meaning)
     if not option.about or len(lines) == len(beside(head, option.help)):
         return lines
-    return [*beside(head, option.help), *fill(option.about)]
+    return [*beside(head, option.help), *wrap_meaning(option.about)]
 
 
 def beside(head: str, text: str) -> list[str]:
     """A text beside what it is about, or below where that is long."""
     first = f"  {head:<{INDENT - 3}} "
-    filled = fill(text)
+    filled = wrap_meaning(text)
     return [first + filled[0].lstrip(), *filled[1:]] if len(first) <= INDENT else [first.rstrip(), *filled]
 
 
-def fill(text: str) -> list[str]:
+def wrap_meaning(text: str) -> list[str]:
     """A text in the column of meanings."""
     return textwrap.wrap(text, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
