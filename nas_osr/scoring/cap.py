@@ -6,8 +6,8 @@ improbable under the Gaussian of every class. The paper prints eq. 5 for it; its
 full-covariance Gaussian, which does better than eq. 5 on every network that was tried, and is the default here.
 
 A density counts every direction of u alike. Where u holds more of an image than its class, unknown images that are
-simpler than the known ones have the larger density; `relative` takes off what is true of all classes (Ren et al. 2021,
-relative Mahalanobis distance: a covariance that the classes share, minus the fit of one Gaussian of all images).
+simpler than the known ones have the larger density; `relative` takes off what is true of all classes, the density of
+one Gaussian of all images (after Ren et al. 2021, whose relative Mahalanobis distance has one covariance for all).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class CAP(ScoringRule):
     Args:
         acceptance: of each stage, the share of known validation images to accept.
         stage_two: `gaussian`, the density of a class's full-covariance Gaussian; `diagonal`, that of one without
-            covariances; `relative`, that of one with the classes' common covariance over the density of one Gaussian
-            of all classes; `eq5`, the paper's formula.
+            covariances; `relative`, that of `gaussian` over the density of one Gaussian of all classes; `eq5`, the
+            paper's formula.
         combine: what ranks images. `second`: stage two alone, while both thresholds decide; `stages`, the paper's:
             images that fail stage one come last, by their error.
 
@@ -79,17 +79,16 @@ class CAP(ScoringRule):
         self.means = latents.new_zeros(classes, dimensions)
         self.whiten = torch.eye(dimensions).to(latents).repeat(classes, 1, 1)
         self.usable = torch.zeros(classes, dtype=torch.bool, device=latents.device)
-        used, centred = [], []
+        used = []
         for label, members in members_by_class(outputs.logits, targets):
-            used.append(latents[members])
-            self.means[label] = used[-1].mean(dim=0)
-            centred.append(used[-1] - self.means[label])
-            self.whiten[label] = whitening(centred[-1], full=self.stage_two == "gaussian")
+            own = latents[members]
+            used.append(own)
+            self.means[label] = own.mean(dim=0)
+            self.whiten[label] = whitening(own - self.means[label], full=self.stage_two in ("gaussian", "relative"))
             self.usable[label] = True
         means = self.means
         if self.stage_two == "relative":
             together = torch.cat(used)
-            self.whiten[:] = whitening(torch.cat(centred), full=True)
             self.means = torch.cat([means, together.mean(dim=0, keepdim=True)])
             self.whiten = torch.cat([self.whiten, whitening(together - self.means[-1], full=True)[None]])
         self.volumes = torch.stack([log_volume(whiten) for whiten in self.whiten])

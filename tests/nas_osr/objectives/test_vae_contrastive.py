@@ -202,7 +202,8 @@ def test_losses_are_finite_for_finite_features(magnitude: float, count: int, lab
     objective = make().eval()
 
     def encoder(images: Tensor) -> Features:
-        return Features(*({k: v * magnitude for k, v in maps.items()} for maps in FixedEncoder()(images)))
+        branches, intermediate, _ = FixedEncoder()(images)
+        return Features(*({k: v * magnitude for k, v in maps.items()} for maps in (branches, intermediate)))
 
     images = batch(count=count)[0]
     terms = objective.losses(encoder, (images, torch.full((count,), label)))  # type: ignore[arg-type]
