@@ -24,10 +24,11 @@ class Features(NamedTuple):
 
 
 class FeatureShapes(NamedTuple):
-    """The shapes (C, H, W) of `Features`, keyed alike."""
+    """The shapes (C, H, W) of `Features`, keyed alike, and whether the encoder pools itself."""
 
     branches: dict[int, tuple[int, int, int]]
     intermediate: dict[int, tuple[int, int, int]]
+    pools: bool = False
 
 
 @dataclass

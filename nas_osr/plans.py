@@ -174,6 +174,7 @@ class SchedulePlan:
                 rotation=recipe.rotation,
             ),
             seed=seed,
+            averaging=recipe.averaging,
         )
 
 

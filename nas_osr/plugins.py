@@ -63,11 +63,11 @@ def load_class(
     return found
 
 
-def read_attribute(reference: str, name: str) -> Any:
+def read_attribute(reference: str, name: str, default: Any = None) -> Any:
     """An attribute of the shipped class "module:Class", read from its source: importing it would take torch.
 
     The class, or a base of it in the same file, says it as a constant or as a frozenset of constants; where none does,
-    the class is imported.
+    it is `default`, or else the class is imported.
     """
     module, _, found = reference.partition(":")
     spec = importlib.util.find_spec(module)
@@ -85,7 +85,7 @@ def read_attribute(reference: str, name: str) -> Any:
                         return frozenset(ast.literal_eval(value.args[0]))
                     return ast.literal_eval(value)
         owner = next((base.id for base in classes[owner].bases if isinstance(base, ast.Name)), "")
-    return getattr(load(reference), name)
+    return getattr(load(reference), name) if default is None else default
 
 
 def import_plugin(module_name: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from nas_osr.data.dataset import OpenSetData
 from nas_osr.data.protocols import find_unknown
 from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import average_mirrored, collect_outputs, evaluate_rule
+from nas_osr.evaluation.judging import average_mirrored, collect_for, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.files.paths import user_path
 from nas_osr.outputs import Outputs
@@ -47,21 +46,20 @@ def fit_rules(
     """Fit on all known training images (not augmented) and set the thresholds on known validation images.
 
     `learner` is in eval mode, on `device`; its outputs are computed once for all rules, and only where one learns from
-    them. `mirrored` averages those of each image and its mirror image.
+    them; one that needs the network looks for itself. `mirrored` averages those of each image and its mirror image.
     """
-    infer = partial(collect_outputs, forward_of(learner, mirrored), device=device)
-    learning = [rule for rule in rules if rule.learns]
-    if learning:
-        train, labels = infer(data.train), data.train.labels
+    infer, labels = forward_of(learner, mirrored), data.train.labels
+    for train, learning in collect_for([rule for rule in rules if rule.learns], infer, data.train, device):
         both = None
         if data.protocol.mirrors and not mirrored and any(rule.fits_mirrored for rule in learning):
             flipped = replace(data.train, images=data.train.images.flip(-1))
-            both = Outputs.concatenate([train, infer(flipped)]), torch.cat([labels, labels])
+            outputs = collect_outputs(infer, flipped, device=device)
+            both = Outputs.concatenate([train, outputs]), torch.cat([labels, labels])
         for rule in learning:
             rule.fit(*(both if both and rule.fits_mirrored else (train, labels)), learner.objective)
-    validation = infer(data.validation)
-    for rule in rules:
-        rule.set_threshold(validation, data.validation.labels)
+    for validation, setting in collect_for(rules, infer, data.validation, device):
+        for rule in setting:
+            rule.set_threshold(validation, data.validation.labels)
 
 
 def evaluate_test(
@@ -69,14 +67,14 @@ def evaluate_test(
 ) -> list[tuple[dict[str, float | None], Predictions]]:
     """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
-    outputs = collect_outputs(forward_of(learner, mirrored), test, device=device)
     known_names, unknown_names = data.names()
-    return [
-        evaluate_rule(
-            rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
-        )
-        for rule in rules
-    ]
+    judged = {}
+    for outputs, looking in collect_for(rules, forward_of(learner, mirrored), test, device):
+        for rule in looking:
+            judged[rule] = evaluate_rule(
+                rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
+            )
+    return [judged[rule] for rule in rules]
 
 
 def write_evaluation(

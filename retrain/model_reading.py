@@ -195,7 +195,7 @@ def fill_model(model: Model, tensors: Mapping[str, Tensor], state: Any, folder: 
         rule.load_state_dict(found)
         model.learner.eval()
         with torch.inference_mode():
-            scores = rule.scores(model.learner.infer(torch.zeros(1, *model.inputs.image_shape)))
+            scores = rule.scores(rule.observe(model.learner.infer, torch.zeros(1, *model.inputs.image_shape)))
         if scores.knownness.shape != (1,) or scores.class_scores.shape != (1, model.inputs.num_known):
             raise ValueError("scores of another shape")
         if scores.knownness.isnan().any() or scores.class_scores.isnan().any():

@@ -181,7 +181,8 @@ def load_learner(kept: KeptRun) -> Learner:
         raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")
     try:
         best = state.get("best")  # where the recipe keeps another epoch than the last
-        learner.load_state_dict(best["weights"] if best else state["learner"])
+        average = state.get("average", {}).get("weights", {})  # where it averages them
+        learner.load_state_dict(best["weights"] if best else {**state["learner"], **average})
     except (KeyError, RuntimeError) as error:
         name = f"network {network}" if isinstance(network, str) else "architecture.json"
         raise UserError(f"{run.path}: checkpoint.pt does not fit {name}: {str(error).splitlines()[0]}") from error

@@ -45,6 +45,8 @@ def feature_shapes(encoder: nn.Module, image_shape: tuple[int, int, int]) -> Fea
     with torch.no_grad():
         features: Features = encoder(torch.zeros(1, *image_shape, device=device))
     encoder.train(training)
-    found = (features.branches, features.intermediate)
-    shapes = [{scale: tuple(map_.shape[1:]) for scale, map_ in maps.items()} for maps in found]
-    return FeatureShapes(*shapes)  # type: ignore[arg-type]
+    branches, intermediate = (
+        {scale: (map_.shape[1], map_.shape[2], map_.shape[3]) for scale, map_ in maps.items()}
+        for maps in (features.branches, features.intermediate)
+    )
+    return FeatureShapes(branches, intermediate, features.pooled is not None)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from nas_osr.objectives.parts.pooling import SHARES, pool_branches
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.blocks import run_block
 from nas_osr.search_spaces.encoder import Normalise
-from nas_osr.search_spaces.ends import BOTTOM, SHARES, make_neck, pool_branches, to_bottom
+from nas_osr.search_spaces.ends import BOTTOM, make_neck, to_bottom
 from nas_osr.search_spaces.layout import keep_layout
 from nas_osr.search_spaces.operations import operation_class
 from nas_osr.search_spaces.operations.parts import choose_activation, narrow, widen

@@ -18,10 +18,11 @@ with warnings.catch_warnings():
     from nni.nas.oneshot.pytorch.supermodule.differentiable import DifferentiableMixedInput, DifferentiableMixedLayer
     from nni.nas.strategy import DARTS
 
+from nas_osr.objectives.parts.pooling import SHARES, pool_branches
 from nas_osr.outputs import Features
 from nas_osr.search_spaces.blocks import run_block
 from nas_osr.search_spaces.encoder import Normalise
-from nas_osr.search_spaces.ends import BOTTOM, SHARES, make_neck, pool_branches, to_bottom
+from nas_osr.search_spaces.ends import BOTTOM, make_neck, to_bottom
 from nas_osr.search_spaces.layout import keep_layout
 from nas_osr.search_spaces.mixtures import MixedStem, Mixture, Tempered
 from nas_osr.search_spaces.operations import operation_class

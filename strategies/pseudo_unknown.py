@@ -197,7 +197,7 @@ def pseudo_open_set_scores(
         accuracy: share of the kept validation images whose most likely class is right.
         threshold: the rule's.
     """
-    collect = partial(collect_outputs, infer, device=split.validation.labels.device)
+    collect = partial(collect_outputs, partial(rule.observe, infer), device=split.validation.labels.device)
     if rule.learns:
         rule.fit(collect(split.fit_sample), split.fit_sample.labels.cpu(), objective)
     scored, known = split.scored(), len(split.validation)

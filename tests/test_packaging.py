@@ -112,7 +112,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     extras = settings["options.extras_require"]
-    own = "\n".join(extras[name] for name in ("analysis", "heic", "mlflow", "onnx", "timm", "wandb"))
+    own = "\n".join(extras[name] for name in ("analysis", "heic", "mlflow", "onnx", "ood", "timm", "wandb"))
     lines = f"{settings['options']['install_requires']}\n{own}".split()
     declared = {normal(re.split(r"[<>=!~\[]", line)[0]) for line in lines}
 

@@ -1,27 +1,36 @@
-"""`nas-osr rules`: which objective feeds which scoring rule."""
+"""`nas-osr rules`: which objective feeds which scoring rule, and where each rule comes from."""
 
 from __future__ import annotations
 
 from nas_osr.cli.show import show_json, show_table
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.plugins import read_attribute
-from nas_osr.scoring import RULES
+from nas_osr.scoring import BRIDGE, RULES
 
 
 def rules(json: bool = False) -> None:
-    """Show which objective feeds which scoring rule; the default rule of each objective is marked with `*`.
+    """Show which objective feeds which scoring rule, with the rule's paper; an objective's default is marked with `*`.
 
     Args:
         json: print one JSON object: the rules of each objective, its default first.
     """
     needs = {rule: read_attribute(found, "needs") for rule, found in RULES.items()}
     provides = {name: read_attribute(found, "provides") for name, found in OBJECTIVES.items()}
-    fed = {name: [rule for rule in RULES if needs[rule] <= provides[name]] for name in OBJECTIVES}
+    heads = {name: read_attribute(found, "last_layer", default="") for name, found in OBJECTIVES.items()}
+    reads_head = {rule: read_attribute(found, "needs_head", default=False) for rule, found in RULES.items()}
+    fed = {
+        name: [rule for rule in RULES if needs[rule] <= provides[name] and (heads[name] or not reads_head[rule])]
+        for name in OBJECTIVES
+    }
     defaults = {name: read_attribute(found, "default_rule") for name, found in OBJECTIVES.items()}
     if json:
         show_json({name: sorted(fed[name], key=lambda rule: rule != defaults[name]) for name in fed})
         return
-    rows = [["objective", *RULES]]
-    for name in OBJECTIVES:
-        rows.append([name, *("*" if rule == defaults[name] else "yes" if rule in fed[name] else "-" for rule in RULES)])
+    rows = [["rule", *OBJECTIVES, "paper"]]
+    for rule, found in RULES.items():
+        marks = ("*" if rule == defaults[name] else "yes" if rule in fed[name] else "-" for name in OBJECTIVES)
+        rows.append([rule, *marks, read_attribute(found, "paper")])
     show_table(rows)
+    print(
+        f"{BRIDGE}NAME: a detector of logits or features of pytorch-ood, such as {BRIDGE}SHE (pip install nas-osr[ood])"
+    )

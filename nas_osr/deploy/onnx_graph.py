@@ -68,6 +68,10 @@ def make_graph(model: Model, image_type: ImageType = "uint8") -> onnx.ModelProto
             does not say what the model says.
     """
     onnx, _ = import_onnx()
+    if model.rule.no_graph:
+        raise UserError(
+            f"rule {model.rule.name} cannot be exported to ONNX: {model.rule.no_graph}; choose another --rule"
+        )
     module = OpenSetGraph(model).eval()
     example = example_images(model, 2, image_type)
     what = f"rule {model.rule.name} on {model.network if isinstance(model.network, str) else 'this architecture'}"

@@ -155,7 +155,7 @@ class OpenSetModel:
         """The same of a batch, uint8 [n, C, H, W]."""
         rule = self.model.rule
         with torch.inference_mode():
-            outputs = self.network(to_float(images.to(self.device)))
+            outputs = rule.observe(self.network, to_float(images.to(self.device)))
             scores = rule.scores(outputs.map(Tensor.cpu))
             nearest, knownness = scores.labels.numpy(), scores.knownness.double().numpy()
             probabilities = torch.softmax(scores.class_scores.double(), dim=1).numpy()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,6 +45,24 @@ def collect_outputs(
     if not parts:
         raise UserError("there are no images to evaluate")
     return Outputs.concatenate(parts).map(lambda tensor: tensor.cpu())
+
+
+def collect_for(
+    rules: Sequence[ScoringRule],
+    module_forward: Callable[[Tensor], Outputs],
+    data: LabelledImages,
+    device: torch.device | str = "cpu",
+) -> Iterator[tuple[Outputs, list[ScoringRule]]]:
+    """What each rule is given for some images, with the rules that are given it; arguments as of `collect_outputs`.
+
+    Rules that ask for no more than the network's outputs share them, computed once. Any other looks for itself.
+    """
+    sharing = [rule for rule in rules if not rule.needs_network]
+    if sharing:
+        yield collect_outputs(module_forward, data, device=device), sharing
+    for rule in rules:
+        if rule.needs_network:
+            yield collect_outputs(partial(rule.observe, module_forward), data, device=device), [rule]
 
 
 def decoder_figures(

@@ -63,6 +63,8 @@ def score_arrays(
             fellows, or values that are not finite or out of range; a class has no training image.
     """
     chosen = make_rule(rule, rule_config)
+    if chosen.needs_network:
+        raise UserError(f"scoring rule '{rule}' asks the network itself: it needs more than arrays of outputs")
     check_names(arrays)
     separate = any(name.startswith("validation_") for name in arrays)
     if not chosen.learns and not separate and not all(f"train_{name}" in arrays for name in chosen.needs):

@@ -12,6 +12,7 @@ from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
+from nas_osr.objectives.parts.side_tasks import make_side_task
 from nas_osr.outputs import FeatureShapes, Outputs
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1
@@ -22,7 +23,8 @@ class Objective(nn.Module):
     """A loss with its heads, on top of any encoder.
 
     Subclasses are built as `Objective(shapes, image_shape, num_classes, config)`, from the shapes of the encoder's maps
-    and (C, H, W) of the images, with their own frozen dataclass `config`. They make their heads in `build`, and
+    and (C, H, W) of the images, with their own frozen dataclass `config`, which derives from `ObjectiveConfig` where a
+    side task may be wished for. They make their heads in `build`, and
     implement `forward` and `losses`.
 
     Attributes:
@@ -30,6 +32,8 @@ class Objective(nn.Module):
         config_class: the dataclass of the coefficients.
         provides: the fields of `Outputs` that `forward` fills.
         default_rule: the scoring rule to use when none is named.
+        last_layer: the attribute that is the linear layer from `Outputs.embedding` to `Outputs.logits`; "" without one.
+        side: the side task that `config` asks for, with its head; None without one.
         players: the parties of the weight update in order, each with its own optimiser; `main` owns the encoder. An
             instance may set its own.
         divisible: True when a batch may be divided among processes: its loss is the mean of its parts' losses, and what
@@ -45,6 +49,7 @@ class Objective(nn.Module):
     config_class: ClassVar[type]
     provides: ClassVar[frozenset[str]]
     default_rule: ClassVar[str]
+    last_layer: ClassVar[str] = ""
     capturable: ClassVar[bool] = False
     follows_length: ClassVar[bool] = True
     makes_views: ClassVar[bool] = False
@@ -58,6 +63,7 @@ class Objective(nn.Module):
         self.num_classes = num_classes
         self.config = config
         self.build(shapes)
+        self.side = make_side_task(config, self, shapes)
 
     def build(self, shapes: FeatureShapes) -> None:
         """Make the heads, over maps of these shapes."""
@@ -135,6 +141,11 @@ class Objective(nn.Module):
         """Inference. images: [B, C, H, W] float in [0, 1]."""
         raise NotImplementedError
 
+    def linear_head(self) -> tuple[Tensor, Tensor]:
+        """W [N, D] and b [N] of `Outputs.logits` = W `Outputs.embedding` + b. AttributeError without a `last_layer`."""
+        layer = getattr(self, self.last_layer)
+        return layer.weight, layer.bias
+
     def reconstruct(self, encoder: nn.Module, images: Tensor) -> Tensor | None:
         """Images [B, C, H, W] in [0, 1] as the objective's decoder draws them, float32; None where it has none."""
         return None
@@ -150,6 +161,14 @@ class Objective(nn.Module):
                 the device in a captured step.
         """
         raise NotImplementedError
+
+    def training_terms(
+        self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0
+    ) -> Terms:
+        """What a step minimises: `losses` and, for `main`, the side task's term. Arguments as of `losses`."""
+        if self.side is None or player != "main":
+            return self.losses(encoder, batch, player, progress)
+        return self.side.terms(self, encoder, batch, progress)
 
     def validation_terms(self, encoder: nn.Module, batch: Batch) -> Terms:
         """What a training watches on known validation images, in eval mode; less of their sum is better.

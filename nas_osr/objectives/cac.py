@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import FeatureShapes, Outputs
 
@@ -28,7 +28,7 @@ LARGE = 1e15  # differences above this are scaled before they are squared
 
 
 @dataclass(frozen=True)
-class CACConfig(Checked):
+class CACConfig(ObjectiveConfig):
     """Coefficients of the loss; the defaults are the paper's."""
 
     alpha: Annotated[float, POSITIVE] = 10.0
@@ -56,6 +56,7 @@ class CAC(Objective):
     config_class = CACConfig
     provides = frozenset({"logits", "embedding", "distances"})
     default_rule = "cac"
+    last_layer = "to_logits"
     follows_length = False
     divisible = True
     capturable = True

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked, check_choice
+from nas_osr.configuration import check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
@@ -41,6 +41,7 @@ from nas_osr.objectives.parts.gan import (
     train_gan,
 )
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.option_docs import POSITIVE
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
@@ -49,7 +50,7 @@ IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 
 @dataclass(frozen=True)
-class ConfidenceConfig(Checked):
+class ConfidenceConfig(ObjectiveConfig):
     """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`."""
 
     source: str = "gan"
@@ -86,6 +87,7 @@ class Confidence(Objective):
     config_class = ConfidenceConfig
     provides = frozenset({"logits", "embedding"})
     default_rule = "msp"
+    last_layer = "classifier"
     follows_length = False
     divisible = True
     config: ConfidenceConfig

@@ -19,18 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import SLOPE
 from nas_osr.objectives.parts.pooling import pool, pooled_width
+from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
 
 @dataclass(frozen=True)
-class CROSRConfig(Checked):
+class CROSRConfig(ObjectiveConfig):
     """Coefficients of the loss and widths of the reconstruction's path."""
 
     reconstruction_weight: Annotated[float, NOT_NEGATIVE] = 1.0

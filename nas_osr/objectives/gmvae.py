@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked, check_choice
+from nas_osr.configuration import check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -39,6 +39,7 @@ from nas_osr.objectives.parts.densities import (
     standard_normal_divergence,
     truncated_gaussian_loss,
 )
+from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.objectives.vae_contrastive import risen, weighted
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
@@ -50,7 +51,7 @@ RECONSTRUCTIONS = ("bernoulli", "truncated_gaussian")
 
 
 @dataclass(frozen=True)
-class GMVAEConfig(Checked):
+class GMVAEConfig(ObjectiveConfig):
     """Sizes and terms of the loss."""
 
     latent_dim: Annotated[int, POSITIVE] = 10

@@ -32,11 +32,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked, check_choice
+from nas_osr.configuration import check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.objectives.base import Batch, Objective, Terms
 from nas_osr.objectives.parts.decoder import BOTTOM, DECODER_CHANNELS, Decoder
+from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
 from nas_osr.outputs import Features, FeatureShapes, Outputs
 
@@ -48,7 +49,7 @@ WORKING_INSTANCE_KL = 0.1
 
 
 @dataclass(frozen=True)
-class VAEContrastiveConfig(Checked):
+class VAEContrastiveConfig(ObjectiveConfig):
     """Coefficients of the loss (NAS-OSR, section on VAE contrastive learning)."""
 
     class_dim: Annotated[int, POSITIVE] = 32
@@ -108,6 +109,7 @@ class VAEContrastive(Objective):
         {"logits", "embedding", "latent_mean", "latent_variance", "instance_mean", "class_reconstruction_error"}
     )
     default_rule = "cap"
+    last_layer = "classifier"
     divisible = True
     capturable = True
     config: VAEContrastiveConfig

@@ -19,24 +19,42 @@ RULES: Mapping[str, str] = {
     "msp": "nas_osr.scoring.logits:MSP",
     "mls": "nas_osr.scoring.logits:MLS",
     "energy": "nas_osr.scoring.logits:Energy",
+    "gen": "nas_osr.scoring.logits:GEN",
     "openmax": "nas_osr.scoring.openmax:OpenMax",
     "crosr": "nas_osr.scoring.crosr:CROSR",
     "neighbours": "nas_osr.scoring.neighbours:Neighbours",
+    "knn": "nas_osr.scoring.neighbours:KNN",
+    "nnguide": "nas_osr.scoring.neighbours:NNGuide",
+    "mahalanobis": "nas_osr.scoring.mahalanobis:Mahalanobis",
+    "relative_mahalanobis": "nas_osr.scoring.mahalanobis:RelativeMahalanobis",
+    "vim": "nas_osr.scoring.vim:ViM",
+    "fdbd": "nas_osr.scoring.linear_head:FDBD",
+    "gradnorm": "nas_osr.scoring.linear_head:GradNorm",
+    "feature_norm": "nas_osr.scoring.linear_head:FeatureNorm",
+    "react": "nas_osr.scoring.shaping:ReAct",
+    "ash": "nas_osr.scoring.shaping:ASH",
+    "scale": "nas_osr.scoring.shaping:SCALE",
+    "odin": "nas_osr.scoring.odin:ODIN",
     "nc_distance": "nas_osr.scoring.centroids:NCDistance",
     "nc_uncertainty": "nas_osr.scoring.centroids:NCUncertainty",
 }
 
 ALL_RULES = "all"  # in place of names
+BRIDGE = "pytorch_ood."  # in front of the name of one of that library's detectors
 
 
 def rule_class(name: str, *, import_plugins: bool = True) -> type[ScoringRule]:
-    """The rule of this name or dotted path (see `nas_osr.plugins.load_class`).
+    """The rule of this name or dotted path (see `nas_osr.plugins.load_class`), or a detector of pytorch-ood as one.
 
     Raises:
         UserError: no such rule or module, or the class is not a `ScoringRule` that has `scores`.
     """
     from nas_osr.scoring.base import ScoringRule
 
+    if name.startswith(BRIDGE):
+        from nas_osr.scoring.bridge import detector_rule
+
+        return detector_rule(name.removeprefix(BRIDGE))
     found = load_class("scoring rule", name, RULES, ScoringRule, import_plugins=import_plugins)
     if found.scores is ScoringRule.scores:
         raise UserError(f"scoring rule '{name}' has no method scores(outputs), which returns Scores: it must have one")
@@ -62,8 +80,10 @@ def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plug
 
 
 def check_rule(rule: type[ScoringRule], objective: type[Objective]) -> None:
-    """Raise UserError unless the objective provides every field of `Outputs` that the rule needs."""
+    """Raise UserError unless the objective can feed the rule, see `can_feed`."""
     missing = [name for name in sorted(rule.needs) if name not in objective.provides]
+    if rule.needs_head and not missing and not objective.last_layer:
+        missing = ["logits that are linear in the embedding"]
     if missing:
         raise UserError(
             f"scoring rule '{rule.name}' needs {', '.join(missing)}, which objective '{objective.name}' "
@@ -73,7 +93,13 @@ def check_rule(rule: type[ScoringRule], objective: type[Objective]) -> None:
 
 def rules_for(objective: type[Objective]) -> list[str]:
     """The names of the shipped rules that an objective can feed."""
-    return [name for name in RULES if rule_class(name).needs <= objective.provides]
+    rules = {name: rule_class(name) for name in RULES}
+    return [name for name, rule in rules.items() if can_feed(objective, rule)]
+
+
+def can_feed(objective: type[Objective], rule: type[ScoringRule]) -> bool:
+    """Whether an objective provides every field of `Outputs`, and the last layer, that the rule needs."""
+    return rule.needs <= objective.provides and (bool(objective.last_layer) or not rule.needs_head)
 
 
 def list_rules(text: str, objective: type[Objective] | None = None) -> list[str]:

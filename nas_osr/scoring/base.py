@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -44,7 +44,11 @@ class ScoringRule:
 
     Attributes:
         name: the registered name.
+        paper: where it comes from, for `nas-osr rules`.
         needs: the fields of `Outputs` that the rule reads.
+        needs_head: whether the rule reads the layer that turns the embedding into logits (`Objective.linear_head`).
+        needs_network: whether the rule asks the network itself, see `observe`.
+        no_graph: why the rule cannot be part of a graph of ONNX; empty when it can.
         learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers or
             words, which `state_dict` keeps. None before.
         fits_mirrored: whether a retraining gives `fit` the mirror images of training images, too, where they show the
@@ -54,7 +58,11 @@ class ScoringRule:
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]]
+    needs_head: ClassVar[bool] = False
+    needs_network: ClassVar[bool] = False
+    no_graph: ClassVar[str] = ""
     learned: ClassVar[tuple[str, ...]] = ()
     fits_mirrored: ClassVar[bool] = False
 
@@ -68,6 +76,14 @@ class ScoringRule:
     def learns(self) -> bool:
         """Whether `fit` does anything, so that outputs for training images have to be computed."""
         return type(self).fit is not ScoringRule.fit
+
+    def observe(self, infer: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+        """What `fit`, `set_threshold` and `scores` are given for images [B, C, H, W] in [0, 1].
+
+        Here: the outputs of the network, `infer`, in eval mode, as they are; all such rules share them. A rule that
+        sets `needs_network` may look several times and take gradients with respect to the images (never to weights).
+        """
+        return infer(images)
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Learn from known training images. targets: [B] int64 in 0..N-1. The default learns nothing."""

@@ -30,6 +30,7 @@ class CAC(ScoringRule):
     """
 
     name = "cac"
+    paper = "CAC (Miller et al. 2021)"
     needs = frozenset({"logits"})
     learned = ("anchors",)
     fits_mirrored = True

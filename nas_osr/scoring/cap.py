@@ -52,6 +52,7 @@ class CAP(ScoringRule):
     """
 
     name = "cap"
+    paper = "NAS-OSR"
     needs = frozenset({"logits", "latent_mean", "class_reconstruction_error"})
     learned = ("error_threshold", "means", "whiten", "volumes", "usable")
 

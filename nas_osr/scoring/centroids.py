@@ -46,6 +46,7 @@ class NCDistance(ScoringRule):
     """
 
     name = "nc_distance"
+    paper = "GMVAE (Cao et al. 2020)"
     needs = frozenset({"embedding"})
     learned = ("num_known", "centroids", "classes", "tau", "scale", "picker")
     is_ratio: ClassVar[bool] = False  # whether `strangeness` has no unit that tau could be measured in
@@ -156,6 +157,7 @@ class NCUncertainty(NCDistance):
     """
 
     name = "nc_uncertainty"
+    paper = "GMVAE (Cao et al. 2020)"
     is_ratio = True
 
     def strangeness(self, distances: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class CROSR(WeibullRule):
     """
 
     name = "crosr"
+    paper = "CROSR (Yoshihashi et al. 2019)"
     needs = frozenset({"logits", "embedding"})
     tail_share = 0.1
 

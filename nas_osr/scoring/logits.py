@@ -1,4 +1,4 @@
-"""Rules that read the logits alone: maximum softmax probability, maximum logit, energy. All in float64."""
+"""Rules that read the logits alone: maximum softmax probability, maximum logit, energy, entropy. All in float64."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class MSP(LogitRule):
     """
 
     name = "msp"
+    paper = "MSP (Hendrycks & Gimpel 2017)"
 
     def knownness(self, logits: Tensor) -> Tensor:
         ordered = logits.sort(dim=1, descending=True).values
@@ -44,6 +45,7 @@ class MLS(LogitRule):
     """Maximum logit score (Vaze et al. 2022)."""
 
     name = "mls"
+    paper = "MLS (Vaze et al. 2022)"
 
     def knownness(self, logits: Tensor) -> Tensor:
         return logits.max(dim=1).values
@@ -53,6 +55,33 @@ class Energy(LogitRule):
     """Negative free energy at temperature 1 (Liu et al. 2020): log sum exp of the logits."""
 
     name = "energy"
+    paper = "Energy (Liu et al. 2020)"
 
     def knownness(self, logits: Tensor) -> Tensor:
         return torch.logsumexp(logits, dim=1)
+
+
+class GEN(LogitRule):
+    """Generalised entropy (Liu et al. 2023, eq. 5), negated: -sum_j p_j^gamma (1 - p_j)^gamma, in [-M, 0].
+
+    p are the M largest softmax probabilities; p and 1 - p come from logarithms, which keeps confident images apart.
+
+    Args:
+        acceptance: the share of known validation images to accept.
+        gamma: the exponent, in (0, 1); the paper's .1.
+        top: M, how many of the largest probabilities count; the paper's 100.
+    """
+
+    name = "gen"
+    paper = "GEN (Liu et al. 2023)"
+
+    def __init__(self, acceptance: float = 0.95, gamma: float = 0.1, top: int = 100) -> None:
+        super().__init__(acceptance)
+        self.gamma, self.top = self.check_share("gamma", gamma), self.check_count("top", top)
+
+    def knownness(self, logits: Tensor) -> Tensor:
+        log_p = torch.log_softmax(logits, dim=1).sort(dim=1, descending=True).values
+        # 1 - p of the largest would round to 0: there, the sum of the others
+        largest = torch.logsumexp(log_p[:, 1:], dim=1, keepdim=True)
+        log_rest = torch.cat([largest, torch.log1p(-log_p[:, 1:].exp())], dim=1)
+        return -(self.gamma * (log_p + log_rest)[:, : self.top]).exp().sum(dim=1)

@@ -1,15 +1,16 @@
-"""Top-k similarity of GradMix (Informed Mixing): how close an image is to its nearest training images of each class."""
+"""Rules that compare an image with its nearest training images: GradMix's sum by class, KNN, NNGuide."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.base import Scores, ScoringRule, count_classes, in_blocks
+from nas_osr.scoring.base import Scores, ScoringRule, bounded, count_classes, in_blocks
 
 #: Larger features count as this, so that infinite ones keep a direction.
 FEATURE_LIMIT = 1e300
@@ -30,6 +31,7 @@ class Neighbours(ScoringRule):
     """
 
     name = "neighbours"
+    paper = "GradMix"
     needs = frozenset({"embedding"})
     learned = ("directions", "counts")
 
@@ -53,22 +55,78 @@ class Neighbours(ScoringRule):
 
     def scores(self, outputs: Outputs) -> Scores:
         """The sums of the k largest cosine similarities to each class's training images, and the largest of them."""
-        if self.directions is None or self.counts is None:
-            raise RuntimeError("fit comes before the scores")
-        assert outputs.embedding is not None
-        embedding = outputs.embedding
-        by_class, found = self.directions.split(self.counts.tolist()), []
-        for queries in map(normalise, in_blocks(embedding, self.block_size)):
-            found.append(torch.stack([self.largest_sum(queries, own) for own in by_class], dim=1))
+        found = [self.sums(by_class) for by_class in self.nearest(outputs)]
         scores = torch.cat(found)
         return Scores(scores.amax(dim=1), scores)
 
-    def largest_sum(self, queries: Tensor, directions: Tensor) -> Tensor:
-        """[b] scores of queries [b, D] for one class's training embeddings [m, D], all of length 1."""
-        if directions.shape[0] == 0:
-            return torch.full_like(queries[:, 0], -math.inf)
+    def nearest(self, outputs: Outputs) -> Iterator[list[Tensor]]:
+        """Block of images by block of images, for each class the k largest similarities [b, k], or [b, m] of m < k."""
+        if self.directions is None or self.counts is None:
+            raise RuntimeError("fit comes before the scores")
+        assert outputs.embedding is not None
+        by_class = self.directions.split(self.counts.tolist())
+        for queries in map(normalise, in_blocks(outputs.embedding, self.block_size)):
+            yield [self.most_similar(queries, own) for own in by_class]
+
+    def most_similar(self, queries: Tensor, directions: Tensor) -> Tensor:
+        """[b, k] the k largest products of queries [b, D] with training embeddings [m, D]; [b, m] where m < k."""
         found = [largest(queries @ part.to(queries.device).T, self.k) for part in directions.split(self.block_size)]
-        return largest(torch.cat(found, dim=1), self.k).mean(dim=1) * self.k
+        return largest(torch.cat(found, dim=1), self.k)
+
+    def sums(self, by_class: list[Tensor]) -> Tensor:
+        """[b, N] each class's sum, of what `nearest` yields."""
+        return torch.stack([
+            own.mean(dim=1) * self.k if own.shape[1] else own.new_full((len(own),), -math.inf) for own in by_class
+        ], dim=1)  # fmt: skip
+
+
+class KNN(Neighbours):
+    """Similarity to the k-th nearest training image of any class (Sun et al. 2022, eq. 3), in [-1, 1].
+
+    The paper's distance of vectors of length 1 falls as this cosine rises. The last one where there are fewer than k.
+    Class scores are those of `Neighbours` for the same k, 50: the paper's for CIFAR-10.
+    """
+
+    name = "knn"
+    paper = "KNN (Sun et al. 2022)"
+
+    def __init__(self, acceptance: float = 0.95, k: int = 50, block_size: int = 2048) -> None:
+        super().__init__(acceptance, k, block_size)
+
+    def scores(self, outputs: Outputs) -> Scores:
+        """The k-th largest cosine similarity, and each class's sum of its k largest."""
+        parts = [(largest(torch.cat(found, dim=1), self.k)[:, -1], self.sums(found)) for found in self.nearest(outputs)]
+        return Scores(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+class NNGuide(Neighbours):
+    """Nearest neighbour guidance (Park et al. 2023, eq. 3 and 4): the energy, times the mean of the k largest
+    cosine similarities to training images that are weighted by their own energies. Energy is log sum exp of the logits.
+
+    Of training images all are kept, where the paper draws a share. Class scores are the logits.
+    """
+
+    name = "nnguide"
+    paper = "NNGuide (Park et al. 2023)"
+    needs = frozenset({"embedding", "logits"})
+
+    def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
+        """Keep the training embeddings' directions, weighted. Raises UserError without any."""
+        super().fit(outputs, targets, objective)
+        assert outputs.logits is not None
+        order = targets.argsort(stable=True).to(outputs.logits.device)
+        self.directions = self.directions * energy(outputs.logits[order])[:, None]
+
+    def scores(self, outputs: Outputs) -> Scores:
+        """Energy times guidance, and the logits."""
+        assert outputs.logits is not None
+        guidance = torch.cat([largest(torch.cat(found, dim=1), self.k).mean(dim=1) for found in self.nearest(outputs)])
+        return Scores(energy(outputs.logits) * guidance, outputs.logits.double())
+
+
+def energy(logits: Tensor) -> Tensor:
+    """[B] float64, log sum exp of logits [B, N]."""
+    return torch.logsumexp(bounded(logits), dim=1)
 
 
 def largest(values: Tensor, count: int) -> Tensor:

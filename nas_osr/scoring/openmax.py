@@ -25,6 +25,7 @@ class OpenMax(WeibullRule):
     """
 
     name = "openmax"
+    paper = "OpenMax (Bendale & Boult 2016)"
     needs = frozenset({"logits"})
 
     def __init__(self, acceptance: float = 0.95, tail: int = 20, alpha: int = 10) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -24,6 +25,7 @@ from nas_osr.training.graphs import Choice, make_step, set_rate
 from nas_osr.training.learner import weight_step
 from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, LossMeter, check_weights, split_norms
 from nas_osr.training.step_checkpoints import StepCheckpoints
+from nas_osr.training.weight_average import WeightAverage
 
 Batch = tuple[Tensor, Tensor]  # uint8 images [B, C, H, W] and labels [B]
 
@@ -46,6 +48,8 @@ class Schedule:
     "of the images."
     seed: int
     "of everything random."
+    averaging: float = 0.0
+    "of the weights, see `WeightAverage`; 0 is off."
 
 
 @dataclass(eq=False)
@@ -62,6 +66,7 @@ class Trainer:
         schedule: how.
         graphs: whether the weight step is captured.
         update: the weight step, plain or captured: images, labels and progress -> loss terms and gradient norms.
+        average: of the weights, where the schedule has one: it is what is judged, and what stays at the end.
         prepared: what the objective says of what it learned before the first step.
     """
 
@@ -76,6 +81,7 @@ class Trainer:
         clip, scale = self.schedule.clip, self.schedule.scale
         plain = partial(weight_step, self.fabric, self.learner, self.optimizers, clip=clip, scale=scale)
         self.update = make_step(plain, self.graphs, self.fabric, self.learner, self.optimizers)
+        self.average = WeightAverage(self.learner, self.schedule.averaging) if self.schedule.averaging else None
         self.prepared: dict[str, float] = {}
         self.generator = torch.Generator(device=self.fabric.device)  # of the augmentation; every epoch has its own
 
@@ -129,12 +135,23 @@ class Trainer:
         changed = own_rows(self.fabric, augment(to_float(images), self.schedule.augmentation, self.generator))
         return changed.contiguous(memory_format=torch.channels_last), own_rows(self.fabric, labels)
 
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Inside, the learner has the weights that are judged: their average where there is one."""
+        if self.average is None:
+            yield
+            return
+        with self.average.in_place():
+            average_statistics(self.fabric, self.learner)
+            yield
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that the training changes."""
         return {
             "prepared": self.prepared,
             "learner": self.learner.state_dict(),
             "optimizers": {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()},
+            **({"average": self.average.state_dict()} if self.average else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -143,6 +160,8 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         for player, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
+        if self.average:
+            self.average.load_state_dict(state["average"])
 
 
 def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
@@ -174,10 +193,11 @@ def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
         # judge
         learner.eval()
         record = {"epoch": epoch, "phase": trainer.phase(epoch), "losses": losses}
-        record |= FirstRank(fabric, (record, norms, history)).call(lambda known: trainer.judge(*known))
-        if epoch == 0 and trainer.prepared:
-            record["prepared"] = trainer.prepared
-        trainer.keep(record)
+        with trainer.judged():
+            record |= FirstRank(fabric, (record, norms, history)).call(lambda known: trainer.judge(*known))
+            if epoch == 0 and trainer.prepared:
+                record["prepared"] = trainer.prepared
+            trainer.keep(record)
         # record
         timing = {
             "epoch": epoch,
@@ -190,6 +210,8 @@ def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
         # save
         ended = epoch == schedule.epochs - 1 or trainer.stopped(recorder.history())
         recorder.save({"epoch": epoch, **trainer.state_dict()}, needed=ended)
+    if trainer.average:
+        trainer.average.exchange()
 
 
 def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> dict[str, float]:
@@ -211,9 +233,11 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
         position = epoch + step / steps
         for group in main.param_groups:
             set_rate(group, main.defaults["lr"] * schedule.factor(position))
-        # update the weights, and whatever else learns in this phase
+        # update the weights, and whatever else learns in this phase; then their average
         for terms in trainer.step(batches, position / schedule.epochs):
             meter.add(watch.see(terms, step))
+        if trainer.average:
+            trainer.average.update()
         # look for what is not finite, now and then: each look waits for the device
         if (step + 1) % CHECK_EVERY == 0:
             watch.check(epoch, schedule.epochs, steps)

@@ -29,9 +29,9 @@ class Learner(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, player: str = "main", progress: float | Callable[[], Tensor] = 1.0
     ) -> dict[str, Tensor]:
-        """The weighted loss terms; see `Objective.losses`. A function hands a tensor through Fabric as it is."""
+        """The weighted loss terms; see `Objective.training_terms`. A function hands a tensor through Fabric."""
         share = progress() if callable(progress) else progress
-        return self.objective.losses(self.encoder, (images, labels), player, share)
+        return self.objective.training_terms(self.encoder, (images, labels), player, share)
 
     def validate(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """What known validation images are watched by; see `Objective.validation_terms`."""
@@ -56,7 +56,10 @@ class Learner(nn.Module):
     def player_parameters(self, player: str, encoder_weights: list[nn.Parameter]) -> list[nn.Parameter]:
         """What `player` updates; the encoder's weights belong to `main`."""
         own = self.objective.player_parameters(player)
-        return encoder_weights + own if player == "main" else own
+        if player != "main":
+            return own
+        side = [] if self.objective.side is None else self.objective.side.parameters()
+        return encoder_weights + list(dict.fromkeys([*own, *side]))
 
 
 def make_optimizers(

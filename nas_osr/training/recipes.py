@@ -42,6 +42,8 @@ class Recipe(Checked):
         augmentation: recipe for training images: search, crop_flip or none.
         crop: least share of an image's area that `search` crops, in (0, 1].
         rotation: largest angle of `search` in degrees, either way.
+        averaging: how much of an average of the weights stays at each step, such as .999, in [0, 1): the average is
+            then judged and saved; 0: no average.
         keep: `last` epoch's weights, or those of the `best` by the objective's loss on known validation images.
         patience: the training ends when that loss has not improved for so many epochs; 0 is never.
     """
@@ -61,6 +63,7 @@ class Recipe(Checked):
     augmentation: str = "search"
     crop: Annotated[float, Range(0, 1, above=True)] = 0.8
     rotation: Annotated[float, NOT_NEGATIVE] = 10.0
+    averaging: Annotated[float, Range(0, 1, below=True)] = 0.0
     keep: str = "last"
     patience: Annotated[int, NOT_NEGATIVE] = 0
 

@@ -92,7 +92,7 @@ class Corruption(NetworkAnalysis):
         """
         import numpy as np
 
-        from nas_osr.evaluation.judging import collect_outputs, evaluate_rule
+        from nas_osr.evaluation.judging import collect_for, evaluate_rule
         from nas_osr.retrain.evaluate import fit_rules
         from nas_osr.scoring import make_rule
 
@@ -104,7 +104,7 @@ class Corruption(NetworkAnalysis):
         severities = parse_range("severities", self.severities)
 
         def score(images: LabelledImages) -> dict[str, float | None]:
-            outputs = collect_outputs(opened.learner.infer, images, device=opened.fabric.device)
+            [(outputs, _)] = collect_for([rule], opened.learner.infer, images, opened.fabric.device)
             return evaluate_rule(rule, outputs, images.labels, images.source_labels)[0]
 
         names = {"accuracy": "closed_set_accuracy", **({"auroc": "auroc"} if self.unknown else {})}

@@ -72,7 +72,7 @@ def name_given(opened: Reopened, images: Tensor) -> list[str]:
     model = open_model(opened.run.path)
     names = [*model.inputs.classes, "unknown"]
     with torch.inference_mode():
-        judgements = judge(model.rule, model.learner.infer(images.cpu()))
+        judgements = judge(model.rule, model.rule.observe(model.learner.infer, images.cpu()))
     return [names[label] for label in judgements.predicted_label.tolist()]
 
 

@@ -74,8 +74,11 @@ def test_no_module_has_no_name() -> None:
 def test_what_the_source_of_a_shipped_class_says_is_what_the_class_has(reference: str) -> None:
     module, _, name = reference.partition(":")
     shipped = getattr(importlib.import_module(module), name)
-    for attribute in ("needs",) if reference in RULES.values() else ("provides", "default_rule"):
-        assert read_attribute(reference, attribute) == getattr(shipped, attribute)
+    attributes = {"needs": None, "paper": None, "needs_head": False}
+    if reference in OBJECTIVES.values():
+        attributes = {"provides": None, "default_rule": None, "last_layer": ""}
+    for attribute, default in attributes.items():
+        assert read_attribute(reference, attribute, default) == getattr(shipped, attribute)
 
 
 def test_what_the_source_does_not_say_plainly_is_asked_of_the_class(module: str, tmp_path: Path) -> None:

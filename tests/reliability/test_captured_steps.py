@@ -18,7 +18,7 @@ from tests.reliability.test_same_bits import STEPS, Interrupting, assert_same, d
 
 __all__ = ["digits"]  # the fixture
 
-CAPTURED = ("vae_contrastive", "cross_entropy", "cac", "crosr", "gmvae")
+CAPTURED = ("vae_contrastive", "cross_entropy-lorot", "cross_entropy", "cac", "crosr", "gmvae")
 
 
 class Again:
@@ -59,7 +59,7 @@ def interrupted(run: Callable[[Interrupting, str], Any], stop_after: int, choice
     return rest
 
 
-@pytest.mark.parametrize("variant", [*CAPTURED[:1], *(pytest.param(v, marks=pytest.mark.slow) for v in CAPTURED[1:])])
+@pytest.mark.parametrize("variant", [*CAPTURED[:2], *(pytest.param(v, marks=pytest.mark.slow) for v in CAPTURED[2:])])
 def test_a_retraining_of_replayed_steps(digits: OpenSetData, variant: str, stand_in: list[Again]) -> None:
     """Twelve steps with a learning rate that changes and, for vae_contrastive, coefficients that rise."""
     plain, captured = Interrupting(), Interrupting()

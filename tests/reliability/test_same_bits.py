@@ -29,6 +29,8 @@ GAN = {"gan_width": 4, "gan_latent": 8, "gan_epochs": 1, "gan_batch_size": 16}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vae_contrastive": ("vae_contrastive", {"decoder_channels": 16}),
     "cross_entropy": ("cross_entropy", {}),
+    "cross_entropy-lorot": ("cross_entropy", {"side_task": "lorot", "classifier": "scaled_cosine", "pooling": "both"}),
+    "cross_entropy-rotpred": ("cross_entropy", {"side_task": "rotpred", "logit_norm": 0.04}),
     "cac": ("cac", {}),
     "crosr": ("crosr", {"decoder_channels": 16}),
     "confidence-gan": ("confidence", {"source": "gan", **GAN}),
@@ -40,7 +42,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "supcon-mixup": ("supcon", {"mix": "mixup"}),
     "moco": ("moco", {"queue_size": 20}),
 }
-SLOWER = ("confidence-outliers", "supcon-cutmix", "supcon-mixup")  # with nothing to remember that others have not
+AVERAGED = ("cross_entropy-lorot", "moco")  # retrainings that keep an average of their weights
+# with nothing to remember that others have not
+SLOWER = ("confidence-outliers", "supcon-cutmix", "supcon-mixup", "cross_entropy-rotpred")
 STEPS = 5  # an epoch has more
 
 
@@ -122,6 +126,7 @@ def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str
         architecture=architecture,
         objective=name,
         objective_config=settings,
+        recipe_config={"averaging": 0.9} if variant in AVERAGED else {},
         epochs=2,
         batch_size=9,
         graphs=graphs,

@@ -92,7 +92,7 @@ def test_evaluate_with_another_rule_leaves_the_first_result(finished: tuple[Path
 def test_evaluate_with_every_rule_opens_the_images_once(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The figures are those of each rule alone; the run's own rule, which is among them, stays without a label."""
+    """The figures are those of a rule alone; the run's own rule, which is among them, stays without a label."""
     common: dict[str, Any] = {"device": "cpu", "threads": 1, "bootstrap": 0}
     part, other = tmp_path / "together", tmp_path / "alone"
     for copy in (part, other):
@@ -104,11 +104,15 @@ def test_evaluate_with_every_rule_opens_the_images_once(
     images = sum(count for count in passes if count > 1)  # one image counts multiplications
     assert list(together) == rules_for(objective_class(read_retrain_config(RunFolder.open(part)).objective))
     own = json.loads((part / "metrics.json").read_text())["rule"]
-    training_images = len(reopen(RunFolder.open(part), ReopenOptions(device="cpu", threads=1)).data.train)
-    for name, result in together.items():
+    data = reopen(RunFolder.open(part), ReopenOptions(device="cpu", threads=1)).data
+    judged = len(data.validation) + len(data.test())
+    assert images == len(data.train) + judged + 2 * judged  # once for all; ODIN looks twice, for itself
+    assert {own, "cac", "vim", "odin"} <= together.keys()
+    for name in (own, "cac", "vim", "odin"):  # with mirror images, the last layer, and looks of its own
+        result = together[name]
         passes.clear()
         (alone,) = run_evaluate(EvaluateRequest(run=str(other), rule=name, **common))
-        needed = images if make_rule(name, {}).learns else images - training_images
+        needed = judged * (2 if name == "odin" else 1) + (len(data.train) if make_rule(name, {}).learns else 0)
         assert alone == result and sum(count for count in passes if count > 1) == needed, name
         assert result["label"] == ("" if name == own else name)
     pair = run_evaluate(EvaluateRequest(run=str(part), rule="energy, mls,energy", **common))

@@ -10,11 +10,12 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from nas_osr.configuration import Checked, check_choice
+from nas_osr.configuration import check_choice
 from nas_osr.data.augmentation import is_range
 from nas_osr.errors import UserError
 from nas_osr.objectives.parts.gradmix import cutmix, draw_gamma, gradmix, mixup
 from nas_osr.objectives.parts.saliency_maps import WEIGHTS, choose_scales, distinct_maps, saliency_maps
+from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.option_docs import NOT_NEGATIVE, Range
 from nas_osr.outputs import Features, FeatureShapes
 
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MixConfig(Checked):
+class MixConfig(ObjectiveConfig):
     """What is mixed, and where."""
 
     mix: str = "gradmix"

@@ -9,7 +9,8 @@ import yaml
 
 from nas_osr.cli.main import main
 from nas_osr.cli.show import show_metrics
-from nas_osr.scoring import RULES
+from nas_osr.objectives import OBJECTIVES, objective_class
+from nas_osr.scoring import RULES, rules_for
 
 
 def test_doctor_tells_what_a_bug_report_needs(capsys, monkeypatch, tmp_path):
@@ -40,11 +41,16 @@ def test_doctor_finds_images(capsys, tmp_path):
 
 def test_rules_marks_the_default(capsys):
     assert main(["rules"]) == 0
-    heading, *rows = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["objective", *RULES]
-    table = {row.split()[0]: dict(zip(RULES, row.split()[1:], strict=True)) for row in rows}
-    assert table["vae_contrastive"]["cap"] == "*"
-    assert all(list(marks.values()).count("*") == 1 for marks in table.values())
+    heading, *rows, more = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["rule", *OBJECTIVES, "paper"]
+    cells = [row.split(maxsplit=len(OBJECTIVES) + 1) for row in rows]
+    assert [rule for rule, *_ in cells] == list(RULES)
+    assert all(paper for *_, paper in cells)
+    for column, objective in enumerate(OBJECTIVES, start=1):
+        fed = {row[0] for row in cells if row[column] != "-"}
+        assert fed == set(rules_for(objective_class(objective)))
+        assert [row[0] for row in cells if row[column] == "*"] == [objective_class(objective).default_rule]
+    assert "pytorch_ood.SHE" in more
     assert main(["rules", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["vae_contrastive"][0] == "cap"
 

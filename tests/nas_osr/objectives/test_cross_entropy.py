@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics.pairwise import cosine_similarity
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
@@ -37,7 +42,7 @@ def random_maps(count: int, shapes: FeatureShapes = SHAPES, scale: float = 1.0) 
     )
 
 
-def make(classes: int = 3, shapes: FeatureShapes = SHAPES, **settings: float) -> CrossEntropy:
+def make(classes: int = 3, shapes: FeatureShapes = SHAPES, **settings: Any) -> CrossEntropy:
     torch.manual_seed(0)
     return CrossEntropy(shapes, (3, 32, 32), classes, CrossEntropyConfig(**settings))
 
@@ -131,16 +136,82 @@ def test_bf16_autocast_stays_close_and_losses_are_float32() -> None:
         torch.testing.assert_close(value, exact[name], rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize("pooling", ["average", "maximum", "both"])
+def test_pooling_is_numpys(pooling: str) -> None:
+    features = random_maps(4, FINER)
+    found = make(shapes=FINER, pooling=pooling)(GivenMaps(features), IMAGES).embedding
+    maps = [features.branches[scale].numpy().reshape(4, -1, side * side) for scale, side in ((2, 2), (0, 4))]
+    mean, largest = (np.concatenate([how(map_, axis=2) for map_ in maps], axis=1) for how in (np.mean, np.max))
+    expected = {"average": mean, "maximum": largest, "both": (mean + largest) / 2}[pooling]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_network_pools_itself_is_taken_and_no_other_pooling() -> None:
+    features, pooled = random_maps(4), torch.randn(4, 5)
+    assert torch.equal(make()(GivenMaps(features._replace(pooled=pooled)), IMAGES).embedding, pooled)
+    with pytest.raises(UserError, match="pooling maximum: the network chooses how it is pooled by itself"):
+        make(shapes=SHAPES._replace(pools=True), pooling="maximum")
+
+
+def test_normalised_logits_and_features_by_hand() -> None:
+    """LogitNorm and T2FNorm change what the loss sees, and nothing of the inference."""
+    features = random_maps(4)
+    plain, encoder = make(), GivenMaps(features)
+    logits, embedding = plain(encoder, IMAGES).logits, pool(features)
+    by_logits, by_features = make(logit_norm=0.04), make(feature_norm=0.1)
+    expected = F.cross_entropy(logits / (0.04 * logits.norm(dim=1, keepdim=True)), LABELS)
+    torch.testing.assert_close(by_logits.losses(encoder, (IMAGES, LABELS))["ce"], expected)
+    shorter = embedding / (0.1 * embedding.norm(dim=1, keepdim=True))
+    expected = F.cross_entropy(plain.classifier(shorter), LABELS)
+    torch.testing.assert_close(by_features.losses(encoder, (IMAGES, LABELS))["ce"], expected)
+    for objective in (by_logits, by_features):
+        assert torch.equal(objective(encoder, IMAGES).logits, logits)
+
+
+CLASSIFIERS = [{}, {"bias": False}, {"classifier": "cosine"}, {"classifier": "scaled_cosine"}]
+
+
+@pytest.mark.parametrize("chosen", CLASSIFIERS)
+def test_logits_are_linear_in_the_embedding_whatever_the_classifier(chosen: dict) -> None:
+    objective = make(**chosen).eval()
+    outputs = objective(GivenMaps(random_maps(4)), IMAGES)
+    weight, bias = objective.linear_head()
+    torch.testing.assert_close(outputs.logits, outputs.embedding @ weight.T + bias)
+    assert bias.any().item() == (chosen == {})
+
+
+def test_cosines_are_scikit_learns_and_the_scale_is_learned_in_training_alone() -> None:
+    features = random_maps(4)
+    expected = cosine_similarity(
+        pool(features).numpy(), (fixed := make(classifier="cosine")).classifier.weight.detach()
+    )
+    np.testing.assert_allclose(fixed(GivenMaps(features), IMAGES).logits.detach(), 16 * expected, rtol=1e-4, atol=1e-5)
+    learned = make(classifier="scaled_cosine")
+    scales = learned.classifier.to_scale(pool(features)).exp()
+    cosines = learned.eval()(GivenMaps(features), IMAGES).logits
+    assert cosines.abs().max() <= 1
+    loss = learned.train().losses(GivenMaps(features), (IMAGES, LABELS))["ce"]
+    torch.testing.assert_close(loss, F.cross_entropy(cosines * scales, LABELS))
+
+
+def test_cosines_have_no_lengths_to_normalise() -> None:
+    with pytest.raises(UserError, match="classifier cosine has features of length 1 already: leave feature_norm out"):
+        CrossEntropyConfig(classifier="cosine", feature_norm=0.1)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
     magnitude=st.floats(1e-3, 1e15),
     count=st.integers(1, 4),
     classes=st.integers(1, 4),
     smoothing=st.sampled_from([0.0, 0.1]),
+    chosen=st.sampled_from([*CLASSIFIERS[:3], {"logit_norm": 0.04}, {"feature_norm": 0.1}]),
 )
-def test_losses_and_gradients_are_finite(magnitude: float, count: int, classes: int, smoothing: float) -> None:
+def test_losses_and_gradients_are_finite(
+    magnitude: float, count: int, classes: int, smoothing: float, chosen: dict
+) -> None:
     """One class in the batch, a single class in all, and huge features included."""
-    objective = make(classes, label_smoothing=smoothing, center_weight=0.1)
+    objective = make(classes, label_smoothing=smoothing, center_weight=0.1, **chosen)
     encoder = GivenMaps(random_maps(count, scale=magnitude))
     terms = objective.losses(encoder, (IMAGES[:count], torch.full((count,), classes - 1)))
     assert all(torch.isfinite(value) for value in terms.values()), terms

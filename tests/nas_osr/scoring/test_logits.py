@@ -1,4 +1,4 @@
-"""MSP, MLS and energy against scipy, and where a plain softmax saturates."""
+"""MSP, MLS, energy and GEN against scipy and pytorch-ood, and where a plain softmax saturates."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import make_rule
 
-RULES = ["msp", "mls", "energy"]
+RULES = ["msp", "mls", "energy", "gen"]
 
 
 def knownness(name, logits):
@@ -33,6 +33,22 @@ def test_msp_keeps_confident_images_apart():
     logits = torch.stack([gaps, torch.zeros(6), torch.zeros(6)], dim=1)
     assert (np.diff(knownness("msp", logits)) > 0).all()
     np.testing.assert_allclose(knownness("msp", logits)[2:], -2 * (-gaps[2:].double()).exp())
+
+
+def test_gen_is_that_of_pytorch_ood():
+    """In double precision, where its clamping of probabilities does not show; it takes the mean, the paper the sum."""
+    from pytorch_ood.detector import GEN
+
+    logits = torch.as_tensor(np.random.default_rng(0).normal(scale=2, size=(100, 6)))
+    for top in (3, 6):
+        found = make_rule("gen", {"gamma": 0.2, "top": top}).scores(Outputs(logits=logits)).knownness
+        torch.testing.assert_close(found, -top * GEN.score(logits, gamma=0.2, M=top), rtol=1e-9, atol=0)
+
+
+def test_gen_keeps_confident_images_apart():
+    gaps = torch.tensor([10.0, 30.0, 40.0, 100.0, 300.0, 700.0])
+    logits = torch.stack([gaps, torch.zeros(6), torch.zeros(6)], dim=1)
+    assert (np.diff(knownness("gen", logits)) > 0).all()
 
 
 def test_msp_of_equal_logits_and_of_one_class():

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
-from nas_osr.scoring.neighbours import Neighbours, normalise
+from nas_osr.scoring.neighbours import KNN, Neighbours, NNGuide, normalise
 
 
 def make_outputs(size, num_known=3, dimensions=8, seed=0, spread=1.0):
@@ -163,3 +163,45 @@ def test_missing_or_diverged_images_are_refused():
         fitted().set_threshold(outputs, targets)
     with pytest.raises(RuntimeError, match="fit"):
         Neighbours().scores(outputs)
+
+
+@pytest.mark.parametrize(("k", "block_size"), [(1, 2048), (25, 30)])
+def test_knn_is_the_distance_of_pytorch_ood(k, block_size):
+    from pytorch_ood import detector
+
+    train, targets = make_outputs(200, seed=1)
+    test, _ = make_outputs(80, seed=2)
+    rule, oracle_ = KNN(k=k, block_size=block_size), detector.KNN(None, k=k)
+    rule.fit(train, targets)
+    oracle_.fit_features(train.embedding.double(), targets)
+    distance = oracle_.predict_features(test.embedding.double())
+    scores = rule.scores(test)
+    torch.testing.assert_close((2 - 2 * scores.knownness).sqrt(), distance, rtol=0, atol=1e-7)
+    sums = Neighbours(k=k)
+    sums.fit(train, targets)
+    torch.testing.assert_close(scores.class_scores, sums.scores(test).class_scores)
+
+
+def test_knn_of_fewer_images_takes_the_farthest():
+    rule = KNN(k=50)
+    rule.fit(Outputs(embedding=torch.eye(3)), torch.arange(3))
+    assert rule.scores(Outputs(embedding=torch.tensor([[3.0, 4.0, 1.0]]))).knownness.item() == pytest.approx(26**-0.5)
+
+
+@pytest.mark.parametrize("block_size", [2048, 30])
+def test_nnguide_is_that_of_pytorch_ood(block_size):
+    from pytorch_ood import detector
+
+    head = torch.nn.Linear(8, 3).double().requires_grad_(False)
+    parts = []
+    for size, seed in ((200, 1), (80, 2)):
+        outputs, targets = make_outputs(size, seed=seed)
+        features = outputs.embedding.double()
+        parts.append((Outputs(embedding=features, logits=head(features)), targets))
+    rule, oracle_ = NNGuide(k=7, block_size=block_size), detector.NNGuide(None, head.float(), k=7)
+    rule.fit(*parts[0])
+    oracle_.fit_features(parts[0][0].embedding.float(), parts[0][1])
+    outliers = oracle_.predict_features(parts[1][0].embedding.float())
+    scores = rule.scores(parts[1][0])
+    torch.testing.assert_close(scores.knownness, -outliers.double(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(scores.labels, parts[1][0].logits.argmax(dim=1))

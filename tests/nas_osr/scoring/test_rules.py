@@ -40,11 +40,13 @@ value = 3
 
 class OnlyLogits(Objective):
     name = "only_logits"
+    last_layer = "classifier"
     provides = frozenset({"logits"})
 
 
 class Everything(Objective):
     name = "everything"
+    last_layer = "classifier"
     provides = frozenset(Outputs.names())
 
 
@@ -64,16 +66,18 @@ def test_every_rule_follows_the_interface(name):
     assert rule.needs <= set(Outputs.names())
     assert rule.acceptance == 0.9
     assert rule.threshold is None
-    assert rule.learns == (name not in ("msp", "mls", "energy"))
+    assert rule.learns == (name not in ("msp", "mls", "energy", "gen", "feature_norm", "odin"))
+    assert rule.paper
 
 
 def everything(size, seed, num_known=4):
-    """Random outputs with every field, and targets."""
+    """Random outputs with every field, the logits linear in the embedding, and targets."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.arange(size) % num_known
     points = 4 * torch.eye(num_known)[targets]
     fields = {name: points + torch.randn(size, num_known, generator=generator) for name in Outputs.names()}
-    return Outputs(**{**fields, "latent_variance": fields["latent_variance"].exp()}), targets
+    logits = 2 * fields["embedding"] - 0.1 * torch.arange(num_known)
+    return Outputs(**{**fields, "logits": logits, "latent_variance": fields["latent_variance"].exp()}), targets
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -149,7 +153,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("name", RULES)
 def test_memory_grows_with_the_images_not_with_their_product(name):
     """1,000 training images and 500 queries of 4 dimensions: no table of 500 x 1,000, nor of 500 x 4 x 4."""
-    rule = make_rule(name, {"block_size": 50} if name == "neighbours" else {})
+    rule = make_rule(name, {"block_size": 50, "k": 10} if name in ("neighbours", "knn", "nnguide") else {})
     with LargestTensor() as fit:
         rule.fit(*everything(1000, seed=0))
     with LargestTensor() as rest:
@@ -240,3 +244,13 @@ def test_an_objective_must_provide_what_the_rule_needs():
     assert {"cac", "msp", "mls", "energy"} <= set(fed)
     assert fed == [name for name in RULES if rule_class(name).needs == {"logits"}]
     assert rules_for(Everything) == list(RULES)
+
+
+def test_a_rule_on_the_last_layer_needs_one():
+    class Bent(Everything):
+        name = "bent"
+        last_layer = ""
+
+    assert set(rules_for(Everything)) - set(rules_for(Bent)) == {"vim", "fdbd", "gradnorm", "react", "ash", "scale"}
+    with pytest.raises(UserError, match="'vim' needs logits that are linear in the embedding, which objective 'bent'"):
+        check_rule(rule_class("vim"), Bent)
