@@ -15,6 +15,7 @@ from nas_osr.deploy.fit import run_fit
 from nas_osr.deploy.fit_request import FitRequest
 from nas_osr.files.storage import os_errors
 from nas_osr.option_docs import list_options
+from nas_osr.reports.notebook import EvaluationAnswers, RetrainingAnswer, SearchAnswer
 from nas_osr.retrain.evaluate import run_evaluate
 from nas_osr.retrain.retrain_request import EvaluateRequest, RetrainRequest
 from nas_osr.retrain.run import run_retrain
@@ -52,21 +53,21 @@ def takes(kind: Callable[P, Request]) -> Callable[[Callable[[Request], Answer]],
 
 
 @takes(SearchRequest)
-def search(request: SearchRequest) -> dict[str, Any]:
+def search(request: SearchRequest) -> SearchAnswer:
     """Search an architecture; the result is that of `nas_osr.strategies.run.run_search`."""
-    return run_search(request, ["nas_osr.search"])
+    return SearchAnswer(run_search(request, ["nas_osr.search"]))
 
 
 @takes(RetrainRequest)
-def train(request: RetrainRequest) -> dict[str, Any]:
+def train(request: RetrainRequest) -> RetrainingAnswer:
     """Train and evaluate an architecture; the result is that of `nas_osr.retrain.run.run_retrain`."""
-    return run_retrain(request, ["nas_osr.train"])
+    return RetrainingAnswer(run_retrain(request, ["nas_osr.train"]))
 
 
 @takes(EvaluateRequest)
-def evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
+def evaluate(request: EvaluateRequest) -> EvaluationAnswers:
     """Evaluate a retrained network again; the result is that of `nas_osr.retrain.evaluate.run_evaluate`."""
-    return run_evaluate(request)
+    return EvaluationAnswers(run_evaluate(request))
 
 
 @takes(FitRequest)

@@ -3,16 +3,15 @@ and the ranges that requests share. Free of torch."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from nas_osr.errors import UserError, show
+from nas_osr.errors import UserError, show, suggest
 from nas_osr.files.paths import absolute_path, user_path
 from nas_osr.option_docs import Range, list_defaults, option_types
 from nas_osr.plain import plain
@@ -95,7 +94,7 @@ def make_config(owner: str, kind: type[T], settings: Mapping[str, Any]) -> T:
     known: Mapping[str, Any] = option_types(kind)  # type: ignore[arg-type]
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise UserError(f"{owner} has no setting {unknown[0]!r}: it has {', '.join(known)}")
+        raise UserError(f"{owner} has no setting {unknown[0]!r}: it has {', '.join(known)}{suggest(unknown[0], known)}")
     return make_request(kind, settings, owner)
 
 
@@ -226,18 +225,11 @@ def describe_type(hint: Any) -> str:
     return WORDS[NoneType if hint is None else origin or hint]
 
 
-def suggest(name: str, names: Collection[str], dashes: str = "", instead: str = "", before: str = "; ") -> str:
-    """ "; did you mean NAME?" when there is a similar name; else "; INSTEAD NAME, NAME, ..." if that is given."""
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"{before}did you mean {dashes}{close[0]}?"
-    return f"{before}{instead} {', '.join(names)}" if instead else ""
-
-
 def check_choice(config: Any, name: str, choices: tuple[str, ...], where: str = "") -> None:
     """UserError, beginning with `where`, unless the field is one of the choices."""
     if getattr(config, name) not in choices:
-        raise UserError(f"{where}{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}")
+        hint = suggest(str(getattr(config, name)), choices)
+        raise UserError(f"{where}{name} must be one of {', '.join(choices)}, got {getattr(config, name)!r}{hint}")
 
 
 def check_switches(config: Any) -> None:

@@ -1,7 +1,9 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and what its messages are made of."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from typing import Any
 
 LONGEST = 1500  # characters of a message; the excess is taken out of its middle
@@ -32,3 +34,11 @@ def show(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 1 << 64:
         return "a huge number"
     return repr(value)[:60]
+
+
+def suggest(name: str, names: Collection[str], dashes: str = "", instead: str = "", before: str = "; ") -> str:
+    """ "; did you mean NAME?" when there is a similar name; else "; INSTEAD NAME, NAME, ..." if that is given."""
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"{before}did you mean {dashes}{close[0]}?"
+    return f"{before}{instead} {', '.join(names)}" if instead else ""

@@ -94,6 +94,11 @@ class Option:
     @property
     def meaning(self) -> str:
         """What is written of it, what it may be, and its default."""
+        return " ".join(filter(None, (self.help, self.about)))
+
+    @property
+    def about(self) -> str:
+        """ "[what it may be; its default]", or "" where there is nothing to say."""
         about = []
         if self.choices:
             about.append(f"{'of' if list in named_types(self.type) else 'one of'} {self.choices}")
@@ -102,7 +107,7 @@ class Option:
         elif self.default not in (None, "", {}, []) and self.type is not bool:
             shown = ",".join(map(str, self.default)) if isinstance(self.default, list) else self.default
             about.append(f"default: {shown}")
-        return self.help + (f" [{'; '.join(about)}]" if about else "")
+        return f"[{'; '.join(about)}]" if about else ""
 
 
 def list_options(kind: Callable[..., Any]) -> list[Option]:

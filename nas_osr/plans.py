@@ -31,6 +31,7 @@ from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
 from nas_osr.requests import DeviceOptions, MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
+from nas_osr.runs.loggers import LoggerName, check_logger
 from nas_osr.runs.resumption import begun_precision
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring import check_rule, make_rule, rule_class
@@ -72,6 +73,10 @@ class DataPlan:
     "reads the given unknown images, uint8 [n, C, H, W]; there are none (n = 0) where no source is."
     count_known: Callable[[], list[int]]
     "how many images each known label has, those for validation included; opens none."
+
+    def reading(self) -> str:
+        """What `load` is about to do, in a line, before it begins; no image is opened. Raises UserError."""
+        return f"reading {sum(self.count_known()):,} images of {self.protocol.name}"
 
     def load(self) -> LearningData:
         """Read what is learned from. Raises UserError: data missing, corrupt or of another shape."""
@@ -218,6 +223,7 @@ class OutputPlan:
     resume: bool
     overwrite: bool
     checkpoint_minutes: float
+    logger: LoggerName
     quiet: bool
 
     def check(self) -> None:
@@ -316,6 +322,7 @@ def plan_machine(request: MachineOptions) -> MachinePlan:
 def plan_output(request: SavingOptions) -> OutputPlan:
     """Where a request's run goes. UserError: an option is out of range."""
     check_choice(request, "resume", ("no", "auto"))
+    check_logger(request.logger)
     return OutputPlan(**{**same_fields(OutputPlan, request), "resume": request.resume == "auto"})
 
 

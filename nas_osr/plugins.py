@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nas_osr.errors import UserError, show
+from nas_osr.errors import UserError, show, suggest
 
 T = TypeVar("T")
 DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")  # nothing relative, no paths
@@ -23,7 +23,8 @@ def check_name(kind: str, name: str, built_in: Collection[str], where: str = "")
     """UserError, beginning with `where`, unless `name` is built in or could be a dotted path. Nothing is imported."""
     if name not in built_in and not (len(name) <= MAX_NAME and DOTTED.fullmatch(name)):
         known = ", ".join(built_in)
-        raise UserError(f"{where}unknown {kind} {show(name)}: choose from {known} or give package.module.Class")
+        hint = suggest(name, built_in)
+        raise UserError(f"{where}unknown {kind} {show(name)}: choose from {known} or give package.module.Class{hint}")
 
 
 def load(reference: str) -> Any:

@@ -26,7 +26,7 @@ from nas_osr.search_spaces.spaces import SPACES
 from nas_osr.search_spaces.stems import STEMS
 
 # Where a run goes and how it talks: no part of what is computed, so not written into config.yaml.
-NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "checkpoint_minutes"})
+NOT_RECORDED = frozenset({"out", "resume", "overwrite", "dry_run", "json", "quiet", "checkpoint_minutes", "logger"})
 
 
 @dataclass
@@ -267,6 +267,8 @@ class SavingOptions(OutputOptions):
 
     checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 10.0
     "save so often inside an epoch, besides at its end; 0 is at the end only."
+    logger: Literal["none", "mlflow", "wandb"] = "none"
+    "where figures go besides the folder, in which TensorBoard finds them: MLflow, or Weights & Biases."
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,8 +31,9 @@ from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain
 from nas_osr.retrain.retrain_request import RetrainRequest
 from nas_osr.runs.lengthening import lengthen
+from nas_osr.runs.loggers import Logger, Loggers
 from nas_osr.runs.names import MODEL_FOLDER
-from nas_osr.runs.progress import ProgressReporter
+from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
@@ -83,6 +85,8 @@ def retrain_as_planned(plan: RetrainPlan, command: list[str]) -> dict[str, Any]:
     # what can be wrong with the first part shows before anything is written
     with torch.random.fork_rng():
         first.training.build()
+    if not plan.output.quiet and fabric.is_global_zero:
+        tell(first.data.reading())
     opened = {first.folder: first.data.load()}
     check_equal_options(fabric, plan.recorded)
     with (
@@ -152,13 +156,18 @@ def run_part(
     """
     training, schedule, output = part.training, part.training.schedule, plan.output
     outer.call(RunFolder.read_provenance)  # UserError: a folder that was removed meanwhile is not made again
-    with opened_by_first(
-        fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
-    ) as folder:
+    with (
+        opened_by_first(
+            fabric, lambda: RunFolder.create(outer.value.path / part.folder, resume=output.resume)
+        ) as folder,
+        Loggers(output.logger) as loggers,
+    ):
         folder.call(lambda run: lengthen(run, part.recorded, training.bound))
         done = folder.call(read_part_result)
         if done is not None:
             return done
+        if opened is None and not output.quiet:
+            folder.call(lambda _: tell(f"{part.folder}  {part.data.reading()}"))
         data = opened or part.data.load()
         warn_of_few_images(training.objective.make_rule(), len(data.known.validation))
         check_divided(training.objective.name, True, min(schedule.batch_size, len(data.known.train)))
@@ -173,12 +182,30 @@ def run_part(
             torch.manual_seed(derive_seed(part.seed, "weights"))
             learner = training.build(data.outliers)
             folder.call(lambda run: training.initial.say(run, learner.objective))
-            reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder)
+            later = outer.call(lambda folder: epochs_after(plan, part, folder))
+            reporter = ProgressReporter(schedule.epochs, output.quiet, part.folder, later=later)
             folder.call(lambda run: reporter.begin(about))
-            with RunRecorder(folder, reporter, output.resume, output.checkpoint_minutes) as recorder:
+            minutes = output.checkpoint_minutes
+            with RunRecorder(folder, reporter, output.resume, minutes, loggers) as recorder:
                 trained = training.train(learner, data.known, fabric, recorder, part.seed)
         trained.eval()
-        return folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))
+        result = folder.call(lambda run: evaluate_part(run, plan, part, trained, data.known, fabric.device, started))
+        folder.call(lambda run: log_results(loggers.of(run, len(run.read_history())), result))
+        return result
+
+
+def log_results(loggers: Sequence[Logger], result: Mapping[str, Any]) -> None:
+    """Give loggers the metrics of an evaluation that are defined."""
+    metrics = {name: value for name, value in result["metrics"].items() if value is not None}
+    for logger in loggers:
+        logger.results(metrics)
+
+
+def epochs_after(plan: RetrainPlan, part: Part, outer: RunFolder) -> int:
+    """How many epochs the splits and seeds after this one have left to train."""
+    parts = plan.parts[list(plan.parts).index(part) + 1 :]
+    waiting = [other for other in parts if not RunFolder(outer.path / other.folder).finished]
+    return sum(other.training.schedule.epochs for other in waiting)
 
 
 def evaluate_part(
@@ -194,6 +221,8 @@ def evaluate_part(
 
     `started` is when its training began, by `time.perf_counter`.
     """
+    if not plan.output.quiet:
+        tell(f"{part.folder}  evaluating on the test images")
     rule, learner = part.training.objective.make_rule(), trained.module  # in float32, as the model will be used
     fit_rules([rule], learner, data, device)
     [judged] = evaluate_test([rule], learner, data, device)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.spaces import space_class
 
@@ -88,5 +88,5 @@ def space_of(name: str | None, preset: str) -> Space:
 def get_preset(name: str) -> Preset:
     """The preset of this name; UserError when there is none."""
     if name not in PRESETS:
-        raise UserError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+        raise UserError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}{suggest(name, PRESETS)}")
     return PRESETS[name]

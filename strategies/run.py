@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from nas_osr.configuration import rename_former
 from nas_osr.cost.batch_size import begun_config, pick_batch, scaled_rate
@@ -16,12 +21,13 @@ from nas_osr.plain import plain
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
+from nas_osr.runs.loggers import Logger, Loggers
 from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.resumption import check_same_config
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.export import export_architecture
+from nas_osr.search_spaces.architectures.export import export_architecture, render
 from nas_osr.search_spaces.sizes import describe_space, describe_supernet, sizes_of
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan, SearchResult
@@ -80,6 +86,8 @@ def searched_with_batch(request: SearchRequest, plan: SearchPlan) -> SearchReque
 def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
     """Carry out a plan; see `run_search`."""
     fabric = plan.machine.open()
+    if not plan.output.quiet and fabric.is_global_zero:
+        tell(plan.data.reading())
     data = plan.data.load()
     plan.strategy.check_data(plan, data)
     warn_of_few_images(plan.objective.make_rule(), len(data.known.validation))
@@ -103,11 +111,14 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.jobs == 1)
         minutes = plan.output.checkpoint_minutes
         folder.call(lambda run: reporter.begin(about))
-        with RunRecorder(folder, reporter, plan.output.resume, minutes) as recorder:
-            result = plan.strategy.search(plan, data, fabric, recorder)
-        if not plan.budget.fits(result.architecture):
-            raise UserError(f"strategy {plan.recorded['strategy']} does not keep to --max_params and --max_macs")
-        return folder.call(lambda run: write_result(run, result, plan))
+        with Loggers(plan.output.logger) as loggers:
+            with RunRecorder(folder, reporter, plan.output.resume, minutes, loggers) as recorder:
+                result = plan.strategy.search(plan, data, fabric, recorder)
+            if not plan.budget.fits(result.architecture):
+                raise UserError(f"strategy {plan.recorded['strategy']} does not keep to --max_params and --max_macs")
+            found = folder.call(lambda run: write_result(run, result, plan))
+            folder.call(lambda run: log_picture(loggers.of(run, len(run.read_history())), run, result))
+        return found
 
 
 def modernise_config(run: RunFolder) -> None:
@@ -128,6 +139,16 @@ def modern_config(run: RunFolder) -> dict[str, Any]:
     strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), preset="")
     config["strategy_config"] = asdict(strategy.config)
     return {"jobs": SearchRequest.jobs, "backend": SearchRequest.backend, **config}
+
+
+def log_picture(loggers: Sequence[Logger], run: RunFolder, result: SearchResult) -> None:
+    """Give loggers the picture of what was found."""
+    architecture = Architecture.load(run.path / "architecture.json")
+    picture = render(architecture, result.weights, "png", sizes_of(architecture))
+    with Image.open(io.BytesIO(picture)) as opened:  # noqa: TID251 - of the program that has just drawn it
+        image = np.asarray(opened.convert("RGB"))
+    for logger in loggers:
+        logger.picture(image, result.epoch)
 
 
 def read_finished(run: RunFolder, plan: SearchPlan) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ def test_the_wheel_has_one_package_with_all_its_files(wheel: Path) -> None:
         path.relative_to(ROOT)
         for folder in FOLDERS
         for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".py", ".json", ".yaml", ".txt", ".typed", ".md")
+        if path.suffix in (".py", ".json", ".yaml", ".txt", ".typed", ".md", ".html", ".css", ".js")
     }
     assert files == {str(path if path.parts[0] == "nas_osr" else "nas_osr" / path) for path in own}
 
@@ -112,7 +112,7 @@ def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")
     extras = settings["options.extras_require"]
-    own = "\n".join(extras[name] for name in ("analysis", "heic", "onnx", "ood", "timm"))
+    own = "\n".join(extras[name] for name in ("analysis", "heic", "mlflow", "onnx", "ood", "timm", "wandb"))
     lines = f"{settings['options']['install_requires']}\n{own}".split()
     declared = {normal(re.split(r"[<>=!~\[]", line)[0]) for line in lines}
 

@@ -33,6 +33,16 @@ class Command:
         return load(self.config or self.function)
 
 
+OTHERS = "data and machine"
+#: What commands are for, with the first words of their names, as `nas-osr --help` has them together.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "make a model": ("fit", "search", "retrain", "evaluate"),
+    "use it": ("predict", "calibrate", "export", "score"),
+    "see what was found": ("report", "plot", "compare", "analyse"),
+    "many runs": ("sweep", "subclusters"),
+    OTHERS: (),
+}
+
 COMMANDS: dict[str, Command] = {
     "fit": Command(
         "nas_osr.cli.fit:fit",
@@ -119,6 +129,13 @@ COMMANDS: dict[str, Command] = {
         ),
         ("kind", "runs"),
         config="nas_osr.cli.plot:PlotRequest",
+    ),
+    "report": Command(
+        "nas_osr.cli.report:report",
+        "write one HTML page about runs: what was asked, the answer, figures, metrics, mistakes",
+        ("report runs/retrain --out report.html", "report runs/search runs/cac runs/plain --name search,CAC,plain"),
+        ("runs",),
+        config="nas_osr.cli.report:ReportRequest",
     ),
     "sweep": Command(
         "nas_osr.cli.sweep:sweep",

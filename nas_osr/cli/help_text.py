@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from nas_osr.files.paths import absolute_path, user_path
 from nas_osr.option_docs import Option, list_options, named_types, summary
 
 WIDTH = 100
@@ -44,12 +45,14 @@ def help_text(kind: Callable[..., Any], command: str, positionals: tuple[str, ..
         lines += ["", *textwrap.wrap(paragraph, WIDTH)]
     if examples:
         lines += ["", "examples:", *(f"  nas-osr {example}" for example in examples)]
-    for group in sorted(dict.fromkeys(option.group for option in options.values()), key=bool):
+    if positionals:
+        lines += ["", "arguments, in this order; each may be given by its name as well:"]
+        lines += [line for name in positionals for line in entry(f"{name.upper()}, --{name}", options[name])]
+    rest = [option for option in options.values() if option.name not in positionals]
+    for group in sorted(dict.fromkeys(option.group for option in rest), key=bool):
         lines += ["", f"{group or 'options of this command'}:"]
-        for option in options.values():
-            if option.group == group:
-                lines += entry(heading(option), option.meaning)
-    return "\n".join([*lines, "", "of every command:", *(line for pair in GENERAL for line in entry(*pair))])
+        lines += [line for option in rest if option.group == group for line in entry(heading(option), option)]
+    return "\n".join([*lines, "", "of every command:", *(line for pair in GENERAL for line in beside(*pair))])
 
 
 def heading(option: Option) -> str:
@@ -57,11 +60,31 @@ def heading(option: Option) -> str:
     if option.type is bool:
         return f"--{option.name}" + (f", --no_{option.name}" if option.default is True else "")
     values = [VALUES[part] for part in named_types(option.type) if part in VALUES]
-    return f"--{option.name} {'NAME' if option.choices and values[0] == 'TEXT' else values[0]}"
+    if values[0] == "TEXT":
+        values[0] = "NAME" if option.choices else "PATH" if is_path(option.type) else "TEXT"
+    return f"--{option.name} {values[0]}"
 
 
-def entry(head: str, text: str) -> list[str]:
-    """An option and its meaning beside it, or below where it is long."""
+def is_path(hint: Any) -> bool:
+    """Whether a text is the path of a file or folder."""
+    return bool({user_path, absolute_path} & set(get_args(hint))) or any(map(is_path, get_args(hint)))
+
+
+def entry(head: str, option: Option) -> list[str]:
+    """An option and its meaning beside it; what it may be comes below where the line is full."""
+    lines = beside(head, option.meaning)
+    if not option.about or len(lines) == len(beside(head, option.help)):
+        return lines
+    return [*beside(head, option.help), *wrap_meaning(option.about)]
+
+
+def beside(head: str, text: str) -> list[str]:
+    """A text beside what it is about, or below where that is long."""
     first = f"  {head:<{INDENT - 3}} "
-    filled = textwrap.fill(text, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT).split("\n")
+    filled = wrap_meaning(text)
     return [first + filled[0].lstrip(), *filled[1:]] if len(first) <= INDENT else [first.rstrip(), *filled]
+
+
+def wrap_meaning(text: str) -> list[str]:
+    """A text in the column of meanings."""
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import nas_osr
-from nas_osr.cli.commands import COMMANDS, Command
+from nas_osr.cli.commands import COMMANDS, FAMILIES, OTHERS, Command
 from nas_osr.cli.streams import prepare_streams, settle_streams
-from nas_osr.configuration import suggest
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.files.storage import os_errors
 from nas_osr.plugins import load
 from nas_osr.ranks.place import one_voice, refuse_ranks
@@ -88,7 +88,17 @@ def dispatch(arguments: list[str]) -> None:
     if command.config is None:
         load(command.function)(**values)
     else:
-        load(command.function)(command.options(**values), ["nas-osr", *arguments])
+        request = command.options(**values)
+        if command.ranks and sys.stderr.isatty() and not (request.quiet or request.dry_run):
+            announce(name, request)
+        load(command.function)(request, ["nas-osr", *arguments])
+
+
+def announce(name: str, request: Any) -> None:
+    """Say on a terminal what a long command begins with, long before torch is there to check and compute it."""
+    about = {"protocol": "protocol", "strategy": "strategy", "network": "network", "splits": "splits", "out": "into"}
+    given = {title: getattr(request, field, None) for field, title in about.items()}
+    tell("  ".join([name, *(f"{title} {value}" for title, value in given.items() if value is not None)]))
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -100,7 +110,9 @@ def split_command(arguments: list[str]) -> tuple[str, list[str]]:
     first = arguments[0]
     family = [name for name in COMMANDS if name.startswith(f"{first} ")]
     if family:
-        raise UserError(f"nas-osr {first} needs one of {', '.join(name.split()[1] for name in family)} after it")
+        kinds = [name.split()[1] for name in family]
+        hint = suggest(arguments[1], kinds) if len(arguments) > 1 else ""
+        raise UserError(f"nas-osr {first} needs one of {', '.join(kinds)} after it{hint}")
     raise UserError(f"unknown command {first!r}{suggest(first, COMMANDS, instead='choose one of', before=': ')}")
 
 
@@ -119,12 +131,15 @@ def own_analysis(name: str) -> Command:
 def overview(commands: dict[str, Command]) -> str:
     """The text of `nas-osr --help`, for all commands or some."""
     width = max(map(len, commands)) + 2
-    lines = "\n".join(f"  {name:<{width}}{command.summary}" for name, command in commands.items())
+    family = {first: title for title, names in FAMILIES.items() for first in names}
+    parts: dict[str, list[str]] = {title: [] for title in FAMILIES}
+    for name, command in commands.items():
+        parts[family.get(name.split()[0], OTHERS)].append(f"  {name:<{width}}{command.summary}")
+    lines = "\n\n".join("\n".join([f"{title}:", *parts[title]]) for title in FAMILIES if parts[title])
     return f"""usage: nas-osr COMMAND [OPTIONS]
 
 Neural architecture search for open-set image recognition.
 
-commands:
 {lines}
 
 `nas-osr COMMAND --help` shows the options of a command, `nas-osr --version` the version."""

@@ -20,8 +20,8 @@ from types import NoneType
 from typing import Any, Literal
 
 from nas_osr.cli.help_text import help_text
-from nas_osr.configuration import check_complete, check_options, suggest
-from nas_osr.errors import UserError, show
+from nas_osr.configuration import check_complete, check_options
+from nas_osr.errors import UserError, show, suggest
 from nas_osr.files.storage import read_config
 from nas_osr.files.yaml_text import CLASS_LISTS, format_yaml, parse_yaml
 from nas_osr.option_docs import list_defaults, named_types, option_types

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_osr.configuration import Checked, DataPath, UserPath, suggest
-from nas_osr.errors import UserError
+from nas_osr.configuration import Checked, DataPath, UserPath
+from nas_osr.errors import UserError, suggest
 from nas_osr.option_docs import Choices, Range
 from nas_osr.plugins import load
 from nas_osr.reports import FIGURES
@@ -71,8 +71,9 @@ def plot(request: PlotRequest, command: Sequence[str]) -> None:
     options = chosen_options(request, draw)
     from nas_osr.reports.style import check_file, save_figure
 
+    runs = named_runs(request.runs, request.name, f"plot {request.kind}")
     out = check_file(request.out or f"{request.kind}.svg")
-    print(f"wrote {save_figure(draw(named_runs(request), **options), out)}")
+    print(f"wrote {save_figure(draw(runs, **options), out)}")
 
 
 def chosen_options(request: PlotRequest, draw: Callable[..., Any]) -> Mapping[str, Any]:
@@ -88,13 +89,12 @@ def chosen_options(request: PlotRequest, draw: Callable[..., Any]) -> Mapping[st
     return given
 
 
-def named_runs(request: PlotRequest) -> Runs:
+def named_runs(runs: Sequence[str], names: Sequence[str], command: str) -> Runs:
     """The folders, under the names that are given. Raises UserError unless there is one for each."""
-    if not request.name:
-        return request.runs
-    if len(request.name) != len(request.runs) or len(set(request.name)) < len(request.name):
+    if not names:
+        return runs
+    if len(names) != len(runs) or len(set(names)) < len(names):
         raise UserError(
-            f"plot: --name needs a name of its own for each of {len(request.runs)} runs, as A,B; got "
-            f"{','.join(request.name)}"
+            f"{command}: --name needs a name of its own for each of {len(runs)} runs, as A,B; got {','.join(names)}"
         )
-    return dict(zip(request.name, request.runs, strict=True))
+    return dict(zip(names, runs, strict=True))

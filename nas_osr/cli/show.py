@@ -9,6 +9,7 @@ from typing import Any
 from nas_osr.cost import GIB
 from nas_osr.files.yaml_text import format_yaml
 from nas_osr.plain import plain
+from nas_osr.reports.sentences import verdict
 
 
 def show_json(result: Any) -> None:
@@ -59,21 +60,8 @@ def format_metric(value: Any) -> str:
 
 
 def show_verdict(metrics: Mapping[str, Any]) -> None:
-    """Print in a sentence what an evaluation, or the mean of several, has found.
-
-    Args:
-        metrics: fractions, each a number, None, or {"mean", "std", "n"}.
-    """
-
-    def percent(name: str) -> str:
-        value = metrics.get(name)
-        value = value["mean"] if isinstance(value, Mapping) else value
-        return "-" if value is None else f"{100 * value:.1f} %"
-
-    print(
-        f"of known test images {percent('accepted_known')} are accepted, and {percent('closed_set_accuracy')} have the "
-        f"right class on top; {percent('rejected_unknown')} of the unknown ones are rejected; AUROC {percent('auroc')}"
-    )
+    """Print in a sentence what an evaluation, or the mean of several, has found; see `verdict`."""
+    print(verdict(metrics))
 
 
 def show_next(command: str) -> None:

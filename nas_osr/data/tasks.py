@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from nas_osr.data.sources import SOURCES, source_class
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 
 FAMILIES = ("arpl", "neal", "nas_osr")
 
@@ -73,6 +73,7 @@ def find_task(name: str, *, import_plugins: bool = False) -> Task:
     if name not in SOURCES and "." not in name:
         raise UserError(
             f"unknown protocol {name!r}: choose one of {', '.join(PROTOCOLS)}, or give package.module.Class of a source"
+            f"{suggest(name, PROTOCOLS)}"
         )
     source_class(name, import_plugins=import_plugins)
     return Task(name)

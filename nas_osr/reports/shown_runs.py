@@ -25,6 +25,13 @@ class ShownRun:
     name: str
     parts: tuple[RunFolder, ...]
 
+    @property
+    def folder(self) -> Path:
+        """The folder around its splits and seeds, if these are all that it holds; else that of its one part."""
+        first = self.parts[0].path.resolve()
+        whole = sorted(first.parent.glob("split-*")) == [part.path.resolve() for part in self.parts]
+        return first.parent if whole and (first.parent / "config.yaml").is_file() else first
+
     def named_parts(self) -> Iterator[tuple[str, RunFolder]]:
         """Its splits and seeds, each with a title."""
         for part in self.parts:

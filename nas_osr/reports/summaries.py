@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nas_osr.configuration import suggest
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.reports.shown_runs import Runs, ShownRun, retrainings
 from nas_osr.reports.style import FAINT, INK, Look, looks, one_axes, styled
@@ -122,11 +121,7 @@ def plot_sensitivity(
     """
     found = summarise_runs(runs, metric, label)
     numbers = [flat_numbers(item.run.parts[0].read_config()) for item in found]
-    differing = sorted(
-        name
-        for name in set.intersection(*map(set, numbers))
-        if name not in ("splits", "seeds") and len({own[name] for own in numbers}) > 1
-    )
+    differing = differing_numbers([item.run for item in found])
     if setting is None and len(differing) != 1:
         said = f"several do: {', '.join(differing)}; name one with --setting" if differing else "none differs"
         raise UserError(f"plot sensitivity: one setting must differ between the runs, and {said}")
@@ -151,6 +146,13 @@ def plot_sensitivity(
     if len({item.protocol for item in found}) > 1:
         axes.legend(loc="best")
     return figure
+
+
+def differing_numbers(runs: Sequence[ShownRun]) -> list[str]:
+    """The settings with a number that is not the same in all runs, splits and seeds aside."""
+    numbers = [flat_numbers(run.parts[0].read_config()) for run in runs]
+    shared = set.intersection(*map(set, numbers)) - {"splits", "seeds"}
+    return sorted(name for name in shared if len({own[name] for own in numbers}) > 1)
 
 
 def flat_numbers(config: Mapping[str, Any], head: str = "") -> dict[str, float]:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nas_osr.configuration import suggest
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.reports.sheets import Sheet
 from nas_osr.retrain.comparison import METRICS, Row, orientation_only
 

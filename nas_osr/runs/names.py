@@ -35,6 +35,7 @@ RUN_FILES = (
     "embeddings-*.npz",
     "summary.*",
     "choice.json",
+    "logger.json",
     "front.json",
     "table.jsonl.xz",
     "optuna.journal*",

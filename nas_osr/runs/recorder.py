@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from lightning_fabric import Fabric
 
 from nas_osr.ranks.first import FirstRank, check_same
+from nas_osr.runs.loggers import Loggers
 from nas_osr.runs.progress import ProgressReporter
 from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.runs.run_folder import RunFolder
@@ -29,6 +30,9 @@ class Recorder(Protocol):
 
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         """Append one epoch; `record` has no times in it, `timing` has nothing else."""
+
+    def step(self, done: int, steps: int) -> None:
+        """Show that so many steps of an epoch are done, of how many."""
 
     def wants_checkpoint(self) -> bool:
         """Whether `save` should be called now, between two steps."""
@@ -61,6 +65,9 @@ class Unkept:
         self.records.append(record)
         self.reporter.epoch(record, timing)
 
+    def step(self, done: int, steps: int) -> None:
+        self.reporter.step(done, steps)
+
     def wants_checkpoint(self) -> bool:
         return False
 
@@ -92,10 +99,16 @@ class RunRecorder:
         checkpoint_minutes: how long no checkpoint is wanted after the last; 0 is until the epoch ends. SIGTERM and
             Ctrl-C want one at once. Several ranks save at the end of epochs only: they never wait for each other to
             agree.
+        loggers: where the numbers go as well; TensorBoard alone when not given.
     """
 
     def __init__(
-        self, folder: FirstRank[RunFolder], reporter: ProgressReporter, resume: bool, checkpoint_minutes: float = 0.0
+        self,
+        folder: FirstRank[RunFolder],
+        reporter: ProgressReporter,
+        resume: bool,
+        checkpoint_minutes: float = 0.0,
+        loggers: Loggers | None = None,
     ) -> None:
         self._folder = folder
         self._reporter = reporter
@@ -104,12 +117,14 @@ class RunRecorder:
         self._saved = time.monotonic()
         self._rest = 0.0  # seconds without a checkpoint that is not needed, after the last
         self._stop = StopRequests()
-        self._events: Any = None
+        self._loggers = loggers
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> RunRecorder:
         if self._folder.here:
             self._open.enter_context(self._reporter)
+            if self._loggers is None:
+                self._loggers = self._open.enter_context(Loggers())
             self._open.enter_context(self._stop)
         return self
 
@@ -120,10 +135,16 @@ class RunRecorder:
         def keep(run: RunFolder) -> None:
             run.append_history(record)
             run.append_timing(timing)
-            self._write_events(run, record)
+            assert self._loggers is not None
+            for logger in self._loggers.of(run, record["epoch"]):
+                logger.scalars(scalars(record), record["epoch"])
             self._reporter.epoch(record, timing)
 
         self._folder.call(keep)
+
+    def step(self, done: int, steps: int) -> None:
+        if self._folder.here:
+            self._reporter.step(done, steps)
 
     def wants_checkpoint(self) -> bool:
         if not self._folder.alone:
@@ -167,15 +188,6 @@ class RunRecorder:
 
     def folder(self) -> Path | None:
         return self._folder.value.path if self._folder.here else None
-
-    def _write_events(self, run: RunFolder, record: dict[str, Any]) -> None:
-        if self._events is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = self._open.enter_context(SummaryWriter(str(run.path), purge_step=record["epoch"]))
-        for name, value in scalars(record).items():
-            self._events.add_scalar(name, value, record["epoch"])
-        self._events.flush()
 
 
 def scalars(record: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.plugins import load_class
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plug
     if unknown:
         raise UserError(
             f"scoring rule '{name}' has no setting {', '.join(unknown)}; it has {', '.join(valid) or 'none'}"
+            f"{suggest(unknown[0], valid)}"
         )
     return rule(**settings)
 

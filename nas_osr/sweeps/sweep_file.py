@@ -31,8 +31,7 @@ from typing import Any
 
 import yaml
 
-from nas_osr.configuration import suggest
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.files.paths import user_path
 from nas_osr.files.text import check_json_value, read_text
 from nas_osr.files.yaml_text import MAX_YAML_BYTES, compose_yaml, construct_yaml

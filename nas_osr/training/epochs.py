@@ -241,7 +241,8 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
         # look for what is not finite, now and then: each look waits for the device
         if (step + 1) % CHECK_EVERY == 0:
             watch.check(epoch, schedule.epochs, steps)
-        # save between two steps where it is time to
+        # show, and save between two steps where it is time to
+        checkpoints.recorder.step(step + 1, steps)
         checkpoints.after_step(step + 1, meter, check)
     check()
     average(trainer.fabric, meter.sums.values())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from nas_osr.configuration import Checked, check_choice, make_config
 from nas_osr.data.augmentation import RECIPES as AUGMENTATIONS
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, suggest
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
@@ -167,6 +167,6 @@ def make_recipe(name: str, settings: Mapping[str, Any], protocol: str = "") -> R
     UserError: an unknown name or setting.
     """
     if name not in RECIPES:
-        raise UserError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+        raise UserError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}{suggest(name, RECIPES)}")
     defaults = Recipe(**{**RECIPES[name], **BY_PROTOCOL.get(name, {}).get(protocol, {})})
     return make_config(f"recipe {name}", Recipe, {**vars(defaults), **settings})

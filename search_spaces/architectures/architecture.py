@@ -14,6 +14,7 @@ from nas_osr.errors import UserError, show
 from nas_osr.files.paths import user_path
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check_json_value, parse_json, read_text
+from nas_osr.plugins import load
 from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.operations import ACTIVATIONS
 from nas_osr.search_spaces.space import NUM_SCALES, POOLINGS, Cell, Space, predecessors
@@ -148,6 +149,11 @@ class Architecture:
             space["stem"] = self.space.stem
         schema = CHOOSING if self.space.chooses else SCHEMA
         return {"schema": schema, "space": space, **self.describe(), "found": self.found}
+
+    def _repr_svg_(self) -> str:
+        """Its picture, for a notebook. Raises UserError: there is no program to draw with."""
+        # by name: the picture is made of architectures, and what draws is imported only where something is drawn
+        return str(load("nas_osr.search_spaces.architectures.picture:draw_architecture")(self))
 
     @classmethod
     def from_dict(cls, value: Any, where: str) -> Architecture:

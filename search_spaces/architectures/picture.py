@@ -52,6 +52,12 @@ def draw(dot: str, format: str) -> bytes:
     return done.stdout
 
 
+def draw_architecture(architecture: Architecture) -> str:
+    """The picture of an architecture by itself, as SVG without what stands before its root. Raises UserError."""
+    svg = draw(format_dot(architecture), "svg").decode()
+    return svg[svg.index("<svg") :]
+
+
 def find_program() -> str:
     """The drawing program: `graphviz-pure` of this Python or of PATH, else the system's `neato`. Raises UserError."""
     search_path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])

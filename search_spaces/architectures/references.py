@@ -6,7 +6,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from nas_osr.errors import UserError, show
+from nas_osr.errors import UserError, show, suggest
 from nas_osr.files.paths import user_path
 from nas_osr.files.storage import read_config
 from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -58,7 +58,7 @@ def load_architecture(reference: str | Path, space: Space | None = None) -> Arch
     if not path.is_file():
         raise UserError(
             f"{path}: no such architecture; give a run folder, a .json or .graphml file, random:SEED, "
-            f"or one of {', '.join(published_names())}"
+            f"or one of {', '.join(published_names())}{suggest(text, published_names())}"
         )
     if path.suffix == ".graphml":
         return from_graph(read_graphml(path), str(path))

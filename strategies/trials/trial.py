@@ -129,6 +129,9 @@ class TrialRecorder:
         self.records.append(record)
         self.timings.append(timing)
 
+    def step(self, done: int, steps: int) -> None:
+        """Show nothing: what is shown of a search is its trials."""
+
     def wants_checkpoint(self) -> bool:
         return self.recorder is not None and self.recorder.wants_checkpoint()
 

@@ -66,6 +66,42 @@ def test_every_function_can_be_loaded(name):
     assert callable(cli.load(cli.COMMANDS[name].function))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        ("search --protocol cifr10", "cifar10"),
+        ("search --strategy dart", "darts"),
+        ("search --objective vae_contrastiv", "vae_contrastive"),
+        ("search --operations skip,konv", "conv"),
+        ("search --rule openmacs", "openmax"),
+        ("search --preset smal", "small"),
+        ("search --objective_config.class_dimm 3", "class_dim"),
+        ("retrain --network resnet81 --objective cac", "resnet18"),
+        ("retrain publishd", "published"),
+        ("retrain published --recipe gradmx", "gradmix"),
+        ("data prepare cifr10", "cifar10"),
+        ("analyse confusio x", "confusion"),
+        ("sweep cac-ablatio", "cac-ablation"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told(capsys, tmp_path, arguments, meant):
+    out = [] if arguments.split()[0] in ("data", "analyse") else ["--dry_run", "--out", str(tmp_path / "run")]
+    code, _, error = run(capsys, *arguments.split(), *out)
+    assert code == 2 and error.count("\n") == 1
+    assert error.endswith(f"did you mean {meant}?\n")
+
+
+def test_a_terminal_sees_at_once_what_begins(capsys, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(cli, "load", lambda name: lambda request, command: seen.append(capsys.readouterr().err))
+    arguments = ("search", "--protocol", "digits", "--out", str(tmp_path / "run"))
+    for terminal in (True, False):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+        run(capsys, *arguments)
+        run(capsys, *arguments, "--quiet")
+    assert seen == [f"search  protocol digits  strategy pas  into {tmp_path / 'run'}\n", "", "", ""]
+
+
 def test_help_of_a_family_lists_its_members(capsys):
     code, out, _ = run(capsys, "data", "--help")
     assert code == 0

@@ -11,6 +11,7 @@ import yaml
 
 from nas_osr.cli.commands import COMMANDS
 from nas_osr.cli.options import parse_options
+from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
 from nas_osr.option_docs import Choices, list_options
 from nas_osr.plain import plain
@@ -151,6 +152,8 @@ class Grouped(Speeds):
     rate: float = 1.0
     parts: list[str] = field(default_factory=lambda: ["x", "y"])
     "of what."
+    file: UserPath | None = "here"
+    "where it is, and whatever else there may be to say about this one."
 
 
 def test_help_shows_groups_choices_defaults_and_examples(capsys):
@@ -158,8 +161,12 @@ def test_help_shows_groups_choices_defaults_and_examples(capsys):
     out = capsys.readouterr().out
     assert out.splitlines()[0] == "usage: nas-osr do it [TARGET] [--OPTION VALUE ...]"
     assert "Do a thing, in order.\n\nOr not, at any rate.\n\nexamples:\n  nas-osr do it a --rate 2\n" in out
-    own, group = out.split("options of this command:")[1].split("How fast it is:")
-    assert "--target NAME           what is done. [one of a, b, or package.module.Class]" in own
+    arguments, rest = out.split("options of this command:")
+    own, group = rest.split("How fast it is:")
+    assert "  TARGET, --target        what is done. [one of a, b, or package.module.Class]" in arguments
+    assert "--target" not in rest
+    said = "where it is, and whatever else there may be to say about this one."
+    assert f"--file PATH             {said}\n{' ' * 26}[default: here]\n" in own
     assert "--parts A,B,...         of what. [default: x,y]" in own
     assert "--rate X                how fast. [default: 1.0]" in group
     assert "--step NAME             how much at once. [one of half, full; default: full]" in group

@@ -32,6 +32,9 @@ class MemoryRecorder:
     def record(self, record: dict[str, Any], timing: dict[str, Any]) -> None:
         self.records.append(record)
 
+    def step(self, done: int, steps: int) -> None:
+        """Show nothing: nobody looks."""
+
     def wants_checkpoint(self) -> bool:
         return False
 
