@@ -86,6 +86,8 @@ def searched_with_batch(request: SearchRequest, plan: SearchPlan) -> SearchReque
 def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
     """Carry out a plan; see `run_search`."""
     fabric = plan.machine.open()
+    if fabric.world_size == 1:
+        plan.output.create().close()  # one that cannot be had is told before images are read
     if not plan.output.quiet and fabric.is_global_zero:
         tell(plan.data.reading())
     data = plan.data.load()

@@ -44,6 +44,13 @@ class SizeLimits(Checked):
     max_macs: Amount | None = None
     "multiply-accumulates for one image, such as 20M."
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_params", "max_macs"):  # the command line has texts only
+            value = getattr(self, name)
+            if isinstance(value, str) and value.isdecimal() and int(value):
+                setattr(self, name, int(value))
+
 
 @dataclass
 class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):

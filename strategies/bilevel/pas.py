@@ -106,6 +106,7 @@ class PAS(Strategy):
     def bound(self, plan: SearchPlan) -> str | None:
         follows = {
             "the temperature of alphas and betas": self.config.temperature,
+            "which epochs may win": self.config.settled,
             "the weight of the entropy": self.config.entropy_weight,
             "discretisation by perturbation": self.config.discretisation == "perturbation",
         }

@@ -18,7 +18,7 @@ import harness  # noqa: E402
 
 FREE = ["--objective=cross_entropy", "--checkpoint_minutes=0"]  # nothing in it follows the number of epochs
 RUNS = {
-    "search": [*harness.BILEVEL, *FREE, "--strategy_config.temperature=0"],
+    "search": [*harness.BILEVEL, *FREE, "--strategy_config.temperature=0", "--strategy_config.settled=0"],
     "retrain": [*harness.RETRAIN, *FREE, "--recipe=adam"],
 }
 
