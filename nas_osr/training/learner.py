@@ -118,12 +118,17 @@ def weight_step(
         losses = learner(images, labels, player, progress)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(torch.stack(list(losses.values())).sum() / scale)
-        average_gradients(fabric, optimizer)
-        if clip > 0:
-            norm = fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
-            assert norm is not None  # as it is for max_norm
-        else:
-            norm = gradient_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
-        optimizer.step()
-        terms |= {**losses, NORM + player: norm}
+        terms |= {**losses, NORM + player: clipped_step(fabric, learner, optimizer, clip)}
     return terms
+
+
+def clipped_step(fabric: Fabric, learner: Any, optimizer: Any, clip: float) -> Tensor:
+    """A step along gradients averaged over the ranks and clipped at a norm (0: not at all); their norm before that."""
+    average_gradients(fabric, optimizer)
+    if clip > 0:
+        norm = fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
+        assert norm is not None  # as it is for max_norm
+    else:
+        norm = gradient_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
+    optimizer.step()
+    return norm

@@ -11,12 +11,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.ranks.replicas import average_gradients
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet
-from nas_osr.training.monitors import NORM, gradient_norm
+from nas_osr.training.learner import clipped_step
+from nas_osr.training.monitors import NORM
 
 PATHS = ("uniform", "fair")
 
@@ -77,12 +77,5 @@ def path_step(
             fabric.backward(torch.stack(list(losses.values())).sum() / (scale * len(paths)))
             for name, value in losses.items():
                 terms[name] = terms.get(name, 0) + value.detach() / len(paths)
-        average_gradients(fabric, optimizer)
-        if clip > 0:
-            norm = fabric.clip_gradients(learner, optimizer, max_norm=clip, error_if_nonfinite=False)
-            assert norm is not None  # as it is for max_norm
-        else:
-            norm = gradient_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
-        optimizer.step()
-        terms[NORM + player] = norm
+        terms[NORM + player] = clipped_step(fabric, learner, optimizer, clip)
     return terms
