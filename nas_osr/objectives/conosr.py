@@ -7,8 +7,8 @@ unit vectors of all 4B, y their labels, smoothed and mixed alike, and a_ij the c
 
 as the authors' code has it. Images are classified from the pooled features, by two layers with spectral normalisation
 whose gradient does not reach the encoder. The authors train these afterwards, on the finished encoder; here they are
-trained along, on the views that are not mixed. Theirs is also RandAugment, beside the crops, and BatchNorm that records
-mixed views.
+trained along, on the views that are not mixed. Theirs are also shifts by up to 4 pixels and RandAugment in place of
+crops, and BatchNorm that records mixed views.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.data.augmentation import AugmentationConfig, augment
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.views import ViewConfig, random_views
 from nas_osr.objectives.base import Batch, Objective, Terms
@@ -33,6 +32,12 @@ from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 from nas_osr.outputs import FeatureShapes, Outputs
+
+VIEWS: dict[str, dict[str, Any]] = {
+    "cropped": {"scale": (0.6, 1.0), "jitter_probability": 0.0, "grey_probability": 0.0},
+    "simclr": {},
+}
+"""By `views`: what differs from SimCLR's magnitudes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class ConOSRConfig(ObjectiveConfig):
     "the same for the classifier."
     mix_alpha: Annotated[float, NOT_NEGATIVE] = 1.0
     "alpha of the Beta distribution of how much is mixed; 0 is no mixing, which spares half of the passes."
-    views: Literal["crop_flip", "simclr"] = "crop_flip"
-    "how the two views are varied: shifted and mirrored, or cropped and coloured as in SimCLR."
+    views: Literal["cropped", "simclr"] = "cropped"
+    "how the two views are varied: a little cropped, and mirrored; or much, and coloured, as in SimCLR."
     flip: bool = True
     "mirror views; not for digits."
 
@@ -95,9 +100,7 @@ class ConOSR(Objective):
 
     def view(self, images: Tensor) -> Tensor:
         """One random view of each image, from torch's global generator."""
-        if self.config.views == "simclr":
-            return random_views(images, ViewConfig(flip=self.config.flip))
-        return augment(images, AugmentationConfig("crop_flip", flip=self.config.flip), torch.default_generator)
+        return random_views(images, ViewConfig(flip=self.config.flip, **VIEWS[self.config.views]))
 
     def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
         """Terms `supcon` and `ce`, the latter times `loss_scale`: recipes that divide by it leave the classifier alone.

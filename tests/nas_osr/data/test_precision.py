@@ -53,7 +53,6 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
     for module in (moco, supcon, conosr):
         watch(module, "random_views")
-    watch(conosr, "augment")
     for name in ("gradmix", "cutmix", "mixup"):
         watch(mixing, name)
     return found
