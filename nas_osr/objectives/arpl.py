@@ -32,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_osr.objectives.adversaries import AdversarialObjective, GANConfig
 from nas_osr.objectives.base import Batch, Terms
-from nas_osr.objectives.parts.adversaries import AdversarialObjective, GANConfig
 from nas_osr.objectives.parts.freezing import unrecorded
 from nas_osr.objectives.parts.pooling import pool, pooled_width
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE

@@ -30,8 +30,8 @@ from nas_osr.configuration import check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
+from nas_osr.objectives.adversaries import AdversarialObjective, GANConfig
 from nas_osr.objectives.base import Batch, Terms
-from nas_osr.objectives.parts.adversaries import AdversarialObjective, GANConfig
 from nas_osr.objectives.parts.freezing import unrecorded
 from nas_osr.objectives.parts.gan import Discriminator, train_gan
 from nas_osr.objectives.parts.pooling import pool, pooled_width

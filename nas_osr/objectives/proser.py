@@ -1,12 +1,12 @@
 """Placeholders (PROSER, Zhou et al. 2021): classifiers that stand for no class, and mixed images that belong to them.
 
-With z = W f the logits of N classes and p = max_j w_j f the largest of C further classifiers, let z' = [z, p] have N + 1
+Let z = W f be the logits of N classes, p = max_j w_j f the largest of C further classifiers, and z' = [z, p], of N + 1
 columns. With y the image's class and z' \\ y without its column,
 
     L = CE(z', y) + beta CE(z' \\ y, N+1) + gamma CE(z'(mixed), N+1)
 
-The first two put p behind the own class, and before all others: a boundary for each class (eq. 4). Mixed images are l
-of one and 1 - l of another, of another class, in the middle of the network (manifold mixup, eq. 6), l from Beta(alpha,
+The first two put p behind the own class, and before all others: a boundary for each class. Mixed images are l
+of one and 1 - l of another, of another class, in the middle of the network (manifold mixup), l from Beta(alpha,
 alpha): `nas_osr.objectives.parts.cutting` says where that is. Half of a batch is mixed. Mixed images pass BatchNorm
 with their own statistics, which are not recorded.
 
@@ -143,6 +143,6 @@ def second_place_loss(columns: Tensor, labels: Tensor) -> Tensor:
 
 
 def placeholder_loss(columns: Tensor, counts: Tensor) -> Tensor:
-    """CE(z', N+1), a mean over the rows of z' [B, N+1] that count [B] bool; 0, with a gradient of 0, where none does."""
+    """CE(z', N+1), a mean over the rows of z' [B, N+1] that count [B] bool; 0 where none does, with a gradient."""
     loss = columns.logsumexp(dim=1) - columns[:, -1]
     return (loss * counts).sum() / counts.sum().clamp_min(1)

@@ -113,7 +113,7 @@ def _replaced(encoder: nn.Module, name: str, change: Callable[[Tensor], Tensor])
 
 @contextlib.contextmanager
 def _plainly(encoder: nn.Module) -> Iterator[None]:
-    """Inside: an encoder computes what is written, once: not compiled, and no block of it again in the backward pass."""
+    """Inside: an encoder computes what is written, once: not compiled, no block again in the backward pass."""
     again = [module for module in encoder.modules() if getattr(module, "checkpointing", False)]
     compiled = encoder._compiled_call_impl is not None
     for module in again:

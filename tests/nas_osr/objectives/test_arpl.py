@@ -140,14 +140,18 @@ def test_bf16_autocast_stays_close_and_losses_are_float32() -> None:
 def test_confusion_is_scipys_divergence() -> None:
     logits = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     probabilities = softmax(logits.detach().numpy(), axis=1)
-    assert divergence_to_uniform(logits).item() == pytest.approx(entropy(probabilities, np.full((5, 4), 0.25), axis=1).mean())
+    assert divergence_to_uniform(logits).item() == pytest.approx(
+        entropy(probabilities, np.full((5, 4), 0.25), axis=1).mean()
+    )
     assert abs(divergence_to_uniform(torch.full((2, 6), 3.0)).item()) < 1e-6
     assert torch.autograd.gradcheck(divergence_to_uniform, (logits,))
 
 
 def test_near_uniform_the_authors_code_has_the_same_gradient() -> None:
     """exp(-H) against KL / N."""
-    logits = (1e-4 * torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    logits = (
+        1e-4 * torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ).requires_grad_()
     log_p = logits.log_softmax(dim=1)
     theirs = (log_p.exp() * log_p).sum(dim=1).mean().exp()
     ours = divergence_to_uniform(logits) / 4
@@ -178,7 +182,9 @@ def test_each_player_changes_only_its_own(player: str) -> None:
     optimizers = make_optimizers(learner, list(learner.encoder.parameters()), lambda p: torch.optim.SGD(p, lr=0.1))
     assert tuple(optimizers) == PLAYERS
     before = {name: value.clone() for name, value in learner.state_dict().items()}
-    terms = weight_step(make_fabric("cpu", "32-true", 0), learner, {player: optimizers[player]}, IMAGES, LABELS, 0.0, 5.0)
+    terms = weight_step(
+        make_fabric("cpu", "32-true", 0), learner, {player: optimizers[player]}, IMAGES, LABELS, 0.0, 5.0
+    )
     assert all(value.isfinite() for value in split_norms(terms)[0].values())
     moved = {name for name, value in learner.state_dict().items() if not torch.equal(value, before[name])}
     assert moved and all(name.startswith(owned) for name in moved), moved

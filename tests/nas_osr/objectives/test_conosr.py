@@ -84,7 +84,9 @@ def test_gradients_equal_finite_differences() -> None:
 def test_a_row_with_nothing_in_common_is_no_anchor() -> None:
     features, alone = random_rows(3), torch.zeros(3, 3)
     alone[0, 1] = alone[1, 0] = 0.3
-    expected = np.mean([-log_softmax(np.delete(f @ features.numpy().T / 0.2, i))[0] for i, f in enumerate(features.numpy()[:2])])
+    expected = np.mean(
+        [-log_softmax(np.delete(f @ features.numpy().T / 0.2, i))[0] for i, f in enumerate(features.numpy()[:2])]
+    )
     assert soft_supcon_loss(features, alone, 0.2).item() == pytest.approx(expected, rel=1e-5)
     assert soft_supcon_loss(features, torch.zeros(3, 3), 0.2).item() == 0.0
 

@@ -61,13 +61,15 @@ def test_images_that_change_places_at_the_cut(name: str) -> None:
     assert not torch.allclose(swapped, plain)
 
 
-@pytest.mark.parametrize(("name", "middle"), [("cac", "to_quarter.5"), ("resnet18", "to_half"), ("supernet", "network.stem")])
+@pytest.mark.parametrize(
+    ("name", "middle"), [("cac", "to_quarter.5"), ("resnet18", "to_half"), ("supernet", "network.stem")]
+)
 def test_the_middle_is_where_it_is_looked_for(name: str, middle: str) -> None:
     assert find_middle(build(name), IMAGE) == middle
 
 
 def test_a_module_beside_a_shortcut_is_no_cut() -> None:
-    """Neither the second layer nor the one that returns its input, though its tensor is all that there is of the first."""
+    """Neither the second layer nor the one that returns its input, through which all seems to pass."""
     assert find_middle(Residual(), IMAGE) == "first"
     assert find_middle(Residual(past_all=True), IMAGE) == ""
 
