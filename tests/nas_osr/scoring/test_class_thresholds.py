@@ -28,27 +28,27 @@ def test_thresholds_are_percentiles_of_correct_images() -> None:
     right = values.argmax(axis=1) == true
     assert 0 < right.sum() < 300
     expected = [np.percentile(values[right & (true == label), label], 10) for label in range(3)]
-    np.testing.assert_allclose(rule.thresholds, expected)
-    assert rule.threshold == 0.0
+    assert rule.threshold == pytest.approx(np.percentile(values.max(axis=1)[right], 10))
+    np.testing.assert_allclose(rule.threshold - rule.offsets, expected)
     new, _ = made_up(200, seed=1)
     scores = rule.scores(Outputs(logits=new))
     largest, labels = new.double().numpy().max(axis=1), new.numpy().argmax(axis=1)
     accepted = largest >= np.array(expected)[labels]
     assert rule.decide(scores).tolist() == np.where(accepted, labels, 3).tolist() and 0 < accepted.sum() < 200
     np.testing.assert_allclose(scores.ranking, largest)
-    np.testing.assert_allclose(scores.knownness, largest - np.array(expected)[labels])
+    np.testing.assert_allclose(scores.knownness - rule.threshold, largest - np.array(expected)[labels])
 
 
 def test_a_class_without_a_correct_image_has_the_threshold_of_all() -> None:
     logits = torch.tensor([[4.0, 1.0, 0.0], [6.0, 3.0, 0.0], [5.0, 0.0, 1.0]])
     rule = ClassThresholds(acceptance=0.5)
     rule.set_threshold(Outputs(logits=logits), torch.tensor([0, 0, 1]))
-    assert rule.thresholds.tolist() == [5.0, 5.0, 5.0]
+    assert rule.threshold == 5.0 and rule.offsets.tolist() == [0.0, 0.0, 0.0]
     rule.set_threshold(Outputs(logits=logits), torch.tensor([1, 1, 2]))
-    assert rule.thresholds.tolist() == [5.0, 5.0, 5.0]
+    assert rule.threshold == 5.0 and rule.offsets.tolist() == [0.0, 0.0, 0.0]
     logits[1] = torch.tensor([3.0, 9.0, 0.0])
     rule.set_threshold(Outputs(logits=logits), torch.tensor([0, 1, 1]))
-    assert rule.thresholds.tolist() == [4.0, 9.0, 6.5]
+    assert rule.threshold == 6.5 and rule.offsets.tolist() == [2.5, -2.5, 0.0]
 
 
 def test_no_image_and_no_number_are_refused() -> None:
