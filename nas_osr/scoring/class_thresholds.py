@@ -12,7 +12,7 @@ from nas_osr.scoring.base import Scores, ScoringRule
 class ClassThresholds(ScoringRule):
     """Images are ranked by their largest logit, and accepted by a threshold of its class.
 
-    So that one threshold decides, knownness is that logit plus what the threshold of all correct images is above the one
+    So that one threshold decides, knownness is that logit plus what the threshold of all correct images is above that
     of its class. The threshold of a class accepts the share `acceptance` of the known validation images of the class
     that are classified correctly. A class without one has that of all correct images (0 in the authors' code), or of
     all images where none is correct.

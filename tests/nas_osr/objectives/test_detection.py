@@ -10,7 +10,7 @@ import pytest
 import nas_osr
 
 DIGITS: dict[str, Any] = {
-    "architecture": "random:0", "protocol": "digits", "preset": "tiny", "limit_per_class": 80, "epochs": 10,
+    "architecture": "random:0", "protocol": "digits", "preset": "tiny", "limit_per_class": 60, "epochs": 8,
     "device": "cpu", "threads": 1, "bootstrap": 0, "quiet": True,
 }  # fmt: skip
 
