@@ -1,12 +1,13 @@
 """Where a network can be cut in two, whatever it is made of, and running it with images mixed at the cut.
 
-A module is a cut where everything that the heads see of an image has passed through what the module returned. Autograd
-tells: with that detached, no gradient leads from the heads' features to the images.
+A module is a cut where everything that the heads see of an image has passed through what the module returned, once.
+Autograd tells: with that detached, no gradient leads from the heads' features to the images.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,8 +46,10 @@ def find_middle(encoder: nn.Module, image_shape: Shape) -> str:
         for handle in handles:
             handle.remove()
     order = sorted(range(len(returned)), key=lambda place: (abs(2 * returned[place][1] - layers), -place))
+    calls = Counter(name for name, _, _ in returned)
     for name, _, nodes in (returned[place] for place in order):
-        if not _leads_back(end, nodes):  # a module that returns its input passes this, and may not be the only one
+        # a module that returns its input passes this, and may not be the only way
+        if calls[name] == 1 and not _leads_back(end, nodes):
             with _replaced(encoder, name, Tensor.detach):
                 if not _features(encoder, image_shape).requires_grad:
                     return name

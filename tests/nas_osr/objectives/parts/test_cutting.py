@@ -74,6 +74,15 @@ def test_a_module_beside_a_shortcut_is_no_cut() -> None:
     assert find_middle(Residual(past_all=True), IMAGE) == ""
 
 
+def test_a_module_that_is_called_twice_is_no_cut() -> None:
+    class Repeated(Residual):
+        def forward(self, images: Tensor) -> Features:
+            x = self.active(self.second(self.active(self.second(self.first(images)))))
+            return Features({2: self.active(self.last(x))}, {})
+
+    assert find_middle(Repeated(), IMAGE) == "first"
+
+
 def test_it_works_without_values_and_leaves_no_trace() -> None:
     with torch.device("meta"):
         assert find_middle(build("resnet18"), IMAGE) == "to_half"
