@@ -96,10 +96,12 @@ class PROSER(Objective):
         return torch.cat([self.classifier(features).float(), largest], dim=1)
 
     def losses(self, encoder: nn.Module, batch: Batch, player: str = "main", progress: float | Tensor = 1.0) -> Terms:
-        """Terms `ce` and, after the warm-up and where they have weight, `placeholder` and `mixed`."""
+        """Terms `ce`, `placeholder` (0 in the warm-up) and, after the warm-up, `mixed`; where they have weight."""
         images, labels = batch
         if progress < self.config.warmup:
-            return {"ce": F.cross_entropy(self.classifier(pool(encoder(images))).float(), labels)}
+            columns = self.classify(pool(encoder(images)))
+            # a gradient of 0, so that the optimiser has a state for what begins to learn later
+            return {"ce": F.cross_entropy(columns[:, :-1], labels), "placeholder": 0.0 * columns[:, -1].mean()}
         terms = self.known_terms(encoder, batch)
         if self.config.mixed_weight > 0:
             count = max(2, len(images) // 2)

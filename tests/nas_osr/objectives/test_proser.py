@@ -133,8 +133,10 @@ def test_warm_up_is_plain_cross_entropy() -> None:
     for progress in (0.0, 0.49):
         terms = learner(IMAGES, LABELS, "main", progress)
         z = columns_of(learner.objective, features_of(learner.encoder(IMAGES).branches[2]))[:, :-1]
-        assert terms.keys() == {"ce"}
+        assert terms.keys() == {"ce", "placeholder"} and terms["placeholder"].item() == 0.0
         assert terms["ce"].item() == pytest.approx(-log_softmax(z, axis=1)[np.arange(10), LABELS].mean(), rel=1e-5)
+        torch.stack(list(terms.values())).sum().backward()
+        assert not any(parameter.grad.any() for parameter in learner.objective.placeholder.parameters())
     assert learner(IMAGES, LABELS, "main", 0.5).keys() == {"ce", "placeholder", "mixed"}
     assert [PROSER.follows(PROSERConfig(warmup=share)) for share in (0.0, 0.5)] == [False, True]
 
