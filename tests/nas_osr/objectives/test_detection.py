@@ -1,4 +1,4 @@
-"""Objectives of open-set recognition, each with its own rule, tell unknown digits from known ones after a short training."""
+"""Objectives of open-set recognition, each with its own rule, tell unknown digits from known ones."""
 
 from __future__ import annotations
 
