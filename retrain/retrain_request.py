@@ -70,7 +70,7 @@ class RetrainRequest(NetworkOptions, RunRequest):
     """
 
     objective: Annotated[str | None, Choices(OBJECTIVES, plugins=True)] = None
-    "training loss; the search's, or the preset's: vae_contrastive of paper, cross_entropy of small and tiny."
+    "training loss; the search's, or the preset's: cross_entropy of small, vae_contrastive of paper and tiny."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
     "instead of an architecture: a baseline network, timm:NAME, or your own torch.nn.Module."
     weights: str | None = None

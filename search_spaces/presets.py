@@ -67,7 +67,6 @@ PRESETS: dict[str, Preset] = {
         batch_size=32,
         retrain_epochs=30,
         recipe="fast",
-        objective="cross_entropy",
         bf16_on_cpu=False,
         objective_settings={"confidence": {"gan_width": 16}},
     ),
