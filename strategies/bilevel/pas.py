@@ -78,8 +78,8 @@ class PAS(Strategy):
     # Adam moves a logit by about its learning rate a step, so that a shorter schedule needs a larger one to get as far
     # as the paper's 3e-4 in its 4,200 steps
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4, **SETTLING},
-        "small": {"warmup_epochs": 10, "architecture_lr": 2e-3, **SETTLING},
+        "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4, "final_entropy": 0.1, **SETTLING},
+        "small": {"warmup_epochs": 10, "architecture_lr": 2e-3, "final_entropy": 0.1, **SETTLING},
         "tiny": {"warmup_epochs": 8, "architecture_lr": 6e-2, **SETTLING},
     }
     picks_last: ClassVar[bool] = False
