@@ -78,3 +78,9 @@ class Outputs:
     def concatenate(parts: list[Outputs]) -> Outputs:
         """All images of several batches in one container; every part must have the same fields."""
         return Outputs(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].available()})
+
+
+def mean_of_both(infer: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+    """The means of the outputs for images [B, C, H, W] and for their mirror images (left to right)."""
+    seen, mirrored = infer(images), infer(images.flip(-1))
+    return Outputs(**{name: (getattr(seen, name) + getattr(mirrored, name)) / 2 for name in seen.available()})

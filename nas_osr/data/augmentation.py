@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nas_osr.configuration import Checked, check_choice
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.option_docs import NOT_NEGATIVE
+from nas_osr.seeds import make_generator
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 RECIPES = ("none", "search", "crop_flip")
+Flips = Literal["random", "alternating"]
+Border = Literal["black", "reflect"]
 
 
 @dataclass(frozen=True)
@@ -24,25 +27,40 @@ class AugmentationConfig(Checked):
 
     Attributes:
         recipe: "none"; "search" (NAS-OSR's: random resized crop, flip, rotation, in one affine resampling); or
-            "crop_flip" (zero-pad, random crop, flip: every pixel is a copy).
+            "crop_flip" (pad, random crop, flip: every pixel is a copy).
         flip: mirror half of the images from left to right.
+        flips: which half: "random" ones of each batch, or "alternating", see `flipped_now`; then `augment` is given
+            images that are mirrored already.
         scale: search: range of the cropped share of the area, in (0, 1].
         aspect: search: the crop's width/height is log-uniform in [1/aspect, aspect], as far as it fits; at least 1.
         rotation: search: largest angle in degrees, either way.
         padding: crop_flip: pixels on each side.
+        border: crop_flip: what they show: "black" ones, or the image again, "reflect"ed at its edge.
     """
 
     recipe: str = "search"
     flip: bool = True
+    flips: Flips = "random"
     scale: tuple[float, float] = (0.8, 1.0)
     aspect: float = 4 / 3
     rotation: Annotated[float, NOT_NEGATIVE] = 10.0
     padding: Annotated[int, NOT_NEGATIVE] = 4
+    border: Border = "black"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "recipe", RECIPES, where="augmentation: ")
         check_crops(self, where="augmentation: ")
+
+    @property
+    def alternates(self) -> bool:
+        """Whether images are to be mirrored by `flipped_now` before they are augmented."""
+        return self.flip and self.flips == "alternating" and self.recipe != "none"
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether `augment` mirrors images."""
+        return self.flip and self.flips == "random"
 
 
 def is_range(value: Any) -> bool:
@@ -83,6 +101,18 @@ def augment(images: Tensor, config: AugmentationConfig | str, generator: torch.G
     return _crop_flip(images, config, generator) if config.recipe == "crop_flip" else _search(images, config, generator)
 
 
+def flipped_now(count: int, seed: int, epoch: int) -> Tensor:
+    """Which of all `count` training images are mirrored in an epoch (from 0): [count] bool, on the CPU.
+
+    A random half in the first, the others in the second, and so on in turn: in every two epochs each image is seen both
+    ways (Jordan 2024, airbench94), where chance shows a quarter of them twice the same way and never the other.
+    """
+    import torch
+
+    first = torch.rand(count, generator=make_generator(seed, "flips")) < 0.5
+    return first ^ bool(epoch % 2)
+
+
 def _uniform(count: int, images: Tensor, generator: torch.Generator) -> Tensor:
     """[count, B] uniform in [0, 1) on the images' device."""
     import torch
@@ -101,7 +131,7 @@ def _search(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     crop_w, crop_h = crop_sides(area, aspect, config)
     # Its centre, in grid_sample's coordinates, where the image spans [-1, 1].
     centre_x, centre_y = (1 - crop_w) * (2 * shift_x - 1), (1 - crop_h) * (2 * shift_y - 1)
-    sign = torch.where(mirrored < 0.5, -1.0, 1.0) if config.flip else torch.ones_like(mirrored)
+    sign = torch.where(mirrored < 0.5, -1.0, 1.0) if config.mirrors else torch.ones_like(mirrored)
     radians = math.radians(config.rotation) * (2 * angle - 1)
     cos, sin = radians.cos(), radians.sin()
     # Where each output pixel reads: rotated (in pixels, so that angles hold in oblong images), mirrored, in the crop.
@@ -137,7 +167,7 @@ def _affine(by_x: Tensor, by_y: Tensor, offset: Tensor, x: Tensor, y: Tensor) ->
 
 
 def _crop_flip(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Zero-pad, cut a window of the old size at random, mirror: one gather, no arithmetic on pixels."""
+    """Pad, cut a window of the old size at random, mirror: one gather, no arithmetic on pixels."""
     import torch
     import torch.nn.functional as F
 
@@ -147,9 +177,16 @@ def _crop_flip(images: Tensor, config: AugmentationConfig, generator: torch.Gene
     top, left = (draws[:2] * (2 * pad + 1)).long().unbind()
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(count, width)
-    if config.flip:
+    if config.mirrors:
         columns = torch.where(draws[2, :, None] < 0.5, width - 1 - columns, columns)
     columns = left[:, None] + columns
+    if config.border == "reflect":
+        rows, columns, pad = _reflect(rows - pad, height), _reflect(columns - pad, width), 0
     index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(count, 1, height * width)
     padded = F.pad(images, (pad, pad, pad, pad)).flatten(2)
     return padded.gather(2, index.expand(-1, channels, -1)).view(count, channels, height, width)
+
+
+def _reflect(places: Tensor, side: int) -> Tensor:
+    """Places along a side of pixels 0..side-1; those beyond an end, by less than a side, as far inside of it."""
+    return (side - 1 - (side - 1 - places.abs()).abs()).abs()

@@ -48,7 +48,7 @@ class Projections(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.hidden, self.heads = nn.Linear(64, 16), nn.Linear(16, 2 * classes)
-        self.objective = SimpleNamespace(num_classes=classes)
+        self.objective, self.mirrored = SimpleNamespace(num_classes=classes), False
 
     def infer(self, images: Tensor) -> Outputs:
         embedding = torch.relu(self.hidden(nn.functional.avg_pool2d(images, 4).flatten(1) * 4))
