@@ -45,6 +45,8 @@ from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.pace import Pace
 from nas_osr.training.recipes import Recipe
 
+# of the augmentation, as recipes have them
+MAGNITUDES = ("rotation", "padding", "border", "flips", "changes", "magnitude", "cutout", "jitter", "rounds", "blend")
 T = TypeVar("T")
 D = TypeVar("D", bound=DeviceOptions)
 
@@ -171,10 +173,7 @@ class SchedulePlan:
                 protocol,
                 "none" if heads.makes_views else recipe.augmentation,
                 scale=(recipe.crop, 1.0),
-                rotation=recipe.rotation,
-                padding=recipe.padding,
-                border=recipe.border,
-                flips=recipe.flips,
+                **{name: getattr(recipe, name) for name in MAGNITUDES},
             ),
             seed=seed,
             averaging=recipe.averaging,

@@ -6,17 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nas_osr.configuration import Checked, check_choice
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.option_docs import NOT_NEGATIVE
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
+from nas_osr.plugins import check_name
 from nas_osr.seeds import make_generator
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-RECIPES = ("none", "search", "crop_flip")
+RECIPES = ("none", "search", "crop_flip")  # the first alone; the others move an image's pixels
+CHANGES = ("randaugment", "cutout", "jitter", "pixmix")  # what else is in a list, see `nas_osr.data.changes`
 Flips = Literal["random", "alternating"]
 Border = Literal["black", "reflect"]
 
@@ -26,8 +28,9 @@ class AugmentationConfig(Checked):
     """How training images are varied.
 
     Attributes:
-        recipe: "none"; "search" (NAS-OSR's: random resized crop, flip, rotation, in one affine resampling); or
-            "crop_flip" (pad, random crop, flip: every pixel is a copy).
+        recipe: "none", or what is done in turn, as in "crop_flip,cutout": "search" (NAS-OSR's: random resized crop,
+            flip, rotation, in one affine resampling), "crop_flip" (pad, random crop, flip: every pixel is a copy), some
+            of `CHANGES`, or functions of the user's own by dotted path, see `nas_osr.data.changes.own_change`.
         flip: mirror half of the images from left to right.
         flips: which half: "random" ones of each batch, or "alternating", see `flipped_now`; then `augment` is given
             images that are mirrored already.
@@ -36,6 +39,12 @@ class AugmentationConfig(Checked):
         rotation: search: largest angle in degrees, either way.
         padding: crop_flip: pixels on each side.
         border: crop_flip: what they show: "black" ones, or the image again, "reflect"ed at its edge.
+        changes: randaugment: how many for each image.
+        magnitude: randaugment, pixmix: how strong each is, of 30.
+        cutout: cutout: sides of the square in pixels.
+        jitter: jitter: how far brightness, contrast and saturation vary, and hue a quarter of it.
+        rounds: pixmix: how often an image is mixed at most.
+        blend: pixmix: the larger, the more of the image stays.
     """
 
     recipe: str = "search"
@@ -46,21 +55,46 @@ class AugmentationConfig(Checked):
     rotation: Annotated[float, NOT_NEGATIVE] = 10.0
     padding: Annotated[int, NOT_NEGATIVE] = 4
     border: Border = "black"
+    changes: Annotated[int, Range(1, 14)] = 1
+    magnitude: Annotated[float, Range(0, 30)] = 6.0
+    cutout: Annotated[int, POSITIVE] = 8
+    jitter: Annotated[float, SHARE] = 0.4
+    rounds: Annotated[int, Range(1, 100)] = 4
+    blend: Annotated[float, POSITIVE] = 3.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "recipe", RECIPES, where="augmentation: ")
+        check_names(self.recipe, where="augmentation: ")
         check_crops(self, where="augmentation: ")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is done, in turn."""
+        return () if self.recipe == "none" else split_names(self.recipe)
 
     @property
     def alternates(self) -> bool:
         """Whether images are to be mirrored by `flipped_now` before they are augmented."""
-        return self.flip and self.flips == "alternating" and self.recipe != "none"
+        return self.flip and self.flips == "alternating" and not {"search", "crop_flip"}.isdisjoint(self.names)
 
     @property
     def mirrors(self) -> bool:
         """Whether `augment` mirrors images."""
         return self.flip and self.flips == "random"
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a list such as "crop_flip,cutout"."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def check_names(text: str, where: str) -> None:
+    """UserError, beginning with `where`, unless a list names what can be done in turn. Nothing is imported."""
+    names = split_names(text)
+    for name in names:
+        check_name("augmentation", name, (*RECIPES, *CHANGES), where)
+    if len(set(names)) < len(names) or ("none" in names and len(names) > 1):
+        raise UserError(f"{where}augmentation {text!r}: name each once, and none alone")
 
 
 def is_range(value: Any) -> bool:
@@ -96,9 +130,16 @@ def augment(images: Tensor, config: AugmentationConfig | str, generator: torch.G
         [B, C, H, W], still in [0, 1], on the images' device.
     """
     config = AugmentationConfig(config) if isinstance(config, str) else config
-    if config.recipe == "none" or not len(images):
+    if not len(images):
         return images
-    return _crop_flip(images, config, generator) if config.recipe == "crop_flip" else _search(images, config, generator)
+    for name in config.names:
+        if name in RECIPES:
+            images = (_crop_flip if name == "crop_flip" else _search)(images, config, generator)
+        else:
+            from nas_osr.data.changes import change
+
+            images = change(name, images, config, generator)
+    return images
 
 
 def flipped_now(count: int, seed: int, epoch: int) -> Tensor:
