@@ -125,6 +125,11 @@ class ObjectivePlan:
         return objective
 
     @property
+    def side_task(self) -> str:
+        """What is learned besides, or "none"; a plug-in's settings may have no such choice."""
+        return str(getattr(self.settings, "side_task", "none"))
+
+    @property
     def bound(self) -> str | None:
         """Why a longer training is another one from its first step on; None where it is not."""
         follows = self.kind.follows(self.settings)
@@ -289,7 +294,7 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
     kind = objective_class(request.objective)
     settings = resolve_objective_config(request.objective, request.objective_config, protocol, phase)
     rule = request.rule or kind.default_rule
-    check_rule(rule_class(rule), kind)
+    check_rule(rule_class(rule), kind, getattr(settings, "side_task", "none"))
     plan = ObjectivePlan(request.objective, kind, settings, rule, request.rule_config)
     plan.make_rule()
     return plan

@@ -210,16 +210,16 @@ def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tup
     UserError: no such rule, or the objective cannot feed it, or settings for several.
     """
     if request.rule is None:
-        check_rule(rule_class(objective.rule, import_plugins=False), objective.kind)
+        check_rule(rule_class(objective.rule, import_plugins=False), objective.kind, objective.side_task)
         settings = request.rule_config or objective.rule_settings
         rule = make_rule(objective.rule, settings, import_plugins=False)
         return [(rule, settings != objective.rule_settings)]
-    names = list_rules(request.rule, objective.kind)
+    names = list_rules(request.rule, objective.kind, objective.side_task)
     if request.rule_config and len(names) > 1:
         raise UserError(f"rule_config: settings are for one rule, and {len(names)} are asked for: name one with --rule")
     chosen = []
     for name in names:
-        check_rule(rule_class(name), objective.kind)
+        check_rule(rule_class(name), objective.kind, objective.side_task)
         same = name == objective.rule and request.rule_config in ({}, objective.rule_settings)
         chosen.append((make_rule(name, objective.rule_settings if same else request.rule_config), not same))
     return chosen

@@ -140,9 +140,10 @@ def read_objective(value: Mapping[str, Any]) -> ObjectivePlan:
             raise UserError(f"{where}: expected an object, got {show(settings)}")
     name, rule = as_string(described["name"], "objective.name"), as_string(judged["name"], "rule.name")
     kind = objective_class(name, import_plugins=False)
-    check_rule(rule_class(rule, import_plugins=False), kind)
     settings = make_config(f"objective {name}", kind.config_class, described["settings"])
-    return ObjectivePlan(name, kind, settings, rule, judged["settings"])
+    plan = ObjectivePlan(name, kind, settings, rule, judged["settings"])
+    check_rule(rule_class(rule, import_plugins=False), kind, plan.side_task)
+    return plan
 
 
 def read_tensors(file: Path, checksum: str) -> dict[str, Tensor]:

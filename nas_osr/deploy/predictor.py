@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -40,9 +40,9 @@ class Inference(nn.Module):
         super().__init__()
         self.encoder, self.objective, self.mirrored = encoder, objective, mirrored
 
-    def forward(self, images: Tensor) -> Outputs:
-        """What the heads say of the images."""
-        look: Callable[[Tensor], Outputs] = partial(self.objective, self.encoder)
+    def forward(self, images: Tensor, whole: bool = False) -> Outputs:
+        """What the heads say of the images; see `Objective.infer`."""
+        look = partial(self.objective.infer, self.encoder, whole=whole)
         return mean_of_both(look, images) if self.mirrored else look(images)
 
 

@@ -43,9 +43,9 @@ class Learner(nn.Module):
         """What known validation images are watched by; see `Objective.validation_terms`."""
         return self.objective.validation_terms(self.encoder, (images, labels))
 
-    def infer(self, images: Tensor) -> Outputs:
-        """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
-        look: Callable[[Tensor], Outputs] = partial(self.objective, self.encoder)
+    def infer(self, images: Tensor, whole: bool = False) -> Outputs:
+        """images [B, C, H, W] in [0, 1] -> Outputs; see `Objective.infer`. Nothing is compiled here."""
+        look = partial(self.objective.infer, self.encoder, whole=whole)
         with self.eager():
             return mean_of_both(look, images) if self.mirrored else look(images)
 

@@ -82,7 +82,7 @@ def project(rule: ScoringRule, digits: OpenSetData) -> Model:
 AT_ONCE = ("mls", "openmax", "neighbours", "nc_uncertainty")  # the others, alike or of many operations, are slow
 LATER = [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in (*sorted(set(RULES) - {*AT_ONCE, "odin"}), "cap relative", "cap eq5")
+    for name in (*sorted(set(RULES) - {*AT_ONCE, "odin", "knn_layers", "rotpred"}), "cap relative", "cap eq5")
 ]
 
 
