@@ -18,7 +18,7 @@ from nas_osr.retrain.reopen import Reopened
 
 
 def write_embeddings(file: Path, opened: Reopened, predictions: Predictions) -> None:
-    """Write an .npz file, which `numpy.load` reads; docs/run-folder.md lists its arrays. Raises UserError.
+    """Write an .npz file, which `numpy.load` reads; docs/reference/run-folder.md lists its arrays. Raises UserError.
 
     Args:
         file: its path.

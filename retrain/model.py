@@ -1,7 +1,7 @@
 """The model folder: a trained network with all that is needed to use it, written and opened.
 
     model.safetensors    weights of the network and its heads (`learner.NAME`), tensors of the fitted rule (`rule.NAME`)
-    model.json           everything else, as plain values; docs/run-folder.md lists them
+    model.json           everything else, as plain values; docs/reference/run-folder.md lists them
     README.md            the model card
 
 It opens without images, run folder or network, wherever it is moved. Nothing in it is executed or imported: classes of

@@ -66,7 +66,7 @@ class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):
     split: Annotated[int, NOT_NEGATIVE] = 0
     "which of the published class splits, from 0."
     strategy: Annotated[str, Choices(STRATEGIES, plugins=True)] = "pas"
-    "how it is searched: docs/strategies.md says what each does."
+    "how it is searched: docs/reference/strategies.md says what each does."
     strategy_config: dict[str, Any] = field(default_factory=dict)
     "options of the strategy, for example --strategy_config.warmup_epochs 5."
     pseudo_unknown: ClassNames | None = None

@@ -1,4 +1,4 @@
-"""docs/own-pictures.md: its commands, as they are written, on pictures that are made here."""
+"""docs/how-to/own-pictures.md: its commands, as they are written, on pictures that are made here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import nas_osr
 from nas_osr.cli.main import main
 from nas_osr.runs.run_folder import RunFolder
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "own-pictures.md").read_text()
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "how-to" / "own-pictures.md").read_text()
 FAST = {
     "preset": "tiny", "epochs": 1, "batch_size": 8, "objective": "cross_entropy", "device": "cpu", "threads": 1,
     "quiet": True,

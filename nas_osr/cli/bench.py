@@ -42,7 +42,7 @@ class BenchRequest(MachineOptions, PresetOptions, TrainingOptions, SpaceOptions,
     """Measure what a training step costs: seconds, images/s, memory, FLOPs and the share of this machine's peak.
 
     Random images of the protocol's shape are used; no data set is needed. Without an architecture or a network, one is
-    drawn from the search space to be retrained. docs/performance.md explains the columns.
+    drawn from the search space to be retrained. docs/results/how-fast.md explains the columns.
     """
 
     split: Annotated[int, NOT_NEGATIVE] = 0

@@ -31,7 +31,7 @@ def set_waiting() -> None:
     """How torch's CPU threads wait for work, unless the user has said: before torch is imported.
 
     Busy waiting stalls shared processors for seconds, and sleeping at once makes two threads slower than one, so they
-    look for work a little while and sleep then. docs/performance.md has the figures.
+    look for work a little while and sleep then. docs/results/how-fast.md has the figures.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"

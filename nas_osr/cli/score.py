@@ -18,7 +18,7 @@ class ScoreRequest(Checked):
     """Apply a scoring rule to the outputs of any network, given as arrays in a NumPy .npz file.
 
     The arrays are called train_FIELD, validation_FIELD and test_FIELD, for example train_embedding and train_labels.
-    Which fields a rule needs, and what else may be there, is in docs/score.md.
+    Which fields a rule needs, and what else may be there, is in docs/how-to/score.md.
     """
 
     file: UserPath

@@ -1,7 +1,7 @@
 """A sweep's folder: what its runs were started with, and how they ended.
 
     OUT/sweep.json     what each run was started with, and how it ended
-    OUT/NAME/          what a run leaves, see docs/run-folder.md
+    OUT/NAME/          what a run leaves, see docs/reference/run-folder.md
     OUT/NAME.log       what it printed
 
 A run that keeps a run folder has finished when its provenance says so; another one when sweep.json does.

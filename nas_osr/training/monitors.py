@@ -183,7 +183,7 @@ def monitor_retraining(
     labels: Tensor,
     history: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What a history record of a retraining says under `monitors`; docs/run-folder.md names the fields.
+    """What a history record of a retraining says under `monitors`; docs/reference/run-folder.md names the fields.
 
     Args:
         losses, norms: of this epoch, as `split_norms` returns them.

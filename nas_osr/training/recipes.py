@@ -172,9 +172,9 @@ RECIPES: dict[str, Mapping[str, Any]] = {
         "keep": "best",
         "patience": 20,
     },
-    # GradMix, in batches of 256: docs/papers/gradmix.md
+    # GradMix, in batches of 256: docs/explanation/papers/gradmix.md
     "gradmix": {"learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 0.0, "schedule": "cosine"},
-    # a short schedule: large peak, Nesterov momentum; docs/recipes.md has the ablations
+    # a short schedule: large peak, Nesterov momentum; docs/reference/recipes.md has the ablations
     "fast": {
         "learning_rate": 0.2,
         "reference_batch": 128,

@@ -79,7 +79,7 @@ def name_given(opened: Reopened, images: Tensor) -> list[str]:
 def keep_pictures(
     run: RunFolder, name: str, images: Tensor, true: Sequence[str], given: Sequence[str], **more: Any
 ) -> None:
-    """Leave pictures in a run folder as analysis-NAME.npz, for `nas-osr plot`; docs/run-folder.md lists its arrays.
+    """Leave pictures in a run folder as analysis-NAME.npz, for `nas-osr plot` (docs/reference/run-folder.md).
 
     Args:
         images: [n, k, C, H, W] in [0, 1]: of each of n images k pictures, the first itself.

@@ -23,7 +23,7 @@ from nas_osr.strategies.pseudo_unknown import Classes
 from nas_osr.strategies.search_request import Criterion
 
 ORDERS = ("architecture_first", "weights_first")
-SETTLING = {"temperature": 0.05, "settled": 0.3}  # what makes a search decide; docs/strategies.md has the figures
+SETTLING = {"temperature": 0.05, "settled": 0.3}  # what makes a search decide: docs/reference/strategies.md
 Sampler = Literal["softmax", "gdas", "drnas"]
 Discretisation = Literal["best_path", "argmax", "perturbation"]
 

@@ -39,7 +39,7 @@ def monitor_search(
     last: bool,
     settled: bool = False,
 ) -> dict[str, Any]:
-    """What a history record says under `monitors`; docs/run-folder.md names the fields.
+    """What a history record says under `monitors`; docs/reference/run-folder.md names the fields.
 
     Args:
         record: of this epoch, with phase, losses, f1, discrete_f1, alpha, beta and branches.

@@ -53,7 +53,7 @@ class Tried:
     score: float
     "by the criterion of the search; larger is better."
     record: Mapping[str, Any]
-    "see docs/run-folder.md."
+    "see docs/reference/run-folder.md."
 
     @property
     def f1(self) -> float:

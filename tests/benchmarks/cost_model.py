@@ -2,7 +2,7 @@
 
     python tests/benchmarks/cost_model.py                      # prints the table
     python tests/benchmarks/cost_model.py --out docs/images/cost-model.svg
-    python tests/benchmarks/cost_model.py --table docs/performance.md --out docs/images/cost-model.svg  # as printed
+    python tests/benchmarks/cost_model.py --table docs/results/how-fast.md --out docs/images/cost-model.svg
 
 FLOPs are torch's own count of a weight step and an architecture step. Seconds are those of one thread, the best of some
 rounds in which all settings take turns, and no more than this process's processor time: indicative on a busy machine.

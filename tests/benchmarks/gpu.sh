@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What docs/gpu-runs.md asks of a GPU, in one call of about nine minutes:
+# What docs/how-to/gpu-runs.md asks of a GPU, in one call of about nine minutes:
 #   NAS_OSR_DATA=FOLDER bash tests/benchmarks/gpu.sh OUT [PART ...]
 # FOLDER/cifar10/train/CLASS/* holds cat, horse, ship, bird, frog and deer; no test images are needed. Each part writes
 # OUT/PART.log and has its own time limit; one that fails stops no other. DEVICE=cpu tries the script without a GPU,

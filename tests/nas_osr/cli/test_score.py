@@ -23,7 +23,7 @@ from nas_osr.metrics.open_set import Array
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import RULES, rule_class
 
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "score.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "score.md"
 
 
 def make_arrays(num_known: int = 3, seed: int = 0) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""docs/deploying.md, as it is written."""
+"""docs/how-to/deploying.md, as it is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import nas_osr
 from nas_osr.cli.main import main
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "deploying.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "deploying.md"
 
 
 @pytest.mark.slow

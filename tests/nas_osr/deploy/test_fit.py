@@ -1,4 +1,4 @@
-"""`nas-osr fit` and docs/first-model.md, on pictures that are made here."""
+"""`nas-osr fit` and docs/how-to/first-model.md, on pictures that are made here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nas_osr.errors import UserError
 from nas_osr.retrain.retrain_plan import Part, plan_retrain
 from nas_osr.runs.run_folder import RunFolder
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "first-model.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "first-model.md").read_text()
 
 
 @pytest.fixture

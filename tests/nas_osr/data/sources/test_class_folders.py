@@ -14,7 +14,7 @@ from nas_osr.errors import UserError
 
 HERE = Path("set/train")
 NAMED = [name for name in SOURCES if name != "folder"]
-PAGE = Path(__file__).resolve().parents[4] / "docs" / "data.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "reference" / "data.md"
 
 
 def match(source: str, *found: str) -> dict[int, str]:
