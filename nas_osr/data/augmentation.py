@@ -1,4 +1,8 @@
-"""Random augmentation of whole batches: on their device, different for every image, reproducible from a generator."""
+"""Random augmentation of whole batches: on their device, different for every image, reproducible from a generator.
+
+Crops, flips and rotations are written here, since torchvision draws once for a batch, and kornia takes 15 times as long:
+up to a tenth of a whole run with a fast network (docs/reference/recipes.md#augmentation).
+"""
 
 from __future__ import annotations
 

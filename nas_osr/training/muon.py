@@ -22,7 +22,12 @@ class Muon(torch.optim.Optimizer):
         self, parameters: Iterable[nn.Parameter], lr: float, momentum: float, nesterov: bool, weight_decay: float
     ) -> None:
         super().__init__(parameters, {"lr": lr})
-        self.settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        self.settings: dict[str, Any] = {
+            "lr": lr,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "weight_decay": weight_decay,
+        }
         everything = [parameter for group in self.param_groups for parameter in group["params"]]
         self.filters = [parameter for parameter in everything if parameter.dim() == 4]
         self.others = [parameter for parameter in everything if parameter.dim() != 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -115,6 +116,17 @@ def test_jitter_varies_colours_within_its_range() -> None:
 def test_a_wrong_list_is_one_line(recipe: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         AugmentationConfig(recipe)
+
+
+def test_the_function_of_the_docs_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "plug-ins.md").read_text()
+    [code] = re.findall(r"```python\n((?:(?!```).)*def darker.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "changes_of_the_docs.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    images = torch.rand(50, 3, 16, 16, generator=seeded(14))
+    factors = (augment(images, "changes_of_the_docs.darker", seeded(15)) / images).mean((1, 2, 3))
+    monkeypatch.delitem(sys.modules, "changes_of_the_docs")
+    assert 0.5 <= float(factors.min()) < 0.55 and 0.95 < float(factors.max()) <= 1.0
 
 
 def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
