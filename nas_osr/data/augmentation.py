@@ -1,7 +1,7 @@
 """Random augmentation of whole batches: on their device, different for every image, reproducible from a generator.
 
-Crops, flips and rotations are written here, since torchvision draws once for a batch, and kornia takes 15 times as long:
-up to a tenth of a whole run with a fast network (docs/reference/recipes.md#augmentation).
+Crops, flips and rotations are written here, since torchvision draws once for a batch, and kornia takes 15 times as
+long: up to a tenth of a whole run with a fast network (docs/reference/recipes.md#augmentation).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AugmentationConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names(self.recipe, where="augmentation: ")
+        check_augmentation(self.recipe, where="augmentation: ")
         check_crops(self, where="augmentation: ")
 
     @property
@@ -92,7 +92,7 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
-def check_names(text: str, where: str) -> None:
+def check_augmentation(text: str, where: str) -> None:
     """UserError, beginning with `where`, unless a list names what can be done in turn. Nothing is imported."""
     names = split_names(text)
     for name in names:

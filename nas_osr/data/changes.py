@@ -63,13 +63,13 @@ def jitter(images: Tensor, config: AugmentationConfig, generator: torch.Generato
     return vary_colours(images, draws, order, view).clamp_(0.0, 1.0)
 
 
-def mix(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+def mix_with_fractals(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """See `pixmix`."""
     return pixmix(images, config.rounds, config.blend, config.magnitude / STRONGEST, generator)
 
 
 TABLE: Mapping[str, Callable[[Tensor, AugmentationConfig, torch.Generator], Tensor]] = dict(
-    zip(CHANGES, (randaugment, cutout, jitter, mix), strict=True)
+    zip(CHANGES, (randaugment, cutout, jitter, mix_with_fractals), strict=True)
 )
 
 

@@ -24,7 +24,7 @@ from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training.graphs import Choice, make_step, set_rate
 from nas_osr.training.learner import weight_step
 from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, LossMeter, check_weights, split_norms
-from nas_osr.training.prepared import prepare
+from nas_osr.training.prepared import prepare_training
 from nas_osr.training.step_checkpoints import StepCheckpoints
 from nas_osr.training.weight_average import WeightAverage
 
@@ -183,7 +183,7 @@ def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
     if state is not None:
         trainer.load_state_dict(state)
     else:
-        trainer.prepared = prepare(learner, trainer.images, derive_seed(schedule.seed, "prepare"))
+        trainer.prepared = prepare_training(learner, trainer.images, derive_seed(schedule.seed, "prepare"))
     checkpoints = StepCheckpoints(recorder, fabric.device, trainer.state_dict, state)
     start_equal(fabric, learner)
     ended = trainer.stopped(recorder.history())

@@ -47,7 +47,7 @@ def prepare_layers(learner: nn.Module, images: Tensor) -> None:
                         layer.prepare(normalise(to_float(block)) for block in sample.split(BLOCK))
 
 
-def prepare(learner: Any, images: LabelledImages, seed: int) -> dict[str, float]:
+def prepare_training(learner: Any, images: LabelledImages, seed: int) -> dict[str, float]:
     """What a training begins with, where it begins; what the objective says of it.
 
     Args:

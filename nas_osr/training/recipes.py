@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nas_osr.configuration import Checked, check_choice, make_config
-from nas_osr.data.augmentation import Border, Flips, check_names, split_names
+from nas_osr.data.augmentation import Border, Flips, check_augmentation, split_names
 from nas_osr.errors import UserError, suggest
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
 
@@ -94,7 +94,7 @@ class Recipe(Checked):
         super().__post_init__()
         check_choice(self, "schedule", SCHEDULES, "recipe: ")
         check_choice(self, "optimizer", OPTIMIZERS, "recipe: ")
-        check_names(self.augmentation, "recipe: ")
+        check_augmentation(self.augmentation, "recipe: ")
         check_choice(self, "keep", ("last", "best"), "recipe: ")
         if self.nesterov and not self.momentum:
             raise UserError("recipe: nesterov is a form of momentum, which is 0: set one of them")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NETWORKS: Mapping[str, str] = {
     "cac": "nas_osr.retrain.networks.cac:CACNetwork",
     "dhrnet": "nas_osr.retrain.networks.vgg:DHRNet",
-    "plain": "nas_osr.retrain.networks.plain:Plain",
+    "plain": "nas_osr.retrain.networks.plain_network:Plain",
     "resnet18": "nas_osr.retrain.networks.resnet:ResNet18",
     "resnet34": "nas_osr.retrain.networks.resnet:ResNet34",
     "resnet50": "nas_osr.retrain.networks.resnet:ResNet50",

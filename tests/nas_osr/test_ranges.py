@@ -15,7 +15,7 @@ from nas_osr.configuration import make_request
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range, list_defaults, named_types, option_types
-from nas_osr.retrain.networks.plain import PlainConfig
+from nas_osr.retrain.networks.plain_network import PlainConfig
 from nas_osr.scoring import RULES, make_rule, rule_class
 from nas_osr.strategies import STRATEGIES, strategy_class
 from nas_osr.training.recipes import Recipe
