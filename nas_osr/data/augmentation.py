@@ -14,7 +14,7 @@ from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
-from nas_osr.plugins import check_name
+from nas_osr.plugins import check_name, load
 from nas_osr.seeds import make_generator
 
 if TYPE_CHECKING:
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RECIPES = ("none", "search", "crop_flip")  # the first alone; the others move an image's pixels
-CHANGES = ("randaugment", "cutout", "jitter", "pixmix")  # what else is in a list, see `nas_osr.data.changes`
+CHANGES = {  # what else is in a list
+    "randaugment": "nas_osr.data.changes:randaugment",
+    "cutout": "nas_osr.data.changes:cutout",
+    "jitter": "nas_osr.data.changes:jitter",
+    "pixmix": "nas_osr.data.changes:mix_with_fractals",
+}
+OWN_CHANGE = "nas_osr.data.changes:own_change"  # where the function of another name is called
 Flips = Literal["random", "alternating"]
 Border = Literal["black", "reflect"]
 
@@ -139,10 +145,10 @@ def augment(images: Tensor, config: AugmentationConfig | str, generator: torch.G
     for name in config.names:
         if name in RECIPES:
             images = (_crop_flip if name == "crop_flip" else _search)(images, config, generator)
+        elif name in CHANGES:
+            images = load(CHANGES[name])(images, config, generator)
         else:
-            from nas_osr.data.changes import change
-
-            images = change(name, images, config, generator)
+            images = load(OWN_CHANGE)(images, name, generator)
     return images
 
 

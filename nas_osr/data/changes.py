@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,16 +22,7 @@ STRONGEST = 30  # RandAugment's magnitudes are of so many
 OwnChange = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def change(name: str, images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Images [B, C, H, W] float32 in [0, 1] after one of `CHANGES`, or a function of the user's own; still in [0, 1].
-
-    Raises UserError: there is no such function, or it returns something else.
-    """
-    if name in TABLE:
-        return outside_autocast(TABLE[name])(images, config, generator)
-    return own_change(images, name, generator)
-
-
+@outside_autocast
 def randaugment(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """RandAugment (Cubuk et al. 2020): `changes` times one of fourteen changes of one strength, drawn evenly."""
     for _ in range(config.changes):
@@ -39,6 +30,7 @@ def randaugment(images: Tensor, config: AugmentationConfig, generator: torch.Gen
     return images
 
 
+@outside_autocast
 def cutout(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """Cutout (DeVries & Taylor 2017): a square around a random pixel, cut at the edges, in the image's mean colour."""
     height, width = images.shape[2:]
@@ -52,6 +44,7 @@ def cutout(images: Tensor, config: AugmentationConfig, generator: torch.Generato
     return torch.where(square, images.mean(dim=(2, 3), keepdim=True), images)
 
 
+@outside_autocast
 def jitter(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """Other brightness, contrast, saturation and hue, in one random order for the batch; as SimCLR varies colours."""
     strength = config.jitter
@@ -63,19 +56,15 @@ def jitter(images: Tensor, config: AugmentationConfig, generator: torch.Generato
     return vary_colours(images, draws, order, view).clamp_(0.0, 1.0)
 
 
+@outside_autocast
 def mix_with_fractals(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
     """See `pixmix`."""
     return pixmix(images, config.rounds, config.blend, config.magnitude / STRONGEST, generator)
 
 
-TABLE: Mapping[str, Callable[[Tensor, AugmentationConfig, torch.Generator], Tensor]] = dict(
-    zip(CHANGES, (randaugment, cutout, jitter, mix_with_fractals), strict=True)
-)
-
-
 def find_change(name: str) -> OwnChange | None:
     """The user's own function of this dotted path; None for a name that is known. Raises UserError: there is none."""
-    if name in RECIPES or name in TABLE:
+    if name in RECIPES or name in CHANGES:
         return None
     module, _, attribute = name.rpartition(".")
     import_plugin(module)
