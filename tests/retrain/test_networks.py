@@ -273,7 +273,7 @@ def test_an_architecture_run_says_that_it_has_no_network(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--network", "resnet19"], "unknown network 'resnet19': choose from cac, dhrnet, resnet18"),
+        (["--network", "resnet19"], "unknown network 'resnet19': choose from cac, dhrnet, plain, resnet18"),
         (["random:0", "--network", "cac"], "architecture and network are both given"),
         (["--network", "cac", "--channels", "32"], "channels is the width of an architecture"),
         (["--network", "cac", "--stem", "pooled"], "stem is a part of an architecture"),
