@@ -19,9 +19,8 @@ SLOPE = 0.2
 @pytest.mark.parametrize(("image_channels", "side"), [(1, 16), (3, 32)])
 def test_maps_at_half_and_at_a_quarter(name: str, image_channels: int, side: int) -> None:
     stem = stem_class(name)(image_channels, 32)
-    prepare_layers(
-        nn.ModuleDict({"normalise": nn.Identity(), "stem": stem}), torch.randint(256, (9, image_channels, 8, 8))
-    )
+    encoder = nn.ModuleDict({"normalise": nn.Identity(), "stem": stem})
+    prepare_layers(encoder, torch.randint(256, (9, image_channels, 8, 8), dtype=torch.uint8))
     half, quarter = stem(torch.rand(4, image_channels, side, side))
     assert half.shape == (4, 16, side // 2, side // 2)
     assert quarter.shape == (4, 32, side // 4, side // 4)
