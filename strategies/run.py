@@ -22,6 +22,7 @@ from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.loggers import Logger, Loggers
+from nas_osr.runs.names import LATENCY_FILE
 from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.resumption import check_same_config
@@ -31,6 +32,7 @@ from nas_osr.search_spaces.architectures.export import export_architecture, rend
 from nas_osr.search_spaces.sizes import describe_space, describe_supernet, sizes_of
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan, SearchResult
+from nas_osr.strategies.latency import compare_latency, find_latencies, found_latency
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
@@ -104,9 +106,13 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         if done is not None:
             return done
         check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)
+        latencies = folder.call(lambda run: find_latencies(run, plan, fabric.device))
+        plan = replace(plan, budget=replace(plan.budget, table=latencies))
         about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
+        if latencies is not None:
+            folder.call(lambda run: run.write_json(LATENCY_FILE, latencies.to_dict()))
         if not plan.output.quiet:
             sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
             folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
@@ -117,7 +123,8 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
             with RunRecorder(folder, reporter, plan.output.resume, minutes, loggers) as recorder:
                 result = plan.strategy.search(plan, data, fabric, recorder)
             if not plan.budget.fits(result.architecture):
-                raise UserError(f"strategy {plan.recorded['strategy']} does not keep to --max_params and --max_macs")
+                raise UserError(f"strategy {plan.recorded['strategy']} does not keep to the limits on networks")
+            folder.call(lambda run: compare_latency(run, result.architecture, plan, fabric.device))
             found = folder.call(lambda run: write_result(run, result, plan))
             folder.call(lambda run: log_picture(loggers.of(run, len(run.read_history())), run, result))
         return found
@@ -163,7 +170,12 @@ def read_finished(run: RunFolder, plan: SearchPlan) -> dict[str, Any] | None:
 
 def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict[str, Any]:
     """Write the architecture, its pictures and the end of the run; what `read_result` returns."""
-    found = {**plan.found, "epoch": result.epoch, "F1": run.read_history()[result.epoch]["f1"]}
+    found = {
+        **plan.found,
+        **found_latency(result.architecture, plan.budget),
+        "epoch": result.epoch,
+        "F1": run.read_history()[result.epoch]["f1"],
+    }
     if plan.strategy.criterion != "f1":
         found |= {"criterion": plan.strategy.criterion, "score": result.score}
     architecture = replace(result.architecture, found=found)

@@ -69,6 +69,8 @@ def plan_on_table(table: SearchTable, name: str, settings: Mapping[str, Any]) ->
     if not 1 <= int(settings.get("rotations", 1)) <= most:
         raise UserError(f"rotations must be from 1 to the table's {most}, got {settings['rotations']}")
     plan = replace(plan, strategy=strategy)
+    if plan.needs_latencies:
+        raise UserError(f"strategy {name} asks for latencies, which a table has not")
     strategy.check_plan(plan)
     return plan
 
@@ -141,6 +143,7 @@ def look_up(table: SearchTable, proposal: Proposal, trial: int, conditions: Cond
         **scores,
         **proposal.architecture.describe(),
         **{name: table.rows[row][name] for name in ("parameters", "macs")},
+        "memory": table.memory(row),
         "trained_epochs": proposal.epochs,
         "follows": proposal.follows,
     }

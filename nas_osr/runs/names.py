@@ -13,6 +13,7 @@ PROGRAM = "nas-osr"
 RUN_SCHEMA = 1
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
+LATENCY_FILE = "latency.json"
 
 # Names that a run may write: `--overwrite` removes these and nothing else.
 RUN_FILES = (
@@ -37,6 +38,7 @@ RUN_FILES = (
     "choice.json",
     "logger.json",
     "front.json",
+    LATENCY_FILE,
     "table.jsonl.xz",
     "optuna.journal*",
     "events.out.tfevents.*",

@@ -26,7 +26,7 @@ from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
-from nas_osr.search_spaces.budgets import decode_within
+from nas_osr.search_spaces.constrained import decode_within
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.bilevel.levels import Levels, capturing

@@ -12,7 +12,7 @@ from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
-from nas_osr.search_spaces.budgets import best_within, random_weights
+from nas_osr.search_spaces.constrained import best_within, random_weights
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.trials.trial import Proposal, Tried

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nas_osr.runs.names import TRIALS_FOLDER
 from nas_osr.runs.progress import tell
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.latencies import read_latencies
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.strategies.trials.asking import Asking
@@ -99,6 +101,8 @@ def try_one(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     plan = plan_search(make_request(SearchRequest, {**task["request"], "quiet": True}, "trial"))
     strategy: Any = plan.strategy  # a Trials, which this file is imported by
     asked, trial, folder = task["proposal"], task["trial"], Path(task["folder"])
+    if plan.needs_latencies:
+        plan = replace(plan, budget=replace(plan.budget, table=read_latencies(folder.parent)))
     fabric, data = plan.machine.open(ranks=False), plan.data.load()
     states = TrialStates(folder) if strategy.continues else None
     runner = TrialRunner(plan, strategy.rotations(plan), data, fabric, states)
