@@ -29,10 +29,10 @@ def describe_space(space: Space) -> str:
     return f"{listed:,} architectures{different}{'; second inputs not counted' if space.two_inputs else ''}"
 
 
-def describe_supernet(space: Space, image_shape: Shape) -> str:
+def describe_supernet(space: Space, image_shape: Shape, partial_channels: int = 1) -> str:
     """E.g. "supernet: 285.00M parameters, 3.01G multiply-accumulates an image of 3x32x32", of the encoder alone."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        supernet = build_supernet(space, image_shape[0], *_statistics(image_shape))
+        supernet = build_supernet(space, image_shape[0], *_statistics(image_shape), partial_channels)
     return f"supernet: {_describe(supernet, image_shape)}"
 
 

@@ -114,7 +114,8 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         if latencies is not None:
             folder.call(lambda run: run.write_json(LATENCY_FILE, latencies.to_dict()))
         if not plan.output.quiet:
-            sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
+            parts = getattr(plan.strategy.config, "partial_channels", 1)
+            sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape, parts)
             folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.jobs == 1)
         minutes = plan.output.checkpoint_minutes
