@@ -53,6 +53,8 @@ class SearchPlan:
     "what runs them where there are several."
     seed: int
     "of everything random."
+    first: tuple[Architecture, ...]
+    "what is tried before anything is drawn, by strategies that try architectures; see `trials.warm_start`."
     found: Mapping[str, Any]
     "where the architecture comes from, for its file."
     recorded: Mapping[str, Any]

@@ -144,6 +144,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         jobs=request.jobs,
         backend=request.backend,
         seed=request.seed,
+        first=(),
         found={
             "image_shape": list(protocol.image_shape),
             "strategy": request.strategy,

@@ -36,7 +36,6 @@ from nas_osr.files.storage import file_errors, json_line, replace_file
 from nas_osr.files.text import parse_object
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
-from nas_osr.search_spaces.budgets import network_sizes
 from nas_osr.search_spaces.space import Space
 
 TABLE_FILE = "table.jsonl.xz"
@@ -88,22 +87,11 @@ class SearchTable:
         """A number of each architecture [architectures], such as `parameters`."""
         return np.array([row[name] for row in self.rows], dtype=np.float64)
 
-    def memory(self, row: int) -> int:
-        """Bytes that the network of a row needs at prediction, see `nas_osr.search_spaces.budgets.Sizes`."""
-        if row not in self._memory:
-            channels, height, width = self.header["protocol"]["image_shape"]
-            self._memory[row] = network_sizes(self.architecture(row), (channels, height, width)).memory
-        return self._memory[row]
-
     def _figures(self, where: str, rule: str, score: str) -> NDArray[np.float64]:
         if (where, rule, score) not in self._read:
             found = [row[where][rule][score] for row in self.rows]
             self._read[where, rule, score] = np.array(found, dtype=np.float64)
         return self._read[where, rule, score]
-
-    @cached_property
-    def _memory(self) -> dict[int, int]:
-        return {}
 
     @cached_property
     def _read(self) -> dict[tuple[str, str, str], NDArray[np.float64]]:
