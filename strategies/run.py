@@ -16,6 +16,7 @@ from nas_osr.cost.batch_size import begun_config, pick_batch, scaled_rate
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
+from nas_osr.files.locks import FolderInUse
 from nas_osr.files.paths import user_path
 from nas_osr.plain import plain
 from nas_osr.ranks.first import check_same, opened_by_first
@@ -35,6 +36,7 @@ from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.latency import compare_latency, find_latencies, found_latency
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.strategies.trials.sharing import help_search
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.monitors import all_warnings, stop_reason
 
@@ -63,6 +65,11 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
+    while plan.backend == "shared":
+        try:
+            return search_as_planned(plan, command)
+        except FolderInUse:
+            help_search(plan)
     return search_as_planned(plan, command)
 
 
@@ -88,7 +95,7 @@ def searched_with_batch(request: SearchRequest, plan: SearchPlan) -> SearchReque
 def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
     """Carry out a plan; see `run_search`."""
     fabric = plan.machine.open()
-    if fabric.world_size == 1:
+    if fabric.world_size == 1 and plan.backend != "shared":
         plan.output.create().close()  # one that cannot be had is told before images are read
     if not plan.output.quiet and fabric.is_global_zero:
         tell(plan.data.reading())

@@ -45,11 +45,22 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     UserError: anything in the request is wrong.
     """
     request = replace(request)  # which is checked again: a script may have set a field
+    if request.backend == "shared":
+        request = share(request)
     import_plugins(request.plugin)
     request = write_down(with_objective(request), request.split)
     protocol = request.published_protocol(request.split)
     objective = plan_objective(request, protocol, "search")
     return assemble(request, objective, plan_data(request, protocol, protocol, objective))
+
+
+def share(request: SearchRequest) -> SearchRequest:
+    """The request of one of several processes on one folder. UserError: it cannot be shared."""
+    if request.jobs == 1:
+        raise UserError("backend shared: say with --jobs how many processes share the folder, the same number in each")
+    if request.overwrite:
+        raise UserError("backend shared: --overwrite would take the folder from the other processes: remove it before")
+    return replace(request, resume="auto")
 
 
 def parse_amount(value: int | str | None, name: str) -> int | None:

@@ -82,8 +82,9 @@ class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):
     "known classes, by name, that play the unknown; drawn from the seed, or published, when not given."
     jobs: Annotated[int, Range(1, 4096)] = 1
     "architectures tried at a time, by strategies that try some, each in a process with its share of the cores."
-    backend: Literal["local", "ray"] = "local"
-    "what runs several jobs: processes of this machine, or the Ray cluster of RAY_ADDRESS (pip install nas-osr[ray])."
+    backend: Literal["local", "ray", "shared"] = "local"
+    """what runs several jobs: processes of this machine; the Ray cluster of RAY_ADDRESS (pip install nas-osr[ray]); or
+    shared, this command, started so often on machines that share the folder: each does one at a time."""
     rule_sample: Annotated[int, POSITIVE] = 1000
     "kept training images on which the rule is fitted when a network is judged."
     seed: Annotated[int, SEEDS] = 0
