@@ -39,5 +39,7 @@ def test_objective_with_every_rule_that_it_feeds(objective: str, tmp_path: Path)
         assert not np.isnan(predictions.knownness).any()
         assert result["metrics"] == read_predictions(part / name).metrics()
         # the threshold accepts most known validation images, so most known test images too, but for tiny classes;
-        # the nearest-centroid rules look for a slope of F1 instead, wherever that is, and CROSR's threshold is fixed
-        assert result["metrics"]["accepted_known"] > (0.0 if rule.startswith(("nc_", "crosr")) else 0.5), rule
+        # the nearest-centroid rules look for a slope of F1 instead, wherever that is, CROSR's threshold is fixed, and
+        # class_thresholds go by the images that so short a training gets right
+        open_ended = rule.startswith(("nc_", "crosr", "class_thresholds"))
+        assert result["metrics"]["accepted_known"] > (0.0 if open_ended else 0.5), rule

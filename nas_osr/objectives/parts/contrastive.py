@@ -35,7 +35,7 @@ def supcon_loss(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
         labels: [M] int64.
         temperature: t, greater than 0.
     """
-    return soft_supcon_loss(features, (labels[:, None] == labels).float(), temperature)
+    return soft_supcon_loss(features, labels[:, None] == labels, temperature)
 
 
 def soft_supcon_loss(features: Tensor, affinities: Tensor, temperature: float) -> Tensor:
@@ -46,14 +46,14 @@ def soft_supcon_loss(features: Tensor, affinities: Tensor, temperature: float) -
 
     Args:
         features: [M, D] unit vectors, M at least 1.
-        affinities: a, [M, M] float, from 0 to 1: how much two rows have in common; the diagonal is passed over.
+        affinities: a, [M, M] bool, or float from 0 to 1: how much two rows have in common; the diagonal is passed over.
         temperature: t, greater than 0.
     """
     scores = similarities(features, features, temperature)
     own = torch.eye(len(features), dtype=torch.bool, device=features.device)
     # the most negative number, not -inf: one row alone would make NaN of it
     others = scores.masked_fill(own, torch.finfo(scores.dtype).min)
-    shares = affinities.masked_fill(own, 0.0)
+    shares = affinities.masked_fill(own, 0)
     total = shares.sum(dim=1)
     anchors = total > 0
     per_anchor = others.logsumexp(dim=1) - (scores * shares).sum(dim=1) / torch.where(anchors, total, 1.0)

@@ -75,7 +75,7 @@ def test_every_function_can_be_loaded(name):
         ("search --operations skip,konv", "conv"),
         ("search --rule openmacs", "openmax"),
         ("search --preset smal", "small"),
-        ("search --objective_config.class_dimm 3", "class_dim"),
+        ("search --preset tiny --objective_config.class_dimm 3", "class_dim"),
         ("retrain --network resnet81 --objective cac", "resnet18"),
         ("retrain publishd", "published"),
         ("retrain published --recipe gradmx", "gradmix"),
