@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_rule_of_the_docs_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "plug-ins.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "own-rule.md").read_text(), flags=re.DOTALL)
     [code] = [block for block in blocks if "class Margin" in block]
     (tmp_path / "my_rules.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
