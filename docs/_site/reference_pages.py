@@ -1,4 +1,4 @@
-"""Pages of the site that nobody writes: commands from their help, Python from docstrings, the notebook from its file."""
+"""Pages that nobody writes: commands from their help, Python from docstrings, the notebook from its file."""
 
 from __future__ import annotations
 
