@@ -51,9 +51,22 @@ def test_it_works_word_for_word(page: Path, program: Path) -> None:
             exec(compile(text, str(page), "exec"), names)
         elif kind == "sh":
             done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+            print(text, done.stdout, done.stderr, sep="\n")  # shown where the test fails, or by -rP
+            assert done.returncode == 0, text
             outputs += re.findall(r"(?:--out |> )([\w./-]+)", text)
     assert outputs and all(Path(name).exists() for name in outputs)
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_work(program: Path) -> None:
+    code, again = (
+        re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+        for name in ("README.md", "docs/index.md")
+    )
+    assert code == again and len(code) == 1
+    names: dict[str, Any] = {}
+    exec(code[0], names)
+    assert 0.5 < names["result"]["metrics"]["auroc"]["mean"] <= 1
 
 
 @pytest.mark.slow
