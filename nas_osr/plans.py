@@ -284,13 +284,21 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
         UserError: there is no such objective or rule, a setting of one is wrong, or the rule cannot be fed by the
             objective.
     """
-    kind = objective_class(request.objective)
-    settings = resolve_objective_config(request.objective, request.objective_config, protocol, phase)
+    name = objective_of(request)
+    kind = objective_class(name)
+    settings = resolve_objective_config(name, request.objective_config, protocol, phase)
     rule = request.rule or kind.default_rule
     check_rule(rule_class(rule), kind)
-    plan = ObjectivePlan(request.objective, kind, settings, rule, request.rule_config)
+    plan = ObjectivePlan(name, kind, settings, rule, request.rule_config)
     plan.make_rule()
     return plan
+
+
+def objective_of(request: ObjectiveOptions) -> str:
+    """The name of the objective of a request in which it is not open any more."""
+    if request.objective is None:
+        raise RuntimeError("the preset's objective has not been filled in")
+    return request.objective
 
 
 def decide_precision(request: D, preset: str) -> D:

@@ -139,8 +139,8 @@ class DataOptions(ProtocolOptions):
 class LossOptions(Checked):
     """What is learned."""
 
-    objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "vae_contrastive"
-    "training loss."
+    objective: Annotated[str | None, Choices(OBJECTIVES, plugins=True)] = None
+    "training loss; the preset's when not given: cross_entropy of small, vae_contrastive of paper and tiny."
     objective_config: dict[str, Any] = field(default_factory=dict)
     "coefficients of the objective, for example --objective_config.temperature 6."
     plugin: list[str] = field(default_factory=list)

@@ -13,7 +13,7 @@ from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import Protocol, find_unknown, with_unknown
 from nas_osr.errors import UserError
 from nas_osr.objectives import objective_class, resolve_objective_config
-from nas_osr.plans import ObjectivePlan, given, import_plugins
+from nas_osr.plans import ObjectivePlan, given, import_plugins, objective_of
 from nas_osr.requests import ObjectiveOptions, name_former_classes
 from nas_osr.retrain.build import build_learner
 from nas_osr.retrain.networks import check_network
@@ -79,9 +79,10 @@ def read_run(run: RunFolder, data_dir: str | None = None) -> KeptRun:
 
 def keep_objective(config: ObjectiveOptions, protocol: Protocol) -> ObjectivePlan:
     """What a run has learned; its rule is not looked up, since another may be asked for. Raises UserError."""
-    kind = objective_class(config.objective, import_plugins=False)
-    settings = resolve_objective_config(config.objective, config.objective_config, protocol, "retrain")
-    return ObjectivePlan(config.objective, kind, settings, given(config.rule, kind.default_rule), config.rule_config)
+    name = objective_of(config)
+    kind = objective_class(name, import_plugins=False)
+    settings = resolve_objective_config(name, config.objective_config, protocol, "retrain")
+    return ObjectivePlan(name, kind, settings, given(config.rule, kind.default_rule), config.rule_config)
 
 
 def reopen(run: RunFolder, options: ReopenOptions, unknown: str | None = None, *, any_images: bool = False) -> Reopened:

@@ -24,7 +24,7 @@ from nas_osr.plans import (
     plan_output,
 )
 from nas_osr.plugins import check_name
-from nas_osr.requests import DataOptions, ObjectiveOptions, ScheduleOptions, write_down
+from nas_osr.requests import DataOptions, ScheduleOptions, write_down
 from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.initial_weights import read_initial
 from nas_osr.retrain.networks import check_network, network_class
@@ -35,7 +35,7 @@ from nas_osr.retrain.taking_over import take_over
 from nas_osr.retrain.train import TrainingPlan
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.encoder import check_image_shape
-from nas_osr.search_spaces.presets import get_preset, space_of
+from nas_osr.search_spaces.presets import get_preset, preset_objective, space_of
 from nas_osr.search_spaces.stems import STEMS
 from nas_osr.training.recipes import make_recipe
 
@@ -100,7 +100,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     request = take_over(request)
     preset_name = given(request.preset, ScheduleOptions.preset)
     preset = get_preset(preset_name)
-    objective = given(request.objective, ObjectiveOptions.objective)
+    learned = preset_objective(preset_name, request.objective, request.objective_config)
     recipe_name = given(request.recipe, preset.recipe)
     protocol = given(request.protocol, DataOptions.protocol)
     recipe = make_recipe(recipe_name, request.recipe_config, protocol)
@@ -117,9 +117,8 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         splits=given(request.splits, "0"),
         limit_per_class=request.limit_per_class or None,
         preset=preset_name,
-        objective=objective,
-        objective_config={**preset.objective_settings.get(objective, {}), **request.objective_config},
-        rule=given(request.rule, objective_class(objective).default_rule),
+        **learned,
+        rule=given(request.rule, objective_class(learned["objective"]).default_rule),
         architecture=network.to_dict() if isinstance(network, Architecture) else None,
         channels=0,
         stem=None,

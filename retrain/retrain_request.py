@@ -69,8 +69,8 @@ class RetrainRequest(NetworkOptions, RunRequest):
     with its settings, rule and preset are the search's unless they are given.
     """
 
-    objective: Annotated[str | None, Choices(OBJECTIVES, plugins=True)] = None  # type: ignore[assignment]
-    "training loss; the search's, or vae_contrastive."
+    objective: Annotated[str | None, Choices(OBJECTIVES, plugins=True)] = None
+    "training loss; the search's, or the preset's: cross_entropy of small, vae_contrastive of paper and tiny."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
     "instead of an architecture: a baseline network, timm:NAME, or your own torch.nn.Module."
     weights: str | None = None

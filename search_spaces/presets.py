@@ -21,6 +21,7 @@ class Preset:
         epochs, batch_size: of a search; a strategy may have other epochs, and has options of its own.
         retrain_channels: width C of a retrained network, 0 for the width that was searched.
         retrain_epochs, retrain_batch_size, recipe: of a retraining; an epoch is a pass over all training images.
+        objective: what is learned.
         bf16_on_cpu: whether precision auto is bf16 on a CPU that has it; networks this narrow are slower in it.
         objective_settings: coefficients by objective that keep the cost in proportion: decoders and generators that
             cost no more than the encoders beside them.
@@ -34,6 +35,7 @@ class Preset:
     retrain_epochs: int = 300
     retrain_batch_size: int = 64
     recipe: str = "paper"
+    objective: str = "vae_contrastive"
     bf16_on_cpu: bool = True
     objective_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -50,6 +52,7 @@ PRESETS: dict[str, Preset] = {
         retrain_epochs=20,
         retrain_batch_size=128,
         recipe="fast",
+        objective="cross_entropy",
         objective_settings={
             "vae_contrastive": {"decoder_channels": 64},
             "gmvae": {"decoder_channels": 64},
@@ -83,6 +86,18 @@ def space_of(name: str | None, preset: str) -> Space:
     own = asdict(found())
     sizes = {key: asdict(usual.space)[key] for key in ("layers", "channels") if own[key] == defaults[key]}
     return Space(**{**own, **sizes, **usual.space_sizes.get(name, {})})
+
+
+def preset_objective(preset: str, name: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`objective` and `objective_config` of a request: the preset's, but for what is given.
+
+    Args:
+        name: the objective that is given, if one is.
+        settings: the coefficients that are.
+    """
+    usual = get_preset(preset)
+    name = usual.objective if name is None else name
+    return {"objective": name, "objective_config": {**usual.objective_settings.get(name, {}), **settings}}
 
 
 def get_preset(name: str) -> Preset:

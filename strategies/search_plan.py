@@ -25,7 +25,7 @@ from nas_osr.plans import (
 from nas_osr.requests import write_down
 from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.checks import check_space
-from nas_osr.search_spaces.presets import get_preset, space_of
+from nas_osr.search_spaces.presets import get_preset, preset_objective, space_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan
@@ -45,9 +45,9 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     """
     request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
-    request = write_down(request, request.split)
+    request = write_down(with_objective(request), request.split)
     protocol = request.published_protocol(request.split)
-    objective = find_objective(request, protocol)
+    objective = plan_objective(request, protocol, "search")
     return assemble(request, objective, plan_data(request, protocol, protocol, objective))
 
 
@@ -72,7 +72,8 @@ def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
         raise RuntimeError("steps are measured on random images")
 
     no_data = DataPlan(protocol, load, load, lambda: [0] * protocol.num_known)
-    return assemble(request, find_objective(request, protocol), no_data)
+    request = with_objective(request)
+    return assemble(request, plan_objective(request, protocol, "search"), no_data)
 
 
 def plan_space(request: SearchRequest) -> Space:
@@ -91,11 +92,9 @@ def record_space(request: SearchRequest, space: Space) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not False}
 
 
-def find_objective(request: SearchRequest, protocol: Protocol) -> ObjectivePlan:
-    """The objective of all known classes, with what the preset says of it. Raises UserError."""
-    usual = get_preset(request.preset).objective_settings.get(request.objective, {})
-    request = replace(request, objective_config={**usual, **request.objective_config})
-    return plan_objective(request, protocol, "search")
+def with_objective(request: SearchRequest) -> SearchRequest:
+    """The request with what the preset says of its objective. Raises UserError."""
+    return replace(request, **preset_objective(request.preset, request.objective, request.objective_config))
 
 
 def weight_recipe(request: SearchRequest) -> Recipe:

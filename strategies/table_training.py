@@ -23,7 +23,7 @@ from nas_osr.runs.recorder import Unkept
 from nas_osr.scoring import check_rule, list_rules, make_rule, rule_class
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.network import DiscreteNetwork
-from nas_osr.search_spaces.presets import get_preset
+from nas_osr.search_spaces.presets import get_preset, preset_objective
 from nas_osr.search_spaces.zero_cost import SCORES, zero_cost
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
@@ -60,18 +60,17 @@ class TablePlan:
 def plan_table(request: TabulateRequest) -> TablePlan:
     """The plan of a table. No image is opened. UserError: anything in the request is wrong."""
     trial = plan_search(SearchRequest(**request.searched(), strategy="random"))
+    request = replace(request, **preset_objective(request.preset, request.objective, request.objective_config))
     request = decide_precision(request, request.preset)
     protocol, preset = trial.protocol, get_preset(request.preset)
     rules = rules_of_table(request, trial)
-    usual = preset.objective_settings.get(request.objective, {})
-    asked = replace(request, objective_config={**usual, **request.objective_config})
     epochs = given(request.epochs, preset.retrain_epochs)
     batch_size = request.batch_or(preset.retrain_batch_size)
     recipe = make_recipe(given(request.recipe, preset.recipe), {}, request.protocol)
     true = replace(
         trial,
         classes=Classes.without((), protocol.num_known),
-        whole_objective=plan_objective(asked, protocol, "retrain"),
+        whole_objective=plan_objective(request, protocol, "retrain"),
         weights=SchedulePlan(recipe, epochs, batch_size),
     )
     trial = replace(trial, weights=replace(trial.weights, epochs=epochs))

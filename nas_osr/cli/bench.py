@@ -92,12 +92,14 @@ def run_bench(request: BenchRequest) -> dict[str, Any]:
 
     from nas_osr.cost.steps import leave_no_trace
     from nas_osr.plans import decide_precision, import_plugins, plan_machine
+    from nas_osr.search_spaces.presets import preset_objective
     from nas_osr.training.determinism import deterministic_algorithms
     from nas_osr.training.fabric import describe_fabric
 
     import_plugins(request.plugin)
     if request.network is not None and request.architecture is not None:
         raise UserError("architecture and network are both given: leave one of them out")
+    request = replace(request, **preset_objective(request.preset, request.objective, request.objective_config))
     request = decide_precision(request, request.preset)
     protocol = bench_protocol(request)
     with leave_no_trace(), deterministic_algorithms(request.deterministic):

@@ -25,6 +25,8 @@ from nas_osr.training.monitors import NORM, gradient_norm
 logger = logging.getLogger(__name__)
 
 ARCHITECTURE_BETAS = (0.5, 0.999)  # of the architecture's Adam
+COOLING = 0.8  # factor on a temperature that is lowered until the choices are decided
+COLDEST = 1e-4  # at which it is left, where logits are equal
 
 
 class Levels:
@@ -62,6 +64,14 @@ class Levels:
         """Of alphas and betas, or of what is sampled of them; above 0."""
         draw = self.supernet.draw
         (draw if isinstance(draw, HardGumbel) else self.supernet).set_temperature(temperature)
+
+    def settle(self, temperature: float, entropy: float) -> float:
+        """Set the temperature, lowered until the mean entropy of alphas and betas is at most this; the temperature."""
+        self.set_temperature(temperature)
+        while temperature > COLDEST and mean_entropy(self.supernet, ("alpha_", "beta_")) > entropy:
+            temperature *= COOLING
+            self.set_temperature(temperature)
+        return temperature
 
     def architecture_step(self, images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
         """Update alphas and betas on one batch; weights and running statistics stay as they are."""
@@ -130,11 +140,15 @@ class Levels:
         }
 
 
-def mean_entropy(supernet: Supernet) -> Tensor:
-    """The mean over all cells of alpha's entropy over its largest, in [0, 1]; 0 where there is one operation."""
+def mean_entropy(supernet: Supernet, kinds: tuple[str, ...] = ("alpha_",)) -> Tensor:
+    """The mean entropy of choices over its largest, in [0, 1]; 0 where each has one candidate.
+
+    Args:
+        kinds: how the labels of their logits begin.
+    """
     found = []
     for label, logits in supernet.architecture_parameters.items():
-        if label.startswith("alpha_") and len(logits) > 1:
+        if label.startswith(kinds) and len(logits) > 1:
             p = supernet.weighers[label].expected(logits).clamp(min=torch.finfo(logits.dtype).tiny)
             found.append(-(p * p.log()).sum() / math.log(len(logits)))
     first = next(iter(supernet.architecture_parameters.values()))

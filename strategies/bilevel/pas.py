@@ -41,6 +41,9 @@ class BilevelConfig(Checked):
     settled: Annotated[float, SHARE] = 0.0
     """share of the epochs after warm-up, the last ones, that stay at the last temperature, and of which one wins; 0 is
     the last epoch alone, and any after warm-up may win (the paper's)."""
+    final_entropy: Annotated[float, SHARE] = 0.0
+    """largest mean entropy of alphas and betas in these epochs, 1 where all are equal: where their temperature leaves
+    more, it is lowered until it is this; 0 is off."""
     sampler: Sampler = "softmax"
     """what weighs the candidates in a step: softmax, their probabilities; gdas, a hard Gumbel sample, of which the
     temperature is that of its gradient; drnas, a sample of a Dirichlet distribution."""
@@ -75,8 +78,8 @@ class PAS(Strategy):
     # Adam moves a logit by about its learning rate a step, so that a shorter schedule needs a larger one to get as far
     # as the paper's 3e-4 in its 4,200 steps
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4, **SETTLING},
-        "small": {"warmup_epochs": 10, "architecture_lr": 2e-3, **SETTLING},
+        "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4, "final_entropy": 0.1, **SETTLING},
+        "small": {"warmup_epochs": 10, "architecture_lr": 2e-3, "final_entropy": 0.1, **SETTLING},
         "tiny": {"warmup_epochs": 8, "architecture_lr": 6e-2, **SETTLING},
     }
     picks_last: ClassVar[bool] = False
@@ -87,6 +90,8 @@ class PAS(Strategy):
             raise UserError("stop_rule: discretisation perturbation needs the last epoch's supernet: leave it at none")
         if self.config.discretisation != "best_path" and plan.budget:
             raise UserError(f"discretisation: {self.config.discretisation} keeps to no budget: leave it at best_path")
+        if self.config.sampler == "gdas" and self.config.final_entropy:
+            raise UserError("final_entropy: the temperature of gdas is of its gradient alone: leave it at 0")
         if self.config.warmup_epochs >= plan.weights.epochs:
             raise UserError(
                 f"warmup_epochs must lie between 0 and epochs - 1 = {plan.weights.epochs - 1}, "
@@ -107,6 +112,7 @@ class PAS(Strategy):
         follows = {
             "the temperature of alphas and betas": self.config.temperature,
             "which epochs may win": self.config.settled,
+            "when alphas and betas are to be decided": self.config.final_entropy,
             "the weight of the entropy": self.config.entropy_weight,
             "discretisation by perturbation": self.config.discretisation == "perturbation",
         }

@@ -80,6 +80,7 @@ class Searching(Trainer):
         self.perturbs = config.discretisation == "perturbation"
         self.picks_last = picks_last or self.perturbs
         self.best: Mapping[str, Any] = {}
+        self.reached = 0.0  # the temperature of this epoch; 0 where it is open
 
     def phase(self, epoch: int) -> str:
         """Warm-up updates weights only, so that no operation wins because it has less to learn."""
@@ -87,7 +88,7 @@ class Searching(Trainer):
 
     def batches(self, epoch: int, done: int) -> Iterator[tuple[Batch, ...]]:
         """A batch of the weight half, and after warm-up one of the architecture half beside it."""
-        self.levels.set_temperature(self.temperature(epoch))
+        self.set_temperature(epoch, done)
         weights = super().batches(epoch, done)
         if self.phase(epoch) == "warmup":
             return weights
@@ -100,6 +101,14 @@ class Searching(Trainer):
         done = epoch + 1 - self.config.warmup_epochs
         falling = self.schedule.epochs - self.config.warmup_epochs - self.settled_epochs
         return float((self.config.temperature or 1) ** min(max(done, 0) / (falling + 1), 1))
+
+    def set_temperature(self, epoch: int, done: int) -> None:
+        """That of the epoch, or the one in which the steps were done after which it goes on."""
+        if not (done and self.reached):
+            self.reached, entropy = self.temperature(epoch), self.config.final_entropy
+            if entropy and self.is_settled(epoch):
+                self.reached = self.levels.settle(self.reached, entropy)
+        self.levels.set_temperature(self.reached)
 
     @property
     def settled_epochs(self) -> int:
@@ -156,10 +165,12 @@ class Searching(Trainer):
             **decoder_figures(self.learner.reconstruct, self.split.validation),
             **weights,
             **architecture.describe(),
+            "temperature": self.reached,
         }
         free = parameter_free(self.levels.supernet)
         # in the second half of its fall the temperature makes the choices, on purpose
-        meant = 0 < self.temperature(record["epoch"]) <= self.config.temperature**0.5 < 1
+        epoch = record["epoch"]
+        meant = self.reached < self.temperature(epoch) or self.reached <= self.config.temperature**0.5 < 1
         monitors = monitor_search({**record, **judged}, norms, history, free, self.config.stop_rule, last, meant)
         return {**judged, "monitors": monitors}
 
@@ -196,12 +207,13 @@ class Searching(Trainer):
 
     def state_dict(self) -> dict[str, Any]:
         architecture = self.levels.architecture.state_dict()
-        return {"best": dict(self.best) or None, **super().state_dict(), "architecture_optimizer": architecture}
+        own = {"best": dict(self.best) or None, "temperature": self.reached, "architecture_optimizer": architecture}
+        return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.levels.architecture.load_state_dict(state["architecture_optimizer"])
-        self.best = state["best"] or {}
+        self.best, self.reached = state["best"] or {}, state.get("temperature", 0.0)  # earlier versions lowered none
 
 
 def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:

@@ -121,7 +121,7 @@ def test_published_and_random_architectures_and_values_have_no_search(search: st
     for reference in ("published", "random:0", value):
         found = recorded(reference)
         assert [found[name] for name in ("protocol", "family", "objective", "preset", "splits")] == [
-            "cifar10", "arpl", "vae_contrastive", "small", "0",
+            "cifar10", "arpl", "cross_entropy", "small", "0",
         ]  # fmt: skip
 
 

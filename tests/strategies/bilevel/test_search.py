@@ -84,7 +84,7 @@ def run(
     """A search of seconds."""
     settings: dict[str, Any] = {
         "protocol": "digits", "preset": "tiny", "layers": 3, "epochs": 3, "batch_size": 16, "rule": "cap",
-        "objective_config": {"decoder_channels": 0}, "threads": 1, "device": "cpu",
+        "objective": "vae_contrastive", "objective_config": {"decoder_channels": 0}, "threads": 1, "device": "cpu",
     }  # fmt: skip
     own = {"warmup_epochs": 1, **changes.pop("own", {})}
     plan = plan_search(SearchRequest(**{**settings, "strategy_config": own, **changes}))
@@ -227,6 +227,27 @@ def test_the_temperature_falls_after_warm_up_and_stays_in_the_end(
     )
     run(digits, epochs=5, own={"settled": settled, "temperature": 0.1})
     assert seen == pytest.approx(expected)
+
+
+def test_choices_are_decided_in_the_settled_epochs_however_little_the_logits_differ(digits: OpenSetData) -> None:
+    """Without the option the same logits leave an entropy near 1; the temperature that it took is in the history."""
+    own = {"settled": 0.5, "temperature": 0.5, "architecture_lr": 1e-3}
+    _, plain = run(digits, epochs=5, own=own)
+    _, decided = run(digits, epochs=5, own={**own, "final_entropy": 0.3})
+    assert plain.records[:3] == decided.records[:3]
+    for before, after in zip(plain.records[3:], decided.records[3:], strict=True):
+        assert before["monitors"]["entropy"]["alpha"] > 0.9 and before["temperature"] == 0.5
+        assert after["monitors"]["entropy"]["alpha"] < 0.4 and after["temperature"] < 0.1
+        assert "entropy" not in after["monitors"]["warnings"]
+
+
+def test_a_search_resumed_within_an_epoch_keeps_the_temperature_that_it_took(digits: OpenSetData) -> None:
+    own = {"settled": 0.5, "temperature": 0.5, "final_entropy": 0.3}
+    whole, recorder = run(digits, epochs=5, own=own)
+    part = MemoryRecorder(clone(recorder.states[3]), clone(recorder.records[:4]))
+    resumed, part = run(digits, part, epochs=5, own=own)
+    assert_same(recorder.records, part.records)
+    assert whole == resumed
 
 
 @pytest.mark.parametrize(
