@@ -64,7 +64,7 @@ class Outputs:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         """A copy with `function` applied to every tensor that is there."""
-        return Outputs(**{name: function(getattr(self, name)) for name in self.available()})
+        return type(self)(**{name: function(getattr(self, name)) for name in self.available()})
 
     def __len__(self) -> int:
         """The number of images B (0 when there is no tensor at all)."""
@@ -77,4 +77,28 @@ class Outputs:
     @staticmethod
     def concatenate(parts: list[Outputs]) -> Outputs:
         """All images of several batches in one container; every part must have the same fields."""
-        return Outputs(**{name: torch.cat([getattr(part, name) for part in parts]) for name in parts[0].available()})
+        names, kind = parts[0].available(), type(parts[0])
+        return kind(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass
+class Observed(Outputs):
+    """What a rule that asks the network itself (`ScoringRule.observe`) can be told besides.
+
+    Attributes:
+        layers: [B, L, C] the mean of each channel of the encoder's maps, from the finest to the coarsest; behind the
+            channels of a narrower map there are zeros.
+        turns: [B, 4] logits of how far an image has been turned to the left, in quarters; None without the side task
+            `rotpred`.
+    """
+
+    layers: Tensor | None = None
+    turns: Tensor | None = None
+
+
+def mean_of_both(infer: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+    """The means of the outputs for images [B, C, H, W] and for their mirror images (left to right)."""
+    seen, mirrored = infer(images), infer(images.flip(-1))
+    if isinstance(mirrored, Observed) and mirrored.turns is not None:
+        mirrored.turns = mirrored.turns[:, [0, 3, 2, 1]]  # in a mirror, left is right
+    return type(seen)(**{name: (getattr(seen, name) + getattr(mirrored, name)) / 2 for name in seen.available()})

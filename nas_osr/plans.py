@@ -45,6 +45,8 @@ from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.pace import Pace
 from nas_osr.training.recipes import Recipe
 
+# of the augmentation, as recipes have them
+MAGNITUDES = ("rotation", "padding", "border", "flips", "changes", "magnitude", "cutout", "jitter", "rounds", "blend")
 T = TypeVar("T")
 D = TypeVar("D", bound=DeviceOptions)
 
@@ -123,6 +125,11 @@ class ObjectivePlan:
         return objective
 
     @property
+    def side_task(self) -> str:
+        """What is learned besides, or "none"; a plug-in's settings may have no such choice."""
+        return str(getattr(self.settings, "side_task", "none"))
+
+    @property
     def bound(self) -> str | None:
         """Why a longer training is another one from its first step on; None where it is not."""
         follows = self.kind.follows(self.settings)
@@ -171,7 +178,7 @@ class SchedulePlan:
                 protocol,
                 "none" if heads.makes_views else recipe.augmentation,
                 scale=(recipe.crop, 1.0),
-                rotation=recipe.rotation,
+                **{name: getattr(recipe, name) for name in MAGNITUDES},
             ),
             seed=seed,
             averaging=recipe.averaging,
@@ -288,8 +295,8 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
     kind = objective_class(name)
     settings = resolve_objective_config(name, request.objective_config, protocol, phase)
     rule = request.rule or kind.default_rule
-    check_rule(rule_class(rule), kind)
     plan = ObjectivePlan(name, kind, settings, rule, request.rule_config)
+    check_rule(rule_class(rule), kind, plan.side_task)
     plan.make_rule()
     return plan
 

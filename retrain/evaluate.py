@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nas_osr.cost.estimate import count_macs
 from nas_osr.data.dataset import OpenSetData
 from nas_osr.data.protocols import find_unknown
 from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import average_mirrored, collect_for, collect_outputs, evaluate_rule
+from nas_osr.evaluation.judging import collect_for, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.files.paths import user_path
 from nas_osr.outputs import Outputs
@@ -35,23 +34,16 @@ from nas_osr.search_spaces.architectures.architecture import Architecture
 logger = logging.getLogger(__name__)
 
 
-def forward_of(learner: Any, mirrored: bool) -> Callable[[Tensor], Outputs]:
-    """What is asked for the outputs of images: the learner, or its mean over an image and its mirror image."""
-    return average_mirrored(learner.infer) if mirrored else learner.infer  # type: ignore[no-any-return]
-
-
-def fit_rules(
-    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any, *, mirrored: bool = False
-) -> None:
+def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any) -> None:
     """Fit on all known training images (not augmented) and set the thresholds on known validation images.
 
     `learner` is in eval mode, on `device`; its outputs are computed once for all rules, and only where one learns from
-    them; one that needs the network looks for itself. `mirrored` averages those of each image and its mirror image.
+    them; one that needs the network looks for itself.
     """
-    infer, labels = forward_of(learner, mirrored), data.train.labels
+    infer, labels = learner.infer, data.train.labels
     for train, learning in collect_for([rule for rule in rules if rule.learns], infer, data.train, device):
         both = None
-        if data.protocol.mirrors and not mirrored and any(rule.fits_mirrored for rule in learning):
+        if data.protocol.mirrors and not learner.mirrored and any(rule.fits_mirrored for rule in learning):
             flipped = replace(data.train, images=data.train.images.flip(-1))
             outputs = collect_outputs(infer, flipped, device=device)
             both = Outputs.concatenate([train, outputs]), torch.cat([labels, labels])
@@ -63,13 +55,13 @@ def fit_rules(
 
 
 def evaluate_test(
-    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any, *, mirrored: bool = False
+    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any
 ) -> list[tuple[dict[str, float | None], Predictions]]:
     """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
     test = data.test()
     known_names, unknown_names = data.names()
     judged = {}
-    for outputs, looking in collect_for(rules, forward_of(learner, mirrored), test, device):
+    for outputs, looking in collect_for(rules, learner.infer, test, device):
         for rule in looking:
             judged[rule] = evaluate_rule(
                 rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
@@ -86,17 +78,16 @@ def write_evaluation(
     data: OpenSetData,
     bootstrap: int,
     label: str = "",
-    *,
-    mirrored: bool = False,
 ) -> dict[str, Any]:
     """Write predictions.csv and metrics.json; returns what metrics.json holds.
+
+    Where outputs are means over mirror images, `macs` are those of one pass, of which they take two.
 
     Args:
         judged: what `evaluate_test` has found by the rule.
         network: the learner's: an architecture, or the name of a baseline network.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         label: the files are called predictions-LABEL.csv and metrics-LABEL.json where there is one.
-        mirrored: whether outputs are means over mirror images; `macs` are those of one pass, of which they take two.
     """
     (metrics, predictions), protocol = judged, data.protocol
     suffix, source = f"-{label}" if label else "", rule.threshold_source()
@@ -113,7 +104,7 @@ def write_evaluation(
         },
         "label": label,
         "rule": rule.name,
-        "mirrored": mirrored,
+        "mirrored": learner.mirrored,
         "threshold": rule.threshold,
         "threshold_source": source,
         "protocol": protocol.to_dict(),
@@ -132,7 +123,7 @@ def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
 
     Returns:
         What each metrics.json holds: for every part in turn, and there for every rule. Another unknown source or rule,
-        and averages over mirror images, are written beside it, as metrics-LABEL.json.
+        and averages over mirror images where the run has none, are written beside it, as metrics-LABEL.json.
 
     Raises:
         UserError: the folder is not a finished retraining, or data or rule do not fit.
@@ -145,37 +136,44 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     """Evaluate one run folder, a result for each rule; see `run_evaluate`."""
     if request.mirrored and request.embeddings:
         raise UserError("embeddings are of the images as they are: leave --mirrored out")
+    if request.mirrored and request.one_sided:
+        raise UserError("mirrored and one_sided exclude each other: leave one of them out")
     kept = read_run(run, request.data_dir)
     if request.unknown is not None and shows_outliers(request.unknown, kept.config):
         raise UserError(f"{run.path}: learned from images of {request.unknown} as outliers; choose another --unknown")
+    mirrored = (kept.mirrored or request.mirrored) and not request.one_sided
+    otherwise = ("mirrored" if mirrored else "one_sided") if mirrored != kept.mirrored else None
     chosen = choose_rules(kept.objective, request)
     rules, labels = [rule for rule, _ in chosen], []
     for rule, changed in chosen:
         marks = (
             name_unknown(request.unknown),
             rule.name if changed else None,
-            "mirrored" if request.mirrored else None,
+            otherwise,
         )
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
     opened = reopen(run, request, request.unknown, any_images=True)
+    opened.learner.module.mirrored = mirrored
     parts = (opened.learner, opened.data, opened.fabric.device)
     if images_changed(run, opened.data):
-        model = kept_model(run, differs=request.mirrored or any(changed for _, changed in chosen))
+        model = kept_model(run, differs=otherwise is not None or any(changed for _, changed in chosen))
         opened.learner.load_state_dict(model.learner.state_dict())  # with what the rule has told the objective
         rules = [model.rule]
     else:
-        fit_rules(rules, *parts, mirrored=request.mirrored)
-    judged = evaluate_test(rules, *parts, mirrored=request.mirrored)
-    if request.embeddings:
-        suffix = f"-{name_unknown(request.unknown)}" if request.unknown else ""
-        write_embeddings(run.path / f"embeddings{suffix}.npz", opened, judged[0][1])
+        fit_rules(rules, *parts)
+    judged = evaluate_test(rules, *parts)
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
-    return [
-        write_evaluation(run, rule, found, *about, label, mirrored=request.mirrored)
+    results = [
+        write_evaluation(run, rule, found, *about, label)
         for rule, found, label in zip(rules, judged, labels, strict=True)
     ]
+    if request.embeddings:
+        opened.learner.module.mirrored = False  # of the images as they are
+        suffix = f"-{name_unknown(request.unknown)}" if request.unknown else ""
+        write_embeddings(run.path / f"embeddings{suffix}.npz", opened, judged[0][1])
+    return results
 
 
 def kept_model(run: RunFolder, *, differs: bool) -> Model:
@@ -212,16 +210,16 @@ def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tup
     UserError: no such rule, or the objective cannot feed it, or settings for several.
     """
     if request.rule is None:
-        check_rule(rule_class(objective.rule, import_plugins=False), objective.kind)
+        check_rule(rule_class(objective.rule, import_plugins=False), objective.kind, objective.side_task)
         settings = request.rule_config or objective.rule_settings
         rule = make_rule(objective.rule, settings, import_plugins=False)
         return [(rule, settings != objective.rule_settings)]
-    names = list_rules(request.rule, objective.kind)
+    names = list_rules(request.rule, objective.kind, objective.side_task)
     if request.rule_config and len(names) > 1:
         raise UserError(f"rule_config: settings are for one rule, and {len(names)} are asked for: name one with --rule")
     chosen = []
     for name in names:
-        check_rule(rule_class(name), objective.kind)
+        check_rule(rule_class(name), objective.kind, objective.side_task)
         same = name == objective.rule and request.rule_config in ({}, objective.rule_settings)
         chosen.append((make_rule(name, objective.rule_settings if same else request.rule_config), not same))
     return chosen

@@ -44,6 +44,7 @@ FIELDS = (
     "program", "schema", "network", "architecture", "objective", "rule", "class_thresholds", "classes", "image_shape",
     "file_shape", "mean", "std", "weights_sha256", "about",
 )  # fmt: skip
+LATER_FIELDS = ("mirrored",)  # which models of earlier versions lack
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def describe_model(model: Model, weights_sha256: str = "") -> dict[str, Any]:
         },
         "class_thresholds": model.class_thresholds,
         **asdict(model.inputs),
+        "mirrored": model.learner.mirrored,
         "weights_sha256": weights_sha256,
         "about": {"versions": versions(), **model.about},
     }

@@ -20,7 +20,16 @@ from nas_osr.files.text import as_fields, as_integer, as_items, as_string, check
 from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.build import build_learner
-from nas_osr.retrain.model import FIELDS, JSON_FILE, MODEL_SCHEMA, WEIGHTS_FILE, Model, ModelInputs, find_model
+from nas_osr.retrain.model import (
+    FIELDS,
+    JSON_FILE,
+    LATER_FIELDS,
+    MODEL_SCHEMA,
+    WEIGHTS_FILE,
+    Model,
+    ModelInputs,
+    find_model,
+)
 from nas_osr.retrain.networks import NETWORKS, check_network
 from nas_osr.retrain.networks.foreign import TIMM
 from nas_osr.runs.names import PROGRAM
@@ -52,7 +61,7 @@ def open_model(path: str | Path) -> Model:
         raise UserError(f"{file}: not the description of a model of nas-osr")
     if value.get("schema") != MODEL_SCHEMA:
         raise UserError(f"{file}: schema {show(value.get('schema'))}, read is {MODEL_SCHEMA}: update nas-osr")
-    as_fields(value, str(file), FIELDS)
+    as_fields(value, str(file), FIELDS, LATER_FIELDS)
     check_json_value(value, str(file), MAX_DEPTH)
     try:
         inputs = read_inputs(value)
@@ -65,6 +74,9 @@ def open_model(path: str | Path) -> Model:
             raise UserError(f"class_thresholds has {len(thresholds)} numbers for {inputs.num_known} classes")
         if not isinstance(value["about"], dict):
             raise UserError(f"about: expected an object, got {show(value['about'])}")
+        mirrored = value.get("mirrored", False)
+        if not isinstance(mirrored, bool):
+            raise UserError(f"mirrored: expected true or false, got {show(mirrored)}")
         state = as_fields(value["rule"], "rule", ("name", "settings", "state"))["state"]
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -73,6 +85,7 @@ def open_model(path: str | Path) -> Model:
         check_sizes(network, inputs, plan, tensors, folder)
     with torch.random.fork_rng(devices=[]):
         learner = build_learner(network, inputs, plan)
+    learner.mirrored = mirrored
     model = Model(network, plan, inputs, learner, rule, thresholds, dict(value["about"]))
     fill_model(model, tensors, state, folder)
     return model
@@ -127,9 +140,10 @@ def read_objective(value: Mapping[str, Any]) -> ObjectivePlan:
             raise UserError(f"{where}: expected an object, got {show(settings)}")
     name, rule = as_string(described["name"], "objective.name"), as_string(judged["name"], "rule.name")
     kind = objective_class(name, import_plugins=False)
-    check_rule(rule_class(rule, import_plugins=False), kind)
     settings = make_config(f"objective {name}", kind.config_class, described["settings"])
-    return ObjectivePlan(name, kind, settings, rule, judged["settings"])
+    plan = ObjectivePlan(name, kind, settings, rule, judged["settings"])
+    check_rule(rule_class(rule, import_plugins=False), kind, plan.side_task)
+    return plan
 
 
 def read_tensors(file: Path, checksum: str) -> dict[str, Tensor]:
@@ -151,7 +165,7 @@ def read_tensors(file: Path, checksum: str) -> dict[str, Tensor]:
 def is_shipped(network: Architecture | str, plan: ObjectivePlan) -> bool:
     """Whether network and objective are made of this package's own classes."""
     if isinstance(network, str):
-        return (network in NETWORKS or network.startswith(TIMM)) and plan.name in OBJECTIVES
+        return (network.partition(":")[0] in NETWORKS or network.startswith(TIMM)) and plan.name in OBJECTIVES
     operations = set(network.chosen_cells().values())
     return plan.name in OBJECTIVES and network.stem in STEMS and operations <= set(OPERATIONS)
 

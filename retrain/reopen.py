@@ -42,6 +42,11 @@ class KeptRun:
     protocol: Protocol
     objective: ObjectivePlan
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether it looks at mirror images, too, wherever it is used; see `Recipe.mirrored`."""
+        return bool(self.config.recipe_config.get("mirrored")) and self.protocol.mirrors
+
 
 @dataclass(frozen=True)
 class Reopened(KeptRun):
@@ -177,6 +182,7 @@ def load_learner(kept: KeptRun) -> Learner:
     """The trained network of a run folder, on the CPU. Raises UserError when there is none or it does not fit."""
     run, network = kept.run, kept.network
     learner = build_learner(network, kept.protocol, kept.objective)
+    learner.mirrored = kept.mirrored
     state = run.load_checkpoint()
     if state is None:
         raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")

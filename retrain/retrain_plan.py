@@ -158,6 +158,7 @@ def plan_training(
 ) -> TrainingPlan:
     """What a request whose fields are filled trains on a protocol. UserError: something is wrong, or does not fit."""
     check_image_shape(protocol.image_shape)
+    schedule.recipe.check_installed()
     if isinstance(network, str):
         check_network(network, protocol.image_shape)
     objective = plan_objective(request, protocol, "retrain")

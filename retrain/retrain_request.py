@@ -72,7 +72,8 @@ class RetrainRequest(NetworkOptions, RunRequest):
     objective: Annotated[str | None, Choices(OBJECTIVES, plugins=True)] = None
     "training loss; the search's, or the preset's: cross_entropy of small, vae_contrastive of paper and tiny."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
-    "instead of an architecture: a baseline network, timm:NAME, or your own torch.nn.Module."
+    """instead of an architecture: a baseline network (with settings as in plain:width=64), timm:NAME, or your own
+    torch.nn.Module."""
     weights: str | None = None
     "what that network begins with: a file (safetensors, or of torch.save), or pretrained, from timm's hub."
     init: UserPath | None = None
@@ -119,8 +120,8 @@ class ReopenOptions(DeviceOptions):
 class EvaluateRequest(ReopenOptions, FinishedOptions):
     """Evaluate a retrained network again from its saved model: rule, threshold and every figure are computed anew.
 
-    Results under another unknown source or rule, or with --mirrored, are written beside the run's own, as
-    metrics-LABEL.json.
+    Results under another unknown source or rule, or with --mirrored or --one_sided, are written beside the run's own,
+    as metrics-LABEL.json.
     """
 
     unknown: str | None = None
@@ -130,7 +131,9 @@ class EvaluateRequest(ReopenOptions, FinishedOptions):
     rule_config: dict[str, Any] = field(default_factory=dict)
     "settings of the rule, where it is one."
     mirrored: bool = False
-    "average the outputs for each image and its mirror image; twice the time."
+    "average the outputs for each image and its mirror image, as recipe strong does by itself; twice the time."
+    one_sided: bool = False
+    "look at each image as it is alone, where the run's recipe averages over mirror images."
     embeddings: bool = False
     "write what the network makes of training and test images to embeddings.npz, too."
     bootstrap: Annotated[int, NOT_NEGATIVE] = 1000

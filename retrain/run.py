@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.files.paths import user_path
 from nas_osr.metrics.resampling import mean_and_spread
+from nas_osr.option_docs import list_defaults
 from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import check_divided
@@ -38,6 +39,7 @@ from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.seeds import derive_seed
 from nas_osr.training.determinism import deterministic_algorithms
+from nas_osr.training.recipes import Recipe
 
 
 def run_retrain(request: RetrainRequest, command: list[str], estimate: bool = True) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def retrain_as_planned(plan: RetrainPlan, command: list[str]) -> dict[str, Any]:
 
 def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
     """Begin the retraining in its folder, or go on with one that is asked for more splits or epochs. UserError."""
-    modernise_classes(outer)
+    modernise(outer)
     finished = outer.finished
     if not (plan.output.resume and (finished or outer.resumed)):
         outer.provenance(command, plan.recorded, None, None)
@@ -123,10 +125,19 @@ def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
         outer.provenance(command, plan.recorded, None, None)
 
 
-def modernise_classes(run: RunFolder) -> None:
-    """Let a retraining that an earlier version began go on: give its config.yaml the names of its classes."""
-    if run.resumed and "image_size" not in run.read_config():
-        config = name_former_classes(RetrainRequest, run.read_config(), str(run.path / "config.yaml"))
+def modernise(run: RunFolder) -> None:
+    """Let a retraining that an earlier version began go on: complete its config.yaml.
+
+    It gets the names of its classes, and the settings of recipes that there were not, which stand for what was done.
+    """
+    if not (run.resumed or run.finished):
+        return
+    before = run.read_config()
+    config = name_former_classes(RetrainRequest, before, str(run.path / "config.yaml")) if run.resumed else dict(before)
+    if isinstance(before.get("recipe_config"), dict):
+        settings = {name: value for name, value in list_defaults(Recipe).items() if value is not MISSING}
+        config["recipe_config"] = {**settings, **before["recipe_config"]}
+    if config != before:
         run.write_yaml("config.yaml", config)
 
 
@@ -162,6 +173,7 @@ def run_part(
         ) as folder,
         Loggers(output.logger) as loggers,
     ):
+        folder.call(modernise)
         folder.call(lambda run: lengthen(run, part.recorded, training.bound))
         done = folder.call(read_part_result)
         if done is not None:
@@ -173,7 +185,6 @@ def run_part(
         check_divided(training.objective.name, True, min(schedule.batch_size, len(data.known.train)))
         check_same(fabric, "training images", data.fingerprint)
         about = training.machine.conditions(fabric)
-        folder.call(modernise_classes)
         folder.call(lambda run: run.provenance(command, part.recorded, part.seed, data.fingerprint, **about))
         folder.call(training.initial.record)
         folder.call(lambda run: save_architecture(training.network, run))

@@ -102,6 +102,7 @@ class TrainingPlan:
             draws=draws or int(recipe.watches),
         )
         run_epochs(trainer, recorder)
+        learner.mirrored = recipe.mirrored and self.protocol.mirrors
         if trainer.best:
             wrapped.load_state_dict(trainer.best["weights"])
             if not draws:

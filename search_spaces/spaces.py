@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from nas_osr.plugins import load_class
 from nas_osr.search_spaces.operations import ACTIVATIONS, OPERATIONS
 from nas_osr.search_spaces.space import POOLINGS, Space
-from nas_osr.search_spaces.stems import STEMS
 
 SPACES: dict[str, str] = {
     "paper": "nas_osr.search_spaces.space:Space",
@@ -23,7 +22,7 @@ class Wide(Space):
     """All operations in every cell, and all that can be chosen of the network as a whole."""
 
     operations: tuple[str, ...] = tuple(OPERATIONS)
-    stems: tuple[str, ...] = tuple(STEMS)
+    stems: tuple[str, ...] = ("strided", "pooled")  # by name: what is drawn by a seed stays, whatever joins the table
     activations: tuple[str, ...] = ACTIVATIONS
     poolings: tuple[str, ...] = POOLINGS
     outputs: tuple[int, ...] = (1, 2)

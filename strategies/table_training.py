@@ -82,11 +82,11 @@ def rules_of_table(request: TabulateRequest, plan: SearchPlan) -> tuple[str, ...
     """The rules that judge, the search's own first. UserError: there is no such rule, or it cannot be fed."""
     kind, own = plan.whole_objective.kind, plan.whole_objective.rule
     if request.rules is not None:
-        names = list_rules(request.rules, kind)
+        names = list_rules(request.rules, kind, plan.whole_objective.side_task)
     else:
         names = [name for name in READS_LOGITS if rule_class(name).needs <= kind.provides]
     for name in names:
-        check_rule(rule_class(name), kind)
+        check_rule(rule_class(name), kind, plan.whole_objective.side_task)
     return tuple(dict.fromkeys([own, *names]))
 
 

@@ -18,8 +18,13 @@ def rules(json: bool = False) -> None:
     provides = {name: read_attribute(found, "provides") for name, found in OBJECTIVES.items()}
     heads = {name: read_attribute(found, "last_layer", default="") for name, found in OBJECTIVES.items()}
     reads_head = {rule: read_attribute(found, "needs_head", default=False) for rule, found in RULES.items()}
+    side = {rule: read_attribute(found, "needs_side", default="") for rule, found in RULES.items()}
     fed = {
-        name: [rule for rule in RULES if needs[rule] <= provides[name] and (heads[name] or not reads_head[rule])]
+        name: [
+            rule
+            for rule in RULES
+            if needs[rule] <= provides[name] and (heads[name] or not reads_head[rule]) and not side[rule]
+        ]
         for name in OBJECTIVES
     }
     defaults = {name: read_attribute(found, "default_rule") for name, found in OBJECTIVES.items()}
@@ -31,6 +36,9 @@ def rules(json: bool = False) -> None:
         marks = ("*" if rule == defaults[name] else "yes" if rule in fed[name] else "-" for name in OBJECTIVES)
         rows.append([rule, *marks, read_attribute(found, "paper")])
     show_table(rows)
+    for rule, task in side.items():
+        if task:
+            print(f"{rule}: for networks that have learned it besides (--objective_config.side_task {task})")
     print(
         f"{BRIDGE}NAME: a detector of logits or features of pytorch-ood, such as {BRIDGE}SHE (pip install nas-osr[ood])"
     )

@@ -207,7 +207,8 @@ def check_evaluation(config: Any, needed: Iterable[Any]) -> None:
     for record in needed:
         if record is not None and "splits" in record:
             for name in names:
-                check_rule(rule_class(name), objective_class(record["objective"]))
+                side_task = (record.get("objective_config") or {}).get("side_task", "none")
+                check_rule(rule_class(name), objective_class(record["objective"]), side_task)
             if config.unknown is not None:
                 retraining = RetrainRequest(**record)
                 protocol = retraining.protocol_of(int(record["splits"]))

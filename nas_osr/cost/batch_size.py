@@ -51,11 +51,11 @@ def pick_batch(usual: int, fabric: Fabric, make: Callable[[Fabric], Cost]) -> in
 
 
 def scaled_rate(rate: float, optimizer: str, batch: int, usual: int) -> float:
-    """The learning rate for another batch: in proportion to it with `sgd`, to its root with `adam`.
+    """The learning rate for another batch: in proportion to it with `sgd`, to its root with others.
 
     Goyal et al. 2017 (linear scaling) and Malladi et al. 2022 (square root scaling of adaptive methods).
     """
-    return rate * (math.sqrt(batch / usual) if optimizer == "adam" else batch / usual)
+    return rate * (math.sqrt(batch / usual) if optimizer != "sgd" else batch / usual)
 
 
 def begun_config(out: Path, resume: bool) -> dict[str, Any]:

@@ -1,21 +1,36 @@
-"""Random augmentation of whole batches: on their device, different for every image, reproducible from a generator."""
+"""Random augmentation of whole batches: on their device, different for every image, reproducible from a generator.
+
+Crops, flips and rotations are written here, since torchvision draws once for a batch, and kornia takes 15 times as
+long: up to a tenth of a whole run with a fast network (docs/reference/recipes.md#augmentation).
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from nas_osr.configuration import Checked, check_choice
+from nas_osr.configuration import Checked
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.option_docs import NOT_NEGATIVE
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
+from nas_osr.plugins import check_name, load
+from nas_osr.seeds import make_generator
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-RECIPES = ("none", "search", "crop_flip")
+RECIPES = ("none", "search", "crop_flip")  # the first alone; the others move an image's pixels
+CHANGES = {  # what else is in a list
+    "randaugment": "nas_osr.data.changes:randaugment",
+    "cutout": "nas_osr.data.changes:cutout",
+    "jitter": "nas_osr.data.changes:jitter",
+    "pixmix": "nas_osr.data.changes:mix_with_fractals",
+}
+OWN_CHANGE = "nas_osr.data.changes:own_change"  # where the function of another name is called
+Flips = Literal["random", "alternating"]
+Border = Literal["black", "reflect"]
 
 
 @dataclass(frozen=True)
@@ -23,26 +38,73 @@ class AugmentationConfig(Checked):
     """How training images are varied.
 
     Attributes:
-        recipe: "none"; "search" (NAS-OSR's: random resized crop, flip, rotation, in one affine resampling); or
-            "crop_flip" (zero-pad, random crop, flip: every pixel is a copy).
+        recipe: "none", or what is done in turn, as in "crop_flip,cutout": "search" (NAS-OSR's: random resized crop,
+            flip, rotation, in one affine resampling), "crop_flip" (pad, random crop, flip: every pixel is a copy), some
+            of `CHANGES`, or functions of the user's own by dotted path, see `nas_osr.data.changes.own_change`.
         flip: mirror half of the images from left to right.
+        flips: which half: "random" ones of each batch, or "alternating", see `flipped_now`; then `augment` is given
+            images that are mirrored already.
         scale: search: range of the cropped share of the area, in (0, 1].
         aspect: search: the crop's width/height is log-uniform in [1/aspect, aspect], as far as it fits; at least 1.
         rotation: search: largest angle in degrees, either way.
         padding: crop_flip: pixels on each side.
+        border: crop_flip: what they show: "black" ones, or the image again, "reflect"ed at its edge.
+        changes: randaugment: how many for each image.
+        magnitude: randaugment, pixmix: how strong each is, of 30.
+        cutout: cutout: sides of the square in pixels.
+        jitter: jitter: how far brightness, contrast and saturation vary, and hue a quarter of it.
+        rounds: pixmix: how often an image is mixed at most.
+        blend: pixmix: the larger, the more of the image stays.
     """
 
     recipe: str = "search"
     flip: bool = True
+    flips: Flips = "random"
     scale: tuple[float, float] = (0.8, 1.0)
     aspect: float = 4 / 3
     rotation: Annotated[float, NOT_NEGATIVE] = 10.0
     padding: Annotated[int, NOT_NEGATIVE] = 4
+    border: Border = "black"
+    changes: Annotated[int, Range(1, 14)] = 1
+    magnitude: Annotated[float, Range(0, 30)] = 6.0
+    cutout: Annotated[int, POSITIVE] = 8
+    jitter: Annotated[float, SHARE] = 0.4
+    rounds: Annotated[int, Range(1, 100)] = 4
+    blend: Annotated[float, POSITIVE] = 3.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "recipe", RECIPES, where="augmentation: ")
+        check_augmentation(self.recipe, where="augmentation: ")
         check_crops(self, where="augmentation: ")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is done, in turn."""
+        return () if self.recipe == "none" else split_names(self.recipe)
+
+    @property
+    def alternates(self) -> bool:
+        """Whether images are to be mirrored by `flipped_now` before they are augmented."""
+        return self.flip and self.flips == "alternating" and not {"search", "crop_flip"}.isdisjoint(self.names)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether `augment` mirrors images."""
+        return self.flip and self.flips == "random"
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a list such as "crop_flip,cutout"."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+def check_augmentation(text: str, where: str) -> None:
+    """UserError, beginning with `where`, unless a list names what can be done in turn. Nothing is imported."""
+    names = split_names(text)
+    for name in names:
+        check_name("augmentation", name, (*RECIPES, *CHANGES), where)
+    if len(set(names)) < len(names) or ("none" in names and len(names) > 1):
+        raise UserError(f"{where}augmentation {text!r}: name each once, and none alone")
 
 
 def is_range(value: Any) -> bool:
@@ -78,9 +140,28 @@ def augment(images: Tensor, config: AugmentationConfig | str, generator: torch.G
         [B, C, H, W], still in [0, 1], on the images' device.
     """
     config = AugmentationConfig(config) if isinstance(config, str) else config
-    if config.recipe == "none" or not len(images):
+    if not len(images):
         return images
-    return _crop_flip(images, config, generator) if config.recipe == "crop_flip" else _search(images, config, generator)
+    for name in config.names:
+        if name in RECIPES:
+            images = (_crop_flip if name == "crop_flip" else _search)(images, config, generator)
+        elif name in CHANGES:
+            images = load(CHANGES[name])(images, config, generator)
+        else:
+            images = load(OWN_CHANGE)(images, name, generator)
+    return images
+
+
+def flipped_now(count: int, seed: int, epoch: int) -> Tensor:
+    """Which of all `count` training images are mirrored in an epoch (from 0): [count] bool, on the CPU.
+
+    A random half in the first, the others in the second, and so on in turn: in every two epochs each image is seen both
+    ways (Jordan 2024, airbench94), where chance shows a quarter of them twice the same way and never the other.
+    """
+    import torch
+
+    first = torch.rand(count, generator=make_generator(seed, "flips")) < 0.5
+    return first ^ bool(epoch % 2)
 
 
 def _uniform(count: int, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -101,7 +182,7 @@ def _search(images: Tensor, config: AugmentationConfig, generator: torch.Generat
     crop_w, crop_h = crop_sides(area, aspect, config)
     # Its centre, in grid_sample's coordinates, where the image spans [-1, 1].
     centre_x, centre_y = (1 - crop_w) * (2 * shift_x - 1), (1 - crop_h) * (2 * shift_y - 1)
-    sign = torch.where(mirrored < 0.5, -1.0, 1.0) if config.flip else torch.ones_like(mirrored)
+    sign = torch.where(mirrored < 0.5, -1.0, 1.0) if config.mirrors else torch.ones_like(mirrored)
     radians = math.radians(config.rotation) * (2 * angle - 1)
     cos, sin = radians.cos(), radians.sin()
     # Where each output pixel reads: rotated (in pixels, so that angles hold in oblong images), mirrored, in the crop.
@@ -137,7 +218,7 @@ def _affine(by_x: Tensor, by_y: Tensor, offset: Tensor, x: Tensor, y: Tensor) ->
 
 
 def _crop_flip(images: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
-    """Zero-pad, cut a window of the old size at random, mirror: one gather, no arithmetic on pixels."""
+    """Pad, cut a window of the old size at random, mirror: one gather, no arithmetic on pixels."""
     import torch
     import torch.nn.functional as F
 
@@ -147,9 +228,16 @@ def _crop_flip(images: Tensor, config: AugmentationConfig, generator: torch.Gene
     top, left = (draws[:2] * (2 * pad + 1)).long().unbind()
     rows = top[:, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(count, width)
-    if config.flip:
+    if config.mirrors:
         columns = torch.where(draws[2, :, None] < 0.5, width - 1 - columns, columns)
     columns = left[:, None] + columns
+    if config.border == "reflect":
+        rows, columns, pad = _reflect(rows - pad, height), _reflect(columns - pad, width), 0
     index = (rows[:, :, None] * (width + 2 * pad) + columns[:, None, :]).view(count, 1, height * width)
     padded = F.pad(images, (pad, pad, pad, pad)).flatten(2)
     return padded.gather(2, index.expand(-1, channels, -1)).view(count, channels, height, width)
+
+
+def _reflect(places: Tensor, side: int) -> Tensor:
+    """Places along a side of pixels 0..side-1; those beyond an end, by less than a side, as far inside of it."""
+    return (side - 1 - (side - 1 - places.abs()).abs()).abs()

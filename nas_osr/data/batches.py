@@ -11,7 +11,12 @@ from nas_osr.data.dataset import LabelledImages
 
 
 def iterate_batches(
-    data: LabelledImages, batch_size: int, *, generator: torch.Generator | None = None, drop_last: bool = False
+    data: LabelledImages,
+    batch_size: int,
+    *,
+    generator: torch.Generator | None = None,
+    drop_last: bool = False,
+    mirrored: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass over the data.
 
@@ -19,6 +24,8 @@ def iterate_batches(
         batch_size: images a batch, at least 1; the last batch holds the rest.
         generator: shuffles; None keeps the order. It may live on another device than the images.
         drop_last: leave out a last batch that is not full.
+        mirrored: [n] bool on the data's device: which images of a shuffled pass are given as their mirror image, left
+            to right.
 
     Yields:
         images uint8 [B, C, H, W] and labels int64 [B], on the data's device.
@@ -33,7 +40,10 @@ def iterate_batches(
         return
     order = torch.randperm(len(data), generator=generator, device=generator.device).to(data.labels.device)
     for index in order[:end].split(batch_size):
-        yield data.images[index], data.labels[index]
+        images = data.images[index]
+        if mirrored is not None:
+            images = torch.where(mirrored[index, None, None, None], images.flip(-1), images)
+        yield images, data.labels[index]
 
 
 def to_float(images: Tensor) -> Tensor:

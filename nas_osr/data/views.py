@@ -6,6 +6,7 @@ SupCon use on CIFAR. A crop is resampled from the whole image, so its edges are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,15 +75,27 @@ def random_views(images: Tensor, config: ViewConfig | None = None, generator: to
     drawn_on = images.device if generator is None else generator.device
     draws = torch.rand(11, len(images), generator=generator, device=drawn_on).to(images.device)
     views = crop(images, *random_crops(draws[:4], config), mirrored=(draws[4] < 0.5) & config.flip)
-    # images that are left alone get the factors that change nothing
-    jitter = (draws[5] < config.jitter_probability).to(images.dtype)
-    brightness, contrast, saturation = (
-        1 + jitter * strength * (2 * draw - 1)
-        for strength, draw in zip((config.brightness, config.contrast, config.saturation), draws[6:9], strict=True)
-    )
-    turn = jitter * config.hue * (2 * draws[9] - 1)
     # the order is drawn where reading it does not wait for a GPU
     order = torch.randperm(4, generator=generator, device="cpu" if generator is None else drawn_on).tolist()
+    views = vary_colours(views, draws[5:10], order, config)
+    if colourful:
+        views = torch.where((draws[10] < config.grey_probability)[:, None, None, None], grey(views), views)
+    return views.clamp_(0.0, 1.0)
+
+
+def vary_colours(views: Tensor, draws: Tensor, order: Sequence[int], config: ViewConfig) -> Tensor:
+    """Images [B, C, H, W] with other brightness, contrast, saturation and hue (numbered so), in this order.
+
+    draws: [5, B] uniform in [0, 1): which images are varied at all, and how much each of the four.
+    """
+    # images that are left alone get the factors that change nothing
+    jitter = (draws[0] < config.jitter_probability).to(views.dtype)
+    brightness, contrast, saturation = (
+        1 + jitter * strength * (2 * draw - 1)
+        for strength, draw in zip((config.brightness, config.contrast, config.saturation), draws[1:4], strict=True)
+    )
+    turn = jitter * config.hue * (2 * draws[4] - 1)
+    colourful = views.shape[1] == 3
     for change in order:
         if change == 0:
             views = adjust_brightness(views, brightness)
@@ -92,9 +105,7 @@ def random_views(images: Tensor, config: ViewConfig | None = None, generator: to
             views = adjust_saturation(views, saturation)
         elif change == 3 and colourful:
             views = adjust_hue(views, turn)
-    if colourful:
-        views = torch.where((draws[10] < config.grey_probability)[:, None, None, None], grey(views), views)
-    return views.clamp_(0.0, 1.0)
+    return views
 
 
 def random_crops(draws: Tensor, config: ViewConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:

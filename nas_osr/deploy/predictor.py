@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from nas_osr.deploy.pictures import make_images, try_pictures
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import INFERENCE_BATCH
 from nas_osr.objectives.base import Objective
-from nas_osr.outputs import Outputs
+from nas_osr.outputs import Outputs, mean_of_both
 from nas_osr.plans import import_plugins
 from nas_osr.retrain.model import Model
 from nas_osr.retrain.model_reading import open_model
@@ -32,15 +33,17 @@ class Inference(nn.Module):
     Attributes:
         encoder: images -> feature maps (`nas_osr.outputs.Features`).
         objective: the heads.
+        mirrored: whether what they say is the mean of what they make of an image and of its mirror image.
     """
 
-    def __init__(self, encoder: nn.Module, objective: Objective) -> None:
+    def __init__(self, encoder: nn.Module, objective: Objective, mirrored: bool) -> None:
         super().__init__()
-        self.encoder, self.objective = encoder, objective
+        self.encoder, self.objective, self.mirrored = encoder, objective, mirrored
 
-    def forward(self, images: Tensor) -> Outputs:
-        """What the heads say of the images."""
-        return self.objective(self.encoder, images)
+    def forward(self, images: Tensor, whole: bool = False) -> Outputs:
+        """What the heads say of the images; see `Objective.infer`."""
+        look = partial(self.objective.infer, self.encoder, whole=whole)
+        return mean_of_both(look, images) if self.mirrored else look(images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,8 @@ class OpenSetModel:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
         self.model, self.device, self.batch_size = model, choose_device(device), batch_size
-        self.network = Inference(model.learner.encoder, model.learner.objective).eval().to(self.device)
+        learner = model.learner
+        self.network = Inference(learner.encoder, learner.objective, learner.mirrored).eval().to(self.device)
         self.classes_ = np.array(model.inputs.classes)
         self.unknown = UNKNOWN
         while self.unknown in model.inputs.classes:

@@ -89,16 +89,6 @@ def decoder_figures(
     return {"decoder_share": float(error.sum() / spread.sum())} if spread.any() else {}
 
 
-def average_mirrored(module_forward: Callable[[Tensor], Outputs]) -> Callable[[Tensor], Outputs]:
-    """`module_forward` whose outputs are the means of those for an image and for its mirror image (left to right)."""
-
-    def forward(images: Tensor) -> Outputs:
-        seen, mirrored = module_forward(images), module_forward(images.flip(-1))
-        return Outputs(**{name: (getattr(seen, name) + getattr(mirrored, name)) / 2 for name in seen.available()})
-
-    return forward
-
-
 def warn_of_few_images(rule: ScoringRule, count: int) -> None:
     """A line where `count` known validation images are too few for a threshold that accepts what the rule asks for.
 

@@ -12,8 +12,9 @@ from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
-from nas_osr.objectives.parts.side_tasks import make_side_task
-from nas_osr.outputs import FeatureShapes, Outputs
+from nas_osr.objectives.parts.pooling import pool_layers
+from nas_osr.objectives.parts.side_tasks import Remembering, RotPred, make_side_task
+from nas_osr.outputs import FeatureShapes, Observed, Outputs
 
 Batch = tuple[Tensor, Tensor]  # images [B, C, H, W] float in [0, 1] and labels [B] int64 in 0..N-1
 Terms = dict[str, Tensor]  # weighted terms of a loss by name, each a scalar
@@ -140,6 +141,16 @@ class Objective(nn.Module):
     def forward(self, encoder: nn.Module, images: Tensor) -> Outputs:
         """Inference. images: [B, C, H, W] float in [0, 1]."""
         raise NotImplementedError
+
+    def infer(self, encoder: nn.Module, images: Tensor, whole: bool = False) -> Outputs:
+        """What `forward` says; `whole` is with what `Observed` has besides, for a rule that asks the network itself."""
+        if not whole:
+            return self(encoder, images)  # type: ignore[no-any-return]
+        seen = Remembering(encoder)
+        outputs = self(seen, images)
+        assert seen.first is not None
+        turns = self.side.answer(seen.first) if isinstance(self.side, RotPred) else None
+        return Observed(**vars(outputs), layers=pool_layers(seen.first), turns=turns)
 
     def linear_head(self) -> tuple[Tensor, Tensor]:
         """W [N, D] and b [N] of `Outputs.logits` = W `Outputs.embedding` + b. AttributeError without a `last_layer`."""

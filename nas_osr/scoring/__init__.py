@@ -34,6 +34,8 @@ RULES: Mapping[str, str] = {
     "react": "nas_osr.scoring.shaping:ReAct",
     "ash": "nas_osr.scoring.shaping:ASH",
     "scale": "nas_osr.scoring.shaping:SCALE",
+    "knn_layers": "nas_osr.scoring.layers:KNNLayers",
+    "rotpred": "nas_osr.scoring.rotation:RotationConfidence",
     "odin": "nas_osr.scoring.odin:ODIN",
     "nc_distance": "nas_osr.scoring.centroids:NCDistance",
     "nc_uncertainty": "nas_osr.scoring.centroids:NCUncertainty",
@@ -79,11 +81,16 @@ def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plug
     return rule(**settings)
 
 
-def check_rule(rule: type[ScoringRule], objective: type[Objective]) -> None:
-    """Raise UserError unless the objective can feed the rule, see `can_feed`."""
+def check_rule(rule: type[ScoringRule], objective: type[Objective], side_task: str = "none") -> None:
+    """Raise UserError unless the objective, with this side task, can feed the rule, see `can_feed`."""
     missing = [name for name in sorted(rule.needs) if name not in objective.provides]
     if rule.needs_head and not missing and not objective.last_layer:
         missing = ["logits that are linear in the embedding"]
+    if not missing and rule.needs_side not in ("", side_task):
+        raise UserError(
+            f"scoring rule '{rule.name}' needs a network that has learned {rule.needs_side} beside its objective: "
+            f"train with --objective_config.side_task {rule.needs_side}"
+        )
     if missing:
         raise UserError(
             f"scoring rule '{rule.name}' needs {', '.join(missing)}, which objective '{objective.name}' "
@@ -91,22 +98,23 @@ def check_rule(rule: type[ScoringRule], objective: type[Objective]) -> None:
         )
 
 
-def rules_for(objective: type[Objective]) -> list[str]:
+def rules_for(objective: type[Objective], side_task: str = "none") -> list[str]:
     """The names of the shipped rules that an objective can feed."""
     rules = {name: rule_class(name) for name in RULES}
-    return [name for name, rule in rules.items() if can_feed(objective, rule)]
+    return [name for name, rule in rules.items() if can_feed(objective, rule, side_task)]
 
 
-def can_feed(objective: type[Objective], rule: type[ScoringRule]) -> bool:
-    """Whether an objective provides every field of `Outputs`, and the last layer, that the rule needs."""
-    return rule.needs <= objective.provides and (bool(objective.last_layer) or not rule.needs_head)
+def can_feed(objective: type[Objective], rule: type[ScoringRule], side_task: str = "none") -> bool:
+    """Whether an objective provides every field of `Outputs`, the last layer and the side task that the rule needs."""
+    headed = bool(objective.last_layer) or not rule.needs_head
+    return rule.needs <= objective.provides and headed and rule.needs_side in ("", side_task)
 
 
-def list_rules(text: str, objective: type[Objective] | None = None) -> list[str]:
+def list_rules(text: str, objective: type[Objective] | None = None, side_task: str = "none") -> list[str]:
     """The names in a list such as `mls,energy`, each once; `all` is every shipped rule that the objective feeds.
 
     Where the objective is not known (None), `all` are none.
     """
     if text == ALL_RULES:
-        return [] if objective is None else rules_for(objective)
+        return [] if objective is None else rules_for(objective, side_task)
     return list(dict.fromkeys(name.strip() for name in text.split(",")))

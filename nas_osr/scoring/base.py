@@ -48,6 +48,8 @@ class ScoringRule:
         needs: the fields of `Outputs` that the rule reads.
         needs_head: whether the rule reads the layer that turns the embedding into logits (`Objective.linear_head`).
         needs_network: whether the rule asks the network itself, see `observe`.
+        observes: the fields of `Observed` that `observe` fills, and the rule reads.
+        needs_side: the side task that the network must have learned; "" without one.
         no_graph: why the rule cannot be part of a graph of ONNX; empty when it can.
         learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers or
             words, which `state_dict` keeps. None before.
@@ -62,6 +64,8 @@ class ScoringRule:
     needs: ClassVar[frozenset[str]]
     needs_head: ClassVar[bool] = False
     needs_network: ClassVar[bool] = False
+    observes: ClassVar[frozenset[str]] = frozenset()
+    needs_side: ClassVar[str] = ""
     no_graph: ClassVar[str] = ""
     learned: ClassVar[tuple[str, ...]] = ()
     fits_mirrored: ClassVar[bool] = False
@@ -77,11 +81,12 @@ class ScoringRule:
         """Whether `fit` does anything, so that outputs for training images have to be computed."""
         return type(self).fit is not ScoringRule.fit
 
-    def observe(self, infer: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+    def observe(self, infer: Callable[..., Outputs], images: Tensor) -> Outputs:
         """What `fit`, `set_threshold` and `scores` are given for images [B, C, H, W] in [0, 1].
 
         Here: the outputs of the network, `infer`, in eval mode, as they are; all such rules share them. A rule that
-        sets `needs_network` may look several times and take gradients with respect to the images (never to weights).
+        sets `needs_network` may look several times, ask for more (`infer(images, whole=True)` gives `Observed`), and
+        take gradients with respect to the images (never to weights).
         """
         return infer(images)
 

@@ -40,7 +40,7 @@ class ODIN(MSP):
         if not _is_number(epsilon) or not 0 <= epsilon <= 1:
             raise UserError(f"scoring rule 'odin': epsilon must lie in 0 to 1, not {epsilon!r}")
 
-    def observe(self, infer: Callable[[Tensor], Outputs], images: Tensor) -> Outputs:
+    def observe(self, infer: Callable[..., Outputs], images: Tensor) -> Outputs:
         """The outputs for the changed images."""
         with torch.inference_mode(False), torch.enable_grad():
             seen = images.detach().clone().requires_grad_()

@@ -14,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.data.augmentation import AugmentationConfig, augment
+from nas_osr.data.augmentation import AugmentationConfig, augment, flipped_now
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.ranks.first import FirstRank
@@ -24,6 +24,7 @@ from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training.graphs import Choice, make_step, set_rate
 from nas_osr.training.learner import weight_step
 from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, LossMeter, check_weights, split_norms
+from nas_osr.training.prepared import prepare_training
 from nas_osr.training.step_checkpoints import StepCheckpoints
 from nas_osr.training.weight_average import WeightAverage
 
@@ -110,7 +111,12 @@ class Trainer:
         """What each step of an epoch learns from, when `done` of them are done."""
         order = make_generator(self.schedule.seed, "order", epoch)
         drop_last = len(self.images) >= self.schedule.batch_size
-        batches = iterate_batches(self.images, self.schedule.batch_size, generator=order, drop_last=drop_last)
+        mirrored = None
+        if self.schedule.augmentation.alternates:
+            mirrored = flipped_now(len(self.images), self.schedule.seed, epoch).to(self.images.labels.device)
+        batches = iterate_batches(
+            self.images, self.schedule.batch_size, generator=order, drop_last=drop_last, mirrored=mirrored
+        )
         return zip(islice(batches, done, None), strict=True)
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
@@ -172,12 +178,12 @@ def run_epochs(trainer: Trainer, recorder: Recorder) -> None:
         KeyboardInterrupt: the process is to end; what is needed to go on has been saved.
     """
     fabric, learner, schedule = trainer.fabric, trainer.learner, trainer.schedule
-    # restore the last checkpoint; a training that begins prepares what its objective takes as given
+    # restore the last checkpoint; a training that begins prepares what its layers and its objective take as given
     state = recorder.restore()
     if state is not None:
         trainer.load_state_dict(state)
     else:
-        trainer.prepared = learner.objective.prepare(trainer.images, derive_seed(schedule.seed, "prepare"))
+        trainer.prepared = prepare_training(learner, trainer.images, derive_seed(schedule.seed, "prepare"))
     checkpoints = StepCheckpoints(recorder, fabric.device, trainer.state_dict, state)
     start_equal(fabric, learner)
     ended = trainer.stopped(recorder.history())

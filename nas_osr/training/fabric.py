@@ -80,16 +80,16 @@ def make_fabric(device_name: str, precision: str, threads: int, *, ranks: bool =
     return Fabric(accelerator=device.type, devices=devices, plugins=[plugin])
 
 
-def computed_as_trained(fabric: Fabric, forward: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
+def computed_as_trained(fabric: Fabric, forward: Callable[..., T]) -> Callable[..., T]:
     """A function of images as Fabric computes that of a module that it has set up: in its precision, float32 around it.
 
     For a network that is only looked at, on the device already: nothing is set up for its training.
     """
     precision = fabric.strategy.precision
 
-    def computed(images: Tensor) -> T:
+    def computed(images: Tensor, **options: Any) -> T:
         with precision.forward_context():
-            found: T = precision.convert_output(forward(precision.convert_input(images)))
+            found: T = precision.convert_output(forward(precision.convert_input(images), **options))
         return found
 
     return computed

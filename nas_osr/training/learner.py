@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,17 +12,22 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from nas_osr.objectives.base import Objective
-from nas_osr.outputs import Outputs
+from nas_osr.outputs import Outputs, mean_of_both
 from nas_osr.ranks.replicas import average_gradients
 from nas_osr.training.graphs import set_rate
 from nas_osr.training.monitors import NORM, gradient_norm
 
 
 class Learner(nn.Module):
-    """An encoder and its objective as one module, whose forward is the loss (what Fabric wraps)."""
+    """An encoder and its objective as one module, whose forward is the loss (what Fabric wraps).
+
+    Attributes:
+        mirrored: whether `infer` says the mean of what it makes of an image and of its mirror image.
+    """
 
     def __init__(self, encoder: nn.Module, objective: Objective) -> None:
         super().__init__()
+        self.mirrored = False
         self.encoder = encoder
         self.objective = objective
         objective.attach(encoder)
@@ -37,10 +43,11 @@ class Learner(nn.Module):
         """What known validation images are watched by; see `Objective.validation_terms`."""
         return self.objective.validation_terms(self.encoder, (images, labels))
 
-    def infer(self, images: Tensor) -> Outputs:
-        """images [B, C, H, W] in [0, 1] -> Outputs. Of a compiled encoder nothing is compiled here."""
+    def infer(self, images: Tensor, whole: bool = False) -> Outputs:
+        """images [B, C, H, W] in [0, 1] -> Outputs; see `Objective.infer`. Nothing is compiled here."""
+        look = partial(self.objective.infer, self.encoder, whole=whole)
         with self.eager():
-            return self.objective(self.encoder, images)
+            return mean_of_both(look, images) if self.mirrored else look(images)
 
     def reconstruct(self, images: Tensor) -> Tensor | None:
         """See `Objective.reconstruct`. Of a compiled encoder nothing is compiled here."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nas_osr.configuration import Checked, check_choice, make_config
-from nas_osr.data.augmentation import RECIPES as AUGMENTATIONS
+from nas_osr.data.augmentation import Border, Flips, check_augmentation, split_names
 from nas_osr.errors import UserError, suggest
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
 
 if TYPE_CHECKING:
     import torch
 
 
+OPTIMIZERS = ("sgd", "adam", "muon")
 SCHEDULES = ("exponential", "triangle", "two_stage", "cosine")
 
 
@@ -27,10 +28,10 @@ class Recipe(Checked):
         learning_rate: the peak.
         reference_batch: the batch size that the learning rate is for, in proportion to which it is scaled for another;
             0: for every batch size.
-        optimizer: `sgd` with momentum, or `adam`.
-        momentum: of sgd, in [0, 1).
+        optimizer: `sgd` with momentum, `adam`, or `muon` (for convolutions, AdamW for the rest: for rates like .002).
+        momentum: of sgd and muon, in [0, 1).
         nesterov: Nesterov's form of momentum.
-        weight_decay: L2 decay, coupled to the learning rate.
+        weight_decay: L2 decay, coupled to the learning rate; with muon a share of the weights, times the rate.
         schedule: `exponential` multiplies by `decay` each epoch; `triangle` rises over the share `rise` of the
             training and falls to zero; `two_stage` multiplies by `decay` once, after the share `first_stage`; `cosine`
             falls to zero along half a wave.
@@ -39,9 +40,21 @@ class Recipe(Checked):
         rise: share of the training before the peak of the triangle.
         clip: largest gradient norm; 0 is off.
         scaled: whether the loss is divided by the objective's loss scale.
-        augmentation: recipe for training images: search, crop_flip or none.
+        augmentation: what is done to training images in turn, as in crop_flip,cutout: search, crop_flip, randaugment,
+            cutout, jitter, pixmix, or a function by dotted path; or none.
         crop: least share of an image's area that `search` crops, in (0, 1].
         rotation: largest angle of `search` in degrees, either way.
+        padding: pixels by which `crop_flip` shifts an image at most, each way.
+        border: what `crop_flip` shows beyond an image's edge: `black`, or the image `reflect`ed.
+        changes: how many `randaugment` makes to each image.
+        magnitude: how strong those of `randaugment` and `pixmix` are, of 30.
+        cutout: sides in pixels of the square that `cutout` takes out.
+        jitter: how far `jitter` varies brightness, contrast and saturation, and hue a quarter of it.
+        rounds: how often `pixmix` mixes an image, at most.
+        blend: how much of an image stays then: the larger, the more.
+        flips: which images are mirrored: `random` ones, or each in every other epoch (`alternating`).
+        mirrored: whether the trained network is asked for the mean of what it says of an image and of its mirror image,
+            wherever it is used; twice the time. Digits are never mirrored.
         averaging: how much of an average of the weights stays at each step, such as .999, in [0, 1): the average is
             then judged and saved; 0: no average.
         keep: `last` epoch's weights, or those of the `best` by the objective's loss on known validation images.
@@ -63,6 +76,16 @@ class Recipe(Checked):
     augmentation: str = "search"
     crop: Annotated[float, Range(0, 1, above=True)] = 0.8
     rotation: Annotated[float, NOT_NEGATIVE] = 10.0
+    padding: Annotated[int, Range(0, 15)] = 4  # the smallest images are of 16 pixels
+    border: Border = "black"
+    changes: Annotated[int, Range(1, 14)] = 1
+    magnitude: Annotated[float, Range(0, 30)] = 6.0
+    cutout: Annotated[int, POSITIVE] = 8
+    jitter: Annotated[float, SHARE] = 0.4
+    rounds: Annotated[int, Range(1, 100)] = 4
+    blend: Annotated[float, POSITIVE] = 3.0
+    flips: Flips = "random"
+    mirrored: bool = False
     averaging: Annotated[float, Range(0, 1, below=True)] = 0.0
     keep: str = "last"
     patience: Annotated[int, NOT_NEGATIVE] = 0
@@ -70,8 +93,8 @@ class Recipe(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "schedule", SCHEDULES, "recipe: ")
-        check_choice(self, "optimizer", ("sgd", "adam"), "recipe: ")
-        check_choice(self, "augmentation", AUGMENTATIONS, "recipe: ")
+        check_choice(self, "optimizer", OPTIMIZERS, "recipe: ")
+        check_augmentation(self.augmentation, "recipe: ")
         check_choice(self, "keep", ("last", "best"), "recipe: ")
         if self.nesterov and not self.momentum:
             raise UserError("recipe: nesterov is a form of momentum, which is 0: set one of them")
@@ -102,10 +125,25 @@ class Recipe(Checked):
 
         return at
 
+    def check_installed(self) -> None:
+        """UserError where what it names is not there: its optimiser in this torch, the user's own augmentation."""
+        import torch
+
+        from nas_osr.data.changes import find_change
+
+        for name in split_names(self.augmentation):
+            find_change(name)
+        if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+            raise UserError(f"recipe: optimizer muon needs torch 2.9 or newer, this is {torch.__version__}: update it")
+
     def make_optimizer(self, parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
         """The optimiser of one player."""
         import torch
 
+        if self.optimizer == "muon":
+            from nas_osr.training.muon import Muon
+
+            return Muon(parameters, self.learning_rate, self.momentum, self.nesterov, self.weight_decay)
         if self.optimizer == "adam":
             return torch.optim.Adam(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(
@@ -144,6 +182,19 @@ RECIPES: dict[str, Mapping[str, Any]] = {
         "schedule": "triangle",
         "clip": 1.0,
         "scaled": True,
+    },
+    # what moves detection in an hour of two cores or less; docs/recipes.md
+    "strong": {
+        "learning_rate": 0.1,
+        "reference_batch": 128,
+        "nesterov": True,
+        "schedule": "triangle",
+        "clip": 1.0,
+        "scaled": True,
+        "augmentation": "crop_flip",
+        "border": "reflect",
+        "flips": "alternating",
+        "mirrored": True,
     },
 }
 

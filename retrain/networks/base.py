@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -26,10 +26,14 @@ class Network(nn.Module):
 
     Attributes:
         smallest_side: of images, in pixels, where a network needs more than every encoder does.
+        config_class: the dataclass of its settings, for `NAME:setting=value,...`; None of one without any.
+        config: an instance of it.
         checkpointing: see `nas_osr.search_spaces.blocks.run_block`.
     """
 
     smallest_side: ClassVar[int] = 0
+    config_class: ClassVar[type | None] = None
+    config: ClassVar[Any] = None
     checkpointing: bool = False
 
     def __init__(

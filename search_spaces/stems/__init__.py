@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STEMS: dict[str, str] = {
     "strided": "nas_osr.search_spaces.stems.strided:StridedStem",
     "pooled": "nas_osr.search_spaces.stems.pooled:PooledStem",
+    "whitened": "nas_osr.search_spaces.stems.whitened:WhitenedStem",
 }
 
 

@@ -16,15 +16,19 @@ class PooledStem(nn.Module):
 
     def __init__(self, image_channels: int, channels: int) -> None:
         super().__init__()
-        quarter, half = channels // 4, channels // 2
-        self.full = nn.Sequential(conv_bn(image_channels, quarter, 3, 1), activation())
+        half = channels // 2
+        self.full, seen = self.make_full(image_channels, channels // 4)
         self.to_half = nn.Sequential(
-            conv_bn(quarter, half, 3, 1),
+            conv_bn(seen, half, 3, 1),
             nn.MaxPool2d(2),
             activation(),  # after pooling: the same values on a quarter of the pixels
             ResidualConv2(half, half, 1),
         )
         self.to_quarter = nn.Sequential(conv_bn(half, channels, 3, 1), nn.MaxPool2d(2), activation())
+
+    def make_full(self, image_channels: int, channels: int) -> tuple[nn.Module, int]:
+        """What looks at full resolution, with `channels` maps where it can choose, and how many it has."""
+        return nn.Sequential(conv_bn(image_channels, channels, 3, 1), activation()), channels
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """[B, c, H, W] -> [B, C/2, H/2, W/2] and [B, C, H/4, W/4]."""

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from nas_osr.evaluation.judging import judge
 from nas_osr.outputs import Outputs
-from nas_osr.scoring import RULES, make_rule
+from nas_osr.scoring import RULES, make_rule, rule_class
 
 #: Beside every rule at its defaults, what k-means of several clusters per class costs.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {}) for name in RULES},
+    **{name: (name, {}) for name in RULES if not rule_class(name).observes},  # which need a network
     "nc_distance, 3 clusters": ("nc_distance", {"subclusters": 3}),
 }
 

@@ -15,6 +15,7 @@ from nas_osr.configuration import make_request
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range, list_defaults, named_types, option_types
+from nas_osr.retrain.networks.plain_network import PlainConfig
 from nas_osr.scoring import RULES, make_rule, rule_class
 from nas_osr.strategies import STRATEGIES, strategy_class
 from nas_osr.training.recipes import Recipe
@@ -24,6 +25,7 @@ CONFIGS = [
     *(objective_class(name).config_class for name in OBJECTIVES),
     *(strategy_class(name).Config for name in STRATEGIES),
     Recipe,
+    PlainConfig,
 ]
 # what `Space` checks, which has its own limits, and the pairs that must rise as well
 ELSEWHERE = {"layers", "channels", "branches", "gamma"}

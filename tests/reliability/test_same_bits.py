@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from nas_osr.data.augmentation import CHANGES
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.protocols import make_protocol
+from nas_osr.data.sources.digits import Digits
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.plans import LearningData
 from nas_osr.retrain.retrain_plan import plan_measured
@@ -117,7 +119,9 @@ def outliers(data: OpenSetData) -> Tensor:
     return data.train.images.flip(3)
 
 
-def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu", graphs: str = "off") -> Any:
+def retrain(
+    data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu", graphs: str = "off", **recipe: Any
+) -> Any:
     """Two epochs of six steps."""
     name, settings = VARIANTS[variant]
     architecture = sample_architecture(Space(3, 16), 0).to_dict()
@@ -126,7 +130,7 @@ def retrain(data: OpenSetData, variant: str, recorder: Interrupting, device: str
         architecture=architecture,
         objective=name,
         objective_config=settings,
-        recipe_config={"averaging": 0.9} if variant in AVERAGED else {},
+        recipe_config=recipe or ({"averaging": 0.9} if variant in AVERAGED else {}),
         epochs=2,
         batch_size=9,
         graphs=graphs,
@@ -184,6 +188,30 @@ def test_retraining_goes_on_inside_an_epoch(digits: OpenSetData, variant: str) -
     assert len(whole.records) == 2
     assert_same(whole.records, rest.records)
     assert_same(whole.state, rest.state)
+
+
+@pytest.mark.parametrize("augmentation", [*CHANGES, f"{__name__}.darker"])
+def test_augmentation_and_muon_go_on_inside_an_epoch(
+    digits: OpenSetData, augmentation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each change and a function of one's own, with flips in turn."""
+    monkeypatch.setattr(Digits, "mirrors", True)
+    recipe = {"augmentation": f"crop_flip,{augmentation}", "flips": "alternating", "optimizer": "muon", "cutout": 4}
+    whole, cut, other = Interrupting(), Interrupting(stop_after=STEPS), Interrupting()
+    retrain(digits, "cross_entropy", whole, **recipe)
+    with pytest.raises(KeyboardInterrupt):
+        retrain(digits, "cross_entropy", cut, **recipe)
+    rest = Interrupting(before=cut)
+    retrain(digits, "cross_entropy", rest, **recipe)
+    assert_same(whole.records, rest.records)
+    assert_same(whole.state, rest.state)
+    retrain(digits, "cross_entropy", other, **{**recipe, "augmentation": "crop_flip"})
+    assert other.records != whole.records
+
+
+def darker(images: Tensor, generator: torch.Generator) -> Tensor:
+    """A user's own augmentation."""
+    return images * torch.rand(len(images), 1, 1, 1, generator=generator)
 
 
 @pytest.mark.gpu

@@ -105,7 +105,7 @@ def test_training_outputs_are_computed_for_rules_that_learn_only(whole: Path) ->
     seen: list[int] = []
 
     class Counting:
-        objective = opened.learner.objective
+        objective, mirrored = opened.learner.objective, False
 
         @staticmethod
         def infer(images: torch.Tensor) -> Outputs:

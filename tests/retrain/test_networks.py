@@ -63,6 +63,7 @@ PARAMETERS = {
     "resnet18": 11_173_962 - 513 * 10,
     "resnet34": 21_797_672 - 513 * 1000 - 64 * 3 * (49 - 9),
     "resnet50": 25_557_032 - 2049 * 1000 - 64 * 3 * (49 - 9),
+    "plain": conv(3, 48) + conv(48, 96) + 2 * conv(96, 96) + conv(96, 192) + 5 * conv(192, 192),
     "vgg13": 133_053_736 - 25089 * 4096 - 4097 * 4096 - 4097 * 1000,
     "dhrnet": conv(3, 64) + conv(64, 64) + conv(64, 128) + conv(128, 128) + conv(128, 256) + 2 * conv(256, 256)
     + 2 * 4097 * 4096,
@@ -77,7 +78,15 @@ def test_sizes_are_the_papers(name: str) -> None:
 @pytest.mark.parametrize("side", [32, 64])
 @pytest.mark.parametrize(
     ("name", "branch"),
-    [("cac", 128 * 16), ("resnet18", 512), ("resnet34", 512), ("resnet50", 2048), ("vgg13", 512), ("dhrnet", 4096)],
+    [
+        ("cac", 128 * 16),
+        ("resnet18", 512),
+        ("resnet34", 512),
+        ("resnet50", 2048),
+        ("vgg13", 512),
+        ("dhrnet", 4096),
+        ("plain", 192),
+    ],
 )
 def test_maps(name: str, branch: int, side: int) -> None:
     network = build(name, 1, side)
@@ -90,7 +99,7 @@ def test_maps(name: str, branch: int, side: int) -> None:
 
 
 def test_networks_normalise_first() -> None:
-    for name in ("cac", "resnet18", "vgg13"):
+    for name in ("cac", "resnet18", "vgg13", "plain"):
         encoder = build(name).eval()
         other = network_class(name)(3, (0.0,) * 3, (1.0,) * 3, (3, 32, 32)).eval()
         other.load_state_dict(encoder.state_dict())
@@ -264,7 +273,7 @@ def test_an_architecture_run_says_that_it_has_no_network(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--network", "resnet19"], "unknown network 'resnet19': choose from cac, dhrnet, resnet18"),
+        (["--network", "resnet19"], "unknown network 'resnet19': choose from cac, dhrnet, plain, resnet18"),
         (["random:0", "--network", "cac"], "architecture and network are both given"),
         (["--network", "cac", "--channels", "32"], "channels is the width of an architecture"),
         (["--network", "cac", "--stem", "pooled"], "stem is a part of an architecture"),

@@ -16,7 +16,7 @@ from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages, OpenSetData
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
-from nas_osr.outputs import Outputs
+from nas_osr.outputs import Outputs, mean_of_both
 from nas_osr.retrain.evaluate import fit_rules
 from nas_osr.retrain.reopen import reopen
 from nas_osr.retrain.retrain_plan import plan_retrain
@@ -131,8 +131,14 @@ class Corner:
 
     objective = None
 
-    def infer(self, images: Tensor) -> Outputs:
+    def __init__(self, mirrored: bool) -> None:
+        self.mirrored = mirrored
+
+    def look(self, images: Tensor) -> Outputs:
         return Outputs(logits=torch.stack([10 * images[:, 0, 0, 0], 10 * images[:, 0, 0, -1]], dim=1))
+
+    def infer(self, images: Tensor) -> Outputs:
+        return mean_of_both(self.look, images) if self.mirrored else self.look(images)
 
 
 @pytest.mark.parametrize(
@@ -152,5 +158,5 @@ def test_anchors_of_cac_are_estimated_on_mirror_images_too(name: str, mirrored: 
     protocol = make_protocol(name, known=[0, 1])
     data = OpenSetData(protocol, known, known, None, None)  # type: ignore[arg-type]
     rule = CAC()
-    fit_rules([rule], Corner(), data, "cpu", mirrored=mirrored)
+    fit_rules([rule], Corner(mirrored), data, "cpu")
     np.testing.assert_allclose(rule.anchors, expected, atol=0.05)

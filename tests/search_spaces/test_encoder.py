@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.stems import STEMS, stem_class
+from nas_osr.training.prepared import prepare_layers
 
 SLOPE = 0.2
 
@@ -18,6 +19,8 @@ SLOPE = 0.2
 @pytest.mark.parametrize(("image_channels", "side"), [(1, 16), (3, 32)])
 def test_maps_at_half_and_at_a_quarter(name: str, image_channels: int, side: int) -> None:
     stem = stem_class(name)(image_channels, 32)
+    encoder = nn.ModuleDict({"normalise": nn.Identity(), "stem": stem})
+    prepare_layers(encoder, torch.randint(256, (9, image_channels, 8, 8), dtype=torch.uint8))
     half, quarter = stem(torch.rand(4, image_channels, side, side))
     assert half.shape == (4, 16, side // 2, side // 2)
     assert quarter.shape == (4, 32, side // 4, side // 4)

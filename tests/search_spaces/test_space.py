@@ -43,7 +43,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
         ("operations", [".B"], "operations: unknown operation '.B'"),
         ("operations", ["a-b.C"], "operations: unknown operation 'a-b.C'"),
         ("operations", ["a." + 200 * "b"], "operations: unknown operation 'a.bbb"),
-        ("stem", "dense", "stem: unknown stem 'dense': choose from strided, pooled or give package.module.Class"),
+        (
+            "stem",
+            "dense",
+            "stem: unknown stem 'dense': choose from strided, pooled, whitened or give package.module.Class",
+        ),
         ("branches", [0], "branches must contain 2 and otherwise only 0 and 1, got [0]"),
         ("branches", [2, 3], "branches must contain 2"),
         ("branches", [2, 2], "branches must contain 2"),
@@ -71,7 +75,11 @@ def test_a_dry_run_and_a_file_refuse_what_the_space_refuses(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("stems", ["dense"], "stems: unknown stem 'dense': choose from strided, pooled or give package.module.Class"),
+        (
+            "stems",
+            ["dense"],
+            "stems: unknown stem 'dense': choose from strided, pooled, whitened or give package.module.Class",
+        ),
         ("activations", ["tanh"], "activations: unknown 'tanh': choose from leaky_relu, relu, gelu, silu"),
         ("poolings", ["average", "average"], "poolings must be different names, got 'average', 'average'"),
         ("outputs", [0, 2], "outputs: unknown 0: choose from 1, 2"),
@@ -157,4 +165,4 @@ def test_names_can_be_read_without_torch() -> None:
         "STEMS; from nas_osr.search_spaces import presets; print(*OPERATIONS, *STEMS, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == f"{' '.join(OPERATIONS)} strided pooled False\n"
+    assert done.stdout == f"{' '.join(OPERATIONS)} strided pooled whitened False\n"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nas_osr.outputs import Features, FeatureShapes
 
@@ -33,6 +34,14 @@ def pool(features: Features, pooling: str = "average") -> Tensor:
         return pool_branches(features.branches, SHARES[pooling])
     scales = sorted(features.branches, reverse=True)
     return torch.cat([features.branches[scale].float().mean(dim=(2, 3)) for scale in scales], dim=1)
+
+
+def pool_layers(features: Features) -> Tensor:
+    """`Observed.layers`: the last map at each scale on the way, then the branches that are none of these."""
+    maps = [features.intermediate[scale] for scale in sorted(features.intermediate)]
+    maps += [branch for _, branch in sorted(features.branches.items()) if all(branch is not map_ for map_ in maps)]
+    means, width = [map_.float().mean(dim=(2, 3)) for map_ in maps], max(map_.shape[1] for map_ in maps)
+    return torch.stack([F.pad(mean, (0, width - mean.shape[1])) for mean in means], dim=1)
 
 
 def pool_maps(maps: Tensor, shares: Tensor | tuple[float, float]) -> Tensor:

@@ -61,9 +61,13 @@ class SideTask(nn.Module):
         """The terms of `Objective.losses` for the player `main`, and the side task's."""
         raise NotImplementedError
 
+    def answer(self, features: Features) -> Tensor:
+        """[B, answers] float32 logits."""
+        return self.head(pool(features, self.pooling)).float()  # type: ignore[no-any-return]
+
     def term(self, features: Features, answers: Tensor) -> dict[str, Tensor]:
         """The weighted cross-entropy of answers [B] int64."""
-        return {self.name: self.weight * F.cross_entropy(self.head(pool(features, self.pooling)).float(), answers)}
+        return {self.name: self.weight * F.cross_entropy(self.answer(features), answers)}
 
 
 class LoRot(SideTask):

@@ -41,7 +41,7 @@ def test_doctor_finds_images(capsys, tmp_path):
 
 def test_rules_marks_the_default(capsys):
     assert main(["rules"]) == 0
-    heading, *rows, more = capsys.readouterr().out.splitlines()
+    heading, *rows, besides, more = capsys.readouterr().out.splitlines()
     assert heading.split() == ["rule", *OBJECTIVES, "paper"]
     cells = [row.split(maxsplit=len(OBJECTIVES) + 1) for row in rows]
     assert [rule for rule, *_ in cells] == list(RULES)
@@ -50,7 +50,7 @@ def test_rules_marks_the_default(capsys):
         fed = {row[0] for row in cells if row[column] != "-"}
         assert fed == set(rules_for(objective_class(objective)))
         assert [row[0] for row in cells if row[column] == "*"] == [objective_class(objective).default_rule]
-    assert "pytorch_ood.SHE" in more
+    assert besides.startswith("rotpred: ") and "side_task rotpred" in besides and "pytorch_ood.SHE" in more
     assert main(["rules", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["vae_contrastive"][0] == "cap"
 

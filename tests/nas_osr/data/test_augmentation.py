@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as tvf
 
-from nas_osr.data.augmentation import AugmentationConfig, augment, default_augmentation
+from nas_osr.data.augmentation import AugmentationConfig, augment, default_augmentation, flipped_now
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 
@@ -54,6 +54,30 @@ def test_crop_flip_equals_a_per_image_loop(shape: tuple[int, ...], seed: int, pa
         slow = tvf.crop(tvf.pad(image, [padding]), top, left, height, width)
         slow = tvf.hflip(slow) if flip and draws[2, index] < 0.5 else slow
         assert torch.equal(fast[index], slow)
+
+
+def test_a_reflected_border_shows_the_image_again() -> None:
+    """Against numpy's padding, image by image."""
+    images = torch.rand(20, 2, 6, 9, generator=seeded(4))
+    config = AugmentationConfig("crop_flip", padding=5, border="reflect")
+    fast = augment(images, config, seeded(5))
+    draws = torch.rand(3, 20, generator=seeded(5))
+    for index, image in enumerate(images):
+        top, left = (int(draw * 11) for draw in draws[:2, index])
+        slow = np.pad(image.numpy(), ((0, 0), (5, 5), (5, 5)), mode="reflect")[:, top : top + 6, left : left + 9]
+        assert np.array_equal(fast[index], slow[:, :, ::-1] if draws[2, index] < 0.5 else slow)
+
+
+def test_alternating_flips_show_each_image_both_ways_in_turn() -> None:
+    flips = [flipped_now(1000, 7, epoch) for epoch in range(4)]
+    assert torch.equal(flips[0], ~flips[1]) and torch.equal(flips[0], flips[2]) and torch.equal(flips[1], flips[3])
+    assert 450 < int(flips[0].sum()) < 550 and not torch.equal(flips[0], flipped_now(1000, 8, 0))
+    images = torch.rand(8, 3, 16, 16)
+    for recipe in ("search", "crop_flip"):  # which then mirrors nothing itself
+        config = AugmentationConfig(recipe, **{**STILL, "flip": True}, flips="alternating")
+        assert config.alternates
+        torch.testing.assert_close(augment(images, config, seeded()), images)
+    assert not AugmentationConfig("crop_flip", flip=False, flips="alternating").alternates  # digits
 
 
 @pytest.mark.parametrize("recipe", ["search", "crop_flip"])

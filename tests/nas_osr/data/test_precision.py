@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from nas_osr.cost.steps import leave_no_trace
-from nas_osr.data.augmentation import RECIPES, augment
+from nas_osr.data.augmentation import CHANGES, RECIPES, augment
 from nas_osr.data.protocols import make_protocol
 from nas_osr.objectives import OBJECTIVES, moco, supcon
 from nas_osr.objectives.parts import mixing
@@ -74,7 +74,7 @@ def test_every_objective_prepares_images_in_float32(
     assert all(images.dtype == torch.float32 for images in prepared)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, *CHANGES])
 def test_augmentation_is_outside_autocast(recipe: str) -> None:
     """The epoch loop augments between the steps."""
     images, generator = torch.rand(2, 3, 32, 32), torch.Generator()

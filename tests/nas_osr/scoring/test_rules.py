@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import judge
 from nas_osr.objectives.base import Objective
-from nas_osr.outputs import Outputs
+from nas_osr.outputs import Observed, Outputs
 from nas_osr.scoring import RULES, check_rule, make_rule, rule_class, rules_for
 from nas_osr.scoring.base import Scores, ScoringRule
 from nas_osr.scoring.cap import CAP
@@ -66,7 +66,7 @@ def test_every_rule_follows_the_interface(name):
     assert rule.needs <= set(Outputs.names())
     assert rule.acceptance == 0.9
     assert rule.threshold is None
-    assert rule.learns == (name not in ("msp", "mls", "energy", "gen", "feature_norm", "odin"))
+    assert rule.learns == (name not in ("msp", "mls", "energy", "gen", "feature_norm", "odin", "rotpred"))
     assert rule.paper
 
 
@@ -77,7 +77,10 @@ def everything(size, seed, num_known=4):
     points = 4 * torch.eye(num_known)[targets]
     fields = {name: points + torch.randn(size, num_known, generator=generator) for name in Outputs.names()}
     logits = 2 * fields["embedding"] - 0.1 * torch.arange(num_known)
-    return Outputs(**{**fields, "logits": logits, "latent_variance": fields["latent_variance"].exp()}), targets
+    fields |= {"logits": logits, "latent_variance": fields["latent_variance"].exp()}
+    layers = torch.stack([points, points + torch.randn(size, num_known, generator=generator)], dim=1)
+    turns = -torch.rand(size, 4, generator=generator)
+    return Observed(**fields, layers=layers, turns=turns), targets
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -88,7 +91,7 @@ def test_a_rule_reads_what_it_needs_and_nothing_else(name):
     test, _ = everything(50, seed=2)
 
     def only_needed(outputs):
-        return Outputs(**{field: getattr(outputs, field) for field in rule.needs})
+        return Observed(**{field: getattr(outputs, field) for field in rule.needs | rule.observes})
 
     rule.fit(*everything(160, seed=0))
     rule.set_threshold(validation, targets)
@@ -153,7 +156,8 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("name", RULES)
 def test_memory_grows_with_the_images_not_with_their_product(name):
     """1,000 training images and 500 queries of 4 dimensions: no table of 500 x 1,000, nor of 500 x 4 x 4."""
-    rule = make_rule(name, {"block_size": 50, "k": 10} if name in ("neighbours", "knn", "nnguide") else {})
+    blocks = {"block_size": 50, "k": 10}
+    rule = make_rule(name, blocks if name in ("neighbours", "knn", "knn_layers", "nnguide") else {})
     with LargestTensor() as fit:
         rule.fit(*everything(1000, seed=0))
     with LargestTensor() as rest:
@@ -242,8 +246,13 @@ def test_an_objective_must_provide_what_the_rule_needs():
     with pytest.raises(UserError, match=message):
         check_rule(CAP, OnlyLogits)
     assert {"cac", "msp", "mls", "energy"} <= set(fed)
-    assert fed == [name for name in RULES if rule_class(name).needs == {"logits"}]
-    assert rules_for(Everything) == list(RULES)
+    assert fed == [name for name in RULES if rule_class(name).needs == {"logits"} and name != "rotpred"]
+    assert rules_for(Everything) == [name for name in RULES if name != "rotpred"]
+    assert rules_for(Everything, "rotpred") == list(RULES)
+    for side_task in ("none", "lorot"):
+        with pytest.raises(UserError, match="'rotpred' needs a network that has learned rotpred beside its objective"):
+            check_rule(rule_class("rotpred"), Everything, side_task)
+    check_rule(rule_class("rotpred"), OnlyLogits, "rotpred")
 
 
 def test_a_rule_on_the_last_layer_needs_one():

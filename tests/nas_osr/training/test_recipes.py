@@ -24,7 +24,7 @@ def test_schedules() -> None:
     assert max(values) == pytest.approx(1.0, abs=0.01)
     assert math.isclose(positions[int(np.argmax(values))], 2.0, abs_tol=0.02)
     assert values[-1] < 0.01 and min(values) > 0
-    assert set(RECIPES) == {"paper", "cac", "adam", "gmvae", "gradmix", "fast"}
+    assert set(RECIPES) == {"paper", "cac", "adam", "gmvae", "gradmix", "fast", "strong"}
     cosine = make_recipe("gradmix", {}).factor(8)
     half = 0.5**1.5
     assert [cosine(position) for position in (0, 2, 4, 6, 8)] == pytest.approx([1, 0.5 + half, 0.5, 0.5 - half, 0])
