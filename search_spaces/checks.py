@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.encoder import check_image_shape
 from nas_osr.search_spaces.operations import OPERATIONS, operation_class
-from nas_osr.search_spaces.space import Space
+from nas_osr.search_spaces.space import MIN_CHANNELS, Space
 from nas_osr.search_spaces.stems import STEMS, stem_class
 
 IMAGES = 2  # of a trial; BatchNorm wants more than one value of a channel
@@ -36,6 +37,18 @@ def check_space(space: Space, image_shape: Shape) -> None:
     """
     stems = space.stems or (space.stem,)
     _check(space, stems, space.operations, image_shape, import_plugins=True)
+
+
+def check_partial(space: Space, parts: int, image_shape: Shape) -> None:
+    """UserError unless a supernet of this space can compute one of so many parts of its channels."""
+    if parts == 1:
+        return
+    if space.widths:
+        raise UserError("partial_channels: what passes by has every width: leave one to choose from, as in --widths 1")
+    if space.channels % parts or space.channels // parts < MIN_CHANNELS:
+        least = f"parts of {MIN_CHANNELS} at least"
+        raise UserError(f"partial_channels must divide channels, {space.channels}, into {least}, got {parts}")
+    check_space(replace(space, channels=space.channels // parts), image_shape)
 
 
 def check_architecture(architecture: Architecture, image_shape: Shape) -> None:

@@ -25,7 +25,7 @@ def keep_layout(maps: Tensor) -> Tensor:
 class _KeepLayout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
-        ctx.format = _memory_format(maps)
+        ctx.format = memory_format(maps)
         return maps.view_as(maps)
 
     @staticmethod
@@ -33,7 +33,8 @@ class _KeepLayout(torch.autograd.Function):
         return gradients[0].contiguous(memory_format=ctx.format)
 
 
-def _memory_format(maps: Tensor) -> torch.memory_format:
+def memory_format(maps: Tensor) -> torch.memory_format:
+    """In which maps [B, C, H, W] lie."""
     last = maps.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
 
@@ -48,7 +49,7 @@ def subsample(x: Tensor, start: int) -> Tensor:
 class _Subsample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, start: int) -> Tensor:
-        ctx.shape, ctx.start, ctx.format = x.shape, start, _memory_format(x)
+        ctx.shape, ctx.start, ctx.format = x.shape, start, memory_format(x)
         return x[:, :, start::2, start::2]
 
     @staticmethod

@@ -7,7 +7,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from nas_osr.search_spaces.layout import keep_layout, memory_format
 from nas_osr.search_spaces.operations.parts import mix
 from nas_osr.search_spaces.paper import INITIAL_LOGIT
 
@@ -126,3 +128,24 @@ class MixedStem(nn.Module):
 
 def _part(made: Mapping[int, tuple[Tensor, Tensor]], place: int, end: int) -> Tensor:
     return made[place][end]
+
+
+def pass_by(made: Tensor, rest: Tensor, parts: int) -> Tensor:
+    """Partial channels (Xu et al. 2020): what operations made of one part of the channels, beside the others.
+
+    The others are as they are. Where the operations have halved the map and doubled the channels, each of the others is
+    its maximum and its mean over 2x2 pixels (the authors, whose cells double no channels, have the maximum alone). Then
+    the channels are shuffled, so that the next cell computes some of each part.
+
+    Args:
+        made: [B, C', h, w], of C/parts channels.
+        rest: [B, C - C/parts, H, W], the other channels.
+        parts: K.
+
+    Returns:
+        [B, parts * C', h, w].
+    """
+    if made.shape[-1] < rest.shape[-1]:
+        rest = torch.cat([F.max_pool2d(rest, 2), F.avg_pool2d(rest, 2)], dim=1)
+    together = torch.cat([made, rest], dim=1).unflatten(1, (parts, -1))
+    return keep_layout(together.transpose(1, 2).flatten(1, 2).contiguous(memory_format=memory_format(made)))

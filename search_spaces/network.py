@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,40 @@ if TYPE_CHECKING:
     from nas_osr.search_spaces.supernet import Supernet
 
 
+class Layout(NamedTuple):
+    """Which forms of cells a network has, and what each reads."""
+
+    routes: dict[int, list[str]]
+    "by branch the names of the forms on its path."
+    cells: dict[str, tuple[str, int, int]]
+    "by name operation, scale and stride, in the order in which they are made."
+    sources: dict[str, list[str]]
+    "by cell what it adds up, the finer first; nothing in layer 0."
+    order: list[str]
+    "the names as they are computed: by layer and scale, so that the two forms of a cell follow each other."
+
+
+def lay_out(architecture: Architecture) -> Layout:
+    """What a network of this architecture is made of."""
+    routes = {scale: cell_keys(branch.path, scale) for scale, branch in architecture.branches.items()}
+    to_cells = {cell: cell_keys(way.path, cell[1]) for cell, way in architecture.joins.items()}
+    cells: dict[str, tuple[str, int, int]] = {}
+    sources: dict[str, list[str]] = {}
+    for way, route in zip(architecture.ways(), [*routes.values(), *to_cells.values()], strict=True):
+        for layer, key in enumerate(route):
+            sources[cell_of(key)] = route[layer - 1 : layer] if layer else []
+            cells.setdefault(key, (way.operations[layer], way.path[layer], 2 if key.endswith("halve") else 1))
+    for (layer, scale), route in to_cells.items():
+        cell = f"{layer}_{scale}"
+        sources[cell] = sorted([*sources[cell], route[-1]])
+    return Layout(routes, cells, sources, sorted(cells, key=_place))
+
+
+def _place(key: str) -> tuple[int, int, bool]:
+    layer, scale, form = key.split("_")
+    return int(layer), int(scale), form == "halve"
+
+
 class DiscreteNetwork(nn.Module):
     """Stem and the cells on the chosen ways, which share every cell up to where they part."""
 
@@ -38,25 +72,15 @@ class DiscreteNetwork(nn.Module):
         super().__init__()
         self.normalise = Normalise(mean, std)
         self.stem = stem_class(architecture.stem)(image_channels, architecture.channels(0))
-        self.routes = {scale: cell_keys(branch.path, scale) for scale, branch in architecture.branches.items()}
+        layout = lay_out(architecture)
+        self.routes, self.sources, self.order = layout.routes, layout.sources, layout.order
         self.end = max(architecture.branches)
         bottom = architecture.branches[self.end]
         self.arrivals = (*bottom.path[1:], bottom.path[-1])  # the scales at which the cells on the way to 1/16 end
         self.cells = nn.ModuleDict()
-        self.sources: dict[str, list[str]] = {}  # by cell: what it adds up, the finer first; nothing in layer 0
-        to_cells = {cell: cell_keys(way.path, cell[1]) for cell, way in architecture.joins.items()}
-        for way, route in zip(architecture.ways(), [*self.routes.values(), *to_cells.values()], strict=True):
-            for layer, key in enumerate(route):
-                self.sources[cell_of(key)] = route[layer - 1 : layer] if layer else []
-                if key not in self.cells:
-                    here = way.path[layer]
-                    stride = 2 if key.endswith("halve") else 1
-                    channels = architecture.channels(here), architecture.channels(here + stride - 1)
-                    self.cells[key] = operation_class(way.operations[layer])(*channels, stride)
-        for (layer, scale), route in to_cells.items():
-            cell = f"{layer}_{scale}"
-            self.sources[cell] = sorted([*self.sources[cell], route[-1]])
-        self.order = sorted(self.cells, key=lambda key: int(key.partition("_")[0]))
+        for key, (operation, here, stride) in layout.cells.items():
+            channels = architecture.channels(here), architecture.channels(here + stride - 1)
+            self.cells[key] = operation_class(operation)(*channels, stride)
         if self.end < BOTTOM:
             self.neck = make_neck(architecture.channels(self.end), architecture.space.channels << BOTTOM)
         self.shares: Tensor | None

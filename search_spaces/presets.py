@@ -57,6 +57,7 @@ PRESETS: dict[str, Preset] = {
             "vae_contrastive": {"decoder_channels": 64},
             "gmvae": {"decoder_channels": 64},
             "confidence": {"gan_width": 32},
+            "arpl": {"gan_width": 32},
         },
     ),
     # seconds to a minute: tests and first steps
@@ -68,7 +69,7 @@ PRESETS: dict[str, Preset] = {
         retrain_epochs=30,
         recipe="fast",
         bf16_on_cpu=False,
-        objective_settings={"confidence": {"gan_width": 16}},
+        objective_settings={"confidence": {"gan_width": 16}, "arpl": {"gan_width": 16}},
     ),
 }
 

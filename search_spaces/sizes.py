@@ -11,6 +11,7 @@ from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import count_descriptions, count_distinct
+from nas_osr.search_spaces.budgets import network_sizes
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
@@ -28,22 +29,27 @@ def describe_space(space: Space) -> str:
     return f"{listed:,} architectures{different}{'; second inputs not counted' if space.two_inputs else ''}"
 
 
-def describe_supernet(space: Space, image_shape: Shape) -> str:
+def describe_supernet(space: Space, image_shape: Shape, partial_channels: int = 1) -> str:
     """E.g. "supernet: 285.00M parameters, 3.01G multiply-accumulates an image of 3x32x32", of the encoder alone."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        supernet = build_supernet(space, image_shape[0], *_statistics(image_shape))
+        supernet = build_supernet(space, image_shape[0], *_statistics(image_shape), partial_channels)
     return f"supernet: {_describe(supernet, image_shape)}"
 
 
 def describe_architecture(architecture: Architecture, image_shape: Shape) -> str:
-    """The same of a network, without heads. Raises UserError where a user's own class is not loaded."""
+    """The same of a network, without heads, and the bytes that it needs at prediction (`Sizes.memory`).
+
+    Raises:
+        UserError: a user's own class is not loaded.
+    """
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         network = DiscreteNetwork(architecture, image_shape[0], *_statistics(image_shape))
-    return f"network: {_describe(network, image_shape)}"
+    memory = network_sizes(architecture, image_shape).memory
+    return f"network: {_describe(network, image_shape)}, {_short(memory)}B at prediction"
 
 
 def sizes_of(architecture: Architecture) -> str:
-    """Parameters and multiply-accumulates of the network on images as in its search; "" where that is not known.
+    """What the network needs on images as in its search; "" where that is not known.
 
     Where an operation of a user's own is not loaded, which a picture does not need, a line says so.
     """
@@ -51,10 +57,19 @@ def sizes_of(architecture: Architecture) -> str:
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 4096 for n in shape)):
         return ""
     try:
-        return describe_architecture(architecture, (shape[0], shape[1], shape[2])).removeprefix("network: ")
+        found = describe_architecture(architecture, (shape[0], shape[1], shape[2])).removeprefix("network: ")
     except UserError as error:
         logger.warning("the picture tells no parameters: %s", error)
         return ""
+    return ", ".join(filter(None, (found, describe_latency(architecture))))
+
+
+def describe_latency(architecture: Architecture) -> str:
+    """E.g. "0.35 ms an image on cpu, 2 threads", by the table of the search that found it; "" where it had none."""
+    latency = architecture.found.get("latency")
+    if not isinstance(latency, dict) or not isinstance(latency.get("milliseconds"), int | float):
+        return ""
+    return f"{latency['milliseconds']:.3g} ms an image on {latency.get('device')}"
 
 
 def _statistics(image_shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...]]:

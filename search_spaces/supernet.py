@@ -28,7 +28,7 @@ from nas_osr.search_spaces.blocks import run_block
 from nas_osr.search_spaces.encoder import Normalise
 from nas_osr.search_spaces.ends import BOTTOM, make_neck, to_bottom
 from nas_osr.search_spaces.layout import keep_layout
-from nas_osr.search_spaces.mixtures import MixedStem, Mixture, Tempered, Weigher
+from nas_osr.search_spaces.mixtures import MixedStem, Mixture, Tempered, Weigher, pass_by
 from nas_osr.search_spaces.operations import operation_class
 from nas_osr.search_spaces.operations.parts import mix_activations, mix_widths
 from nas_osr.search_spaces.paper import INITIAL_LOGIT
@@ -37,10 +37,23 @@ from nas_osr.search_spaces.stems import stem_class
 
 
 class MixedOperation(DifferentiableMixedLayer):
-    """nni's mixed layer, which evaluates one candidate alone where one is chosen."""
+    """nni's mixed layer, which evaluates one candidate alone where one is chosen.
+
+    Attributes:
+        partial_channels: K, of which one part of the channels goes through the candidates, see `pass_by`.
+    """
+
+    partial_channels = 1
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the weighted sum of what the candidates make of it."""
+        if self.partial_channels == 1:
+            return self.mixed(x)
+        taken = x.shape[1] // self.partial_channels
+        return pass_by(self.mixed(x[:, :taken]), x[:, taken:], self.partial_channels)
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """The same of the channels that the candidates compute."""
         if self._softmax.chosen is None:
             return super().forward(x)  # type: ignore[no-any-return]
         return self._softmax.pick([partial(self[name], x) for name in self.names])
@@ -64,9 +77,16 @@ class HierarchicalSpace(ModelSpace):
 
     checkpointing: bool = False  # see `nas_osr.search_spaces.blocks.run_block`
 
-    def __init__(self, space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]):
+    def __init__(
+        self,
+        space: Space,
+        image_channels: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        partial_channels: int = 1,
+    ):
         super().__init__()
-        self.space, self.cells = space, space.cells
+        self.space, self.cells, self.partial_channels = space, space.cells, partial_channels
         self.normalise = Normalise(mean, std)
         self.mixtures = {name: Mixture(len(candidates)) for name, candidates in space.choices.items()}
         if space.two_inputs:
@@ -106,7 +126,7 @@ class HierarchicalSpace(ModelSpace):
             mix_widths(block, self.space.widths, self.mixtures[f"width_{scale}"])
 
     def _choice(self, layer: int, scale: int, stride: int) -> LayerChoice:
-        channels = self.space.channels * 2**scale
+        channels = self.space.channels * 2**scale // self.partial_channels
         forms = {  # a module's name may hold no dot
             name.replace(".", ":"): operation_class(name)(channels, channels * stride, stride)
             for name in self.space.operations
@@ -226,6 +246,8 @@ class Supernet(nn.Module):
         for module in self.network.modules():
             if isinstance(module, MixedOperation | MixedEdge):
                 module._softmax = self.weighers[module.label]
+            if isinstance(module, MixedOperation):
+                module.partial_channels = mixed.partial_channels
         self.draw: Callable[[Supernet], None] | None = None
 
     def forward(self, images: Tensor) -> Features:
@@ -300,13 +322,18 @@ def _prior(label: str) -> list[float]:
     return [float(count_paths(source)) for source in predecessors((int(layer), int(scale)))]
 
 
-def build_supernet(space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Supernet:
+def build_supernet(
+    space: Space, image_channels: int, mean: tuple[float, ...], std: tuple[float, ...], partial_channels: int = 1
+) -> Supernet:
     """A supernet with fresh weights (from torch's global generator), in which all architectures are as likely.
 
     A user's own classes must have been imported (see `nas_osr.search_spaces.checks.check_space`).
+
+    Args:
+        partial_channels: K of PC-DARTS, see `nas_osr.search_spaces.mixtures.pass_by`; 1 is all channels.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        supernet = Supernet(HierarchicalSpace(space, image_channels, mean, std))
+        supernet = Supernet(HierarchicalSpace(space, image_channels, mean, std, partial_channels))
     logging.getLogger("nni").handlers.clear()  # nni writes its log to stdout, where results go
     return supernet

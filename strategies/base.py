@@ -31,6 +31,8 @@ class SearchPlan:
     "what is searched in."
     budget: Budget
     "what a network may have at most."
+    latency_table: str | None
+    "where times of pieces of networks are read; None measures them where they are needed."
     data: DataPlan
     "the images."
     classes: Classes
@@ -51,6 +53,8 @@ class SearchPlan:
     "what runs them where there are several."
     seed: int
     "of everything random."
+    first: tuple[Architecture, ...]
+    "what is tried before anything is drawn, by strategies that try architectures; see `trials.warm_start`."
     found: Mapping[str, Any]
     "where the architecture comes from, for its file."
     recorded: Mapping[str, Any]
@@ -65,6 +69,11 @@ class SearchPlan:
     def objective(self) -> ObjectivePlan:
         """What is learned of the kept classes."""
         return self.whole_objective.of_classes(self.classes.kept, self.protocol.num_known)
+
+    @property
+    def needs_latencies(self) -> bool:
+        """Whether times of pieces of networks are needed."""
+        return self.budget.latency is not None or self.strategy.needs_latencies
 
     def divide(self, data: LearningData) -> SearchData:
         """The images by what they are for."""
@@ -118,6 +127,11 @@ class Strategy:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @property
+    def needs_latencies(self) -> bool:
+        """Whether it looks at latencies, also without a limit on them."""
+        return False
 
     @property
     def criterion(self) -> str:

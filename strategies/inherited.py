@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -27,6 +29,25 @@ def inheriting(
     network = plan.make_encoder(DiscreteNetwork, architecture)
     network.to(fabric.device, memory_format=torch.channels_last)
     inherit_weights(network, supernet, architecture)
+    renew_statistics(network, fabric, sample)
+    return Widened(network, plan.space.channels) if plan.space.widths else network
+
+
+def following(
+    supernet: Supernet, architecture: Architecture, plan: SearchPlan, fabric: Fabric, sample: LabelledImages
+) -> nn.Module:
+    """A copy of a supernet that is the network of an architecture, in eval mode, with statistics as in `inheriting`."""
+    for weigher in supernet.weighers.values():
+        weigher.set()  # what has been drawn cannot be copied
+    copied = copy.deepcopy(supernet)
+    copied.draw = None
+    copied.follow(architecture)
+    renew_statistics(copied, fabric, sample)
+    return copied
+
+
+def renew_statistics(network: nn.Module, fabric: Fabric, sample: LabelledImages) -> None:
+    """Take BatchNorm's statistics anew, as means over all batches of a sample, and leave the network in eval mode."""
     norms = [module for module in network.eval().modules() if isinstance(module, _BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
@@ -36,4 +57,3 @@ def inheriting(
         for images, _ in iterate_batches(sample, INFERENCE_BATCH):
             network(to_float(images).contiguous(memory_format=torch.channels_last))
     network.eval()
-    return Widened(network, plan.space.channels) if plan.space.widths else network

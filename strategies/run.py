@@ -16,12 +16,14 @@ from nas_osr.cost.batch_size import begun_config, pick_batch, scaled_rate
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
+from nas_osr.files.locks import FolderInUse
 from nas_osr.files.paths import user_path
 from nas_osr.plain import plain
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
 from nas_osr.runs.lengthening import lengthen
 from nas_osr.runs.loggers import Logger, Loggers
+from nas_osr.runs.names import LATENCY_FILE
 from nas_osr.runs.progress import ProgressReporter, tell
 from nas_osr.runs.recorder import RunRecorder, check_equal_options
 from nas_osr.runs.resumption import check_same_config
@@ -31,8 +33,10 @@ from nas_osr.search_spaces.architectures.export import export_architecture, rend
 from nas_osr.search_spaces.sizes import describe_space, describe_supernet, sizes_of
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan, SearchResult
+from nas_osr.strategies.latency import compare_latency, find_latencies, found_latency
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.strategies.trials.sharing import help_search
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.monitors import all_warnings, stop_reason
 
@@ -61,6 +65,11 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
         plan.output.check()
         cost = {"estimate": plan.machine.estimate(partial(plan.strategy.cost, plan))} if estimate else {}
         return {"would_search": dict(plan.recorded), "protocol": plan.protocol.to_dict(), **cost}
+    while plan.backend == "shared":
+        try:
+            return search_as_planned(plan, command)
+        except FolderInUse:
+            help_search(plan)
     return search_as_planned(plan, command)
 
 
@@ -86,7 +95,7 @@ def searched_with_batch(request: SearchRequest, plan: SearchPlan) -> SearchReque
 def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
     """Carry out a plan; see `run_search`."""
     fabric = plan.machine.open()
-    if fabric.world_size == 1:
+    if fabric.world_size == 1 and plan.backend != "shared":
         plan.output.create().close()  # one that cannot be had is told before images are read
     if not plan.output.quiet and fabric.is_global_zero:
         tell(plan.data.reading())
@@ -104,11 +113,16 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         if done is not None:
             return done
         check_fits(partial(plan.strategy.cost, plan.of_rank(fabric.world_size)), fabric, LESS_MEMORY_OF_SEARCH)
+        latencies = folder.call(lambda run: find_latencies(run, plan, fabric.device))
+        plan = replace(plan, budget=replace(plan.budget, table=latencies))
         about = plan.machine.conditions(fabric)
         folder.call(modernise_config)
         folder.call(lambda run: run.provenance(command, plan.recorded, plan.seed, data.fingerprint, **about))
+        if latencies is not None:
+            folder.call(lambda run: run.write_json(LATENCY_FILE, latencies.to_dict()))
         if not plan.output.quiet:
-            sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape)
+            parts = getattr(plan.strategy.config, "partial_channels", 1)
+            sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape, parts)
             folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
         reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.jobs == 1)
         minutes = plan.output.checkpoint_minutes
@@ -117,7 +131,8 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
             with RunRecorder(folder, reporter, plan.output.resume, minutes, loggers) as recorder:
                 result = plan.strategy.search(plan, data, fabric, recorder)
             if not plan.budget.fits(result.architecture):
-                raise UserError(f"strategy {plan.recorded['strategy']} does not keep to --max_params and --max_macs")
+                raise UserError(f"strategy {plan.recorded['strategy']} does not keep to the limits on networks")
+            folder.call(lambda run: compare_latency(run, result.architecture, plan, fabric.device))
             found = folder.call(lambda run: write_result(run, result, plan))
             folder.call(lambda run: log_picture(loggers.of(run, len(run.read_history())), run, result))
         return found
@@ -163,7 +178,12 @@ def read_finished(run: RunFolder, plan: SearchPlan) -> dict[str, Any] | None:
 
 def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict[str, Any]:
     """Write the architecture, its pictures and the end of the run; what `read_result` returns."""
-    found = {**plan.found, "epoch": result.epoch, "F1": run.read_history()[result.epoch]["f1"]}
+    found = {
+        **plan.found,
+        **found_latency(result.architecture, plan.budget),
+        "epoch": result.epoch,
+        "F1": run.read_history()[result.epoch]["f1"],
+    }
     if plan.strategy.criterion != "f1":
         found |= {"criterion": plan.strategy.criterion, "score": result.score}
     architecture = replace(result.architecture, found=found)

@@ -25,11 +25,12 @@ from nas_osr.plans import (
 from nas_osr.requests import write_down
 from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.checks import check_space
+from nas_osr.search_spaces.constrained import check_budget
 from nas_osr.search_spaces.presets import get_preset, preset_objective, space_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.strategies.search_request import AMOUNTS, SearchRequest
 from nas_osr.training.recipes import Recipe
 
 FACTORS = {"k": 10**3, "M": 10**6, "G": 10**9}
@@ -44,11 +45,22 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     UserError: anything in the request is wrong.
     """
     request = replace(request)  # which is checked again: a script may have set a field
+    if request.backend == "shared":
+        request = share(request)
     import_plugins(request.plugin)
     request = write_down(with_objective(request), request.split)
     protocol = request.published_protocol(request.split)
     objective = plan_objective(request, protocol, "search")
     return assemble(request, objective, plan_data(request, protocol, protocol, objective))
+
+
+def share(request: SearchRequest) -> SearchRequest:
+    """The request of one of several processes on one folder. UserError: it cannot be shared."""
+    if request.jobs == 1:
+        raise UserError("backend shared: say with --jobs how many processes share the folder, the same number in each")
+    if request.overwrite:
+        raise UserError("backend shared: --overwrite would take the folder from the other processes: remove it before")
+    return replace(request, resume="auto")
 
 
 def parse_amount(value: int | str | None, name: str) -> int | None:
@@ -114,9 +126,9 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     request = decide_precision(request, request.preset)
     preset, protocol, space = get_preset(request.preset), data.protocol, plan_space(request)
     check_space(space, protocol.image_shape)
-    limits = (parse_amount(getattr(request, name), name) for name in ("max_params", "max_macs"))
-    budget = Budget(protocol.image_shape, *limits)
-    budget.check(space)
+    parameters, macs, memory = (parse_amount(getattr(request, name), name) for name in AMOUNTS)
+    budget = Budget(protocol.image_shape, parameters, macs, memory, request.max_latency)
+    check_budget(budget, space)
     default_augmentation(protocol, request.augmentation)
     strategy = make_strategy(request.strategy, request.strategy_config, request.preset)
     given_pseudo = None if request.pseudo_unknown is None else protocol.labels_of(request.pseudo_unknown)
@@ -135,6 +147,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         data=data,
         classes=classes,
         whole_objective=objective,
+        latency_table=request.latency_table,
         rule_sample=request.rule_sample,
         weights=weights,
         machine=plan_machine(request),
@@ -142,6 +155,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         jobs=request.jobs,
         backend=request.backend,
         seed=request.seed,
+        first=(),
         found={
             "image_shape": list(protocol.image_shape),
             "strategy": request.strategy,
@@ -171,5 +185,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     )
     if plan.jobs > 1 and not strategy.tries:
         raise UserError(f"jobs: strategy {request.strategy} trains one network: leave it at 1")
+    if request.latency_table is not None and not plan.needs_latencies:
+        raise UserError("latency_table: nothing asks for latencies: name a --max_latency, too, or leave it out")
     strategy.check_plan(plan)
     return plan

@@ -35,6 +35,9 @@ Amount = Annotated[int, POSITIVE] | str
 """A number, or one with k, M or G behind it, such as 300k or 1.5M."""
 
 
+AMOUNTS = ("max_params", "max_macs", "max_memory")
+
+
 @dataclass
 class SizeLimits(Checked):
     """What the network that is found may have at most, without the heads of the objective."""
@@ -43,10 +46,16 @@ class SizeLimits(Checked):
     "parameters, such as 300k or 1.5M."
     max_macs: Amount | None = None
     "multiply-accumulates for one image, such as 20M."
+    max_memory: Amount | None = None
+    "bytes at prediction, of parameters and of the maps that one image needs at once, such as 2M."
+    max_latency: Annotated[float, POSITIVE] | None = None
+    "milliseconds for one image, by times of the network's pieces that are measured here first."
+    latency_table: UserPath | None = None
+    "these times from another search's folder instead, or from its latency.json."
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_params", "max_macs"):  # the command line has texts only
+        for name in AMOUNTS:  # the command line has texts only
             value = getattr(self, name)
             if isinstance(value, str) and value.isdecimal() and int(value):
                 setattr(self, name, int(value))
@@ -73,8 +82,9 @@ class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):
     "known classes, by name, that play the unknown; drawn from the seed, or published, when not given."
     jobs: Annotated[int, Range(1, 4096)] = 1
     "architectures tried at a time, by strategies that try some, each in a process with its share of the cores."
-    backend: Literal["local", "ray"] = "local"
-    "what runs several jobs: processes of this machine, or the Ray cluster of RAY_ADDRESS (pip install nas-osr[ray])."
+    backend: Literal["local", "ray", "shared"] = "local"
+    """what runs several jobs: processes of this machine; the Ray cluster of RAY_ADDRESS (pip install nas-osr[ray]); or
+    shared, this command, started so often on machines that share the folder: each does one at a time."""
     rule_sample: Annotated[int, POSITIVE] = 1000
     "kept training images on which the rule is fitted when a network is judged."
     seed: Annotated[int, SEEDS] = 0

@@ -6,6 +6,7 @@ place of the unknown. What it would have taken is judged by the figures on the t
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 
 from nas_osr.errors import UserError
 from nas_osr.requests import RunRequest
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
+from nas_osr.seeds import derive_seed
 from nas_osr.strategies import make_strategy, strategy_class
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_plan import plan_search
@@ -25,7 +28,9 @@ from nas_osr.strategies.table import SearchTable
 from nas_osr.strategies.trials.asking import Asking
 from nas_osr.strategies.trials.base import Trials
 from nas_osr.strategies.trials.trial import Proposal
+from nas_osr.strategies.trials.warm_start import rank
 
+SIZES = ("parameters", "macs")  # of a network, which every table has
 NOTHING_NEW = 20  # trials in a row without a training after which a strategy is taken to have seen everything
 
 
@@ -69,6 +74,9 @@ def plan_on_table(table: SearchTable, name: str, settings: Mapping[str, Any]) ->
     if not 1 <= int(settings.get("rotations", 1)) <= most:
         raise UserError(f"rotations must be from 1 to the table's {most}, got {settings['rotations']}")
     plan = replace(plan, strategy=strategy)
+    against = getattr(strategy.config, "against", SIZES[0])
+    if against not in SIZES:
+        raise UserError(f"against: a table has {' and '.join(SIZES)}, got {against}")
     strategy.check_plan(plan)
     return plan
 
@@ -107,7 +115,8 @@ def search_table(
     strategy, recorder, epochs = plan.strategy, TableRecorder(), plan.weights.epochs
     assert isinstance(strategy, Trials)
     strategy = type(strategy)(strategy.config)  # without what one has learned in a search before
-    asking = Asking(strategy, replace(plan, strategy=strategy), recorder)  # type: ignore[arg-type]
+    plan = replace(plan, strategy=strategy, first=first_on_table(table, plan))
+    asking = Asking(strategy, plan, recorder)
     cost, found = 0.0, []
     repeats = 0
     for trial in count():
@@ -129,6 +138,22 @@ def search_table(
     return found
 
 
+def first_on_table(table: SearchTable, plan: SearchPlan) -> tuple[Architecture, ...]:
+    """What a warm start tries first, by the table's column of its score: the best of so many different rows.
+
+    UserError: the table has no such column.
+    """
+    config = plan.strategy.config
+    if config.warm_start == "none":
+        return ()
+    if any(config.warm_start not in row for row in table.rows):
+        raise UserError(f"warm_start: the table has no column {config.warm_start}")
+    generator = random.Random(derive_seed(plan.seed, "warm start"))
+    rows = generator.sample(range(len(table.rows)), min(config.warm_draws, len(table.rows)))
+    best = rank([table.rows[row][config.warm_start] for row in rows])[: config.warm_trials]
+    return tuple(table.architecture(rows[place]) for place in best)
+
+
 def look_up(table: SearchTable, proposal: Proposal, trial: int, conditions: Conditions) -> dict[str, Any]:
     """The record of a trial, as the history of a search has it."""
     row = table.place[fingerprint(proposal.architecture)]
@@ -140,7 +165,7 @@ def look_up(table: SearchTable, proposal: Proposal, trial: int, conditions: Cond
         "epoch": trial,
         **scores,
         **proposal.architecture.describe(),
-        **{name: table.rows[row][name] for name in ("parameters", "macs")},
+        **{name: table.rows[row][name] for name in SIZES},
         "trained_epochs": proposal.epochs,
         "follows": proposal.follows,
     }

@@ -30,6 +30,7 @@ READING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonze
 
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name in OBJECTIVES),
+    ("arpl", {"confusing_samples": True, "gan_width": 16}),
     ("confidence", {"source": "outliers"}),
     ("confidence", {"source": "pretrained_gan", "gan_width": 16}),
     ("cross_entropy", {"center_weight": 0.1}),

@@ -95,10 +95,12 @@ def export(
 
 def say_sizes(architecture: Architecture) -> None:
     """Print how large an architecture's network and its space are; a line says why not, where a class is missing."""
-    from nas_osr.search_spaces.sizes import describe_architecture, describe_space
+    from nas_osr.search_spaces.sizes import describe_architecture, describe_latency, describe_space
 
     print(f"space: {describe_space(architecture.space)}")
     try:
         print(describe_architecture(architecture, SIZED))
+        if latency := describe_latency(architecture):
+            print(f"latency: {latency}, by the table of its search")
     except UserError as error:
         print(f"network: no sizes, since {error}")

@@ -46,7 +46,8 @@ class PlotRequest(Checked):
     method: Annotated[str | None, Choices(("pca", "tsne"))] = None
     "embedding: how it comes to a plane; pca when not given."
     against: str | None = None
-    "openness: openness_cac (default), openness_gradmix, unknown_classes; pareto: parameters (default), macs."
+    """openness: openness_cac (default), openness_gradmix, unknown_classes; pareto: parameters
+    (default), macs; trials: these, memory, latency."""
     metric: str | None = None
     "bars, sensitivity, pareto: which one; auroc when not given."
     setting: str | None = None

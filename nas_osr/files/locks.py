@@ -28,6 +28,10 @@ LOCKS = (LOCK, OWNER)
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
+class FolderInUse(UserError):
+    """Another process has the folder."""
+
+
 @dataclass(frozen=True)
 class FolderLock:
     """A lock that this process holds on a folder; it ends with the process.
@@ -59,7 +63,8 @@ def lock_folder(path: Path) -> FolderLock:
                 return FolderLock(descriptor)
         except BlockingIOError:
             os.close(descriptor)
-            raise UserError(f"{path}: in use by another nas-osr process; wait for it or choose another --out") from None
+            message = f"{path}: in use by another nas-osr process; wait for it or choose another --out"
+            raise FolderInUse(message) from None
         except BaseException:
             os.close(descriptor)
             raise

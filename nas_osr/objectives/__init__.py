@@ -22,6 +22,9 @@ OBJECTIVES: dict[str, str] = {
     "gmvae": "nas_osr.objectives.gmvae:GMVAE",
     "supcon": "nas_osr.objectives.supcon:SupCon",
     "moco": "nas_osr.objectives.moco:MoCo",
+    "arpl": "nas_osr.objectives.arpl:ARPL",
+    "proser": "nas_osr.objectives.proser:PROSER",
+    "conosr": "nas_osr.objectives.conosr:ConOSR",
 }
 
 

@@ -30,18 +30,11 @@ from nas_osr.configuration import check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
-from nas_osr.objectives.base import Batch, Objective, Terms
-from nas_osr.objectives.parts.freezing import frozen, unrecorded
-from nas_osr.objectives.parts.gan import (
-    Discriminator,
-    Generator,
-    adversarial_term,
-    discriminator_terms,
-    make_adam,
-    train_gan,
-)
+from nas_osr.objectives.adversaries import AdversarialObjective, GANConfig
+from nas_osr.objectives.base import Batch, Terms
+from nas_osr.objectives.parts.freezing import unrecorded
+from nas_osr.objectives.parts.gan import Discriminator, train_gan
 from nas_osr.objectives.parts.pooling import pool, pooled_width
-from nas_osr.objectives.parts.side_tasks import ObjectiveConfig
 from nas_osr.option_docs import POSITIVE
 from nas_osr.outputs import FeatureShapes, Outputs
 from nas_osr.seeds import derive_seed
@@ -50,19 +43,13 @@ IMAGES_FROM = ("gan", "pretrained_gan", "outliers")
 
 
 @dataclass(frozen=True)
-class ConfidenceConfig(ObjectiveConfig):
+class ConfidenceConfig(GANConfig):
     """Coefficients of the loss and sizes of the GAN; the defaults are the paper's, but for `gan_epochs`."""
 
     source: str = "gan"
     "where the images come from that the classifier shall be undecided about: gan, pretrained_gan, outliers."
     beta: Annotated[float, POSITIVE] = 0.1
     "weight of both divergences, greater than 0."
-    gan_latent: Annotated[int, POSITIVE] = 100
-    "dimensions of the generator's noise."
-    gan_width: Annotated[int, POSITIVE] = 64
-    "channels of both GAN networks next to the image."
-    gan_learning_rate: Annotated[float, POSITIVE] = 2e-4
-    "of both GAN networks' Adam."
     gan_epochs: Annotated[int, POSITIVE] = 20
     "pretrained_gan: passes over the known training images."
     gan_batch_size: Annotated[int, POSITIVE] = 64
@@ -73,7 +60,7 @@ class ConfidenceConfig(ObjectiveConfig):
         check_choice(self, "source", IMAGES_FROM, where="confidence: ")
 
 
-class Confidence(Objective):
+class Confidence(AdversarialObjective):
     """The confidence loss of a linear classifier on pooled features.
 
     Attributes:
@@ -94,15 +81,8 @@ class Confidence(Objective):
     outliers: Tensor | None
 
     def build(self, shapes: FeatureShapes) -> None:
-        config = self.config
         self.classifier = nn.Linear(pooled_width(shapes), self.num_classes)
-        self.generator: Generator | None = None
-        self.discriminator: Discriminator | None = None
-        if config.source != "outliers":
-            self.generator = Generator(self.image_shape, config.gan_latent, config.gan_width)
-        if config.source == "gan":
-            self.discriminator = Discriminator(self.image_shape, config.gan_width)
-            self.players = ("discriminator", "generator", "main")
+        self.make_gan(generator=self.config.source != "outliers", trained_along=self.config.source == "gan")
         self.register_buffer("outliers", None, persistent=False)
 
     @classmethod
@@ -121,16 +101,6 @@ class Confidence(Objective):
         if images.dtype != torch.uint8 or images.shape[1:] != self.image_shape or not len(images):
             raise ValueError(f"outliers must be uint8 [n, {self.image_shape}], got {images.dtype} {list(images.shape)}")
         self.outliers = images.to(self.classifier.weight.device)
-
-    def player_parameters(self, player: str) -> list[nn.Parameter]:
-        """`main` has the classifier; a fixed generator has no player."""
-        modules = {"main": self.classifier, "generator": self.generator, "discriminator": self.discriminator}
-        module = modules[player]
-        return [] if module is None else list(module.parameters())
-
-    def make_optimizer(self, player: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer | None:
-        """Adam for both networks of the GAN; the classifier's is left open."""
-        return None if player == "main" else make_adam(parameters, self.config.gan_learning_rate)
 
     def prepare(self, images: LabelledImages, seed: int) -> dict[str, float]:
         """pretrained_gan: train the GAN, and return the mean of its losses over the last epoch. Else nothing.
@@ -164,7 +134,7 @@ class Confidence(Objective):
     def other_images(self, count: int) -> Tensor:
         """Fresh images to be undecided about, float32 [count, C, H, W] in [0, 1], without a gradient."""
         if self.generator is not None:
-            return self.generator.fixed(self.draw(self.generator.noise, count))
+            return self.fakes(count)
         if self.outliers is None:
             raise RuntimeError("set_outliers comes before losses")
         outliers = self.outliers
@@ -178,24 +148,15 @@ class Confidence(Objective):
         `generator_adversarial`, `generator_kl`.
         """
         images, labels = batch
-        if player == "main":
-            with unrecorded(encoder):
-                others = self.classify(encoder, self.other_images(len(images)))
-            return {
-                "ce": F.cross_entropy(self.classify(encoder, images), labels),
-                "kl": self.config.beta * divergence_from_uniform(others),
-            }
-        assert self.generator is not None and self.discriminator is not None
-        if player == "discriminator":
-            return discriminator_terms(self.discriminator, images, self.other_images(len(images)))
-        fakes = self.generator(self.draw(self.generator.noise, len(images)))
-        # the gradient passes through encoder and classifier to the fakes, and leaves nothing in them
-        with frozen(encoder, [*encoder.parameters(), *self.classifier.parameters()]):
-            logits = self.classify(encoder, fakes)
-        return {
-            "generator_adversarial": adversarial_term(self.discriminator, fakes),
-            "generator_kl": self.config.beta * divergence_from_uniform(logits),
-        }
+        if player != "main":
+            return self.adversary_terms(player, encoder, images)
+        terms = {"ce": F.cross_entropy(self.classify(encoder, images), labels)}
+        with unrecorded(encoder):
+            return terms | self.undecided(encoder, self.other_images(len(images)))
+
+    def undecided(self, encoder: nn.Module, images: Tensor) -> Terms:
+        """Term `kl`."""
+        return {"kl": self.config.beta * divergence_from_uniform(self.classify(encoder, images))}
 
 
 def divergence_from_uniform(logits: Tensor) -> Tensor:

@@ -12,6 +12,11 @@ from nas_osr.reports.shown_runs import Runs, need, run_folders
 from nas_osr.reports.style import FAINT, looks, one_axes, styled
 from nas_osr.reports.summaries import SIZES, pareto_front
 
+SIZES_OF_TRIALS = {  # by name: what the axis is called, and its unit
+    **{name: (text, 1e6) for name, text in SIZES.items()},
+    "memory": ("megabytes at prediction", 1e6),
+    "latency": ("milliseconds an image", 1.0),
+}
 SCORES = {"f1": "F1", "auroc": "AUROC", "oscr": "OSCR"}
 
 
@@ -24,15 +29,16 @@ def plot_trials(runs: Runs, *, metric: str = "f1", against: str = "parameters", 
     Args:
         runs: searches that try architectures, also unfinished ones.
         metric: f1, auroc or oscr.
-        against: parameters or macs.
+        against: a key of `SIZES_OF_TRIALS`.
         columns: of a paper that the figure is as wide as.
 
     Raises:
         UserError: a run has no trial yet, or an option is none of these.
     """
-    for name, value, known in (("metric", metric, SCORES), ("against", against, SIZES)):
+    for name, value, known in (("metric", metric, SCORES), ("against", against, SIZES_OF_TRIALS)):
         if value not in known:
             raise UserError(f"plot trials: --{name} must be one of {', '.join(known)}, got {value}")
+    text, unit = SIZES_OF_TRIALS[against]
     sizes: list[float] = []
     scores: list[float] = []
     owners: list[str] = []
@@ -42,7 +48,7 @@ def plot_trials(runs: Runs, *, metric: str = "f1", against: str = "parameters", 
             records = [record for record in part.read_history() if record.get("phase") == "trial"]
             if not records or any(metric not in record or against not in record for record in records):
                 raise UserError(f"{part.path}: its history has no trials with {metric} and {against}")
-            sizes += [record[against] / 1e6 for record in records]
+            sizes += [record[against] / unit for record in records]
             scores += [100 * record[metric] for record in records]
             owners += [run.name] * len(records)
     x, y = np.array(sizes), np.array(scores)
@@ -56,6 +62,6 @@ def plot_trials(runs: Runs, *, metric: str = "f1", against: str = "parameters", 
         beaten, best = own & ~on_front, own & on_front
         axes.plot(x[beaten], y[beaten], look.marker, markerfacecolor="white", **style)
         axes.plot(x[best], y[best], look.marker, markerfacecolor=look.color, label=name, **style)
-    axes.set(xlabel=SIZES[against], ylabel=f"{SCORES[metric]} (%)")
+    axes.set(xlabel=text, ylabel=f"{SCORES[metric]} (%)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure

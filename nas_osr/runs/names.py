@@ -13,6 +13,8 @@ PROGRAM = "nas-osr"
 RUN_SCHEMA = 1
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
+LATENCY_FILE = "latency.json"
+WARM_START_FILE = "warm_start.json"
 
 # Names that a run may write: `--overwrite` removes these and nothing else.
 RUN_FILES = (
@@ -37,8 +39,11 @@ RUN_FILES = (
     "choice.json",
     "logger.json",
     "front.json",
+    LATENCY_FILE,
+    WARM_START_FILE,
     "table.jsonl.xz",
     "optuna.journal*",
+    "trial-*.claim",
     "events.out.tfevents.*",
 )
 FIT_SEARCH, FIT_TRAINING = "fit-search", "fit-training"

@@ -9,7 +9,7 @@
         run.write_json("metrics.json", metrics)
         run.finish()
 
-Only `provenance.json` and `timing.jsonl` hold times, so the other files of two equal runs are equal byte for byte.
+`provenance.json`, `timing.jsonl` and `latency.json` alone hold times: other files of equal runs are equal bytes.
 Readers need no lock: `RunFolder.open(path)`. Nothing in a run folder is ever executed or imported.
 """
 

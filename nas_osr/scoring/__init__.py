@@ -20,6 +20,7 @@ RULES: Mapping[str, str] = {
     "mls": "nas_osr.scoring.logits:MLS",
     "energy": "nas_osr.scoring.logits:Energy",
     "gen": "nas_osr.scoring.logits:GEN",
+    "class_thresholds": "nas_osr.scoring.class_thresholds:ClassThresholds",
     "openmax": "nas_osr.scoring.openmax:OpenMax",
     "crosr": "nas_osr.scoring.crosr:CROSR",
     "neighbours": "nas_osr.scoring.neighbours:Neighbours",

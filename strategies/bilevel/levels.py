@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from nas_osr.errors import UserError
 from nas_osr.objectives.parts.freezing import frozen, unrecorded
 from nas_osr.ranks.replicas import average_gradients
 from nas_osr.search_spaces.architectures.decoding import name_cell, path_chances
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import SearchPlan
+from nas_osr.strategies.bilevel.operation_stopping import OperationStopping
 from nas_osr.strategies.bilevel.samplers import HardGumbel, set_sampler
 from nas_osr.strategies.bilevel.unrolling import unrolled_gradients
 from nas_osr.training.epochs import Batch
@@ -41,7 +44,8 @@ class Levels:
     """
 
     def __init__(self, plan: SearchPlan, fabric: Fabric, outliers: Tensor) -> None:
-        supernet: Supernet = plan.make_encoder(build_supernet, plan.space)
+        build = partial(build_supernet, partial_channels=plan.strategy.config.partial_channels)
+        supernet: Supernet = plan.make_encoder(build, plan.space)
         heads = plan.make_heads(supernet, outliers)
         self.supernet, self.heads, self.fabric = supernet, heads, fabric
         learner = Learner(supernet, heads).to(memory_format=torch.channels_last)
@@ -59,6 +63,11 @@ class Levels:
         players = make_optimizers(learner, weights, plan.weights.recipe.make_optimizer)
         self.learner, self.players = set_up(fabric, learner, {**players, "": architecture})
         self.architecture = self.players.pop("")
+        self.stopping: OperationStopping | None = None
+        if self.config.freeze_below:
+            if len(self.players) > 1:
+                raise UserError("freeze_below: the objective has several players, whose gradients mix: leave it out")
+            self.stopping = OperationStopping(supernet, fabric, self.config.freeze_below, self.config.freeze_window)
 
     def set_temperature(self, temperature: float) -> None:
         """Of alphas and betas, or of what is sampled of them; above 0."""
@@ -75,11 +84,29 @@ class Levels:
 
     def architecture_step(self, images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
         """Update alphas and betas on one batch; weights and running statistics stay as they are."""
+        if self.stopping is not None:
+            return self.watched_step(self.stopping, images, labels, progress)
         with frozen(self.learner, self.frozen_weights):
             losses = self._losses(images, labels, progress)
             self.architecture.zero_grad(set_to_none=True)
             self.fabric.backward(torch.stack(list(losses.values())).sum())
             return self._update(losses)
+
+    def watched_step(
+        self, stopping: OperationStopping, images: Tensor, labels: Tensor, progress: Any
+    ) -> dict[str, Tensor]:
+        """The same, with the gradients of the operations' weights, which they do not follow."""
+        logits, watched = list(self.supernet.architecture_parameters.values()), stopping.learning()
+        others = {*self.frozen_weights} - {*watched}
+        with frozen(self.learner, others):
+            losses = self._losses(images, labels, progress)
+            total = torch.stack(list(losses.values())).sum()
+            found = torch.autograd.grad(total, [*logits, *watched], allow_unused=True)
+        for own, gradient in zip(logits, found, strict=False):
+            own.grad = gradient
+        pairs = zip(watched, found[len(logits) :], strict=True)
+        stopping.look({weight: gradient for weight, gradient in pairs if gradient is not None})
+        return self._update(losses)
 
     def unrolled_step(self, images: Tensor, labels: Tensor, progress: Any, training: Batch) -> dict[str, Tensor]:
         """The same for the weights that a step on the batch `training` would lead to; see `unrolled_gradients`."""
@@ -160,6 +187,7 @@ def capturing(config: Any, choice: Choice, fabric: Fabric) -> Choice:
     reasons = {
         "sampler gdas evaluates what has been drawn alone, which Python decides": config.sampler == "gdas",
         "an unrolled step moves weights to and fro": config.unrolled,
+        "operations are frozen by what Python reads of their gradients": bool(config.freeze_below),
     }
     for reason, prevents in reasons.items():
         if prevents and (choice == "on" or (choice == "auto" and fabric.device.type in DEVICES)):

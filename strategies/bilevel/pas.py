@@ -12,9 +12,10 @@ from nas_osr.configuration import Checked, check_choice
 from nas_osr.cost.whole_run import Cost
 from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
+from nas_osr.search_spaces.checks import check_partial
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
 from nas_osr.strategies.bilevel.search import search_supernet
 from nas_osr.strategies.bilevel.search_cost import search_cost
@@ -51,6 +52,13 @@ class BilevelConfig(Checked):
     "of the mean entropy of alpha (1 where all operations are equal) in the architecture's loss; it rises to this."
     unrolled: bool = False
     "whether alphas and betas look one weight step ahead (DARTS, second order; an architecture step costs five passes)."
+    partial_channels: Annotated[int, Range(1, 64)] = 1
+    "K of PC-DARTS: operations of the supernet compute 1/K of the channels, and the others pass by; 1 is all."
+    freeze_below: Annotated[float, SHARE] = 0.0
+    """an operation's weights are frozen when its gradients on the two halves have a mean cosine below this (OLES; .4
+    in its authors' code); 0 freezes none."""
+    freeze_window: Annotated[int, POSITIVE] = 20
+    "over how many pairs of steps that mean is taken."
     discretisation: Discretisation = "best_path"
     """how a network is made of the supernet: best_path, the most probable path and on it the largest alphas; argmax,
     the larger beta cell by cell; perturbation, what of the last epoch's supernet hurts most when it is taken away."""
@@ -90,6 +98,9 @@ class PAS(Strategy):
             raise UserError("stop_rule: discretisation perturbation needs the last epoch's supernet: leave it at none")
         if self.config.discretisation != "best_path" and plan.budget:
             raise UserError(f"discretisation: {self.config.discretisation} keeps to no budget: leave it at best_path")
+        if self.config.freeze_below and self.config.unrolled:
+            raise UserError("freeze_below: an unrolled step has no gradients at the present weights: leave one out")
+        check_partial(plan.space, self.config.partial_channels, plan.protocol.image_shape)
         if self.config.sampler == "gdas" and self.config.final_entropy:
             raise UserError("final_entropy: the temperature of gdas is of its gradient alone: leave it at 0")
         if self.config.warmup_epochs >= plan.weights.epochs:

@@ -26,13 +26,13 @@ from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import decode, weights_from_record
-from nas_osr.search_spaces.budgets import decode_within
+from nas_osr.search_spaces.constrained import decode_within
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.bilevel.levels import Levels, capturing
 from nas_osr.strategies.bilevel.perturbation import decode_by_perturbation
 from nas_osr.strategies.bilevel.search_monitors import monitor_search, parameter_free
-from nas_osr.strategies.inherited import inheriting
+from nas_osr.strategies.inherited import following, inheriting
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.training.epochs import Batch, Trainer, run_epochs
 from nas_osr.training.fabric import computed_as_trained
@@ -134,6 +134,8 @@ class Searching(Trainer):
         yield from super().step(batches, progress)
         if searching and not architecture_first:
             yield self.update_architecture(*self.input(*batches[1]), progress)
+        if searching and self.levels.stopping is not None:
+            self.levels.stopping.decide()
 
     def unrolled_step(
         self, batches: tuple[Batch, ...], progress: float, architecture_first: bool
@@ -167,6 +169,8 @@ class Searching(Trainer):
             **architecture.describe(),
             "temperature": self.reached,
         }
+        if self.levels.stopping is not None:
+            judged["frozen_operations"] = int(self.levels.stopping.frozen.sum())
         free = parameter_free(self.levels.supernet)
         # in the second half of its fall the temperature makes the choices, on purpose
         epoch = record["epoch"]
@@ -201,19 +205,27 @@ class Searching(Trainer):
         return len(self.split.weight) * (1 if self.phase(epoch) == "warmup" else 2)
 
     def discrete(self, architecture: Architecture) -> Learner:
-        """The network of an architecture with the supernet's weights and heads, in eval mode; see `inheriting`."""
-        encoder = inheriting(self.levels.supernet, architecture, self.plan, self.fabric, self.split.fit_sample)
+        """The network of an architecture with the supernet's weights and heads, in eval mode; see `inheriting`.
+
+        With partial channels no network can have these weights: it is the supernet that follows the architecture.
+        """
+        find = following if self.config.partial_channels > 1 else inheriting
+        encoder = find(self.levels.supernet, architecture, self.plan, self.fabric, self.split.fit_sample)
         return Learner(encoder, self.levels.heads).eval()
 
     def state_dict(self) -> dict[str, Any]:
         architecture = self.levels.architecture.state_dict()
         own = {"best": dict(self.best) or None, "temperature": self.reached, "architecture_optimizer": architecture}
+        if self.levels.stopping is not None:
+            own["stopping"] = self.levels.stopping.state_dict()
         return {**super().state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.levels.architecture.load_state_dict(state["architecture_optimizer"])
         self.best, self.reached = state["best"] or {}, state.get("temperature", 0.0)  # earlier versions lowered none
+        if self.levels.stopping is not None:
+            self.levels.stopping.load_state_dict(state["stopping"])
 
 
 def decode_record(record: Mapping[str, Any], plan: SearchPlan) -> Architecture:

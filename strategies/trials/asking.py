@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from nas_osr.errors import UserError
-from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
-from nas_osr.search_spaces.budgets import best_within, random_weights
+from nas_osr.search_spaces.constrained import best_within, random_weights
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.trials.trial import Proposal, Tried
 
 REDRAWS = 50  # draws before an architecture is proposed that has been tried
 REJECTIONS = 500  # uniform draws for one within a budget
+
+
+class History(Protocol):
+    """What has the trials that are done; a `Recorder` is one."""
+
+    def history(self) -> list[dict[str, Any]]:
+        """The records so far."""
 
 
 class Asking:
@@ -34,7 +40,7 @@ class Asking:
         done: how many trials had been recorded before.
     """
 
-    def __init__(self, strategy: Any, plan: SearchPlan, recorder: Recorder) -> None:
+    def __init__(self, strategy: Any, plan: SearchPlan, recorder: History) -> None:
         self.strategy, self.plan, self.recorder = strategy, plan, recorder
         self.lag = 1 if plan.jobs == 1 else 2 * plan.jobs  # so that no job waits for a trial somewhat longer than it
         self.asked: list[Proposal] = []
@@ -116,7 +122,16 @@ def sample_within(plan: SearchPlan, seed: int) -> Architecture:
     return found
 
 
-def draw_uniformly(plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
-    """A random architecture, one that has not been tried where there is such."""
-    draw = partial(sample_within, plan) if plan.budget else partial(sample_architecture, plan.space)
-    return draw_new(plan, trial, tried, draw)
+def draw_within(plan: SearchPlan, seed: int) -> Architecture:
+    """A random architecture, within the budget where there is one."""
+    return sample_within(plan, seed) if plan.budget else sample_architecture(plan.space, seed)
+
+
+def draw_uniformly(plan: SearchPlan, trial: int, tried: Sequence[Tried], place: int | None = None) -> Architecture:
+    """A random architecture, one that has not been tried where there is such; the first are those of a warm start.
+
+    Args:
+        place: how many have been drawn before; as many as there are trials where it is not given.
+    """
+    place = trial if place is None else place
+    return plan.first[place] if place < len(plan.first) else draw_new(plan, trial, tried, partial(draw_within, plan))

@@ -9,9 +9,9 @@ has ended by then, so that equal searches are equal, however fast their trials a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from lightning_fabric import Fabric
 
@@ -21,6 +21,7 @@ from nas_osr.cost.whole_run import Cost, random_step
 from nas_osr.errors import UserError
 from nas_osr.option_docs import POSITIVE
 from nas_osr.plans import LearningData
+from nas_osr.ranks.first import FirstRank
 from nas_osr.runs.names import TRIALS_FOLDER
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -33,6 +34,7 @@ from nas_osr.strategies.trials.in_turn import try_here
 from nas_osr.strategies.trials.pool import try_in_processes
 from nas_osr.strategies.trials.study import Direction, TrialStudy
 from nas_osr.strategies.trials.trial import Proposal, TrialRunner, TrialStates, Tried, build_trial
+from nas_osr.strategies.trials.warm_start import first_trials
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class TrialsConfig(Checked):
     "how often each is trained, with other known classes playing the unknown; the mean counts."
     criterion: Criterion = "f1"
     "which score picks: f1 (the paper's), auroc or oscr of pseudo-unknown classes."
+    warm_start: Literal["none", "parameters", "macs", "synflow", "naswot", "zico"] = "none"
+    "by which zero-cost score the first trials are the best of many draws; none takes the first draws."
+    warm_draws: Annotated[int, POSITIVE] = 200
+    "how many untrained networks a warm start scores."
+    warm_trials: Annotated[int, POSITIVE] = 8
+    "how many of them are tried; of a population the rest is drawn, as without one."
 
 
 class Trials(Strategy):
@@ -138,6 +146,8 @@ class Trials(Strategy):
         # restore: which trials are done, and how far the one had come that was interrupted
         state = recorder.restore() or {"epoch": -1}
         folder = recorder.folder()
+        warm = FirstRank(fabric, folder).call(lambda path: first_trials(plan, data, fabric.device, path))
+        plan = replace(plan, first=warm)
         states = TrialStates(folder / TRIALS_FOLDER) if self.continues and folder is not None else None
         runner = TrialRunner(plan, self.rotations(plan), data, fabric, states)
         study = TrialStudy(folder, plan, self.directions())

@@ -68,7 +68,8 @@ class Halving(Trials):
             for trial in ranked[: len(ranked) // self.config.factor]:
                 if trial not in gone_on:
                     return Proposal(asked[trial].architecture, longer, follows=trial)
-        return Proposal(draw_uniformly(plan, len(asked), tried), rungs[0])
+        drawn = sum(proposal.follows is None for proposal in asked)
+        return Proposal(draw_uniformly(plan, len(asked), tried, drawn), rungs[0])
 
     def best(self, plan: SearchPlan, tried: Sequence[Tried]) -> Tried:
         """The best of those that were trained longest."""

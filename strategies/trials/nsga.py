@@ -35,7 +35,7 @@ class NSGAConfig(TrialsConfig):
     "how many architectures are tried."
     population: Annotated[int, Range(2)] = 8
     "architectures of a generation; as many of it and the one before survive."
-    against: Literal["parameters", "macs"] = "parameters"
+    against: Literal["parameters", "macs", "memory", "latency"] = "parameters"
     "what is to be small beside a large score."
 
 
@@ -52,6 +52,10 @@ class NSGA(Trials):
         super().__init__(config)
         self._study: Study | None = None
         self._told: list[tuple[float, ...]] = []
+
+    @property
+    def needs_latencies(self) -> bool:
+        return self.config.against == "latency"  # type: ignore[no-any-return]
 
     def propose(self, plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
         """A random one in the first generation, then a mutant of the winner of a tournament of two survivors."""

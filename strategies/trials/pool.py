@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from nas_osr.runs.names import TRIALS_FOLDER
 from nas_osr.runs.progress import tell
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.latencies import read_latencies
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.strategies.trials.asking import Asking
 from nas_osr.strategies.trials.in_turn import Keep
 from nas_osr.strategies.trials.trial import Proposal, TrialRecorder, TrialRunner, TrialStates
 from nas_osr.sweeps.backends import open_executor
-from nas_osr.sweeps.executor import Job
+from nas_osr.sweeps.executor import Executor, Job
 from nas_osr.sweeps.local import share_cores
+from nas_osr.sweeps.shared import SharedExecutor
 
 RETRIES = 2  # of a trial whose process dies
 
@@ -57,7 +60,7 @@ def try_in_processes(asking: Asking, runner: TrialRunner, recorder: Recorder, ke
                 continue
             if trial < asking.done:
                 continue
-            found = asking.repeat(trial) or read_outcome(folder, trial, proposal)
+            found = asking.repeat(trial) or read_outcome(folder, trial, describe_proposal(proposal))
             if found is not None:
                 ended[trial] = found
                 keep_in_turn()
@@ -67,8 +70,13 @@ def try_in_processes(asking: Asking, runner: TrialRunner, recorder: Recorder, ke
 
     with file_errors(folder, "create"):
         folder.mkdir(exist_ok=True)
-    executor = open_executor(plan.backend, plan.jobs, status.failed)
-    with closing(executor.map(try_one, jobs(), share_cores(plan.jobs), RETRIES)) as results:
+    executor: Executor = (
+        shared_executor(folder, outcome_of, status.failed)
+        if plan.backend == "shared"
+        else open_executor(plan.backend, plan.jobs, status.failed)
+    )
+    cores = share_cores(1 if plan.backend == "shared" else plan.jobs)
+    with closing(executor.map(try_one, jobs(), cores, RETRIES)) as results:
         for result in results:
             if result.error:
                 raise UserError(f"{result.job.name}: {result.error}")
@@ -80,18 +88,39 @@ def try_in_processes(asking: Asking, runner: TrialRunner, recorder: Recorder, ke
         folder.rmdir()
 
 
+def shared_executor(
+    folder: Path,
+    settled: Callable[[Job], Any],
+    report: Callable[[str], None],
+    between: Callable[[], None] = lambda: None,
+) -> SharedExecutor:
+    """What makes trials beside other processes that share the folder `trials`; see `SharedExecutor`."""
+    return SharedExecutor(lambda job: folder.parent / f"trial-{job.argument['trial']}.claim", settled, report, between)
+
+
+def outcome_of(job: Job) -> list[dict[str, Any]] | None:
+    """The record and the timing that some process has left of a trial; None where none has. UserError."""
+    task = job.argument
+    found = read_outcome(Path(task["folder"]), task["trial"], task["proposal"])
+    return None if found is None else [*found]
+
+
 def describe_job(
     recorded: Mapping[str, Any], proposal: Proposal, trial: int, root: int, folder: Path
 ) -> dict[str, Any]:
     """What `try_one` is given: plain values."""
-    asked = {"epochs": proposal.epochs, "follows": proposal.follows, **proposal.architecture.describe()}
     return {
         "request": dict(recorded),
-        "proposal": asked,
+        "proposal": describe_proposal(proposal),
         "trial": trial,
         "root": root,
         "folder": str(folder.absolute()),
     }
+
+
+def describe_proposal(proposal: Proposal) -> dict[str, Any]:
+    """It as plain values."""
+    return {"epochs": proposal.epochs, "follows": proposal.follows, **proposal.architecture.describe()}
 
 
 def try_one(task: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -99,6 +128,8 @@ def try_one(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     plan = plan_search(make_request(SearchRequest, {**task["request"], "quiet": True}, "trial"))
     strategy: Any = plan.strategy  # a Trials, which this file is imported by
     asked, trial, folder = task["proposal"], task["trial"], Path(task["folder"])
+    if plan.needs_latencies:
+        plan = replace(plan, budget=replace(plan.budget, table=read_latencies(folder.parent)))
     fabric, data = plan.machine.open(ranks=False), plan.data.load()
     states = TrialStates(folder) if strategy.continues else None
     runner = TrialRunner(plan, strategy.rotations(plan), data, fabric, states)
@@ -116,13 +147,12 @@ def result_file(folder: Path, trial: int) -> Path:
     return folder / f"trial-{trial}.json"
 
 
-def read_outcome(folder: Path, trial: int, proposal: Proposal) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What a trial left that ended before this process began; None where none of this proposal did. UserError."""
+def read_outcome(folder: Path, trial: int, asked: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What a trial has left that ended out of turn, or elsewhere; None where none of this proposal did. UserError."""
     path = result_file(folder, trial)
     if not path.exists():
         return None
     found = read_object(path)
-    asked = {"epochs": proposal.epochs, "follows": proposal.follows, **proposal.architecture.describe()}
     return (found["record"], found["timing"]) if found.get("proposal") == asked else None
 
 

@@ -25,7 +25,7 @@ Direction = Literal["maximize", "minimize"]
 STUDY_FILE = "optuna.journal"
 STUDY_NAME = "search"
 MAX_PATHS = 200  # of a branch that are a parameter of the study; a dashboard shows no more
-FIGURES = ("f1", "auroc", "oscr", "accuracy", "parameters", "macs", "same_as", "follows")
+FIGURES = ("f1", "auroc", "oscr", "accuracy", "parameters", "macs", "memory", "latency", "same_as", "follows")
 
 
 class TrialStudy:

@@ -21,6 +21,7 @@ from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
+from nas_osr.search_spaces.budgets import Budget, network_sizes
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
@@ -260,6 +261,7 @@ def describe_trial(
         **{name: mean_score([part[name] for part in parts]) for name in SCORES},
         **proposal.architecture.describe(),
         **{name: last[name] for name in ("parameters", "macs")},
+        **describe_needs(proposal.architecture, runner.plan.budget),
     }
     if len(parts) > 1:
         record["rotations"] = [
@@ -277,6 +279,13 @@ def describe_trial(
         "ranks": runner.fabric.world_size,
     }
     return record, timing
+
+
+def describe_needs(architecture: Architecture, budget: Budget) -> dict[str, float]:
+    """Bytes that its network needs at prediction, and milliseconds an image where there is a table of latencies."""
+    sizes, table = network_sizes(architecture, budget.image_shape, budget.table), budget.table
+    latency = {} if table is None else {"latency": table.milliseconds(sizes.nanoseconds)}
+    return {"memory": sizes.memory, **latency}
 
 
 def mean_score(values: Sequence[float | None]) -> float | None:

@@ -36,13 +36,14 @@ SHELL = """
 note() { printf '%s\\0' "$@" >> "$NOTES"; printf '\\n\\0' >> "$NOTES"; }
 nas-osr() { note "$@"; }
 torchrun() { while [ "$1" != nas_osr ]; do shift; done; shift; note "$@"; }
+sbatch() { eval "${!#}"; }
 command_not_found_handle() { :; }
 PATH=/nowhere
 """
 
 
 def fences(page: Path, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^ *```{kind}\n(.*?)^ *```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def inline(page: Path) -> list[str]:

@@ -43,6 +43,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "supcon-cutmix": ("supcon", {"mix": "cutmix"}),
     "supcon-mixup": ("supcon", {"mix": "mixup"}),
     "moco": ("moco", {"queue_size": 20}),
+    "arpl": ("arpl", {"confusing_samples": True, "gan_width": 4, "gan_latent": 8}),
+    "proser": ("proser", {"warmup": 0.3}),
+    "conosr": ("conosr", {}),
 }
 AVERAGED = ("cross_entropy-lorot", "moco")  # retrainings that keep an average of their weights
 # with nothing to remember that others have not

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -12,17 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_osr.errors import UserError
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
-from nas_osr.search_spaces.budgets import (
-    Budget,
-    Sizes,
+from nas_osr.search_spaces.budgets import Budget, Sizes, network_sizes
+from nas_osr.search_spaces.constrained import (
+    Label,
     best_within,
+    check_budget,
     decode_within,
     even_weights,
-    network_sizes,
+    space_pieces,
     undominated,
 )
+from nas_osr.search_spaces.latencies import LatencyTable
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.presets import space_of
 from nas_osr.search_spaces.space import Space
@@ -42,7 +46,7 @@ def test_sizes_are_those_of_the_network(name: str, shape: tuple[int, int, int]) 
         architecture = sample_architecture(SPACES[name], seed)
         network = DiscreteNetwork(architecture, shape[0], (0.0,) * shape[0], (1.0,) * shape[0])
         built = Sizes(count_parameters(network), count_macs_of_encoder(network, torch.zeros(1, *shape)))
-        assert network_sizes(architecture, shape) == built, architecture
+        assert network_sizes(architecture, shape, memory=False) == built, architecture
 
 
 def draw_weights(space: Space, seed: int) -> ArchitectureWeights:
@@ -72,28 +76,55 @@ def probability(architecture, weights: ArchitectureWeights) -> float:
     return value
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 1000), st.floats(0.1, 1))
-def test_the_best_within_is_the_best_of_all_that_fit(seed: int, share: float) -> None:
-    space = Space(layers=3, channels=8, operations=("skip", "conv"), stems=("strided", "pooled"), widths=(0.5, 1))
-    weights, shape = draw_weights(space, seed), (1, 16, 16)
-    everything = []
+def made_up_table(space: Space, shape: tuple[int, int, int]) -> LatencyTable:
+    """Of a device that takes for each piece what its name says, as good as anything."""
+    return LatencyTable("made up", 10, {key: 1000 + hash_of(key) for key in space_pieces(space, shape)})
+
+
+def hash_of(text: str) -> int:
+    return sum(place * ord(letter) for place, letter in enumerate(text)) % 7000
+
+
+@cache
+def all_of_a_space() -> tuple[Space, LatencyTable, list[Architecture], list[Sizes]]:
+    """A small space, all of it, and what everything needs."""
+    space, shape = Space(
+        layers=3, channels=8, operations=("skip", "conv"), stems=("strided", "pooled"), widths=(0.5, 1),
+        activations=("relu", "gelu"),
+    ), (1, 16, 16)  # fmt: skip
+    everything, base, path = [], sample_architecture(space, 0), (0, 1, 2)  # the only path of three layers
     for choices in itertools.product(*space.choices.values()):
-        path = (0, 1, 2)  # the only one of three layers
         for operations in itertools.product(space.operations, repeat=3):
-            base = sample_architecture(space, 0)
             branch = replace(base.branches[2], path=path, operations=operations)
             named = dict(zip(space.choices, choices, strict=True))
             everything.append(replace(base, branches={2: branch}, choices=named, found={}))
-    sizes = [network_sizes(one, shape) for one in everything]
-    least, most = min(sizes).parameters, max(sizes).parameters
-    budget = Budget(shape, parameters=int(least + share * (most - least)), macs=int(share * max(s.macs for s in sizes)))
+    table = made_up_table(space, shape)
+    return space, table, everything, [network_sizes(one, shape, table) for one in everything]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.1, 1), st.sampled_from(["sizes", "memory", "latency", "all"]))
+def test_the_best_within_is_the_best_of_all_that_fit(seed: int, share: float, limited: str) -> None:
+    space, table, everything, sizes = all_of_a_space()
+    weights, shape = draw_weights(space, seed), (1, 16, 16)
+
+    def between(name: str) -> int:
+        values = [getattr(size, name) for size in sizes]
+        return int(min(values) + share * (max(values) - min(values)))
+
+    budget = Budget(shape)
+    if limited in ("sizes", "all"):
+        budget = replace(budget, parameters=between("parameters"), macs=int(share * max(s.macs for s in sizes)))
+    if limited in ("memory", "all"):
+        budget = replace(budget, memory=between("memory"))
+    if limited in ("latency", "all"):
+        budget = replace(budget, latency=between("nanoseconds") / 1e7, table=table)
     fitting = [one for one, size in zip(everything, sizes, strict=True) if budget.admits(size)]
     found = best_within(space, weights, budget)
     if not fitting:
         assert found is None
         with pytest.raises(UserError, match="no network of the space has at most"):
-            budget.check(space)
+            check_budget(budget, space)
         return
     assert found is not None and budget.fits(found)
     best = max(probability(one, weights) for one in fitting)
@@ -106,23 +137,48 @@ def test_decoding_keeps_the_budget(name: str) -> None:
     weights = draw_weights(space, 1)
     free = decode_within(space, weights, Budget(shape))
     size = network_sizes(free, shape)
-    assert decode_within(space, weights, Budget(shape, *size)) == free
+    exactly = Budget(shape, size.parameters, size.macs, size.memory)
+    assert decode_within(space, weights, exactly) == free
     budget = Budget(shape, parameters=size.parameters * 3 // 4)
     assert network_sizes(decode_within(space, weights, budget), shape).parameters <= size.parameters * 3 // 4
 
 
+@pytest.mark.parametrize("limit", ["memory", "latency"])
+@pytest.mark.parametrize("name", SPACES)
+def test_decoding_keeps_memory_and_latency(name: str, limit: str) -> None:
+    space, shape = SPACES[name], (3, 32, 32)
+    table, weights = made_up_table(space, shape), draw_weights(space, 2)
+    free = network_sizes(decode_within(space, weights, Budget(shape)), shape, table)
+    tight = Budget(shape, memory=free.memory * 9 // 10)
+    if limit == "latency":
+        tight = Budget(shape, latency=table.milliseconds(free.nanoseconds * 9 // 10), table=table)
+    found = network_sizes(decode_within(space, weights, tight), shape, table)
+    before, after = (getattr(s, "memory" if limit == "memory" else "nanoseconds") for s in (free, found))
+    assert after <= before * 9 // 10 and tight.admits(found)
+
+
 def test_nothing_fits() -> None:
+    space, shape = SPACES["paper"], (1, 32, 32)
     with pytest.raises(UserError, match=r"at most 10 parameters \(the least that any has: [\d,]+\): allow more"):
-        Budget((1, 32, 32), parameters=10).check(SPACES["paper"])
+        check_budget(Budget(shape, parameters=10), space)
+    everything = [network_sizes(sample_architecture(space, seed), shape) for seed in range(200)]
+    with pytest.raises(UserError, match=r"at most 99 bytes at prediction \(the least that any has: [\d,]+\)") as told:
+        check_budget(Budget(shape, memory=99), space)
+    least = int(str(told.value).split("has: ")[1].split(")")[0].replace(",", ""))
+    assert least == min(size.memory for size in everything)  # there are 33 different ones
+    table = made_up_table(space, shape)
+    with pytest.raises(UserError, match=r"at most 1e-09 ms an image \(the least that any has: 0\.00\d+\)"):
+        check_budget(Budget(shape, latency=1e-9, table=table), space)
+    check_budget(Budget(shape, latency=1e-9), space)  # nothing has been measured yet
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5)), max_size=12))
-def test_undominated_labels(drawn: list[tuple[int, int, int]]) -> None:
-    labels = [(float(value), Sizes(*size), (index,)) for index, (value, *size) in enumerate(drawn)]
+@given(st.lists(st.tuples(*[st.integers(0, 4)] * 4), max_size=12))
+def test_undominated_labels(drawn: list[tuple[int, int, int, int]]) -> None:
+    labels = [Label(float(v), Sizes(p, m, 0, a), (index,)) for index, (v, p, m, a) in enumerate(drawn)]
     kept = undominated(labels)
     for value, size, _ in labels:
         beaten = any(
-            v >= value and s.parameters <= size.parameters and s.macs <= size.macs and (v, s) != (value, size)
+            v >= value and all(one <= other for one, other in zip(s, size, strict=True)) and (v, s) != (value, size)
             for v, s, _ in labels
         )
         assert ((value, size) in [(v, s) for v, s, _ in kept]) == (not beaten)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nas_osr.search_spaces.architectures.canonical import count_distinct, finger
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.table import SCORED, SearchTable, read_table, write_table
 from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
-from nas_osr.strategies.table_trials import Conditions, plan_on_table, regret_on_table, search_table
+from nas_osr.strategies.table_trials import Conditions, first_on_table, plan_on_table, regret_on_table, search_table
 from nas_osr.strategies.tabulate import choose_architectures
 
 SPACE = Space(layers=3, channels=16)  # 27 descriptions
@@ -135,6 +135,24 @@ def test_no_strategy_sees_the_true_unknown_classes(name: str) -> None:
     assert found[0] == found[1] and len(found[0]) > 5
 
 
+def test_a_warm_start_takes_the_best_rows_by_a_column() -> None:
+    table, condition = make(), Conditions("mls", 1)
+    worst = [{**row, "synflow": -row["zero_cost"] if number else None} for number, row in enumerate(table.rows)]
+    scored = SearchTable(table.header, worst)
+    best = sorted(range(1, len(worst)), key=lambda row: -worst[row]["synflow"])
+    for name, settings in (("random", {}), ("halving", {}), ("evolution", {"population": 4, "tournament": 2})):
+        given = {**settings, "warm_start": "synflow", "warm_trials": 3}
+        warm = plan_on_table(scored, name, given)
+        assert [table.place[fingerprint(one)] for one in first_on_table(scored, warm)] == best[:3]
+        assert search_table(scored, warm, condition, 1)[0][1] == best[0]
+    # of few draws the best is the best of these
+    drawing = plan_on_table(scored, "random", {"warm_start": "synflow", "warm_draws": 2})
+    few = [first_on_table(scored, replace(drawing, seed=seed)) for seed in range(20)]
+    assert all(len(pair) == 2 for pair in few) and len({fingerprint(pair[0]) for pair in few}) > 5
+    with pytest.raises(UserError, match="warm_start: the table has no column zico"):
+        search_table(scored, plan_on_table(scored, "random", {"warm_start": "zico"}), condition, 1)
+
+
 def test_strategies_are_compared_with_random_at_the_same_cost() -> None:
     settings = {"halving": {"factor": 2}, "evolution": {"population": 3, "tournament": 3}}
     names = ("random", "halving", "evolution")
@@ -152,6 +170,7 @@ def test_strategies_are_compared_with_random_at_the_same_cost() -> None:
         (False, "random", {}, "strategies need all of it"),
         (True, "random", {"rotations": 3}, "rotations must be from 1 to the table's 2, got 3"),
         (True, "evolution", {"order": 1}, "has no setting 'order'"),
+        (True, "nsga", {"against": "latency"}, "a table has parameters and macs, got latency"),
     ],
 )
 def test_what_a_table_cannot_answer_is_refused(complete: bool, name: str, settings: Any, message: str) -> None:

@@ -1,10 +1,12 @@
-"""Linear classifiers of features, plain ones and ones of angles."""
+"""Linear layers for classifiers of features: ones of angles, and ones that stretch nothing."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+SMALLEST = 1e-12  # that a matrix is divided by
 
 
 class CosineClassifier(nn.Module):
@@ -35,3 +37,36 @@ class CosineClassifier(nn.Module):
     def linear(self) -> tuple[Tensor, Tensor]:
         """W [N, D] and b [N] of the same logits in eval mode, of features of length 1."""
         return (self.scale or 1.0) * F.normalize(self.weight), torch.zeros_like(self.weight[:, 0])
+
+
+class SpectralLinear(nn.Linear):
+    """A linear layer whose matrix is divided by its largest singular value (Miyato et al. 2018), by power iteration.
+
+    One iteration in each training step, as in torch's `spectral_norm`; but a matrix of zeros stays one, and where
+    the weights are frozen (an architecture step) nothing moves.
+
+    Attributes:
+        direction: [out], the left singular vector so far, of length 1.
+    """
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__(width, outputs)
+        self.direction: Tensor
+        self.register_buffer("direction", F.normalize(torch.randn(outputs), dim=0))
+        for _ in range(15):  # so that the first steps are not far off
+            self.direction, _ = self._iterate()
+
+    @torch.no_grad()
+    def _iterate(self) -> tuple[Tensor, Tensor]:
+        """The left and the right singular vector after one more iteration."""
+        right = F.normalize(self.weight.T @ self.direction, dim=0)
+        return F.normalize(self.weight @ right, dim=0), right
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, width] -> [B, outputs] float32, under autocast too."""
+        with torch.autocast(input.device.type, enabled=False):
+            left, right = self._iterate()
+            if self.training and self.weight.requires_grad:
+                self.direction = left
+            largest = left @ (self.weight @ right)
+            return F.linear(input.float(), self.weight / largest.clamp_min(SMALLEST), self.bias)

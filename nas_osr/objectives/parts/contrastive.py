@@ -35,14 +35,28 @@ def supcon_loss(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
         labels: [M] int64.
         temperature: t, greater than 0.
     """
+    return soft_supcon_loss(features, (labels[:, None] == labels).float(), temperature)
+
+
+def soft_supcon_loss(features: Tensor, affinities: Tensor, temperature: float) -> Tensor:
+    """SupCon with soft positives (ConOSR's SupCon-ST): -sum_p a_ip log[exp(s_ip / t) / sum_{k != i} exp(s_ik / t)] /
+    sum_p a_ip, the mean over anchors i, a scalar.
+
+    p runs over all rows but i. A row that has nothing in common with any is no anchor.
+
+    Args:
+        features: [M, D] unit vectors, M at least 1.
+        affinities: a, [M, M] float, from 0 to 1: how much two rows have in common; the diagonal is passed over.
+        temperature: t, greater than 0.
+    """
     scores = similarities(features, features, temperature)
     own = torch.eye(len(features), dtype=torch.bool, device=features.device)
     # the most negative number, not -inf: one row alone would make NaN of it
     others = scores.masked_fill(own, torch.finfo(scores.dtype).min)
-    positive = (labels[:, None] == labels) & ~own
-    count = positive.sum(dim=1)
-    per_anchor = others.logsumexp(dim=1) - (scores * positive).sum(dim=1) / count.clamp_min(1)
-    anchors = count > 0
+    shares = affinities.masked_fill(own, 0.0)
+    total = shares.sum(dim=1)
+    anchors = total > 0
+    per_anchor = others.logsumexp(dim=1) - (scores * shares).sum(dim=1) / torch.where(anchors, total, 1.0)
     return (per_anchor * anchors).sum() / anchors.sum().clamp_min(1)
 
 

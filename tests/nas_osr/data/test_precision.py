@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.data.augmentation import CHANGES, RECIPES, augment
 from nas_osr.data.protocols import make_protocol
-from nas_osr.objectives import OBJECTIVES, moco, supcon
+from nas_osr.objectives import OBJECTIVES, conosr, moco, supcon
 from nas_osr.objectives.parts import mixing
 from nas_osr.retrain.retrain_cost import training_cost
 from nas_osr.retrain.retrain_plan import plan_measured
@@ -22,6 +22,7 @@ from nas_osr.training.fabric import make_fabric
 SAMPLING = (torch.affine_grid_generator, torch.grid_sampler, torch.lerp, torch._C._nn._upsample_bilinear2d_aa)
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((name, {"gan_width": 4} if name == "confidence" else {}) for name in OBJECTIVES if name != "supcon"),
+    ("conosr", {"views": "simclr"}),
     *(("supcon", {"mix": mix, "augment": True}) for mix in mixing.MIXES),
 ]
 
@@ -50,8 +51,8 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
 
         monkeypatch.setattr(module, name, watched)
 
-    watch(moco, "random_views")
-    watch(supcon, "random_views")
+    for module in (moco, supcon, conosr):
+        watch(module, "random_views")
     for name in ("gradmix", "cutmix", "mixup"):
         watch(mixing, name)
     return found
@@ -70,7 +71,7 @@ def test_every_objective_prepares_images_in_float32(
         [step] = cost.make_steps(cost.batch_size)
         with NoAutocast():
             step.run()
-    assert len(prepared) == {"moco": 1, "supcon": 1 + (settings.get("mix") != "none")}.get(objective, 0)
+    assert len(prepared) == {"moco": 1, "conosr": 1, "supcon": 1 + (settings.get("mix") != "none")}.get(objective, 0)
     assert all(images.dtype == torch.float32 for images in prepared)
 
 

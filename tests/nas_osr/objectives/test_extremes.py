@@ -41,6 +41,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "supcon, one view": ("supcon", {"mix": "none", "augment": False}),
     "moco": ("moco", {"queue_size": 5}),
     "moco, gradmix": ("moco", {"queue_size": 5, "mix": "gradmix"}),
+    "arpl": ("arpl", {}),
+    "arpl, confusing": ("arpl", {"confusing_samples": True, "margin": 1.0, **GAN}),
+    "proser": ("proser", {"placeholders": 3}),
+    "conosr": ("conosr", {}),
+    "conosr, not mixed": ("conosr", {"mix_alpha": 0.0, "label_smoothing": 0.0, "views": "simclr"}),
 }
 
 

@@ -79,7 +79,12 @@ def test_one_process_takes_any_batch() -> None:
 
 
 def test_losses_across_the_batch_are_not_divisible() -> None:
-    assert {name for name in OBJECTIVES if not objective_class(name).divisible} == {"supcon", "moco"}
+    assert {name for name in OBJECTIVES if not objective_class(name).divisible} == {
+        "supcon",
+        "moco",
+        "proser",
+        "conosr",
+    }
 
 
 def test_the_parts_draw_what_the_whole_draws() -> None:

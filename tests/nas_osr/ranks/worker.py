@@ -32,6 +32,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "crosr": {},
     "cross_entropy": {"center_weight": 0.1},
     "confidence": {"gan_width": 4},
+    "arpl": {"confusing_samples": True, "gan_width": 4},
 }
 
 
@@ -54,8 +55,8 @@ def distance(ours: torch.Tensor, expected: torch.Tensor) -> float:
 
 def compare_steps(fabric: Any, name: str) -> dict[str, float]:
     """How far the gradients of two ranks, and of one rank's rows alone, are from those of the whole batch."""
-    # the GAN of `confidence` makes images of 32 pixels
-    protocol = make_protocol("cifar10" if name == "confidence" else "digits")
+    # GANs make images of 32 pixels
+    protocol = make_protocol("cifar10" if name in ("confidence", "arpl") else "digits")
     request = SearchRequest(
         protocol=protocol.name, preset="tiny", layers=3, objective=name, objective_config=OBJECTIVES[name]
     )

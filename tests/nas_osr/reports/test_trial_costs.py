@@ -42,6 +42,16 @@ def test_points_and_front(tmp_path: Path) -> None:
     assert axes.get_xlabel() == "million multiply-accumulates an image" and axes.get_ylabel() == "AUROC (%)"
 
 
+def test_memory_and_latency_have_their_units(tmp_path: Path) -> None:
+    points = ((1_000_000, 0.5), (3_000_000, 0.8))
+    records = [{**t, "memory": 4 * t["parameters"], "latency": t["parameters"] / 1e7} for t in trials(*points)]
+    run = write_history(tmp_path / "a", records)
+    for against, text, expected in (("memory", "megabytes", [4, 12]), ("latency", "milliseconds", [0.1, 0.3])):
+        [axes] = plot_trials(run, against=against).axes
+        assert axes.get_xlabel().startswith(text)
+        np.testing.assert_allclose(np.asarray(axes.lines[0].get_xdata()), expected)
+
+
 def test_mistakes(tmp_path: Path) -> None:
     run = write_history(tmp_path / "pas", search_records())
     with pytest.raises(UserError, match="has no trials with f1 and parameters"):

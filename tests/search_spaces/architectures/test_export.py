@@ -294,7 +294,8 @@ def test_pictures_of_a_search_say_how_large_the_network_is():
     texts = " ".join(text for text, _ in svg_texts(render(architecture, None, "svg", sizes_of(architecture)))["sizes"])
     network = DiscreteNetwork(architecture, 3, (0.0,) * 3, (1.0,) * 3)
     count = sum(parameter.numel() for parameter in network.parameters())
-    assert f"{count / 1e6:.2f}M parameters" in texts and texts.endswith("an image of 3x32x32")
+    assert f"{count / 1e6:.2f}M parameters" in texts and "an image of 3x32x32, " in texts
+    assert texts.endswith("MB at prediction")
     for odd in ([3, 32], [3, 32, -1], "3x32x32", None, [3, 32, 10**9]):
         other = dataclasses.replace(architecture, found={**FOUND, "image_shape": odd})
         assert "sizes" not in svg_texts(render(other, None, "svg", sizes_of(other)))

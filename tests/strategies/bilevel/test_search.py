@@ -138,8 +138,8 @@ def test_each_step_changes_its_own_side_only(digits: OpenSetData, monkeypatch: p
     supernets: list[Supernet] = []
     original = levels.build_supernet
 
-    def keep(*arguments: Any) -> Supernet:
-        supernets.append(original(*arguments))
+    def keep(*arguments: Any, **options: Any) -> Supernet:
+        supernets.append(original(*arguments, **options))
         return supernets[0]
 
     seen = {"architecture steps": 0}

@@ -195,6 +195,7 @@ def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     own = config.pop("strategy_config")
     later = ("sampler", "entropy_weight", "unrolled", "discretisation", "settled")
+    later += ("partial_channels", "freeze_below", "freeze_window")
     for younger in ("stop_rule", "temperature", "criterion", *later):
         del own[younger]
     for younger in ("deterministic", "jobs", "backend"):

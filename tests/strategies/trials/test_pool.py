@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import nas_osr
+from nas_osr.errors import UserError
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.strategies.trials import pool
 from nas_osr.sweeps.executor import Job, Resources, Result
@@ -103,13 +104,6 @@ def test_processes_that_are_killed_cost_nothing(backend: str, tmp_path: Path, mo
         begun.append(subprocess.Popen([sys.executable, "-c", code], cwd=Path(nas_osr.__file__).parents[1]))
         return begun[-1]
 
-    def wait_for(ready: Callable[[], Any]) -> None:
-        for _ in range(3000):
-            if ready():
-                return
-            time.sleep(0.1)
-        raise AssertionError("it has not come so far")
-
     try:
         first = begin()
         wait_for(lambda: (out / "history.jsonl").exists() and (out / "history.jsonl").read_text().count("\n") >= 1)
@@ -126,6 +120,57 @@ def test_processes_that_are_killed_cost_nothing(backend: str, tmp_path: Path, mo
     for name in COMPARED:
         whole = (tmp_path / "whole" / name).read_text()
         assert (out / name).read_text() == whole.replace("backend: local", f"backend: {backend}"), name
+
+
+@pytest.mark.slow
+def test_processes_share_a_folder_and_one_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that keeps the search is killed with its trial, as when a machine goes; the other takes both up."""
+    options = {**OPTIONS, "strategy_config": {"trials": 3, "factor": 2}}
+    monkeypatch.setitem(OPTIONS, "strategy_config", options["strategy_config"])
+    search(tmp_path / "whole", monkeypatch)
+    monkeypatch.undo()
+    out = tmp_path / "run"
+    code = f"import nas_osr; print(nas_osr.search(**{options!r}, backend='shared', out={str(out)!r})['f1'])"
+    command, place = [sys.executable, "-c", code], Path(nas_osr.__file__).parents[1]
+    begun = [subprocess.Popen(command, cwd=place, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        wait_for(lambda: len([*out.glob("trial-*.claim")]) == 2)  # one trial each
+        keeper = next(process for process in begun if str(process.pid) in holder(out / ".lock"))
+        (other,) = (process for process in begun if process is not keeper)
+        for number in [keeper.pid, *children(keeper.pid)]:
+            os.kill(number, signal.SIGKILL)
+        printed, _ = other.communicate(timeout=1200)
+        assert other.returncode == 0
+        late = subprocess.run(command, cwd=place, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
+        assert late.stdout == printed  # a process that comes late is told the result
+    finally:
+        for process in begun:
+            process.kill()
+    for name in COMPARED:
+        whole = (tmp_path / "whole" / name).read_text()
+        assert (out / name).read_text() == whole.replace("backend: local", "backend: shared"), name
+    assert not (out / "trials").exists() and not [*out.glob("trial-*.claim")]
+
+
+@pytest.mark.parametrize(("more", "message"), [({"jobs": 1}, "say with --jobs"), ({"overwrite": True}, "--overwrite")])
+def test_what_cannot_be_shared(more: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        nas_osr.search(**{**OPTIONS, **more}, backend="shared", out=str(tmp_path / "run"))
+
+
+def holder(path: Path) -> list[str]:
+    """The processes that hold a lock on a file, by /proc/locks."""
+    number = str(path.stat().st_ino)
+    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return [fields[4] for fields in lines if fields[1] == "FLOCK" and fields[5].endswith(f":{number}")]
+
+
+def wait_for(ready: Callable[[], Any]) -> None:
+    for _ in range(3000):
+        if ready():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it has not come so far")
 
 
 def children(parent: int) -> list[int]:
