@@ -17,6 +17,7 @@ from nas_osr.ranks.replicas import average_gradients
 from nas_osr.search_spaces.architectures.decoding import name_cell, path_chances
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.strategies.base import SearchPlan
+from nas_osr.strategies.bilevel.gradients import gradients
 from nas_osr.strategies.bilevel.operation_stopping import OperationStopping
 from nas_osr.strategies.bilevel.samplers import HardGumbel, set_sampler
 from nas_osr.strategies.bilevel.unrolling import unrolled_gradients
@@ -101,7 +102,7 @@ class Levels:
         with frozen(self.learner, others):
             losses = self._losses(images, labels, progress)
             total = torch.stack(list(losses.values())).sum()
-            found = torch.autograd.grad(total, [*logits, *watched], allow_unused=True)
+            found = gradients(self.fabric, total, [*logits, *watched])
         for own, gradient in zip(logits, found, strict=False):
             own.grad = gradient
         pairs = zip(watched, found[len(logits) :], strict=True)
@@ -124,8 +125,8 @@ class Levels:
         logits = list(self.supernet.architecture_parameters.values())
         with unrecorded(self.learner):
             rate = float(main.param_groups[0]["lr"])
-            gradients = unrolled_gradients(of_training, validation, weights, logits, rate)
-        for own, gradient in zip(logits, gradients, strict=True):
+            ahead = unrolled_gradients(self.fabric, of_training, validation, weights, logits, rate)
+        for own, gradient in zip(logits, ahead, strict=True):
             own.grad = gradient
         return self._update(kept[0])
 

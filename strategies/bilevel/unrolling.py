@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
+
+from nas_osr.strategies.bilevel.gradients import gradients
 
 STEP = 0.01  # over the norm of the weights' gradient: how far the weights are moved for the finite difference (DARTS)
 
 
 def unrolled_gradients(
+    fabric: Fabric,
     training: Callable[[], Tensor],
     validation: Callable[[], Tensor],
     weights: Sequence[Tensor],
@@ -23,6 +27,7 @@ def unrolled_gradients(
     along it, so that it needs two passes more and no second derivative.
 
     Args:
+        fabric: which set up what the losses come from.
         training, validation: the losses [] at the weights and architecture as they are when called; the random numbers
             that they draw are the same for both of the two passes.
         weights, architecture: leaves that take gradients; weights are as before afterwards.
@@ -32,9 +37,9 @@ def unrolled_gradients(
         a gradient for each of `architecture`; None where it has no part in `validation` nor in `training`.
     """
     kept = [weight.detach().clone() for weight in weights]
-    ahead = torch.autograd.grad(training(), weights, allow_unused=True)
+    ahead = gradients(fabric, training(), weights)
     _move(weights, kept, ahead, -rate)
-    found = torch.autograd.grad(validation(), [*weights, *architecture], allow_unused=True)
+    found = gradients(fabric, validation(), [*weights, *architecture])
     vector = found[: len(weights)]
     direct: list[Tensor | None] = list(found[len(weights) :])
     norm = torch.nn.utils.get_total_norm([v for v in vector if v is not None])
@@ -43,7 +48,7 @@ def unrolled_gradients(
     for sign in (1, -1):
         _move(weights, kept, vector, sign * distance)
         with torch.random.fork_rng(enabled=sign > 0):  # both sides begin with the same random state
-            sides.append(torch.autograd.grad(training(), architecture, allow_unused=True))
+            sides.append(gradients(fabric, training(), architecture))
     _move(weights, kept, vector, 0)
     for place, (above, below) in enumerate(zip(*sides, strict=True)):
         if above is not None and below is not None:

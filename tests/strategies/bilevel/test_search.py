@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -284,6 +285,21 @@ def test_options_that_do_not_go_together_are_refused(digits: OpenSetData) -> Non
         run(digits, own={"discretisation": "argmax"}, max_params="300k")
     with pytest.raises(UserError, match="sampler must be one of softmax, gdas, drnas, got 'reinforce'"):
         run(digits, own={"sampler": "reinforce"})
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"unrolled": True}, {"freeze_below": 0.4}, {"partial_channels": 2}, {"sampler": "gdas"}, {"sampler": "drnas"}],
+    ids=str,
+)
+@pytest.mark.parametrize("rule", ["mls", "odin"])
+def test_every_option_searches_in_bf16(digits: OpenSetData, own: dict[str, Any], rule: str) -> None:
+    """The precision of a GPU and of many CPUs, at which Fabric forbids gradients that it does not take itself."""
+    result, recorder = run(
+        digits, epochs=2, own=own, objective="cross_entropy", objective_config={}, rule=rule, precision="bf16-mixed"
+    )
+    assert 0 < result.score <= 1
+    assert all(math.isfinite(loss) for loss in recorder.records[-1]["losses"].values())
 
 
 @pytest.mark.parametrize("own", [{"sampler": "gdas"}, {"unrolled": True}], ids=str)
