@@ -9,7 +9,7 @@ RUNS := runs/digits
 CODE := nas_osr search_spaces strategies retrain tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install search test test-all fuzz lint format clean
+.PHONY: help install search test test-all fuzz lint format docs dist clean
 
 help:
 	@echo "make search    search, export, retrain and evaluate on the bundled digits (minutes)"
@@ -18,6 +18,8 @@ help:
 	@echo "make fuzz      ten thousand broken files (minutes)"
 	@echo "make lint      static checks only"
 	@echo "make format    format the code"
+	@echo "make docs      build the documentation into site/, without a network"
+	@echo "make dist      build wheel and source archive into dist/, and check them"
 	@echo "make clean     remove caches and $(RUNS); the virtual environment stays"
 
 install: $(STAMP)
@@ -53,6 +55,16 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --clean
+
+dist: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	rm -rf dist build
+	mkdir dist
+	$(BIN)/python -c "from setuptools import build_meta as backend; backend.build_sdist('dist'); backend.build_wheel('dist')"
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(RUNS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(RUNS) site dist build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

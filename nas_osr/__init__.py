@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _PUBLIC
     from nas_osr.search_spaces.architectures.references import load_architecture as load_architecture
     from nas_osr.strategies.search_request import SearchRequest as SearchRequest
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Architecture": "nas_osr.search_spaces.architectures.architecture",

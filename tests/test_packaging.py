@@ -19,6 +19,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("nas_osr", "search_spaces", "strategies", "retrain")
+FILES = (
+    "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "mkdocs.yml",
+    "pyproject.toml", "setup.cfg", "setup.py",
+)  # fmt: skip
 INDIRECT = {"tensorboard": "torch.utils.tensorboard", "graphviz-pure": '"graphviz-pure"'}  # used without an import
 TINY = [
     "--protocol=digits", "--preset=tiny", "--limit_per_class=10", "--batch_size=8", "--device=cpu", "--threads=1",
@@ -48,9 +52,9 @@ def build(kind: str, source: Path, out: Path) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what is packaged, links as links."""
     copy = tmp_path_factory.mktemp("source")
-    for name in ("setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in FILES:
         shutil.copy(ROOT / name, copy)
-    for name in FOLDERS:
+    for name in (*FOLDERS, "tests", "docs"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
     return copy
@@ -59,6 +63,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("wheel", source, tmp_path_factory.mktemp("wheel") / "out")
+
+
+def tree(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
 
 
 def contents(wheel: Path) -> dict[str, bytes]:
@@ -77,9 +85,16 @@ def test_the_wheel_has_one_package_with_all_its_files(wheel: Path) -> None:
     assert files == {str(path if path.parts[0] == "nas_osr" else "nas_osr" / path) for path in own}
 
 
-def test_a_wheel_of_the_source_archive_is_the_same(source: Path, wheel: Path, tmp_path: Path) -> None:
+def test_the_source_archive_is_the_checkout_and_a_wheel_of_it_the_same(
+    source: Path, wheel: Path, tmp_path: Path
+) -> None:
     shutil.unpack_archive(build("sdist", source, tmp_path / "sdist"), tmp_path / "unpacked")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert [name for name in FILES if not (unpacked / name).is_file()] == []
+    for folder in (*FOLDERS, "tests", "docs"):
+        assert tree(unpacked / folder) == tree(source / folder)
+    for link in ("search_spaces", "strategies", "retrain"):
+        assert (unpacked / "nas_osr" / link).readlink() == Path("..", link)
     assert contents(build("wheel", unpacked, tmp_path / "wheel")) == contents(wheel)
 
 

@@ -297,7 +297,7 @@ def test_images_too_small_for_vgg_are_refused() -> None:
 def test_a_users_own_network_by_its_dotted_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (ROOT / "docs" / "how-to" / "plug-ins.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "own-network.md").read_text()
     [code] = re.findall(r"```python\n((?:(?!```).)*class Small\(Network\).*?)```", page, flags=re.DOTALL)
     (tmp_path / "my_networks.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -18,7 +18,7 @@ from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.stems import STEMS
 from nas_osr.search_spaces.supernet import build_supernet
 
-PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to" / "plug-ins.md"
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "how-to" / "own-operation.md"
 DATA = ["--protocol", "digits", "--preset", "tiny", "--limit_per_class", "20", "--batch_size", "16"]
 MACHINE = ["--device", "cpu", "--threads", "1"]
 

@@ -108,7 +108,7 @@ def test_a_space_of_ones_own_is_a_plain_value_at_the_presets_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The example of the page, which nothing needs but the request."""
-    page = (ROOT / "docs" / "how-to" / "plug-ins.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "own-operation.md").read_text()
     [code] = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "class Smooth" in block]
     (tmp_path / "my_spaces.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))

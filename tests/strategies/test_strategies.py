@@ -49,7 +49,7 @@ COMPARED = ("architecture.json", "architecture.graphml", "architecture.svg", "co
 @pytest.fixture(scope="module", autouse=True)
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The strategy of the docs, where Python finds it."""
-    page = (ROOT / "docs" / "how-to" / "plug-ins.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "own-strategy.md").read_text()
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if "class Climb" in block]
     folder = tmp_path_factory.mktemp("plug-in")
     (folder / "my_strategies.py").write_text(code)

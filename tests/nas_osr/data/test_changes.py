@@ -119,7 +119,7 @@ def test_a_wrong_list_is_one_line(recipe: str, message: str) -> None:
 
 
 def test_the_function_of_the_docs_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "plug-ins.md").read_text()
+    page = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "own-network.md").read_text()
     [code] = re.findall(r"```python\n((?:(?!```).)*def darker.*?)```", page, flags=re.DOTALL)
     (tmp_path / "changes_of_the_docs.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -1,4 +1,4 @@
-"""docs/how-to/deploying.md, as it is written."""
+"""docs/how-to/deploying.md and onnx.md, as they are written."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ import pytest
 import nas_osr
 from nas_osr.cli.main import main
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "deploying.md"
+HOW_TO = Path(__file__).resolve().parents[3] / "docs" / "how-to"
 
 
 @pytest.mark.slow
-def test_the_page_works(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_work(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(pictures, "photos")
     for name in ("2/a.png", "8/b.png"):
         shutil.copy(min(Path("photos", name).parent.iterdir()), Path("photos", name))
-    blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    pages = (HOW_TO / "deploying.md").read_text() + (HOW_TO / "onnx.md").read_text()
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", pages, flags=re.DOTALL)
     assert [kind for kind, _ in blocks] == ["sh", "sh", "sh", "python", "python", "sh", "sh", "sh"]
     for kind, text in blocks:
         if kind == "python":
-            exec(compile(text, str(PAGE), "exec"), {})
+            exec(compile(text, "deploying.md", "exec"), {})
             continue
         for line in text.splitlines():
             program, *arguments = shlex.split(line)

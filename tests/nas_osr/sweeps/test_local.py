@@ -173,7 +173,7 @@ def test_who_looks_away_ends_the_jobs(tasks: Any, tmp_path: Path) -> None:
 
 
 def test_the_jobs_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "how-to" / "plug-ins.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "many-trainings.md").read_text()
     (code,) = re.findall(r"```python\n(# my_trials\.py\n.*?)```", page, flags=re.DOTALL)
     (tmp_path / "my_trials.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))

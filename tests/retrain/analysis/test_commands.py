@@ -203,7 +203,7 @@ def test_another_result_of_evaluate_is_read(retrained: Path, analyse: Any, refus
 def test_the_analysis_of_the_docs_works(
     retrained: Path, analyse: Any, refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "plug-ins.md").read_text()
+    text = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "own-analysis.md").read_text()
     [code] = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "class Rejected" in block]
     assert "there is no module my_analyses" in refused("my_analyses.Rejected", retrained)
     (tmp_path / "my_analyses.py").write_text(code)

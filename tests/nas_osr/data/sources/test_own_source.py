@@ -21,7 +21,7 @@ from nas_osr.data.sources import open_source
 from nas_osr.data.sources.base import Source
 from nas_osr.errors import UserError
 
-PAGE = Path(__file__).resolve().parents[4] / "docs" / "how-to" / "plug-ins.md"
+PAGE = Path(__file__).resolve().parents[4] / "docs" / "how-to" / "own-source.md"
 SMALL = ["--preset", "tiny", "--batch_size", "16", "--device", "cpu", "--threads", "1", "--quiet"]
 
 
