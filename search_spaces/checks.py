@@ -39,15 +39,22 @@ def check_space(space: Space, image_shape: Shape) -> None:
     _check(space, stems, space.operations, image_shape, import_plugins=True)
 
 
+def undivided(space: Space, parts: int) -> str | None:
+    """Why a supernet of this space cannot compute one of so many parts of its channels; None where it can."""
+    if space.widths:
+        return f"{parts}: what passes by has every width: leave one to choose from, as in --widths 1"
+    if space.channels % parts or space.channels // parts < MIN_CHANNELS:
+        return f"must divide channels, {space.channels}, into parts of {MIN_CHANNELS} at least, got {parts}"
+    return None
+
+
 def check_partial(space: Space, parts: int, image_shape: Shape) -> None:
     """UserError unless a supernet of this space can compute one of so many parts of its channels."""
     if parts == 1:
         return
-    if space.widths:
-        raise UserError("partial_channels: what passes by has every width: leave one to choose from, as in --widths 1")
-    if space.channels % parts or space.channels // parts < MIN_CHANNELS:
-        least = f"parts of {MIN_CHANNELS} at least"
-        raise UserError(f"partial_channels must divide channels, {space.channels}, into {least}, got {parts}")
+    reason = undivided(space, parts)
+    if reason is not None:
+        raise UserError(f"partial_channels {reason}")
     check_space(replace(space, channels=space.channels // parts), image_shape)
 
 

@@ -9,6 +9,7 @@ from nas_osr.configuration import make_config
 from nas_osr.plugins import load_class
 
 if TYPE_CHECKING:
+    from nas_osr.search_spaces.space import Space
     from nas_osr.strategies.base import Strategy
 
 STRATEGIES: dict[str, str] = {
@@ -29,10 +30,10 @@ def strategy_class(name: str) -> type[Strategy]:
     return load_class("strategy", name, STRATEGIES, Strategy)
 
 
-def make_strategy(name: str, settings: Mapping[str, Any], preset: str) -> Strategy:
-    """A strategy with all of its options: its own defaults, those for the preset, then the settings.
+def make_strategy(name: str, settings: Mapping[str, Any], preset: str, space: Space | None = None) -> Strategy:
+    """A strategy with all of its options: its own defaults, those for the preset and the space, then the settings.
 
     UserError: there is no such strategy, or a setting is unknown or out of range.
     """
     chosen = strategy_class(name)
-    return chosen(make_config(f"strategy {name}", chosen.Config, {**chosen.presets.get(preset, {}), **settings}))
+    return chosen(make_config(f"strategy {name}", chosen.Config, {**chosen.usual(preset, space, settings), **settings}))

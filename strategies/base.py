@@ -128,6 +128,11 @@ class Strategy:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def usual(cls, preset: str, space: Space | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options that a preset has where they are not given, and the space and those that are allow them."""
+        return cls.presets.get(preset, {})
+
     @property
     def needs_latencies(self) -> bool:
         """Whether it looks at latencies, also without a limit on them."""

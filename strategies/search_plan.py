@@ -130,7 +130,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     budget = Budget(protocol.image_shape, parameters, macs, memory, request.max_latency)
     check_budget(budget, space)
     default_augmentation(protocol, request.augmentation)
-    strategy = make_strategy(request.strategy, request.strategy_config, request.preset)
+    strategy = make_strategy(request.strategy, request.strategy_config, request.preset, space)
     given_pseudo = None if request.pseudo_unknown is None else protocol.labels_of(request.pseudo_unknown)
     classes = strategy.classes(protocol, given_pseudo, request.seed)
     pseudo_unknown = [protocol.class_names[label] for label in classes.pseudo]

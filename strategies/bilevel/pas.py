@@ -15,7 +15,8 @@ from nas_osr.errors import UserError
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
 from nas_osr.plans import LearningData
 from nas_osr.runs.recorder import Recorder
-from nas_osr.search_spaces.checks import check_partial
+from nas_osr.search_spaces.checks import check_partial, undivided
+from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
 from nas_osr.strategies.bilevel.search import search_supernet
 from nas_osr.strategies.bilevel.search_cost import search_cost
@@ -87,10 +88,26 @@ class PAS(Strategy):
     # as the paper's 3e-4 in its 4,200 steps
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"warmup_epochs": 30, "architecture_lr": 3e-4, "final_entropy": 0.1, **SETTLING},
-        "small": {"warmup_epochs": 10, "architecture_lr": 2e-3, "final_entropy": 0.1, **SETTLING},
+        "small": {
+            "warmup_epochs": 10,
+            "architecture_lr": 2e-3,
+            "partial_channels": 4,
+            "final_entropy": 0.1,
+            **SETTLING,
+        },
         "tiny": {"warmup_epochs": 8, "architecture_lr": 6e-2, **SETTLING},
     }
     picks_last: ClassVar[bool] = False
+
+    @classmethod
+    def usual(cls, preset: str, space: Space | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The preset's, but for partial channels in a space that has none, and an entropy that gdas cannot have."""
+        found = dict(super().usual(preset, space, given))
+        if space is not None and undivided(space, found.get("partial_channels", 1)) is not None:
+            found.pop("partial_channels", None)
+        if given.get("sampler") == "gdas":
+            found.pop("final_entropy", None)
+        return found
 
     def check_plan(self, plan: SearchPlan) -> None:
         """UserError unless some epoch comes after warm-up, and the options go together."""

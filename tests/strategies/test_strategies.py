@@ -22,6 +22,8 @@ from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.export import load_with_weights
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import STRATEGIES, make_strategy
+from nas_osr.strategies.search_plan import plan_search
+from nas_osr.strategies.search_request import SearchRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMON: dict[str, Any] = {
@@ -179,3 +181,22 @@ def test_presets_set_what_the_user_does_not() -> None:
     assert make_strategy("pas", {}, "paper").config.warmup_epochs == 30
     assert make_strategy("darts", {"warmup_epochs": 3}, "paper").config.warmup_epochs == 3
     assert make_strategy("darts", {"warmup_epochs": 3}, "paper").config.architecture_lr == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "expected"),
+    [
+        ({}, {}, {"partial_channels": 4, "final_entropy": 0.1}),
+        ({"space": "wide"}, {}, {"partial_channels": 1, "final_entropy": 0.1}),
+        ({"channels": 18}, {}, {"partial_channels": 1, "final_entropy": 0.1}),
+        ({}, {"sampler": "gdas"}, {"partial_channels": 4, "final_entropy": 0.0}),
+        ({}, {"final_entropy": 0.5}, {"final_entropy": 0.5}),
+    ],
+    ids=str,
+)
+def test_a_preset_asks_for_nothing_that_the_rest_of_the_request_forbids(
+    options: dict[str, Any], settings: dict[str, Any], expected: dict[str, float]
+) -> None:
+    request = SearchRequest(protocol="cifar10", preset="small", strategy_config=settings, **options)
+    config = plan_search(request).strategy.config
+    assert {name: getattr(config, name) for name in expected} == expected
