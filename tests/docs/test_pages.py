@@ -78,7 +78,8 @@ def check_command(words: list[str]) -> None:
     values = parse_options(command.options, rest, name, command.positionals) or {}
     for option, value in values.items():
         for choices in found_choices(option_types(command.options)[option]):
-            for item in value if isinstance(value, list) else str(value).split(","):
+            # `plain:width=48,whitening=true` is one name
+            for item in value if isinstance(value, list) else re.split(",(?!\\w+=)", str(value)):
                 known = item in choices.names or item.split(":")[0] in choices.names
                 assert known or (choices.plugins and re.search("[.:]", item)), f"--{option} {item}"
 
