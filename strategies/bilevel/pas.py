@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -23,6 +24,8 @@ from nas_osr.strategies.bilevel.search_cost import search_cost
 from nas_osr.strategies.bilevel.search_monitors import STOP_RULES
 from nas_osr.strategies.pseudo_unknown import Classes
 from nas_osr.strategies.search_request import Criterion
+
+logger = logging.getLogger(__name__)
 
 ORDERS = ("architecture_first", "weights_first")
 SETTLING = {"temperature": 0.05, "settled": 0.3}  # what makes a search decide: docs/reference/strategies.md
@@ -103,10 +106,15 @@ class PAS(Strategy):
     def usual(cls, preset: str, space: Space | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """The preset's, but for partial channels in a space that has none, and an entropy that gdas cannot have."""
         found = dict(super().usual(preset, space, given))
-        if space is not None and undivided(space, found.get("partial_channels", 1)) is not None:
-            found.pop("partial_channels", None)
-        if given.get("sampler") == "gdas":
-            found.pop("final_entropy", None)
+        reasons = {
+            "partial_channels": None if space is None else undivided(space, found.get("partial_channels", 1)),
+            "final_entropy": "is nothing that gdas can have" if given.get("sampler") == "gdas" else None,
+        }
+        for name, reason in reasons.items():
+            if reason is not None and name in found:
+                del found[name]
+                if name not in given:
+                    logger.warning("preset %s: without its %s, which %s", preset, name, reason)
         return found
 
     def check_plan(self, plan: SearchPlan) -> None:

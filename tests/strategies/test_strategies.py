@@ -184,19 +184,25 @@ def test_presets_set_what_the_user_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "settings", "expected"),
+    ("options", "settings", "expected", "left_out"),
     [
-        ({}, {}, {"partial_channels": 4, "final_entropy": 0.1}),
-        ({"space": "wide"}, {}, {"partial_channels": 1, "final_entropy": 0.1}),
-        ({"channels": 18}, {}, {"partial_channels": 1, "final_entropy": 0.1}),
-        ({}, {"sampler": "gdas"}, {"partial_channels": 4, "final_entropy": 0.0}),
-        ({}, {"final_entropy": 0.5}, {"final_entropy": 0.5}),
+        ({}, {}, {"partial_channels": 4, "final_entropy": 0.1}, []),
+        ({"space": "wide"}, {}, {"partial_channels": 1, "final_entropy": 0.1}, ["partial_channels"]),
+        ({"channels": 18}, {}, {"partial_channels": 1, "final_entropy": 0.1}, ["partial_channels"]),
+        ({}, {"sampler": "gdas"}, {"partial_channels": 4, "final_entropy": 0.0}, ["final_entropy"]),
+        ({}, {"final_entropy": 0.5}, {"final_entropy": 0.5}, []),
     ],
     ids=str,
 )
 def test_a_preset_asks_for_nothing_that_the_rest_of_the_request_forbids(
-    options: dict[str, Any], settings: dict[str, Any], expected: dict[str, float]
+    options: dict[str, Any],
+    settings: dict[str, Any],
+    expected: dict[str, float],
+    left_out: list[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     request = SearchRequest(protocol="cifar10", preset="small", strategy_config=settings, **options)
     config = plan_search(request).strategy.config
     assert {name: getattr(config, name) for name in expected} == expected
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(": without its ")[2].partition(",")[0] for line in lines] == left_out
