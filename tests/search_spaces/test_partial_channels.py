@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -75,5 +77,14 @@ def test_what_cannot_be_parted() -> None:
     for parts in (3, 8):
         with pytest.raises(UserError, match="must divide channels, 16, into parts of 4 at least"):
             check_partial(SPACE, parts, (3, 32, 32))
-    with pytest.raises(UserError, match="as in --widths 1"):
-        check_partial(space_of("wide", "tiny"), 2, (3, 32, 32))
+    wide = space_of("wide", "tiny")
+    with pytest.raises(UserError, match=r"needs whole widths, got 0.5, 1.0 to choose from: give --widths 1"):
+        check_partial(wide, 2, (3, 32, 32))
+    check_partial(replace(wide, widths=(1.0,)), 2, (3, 32, 32))  # what the message tells one to give
+
+
+def test_a_supernet_of_the_wide_space_at_one_width() -> None:
+    space = replace(space_of("wide", "tiny"), widths=(1.0,))
+    supernet = build_supernet(space, 3, (0.0,) * 3, (1.0,) * 3, 2).to(memory_format=torch.channels_last)
+    last = supernet.train()(torch.rand(2, 3, 32, 32)).branches[2]
+    assert last.shape[1] == 4 * space.channels and torch.isfinite(last).all()
