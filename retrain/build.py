@@ -14,7 +14,7 @@ from nas_osr.plans import ObjectivePlan
 from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.references import load_architecture
+from nas_osr.search_spaces.architectures.references import load_architecture, published_names
 from nas_osr.search_spaces.checks import check_architecture
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.operations import operation_class
@@ -28,9 +28,9 @@ def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str 
 
     Args:
         value: its name or path, see `load_architecture`, or its JSON value.
-        space: what a random one is drawn from.
+        space: what a random one is drawn from; a published one has its stem.
         channels: another width C than its own; 0 is its own.
-        stem: another stem than its own, where one is named.
+        stem: another stem, where one is named.
 
     Raises:
         UserError: there is no such architecture, or its operations or stem are not there.
@@ -39,6 +39,8 @@ def resolve_architecture(value: Any, space: Space, channels: int = 0, stem: str 
         architecture = Architecture.from_dict(value, "architecture")
     elif isinstance(value, str):
         architecture = load_architecture(value, space)
+        if value in published_names():
+            stem = stem or space.stem
     else:
         raise UserError(f"architecture must be a name, a path or an object, got {value!r}")
     for operation in architecture.chosen_cells().values():

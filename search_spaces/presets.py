@@ -44,14 +44,14 @@ PRESETS: dict[str, Preset] = {
     "paper": Preset(Space()),
     # two CPU cores and an hour for a search and a retraining on CIFAR-10
     "small": Preset(
-        space=Space(channels=32),
+        space=Space(channels=32, stem="pooled"),
         space_sizes={"wide": {"channels": 16}},
         epochs=20,
         batch_size=128,
         retrain_channels=64,
         retrain_epochs=20,
         retrain_batch_size=128,
-        recipe="fast",
+        recipe="strong",
         objective="cross_entropy",
         objective_settings={
             "vae_contrastive": {"decoder_channels": 64},

@@ -30,8 +30,8 @@ def describe_fit(result: dict[str, Any]) -> str:
     metrics, images = result["metrics"], result["test_images"]
     names, epochs = result["known"], result["epochs"]
     shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    searched = "no search" if result["search"] is None else f"a search of {result['search']['epochs']} epochs"
-    lines = [f"it knows {shown}; {searched}, {epochs} epochs of training, {duration(result['seconds'])} in all"]
+    searched = "" if result["search"] is None else f"a search of {result['search']['epochs']} epochs, "
+    lines = [f"it knows {shown}; {searched}{epochs} epochs of training, {duration(result['seconds'])} in all"]
     if images["known"]:
         lines.append(
             f"of {images['known']} known test pictures it accepts {percent(metrics['accepted_known'])} and has "

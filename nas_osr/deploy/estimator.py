@@ -40,8 +40,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
     A tenth of the images of each class is held out to set the threshold.
 
     Args:
-        network: a baseline network by name (resnet18 ...), or an architecture: "published", "random:SEED", a file, a
-            run folder, or a value.
+        network: a baseline network by name (resnet18, plain:width=32, timm:NAME ...), or an architecture: "published",
+            "random:SEED", a file, a run folder, or a value.
         objective, rule, recipe, epochs, batch_size: as `nas-osr retrain` has them; None is the preset's, or the
             objective's own rule.
         preset: fixes what is left open: tiny, small or paper.
@@ -168,7 +168,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
 
     def _request(self) -> RetrainRequest:
         """What is trained, and how. Raises UserError."""
-        is_network = isinstance(self.network, str) and self.network in NETWORKS
+        is_network = isinstance(self.network, str) and self.network.partition(":")[0] in {*NETWORKS, "timm"}
         request = make_request(
             RetrainRequest,
             {

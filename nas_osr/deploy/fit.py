@@ -1,4 +1,4 @@
-"""Pictures in, a model out: divide, search where it pays, train, set the threshold, evaluate, within a budget of time.
+"""Pictures in, a model out: divide, train, set the threshold, evaluate, within a budget of time; a search on request.
 
 The folder of the result is a run folder:
 
@@ -42,7 +42,6 @@ from nas_osr.strategies.run import search_as_planned
 from nas_osr.strategies.search_plan import plan_search
 
 CHOICE = "choice.json"
-PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
     clock = Clock(time.perf_counter() if started is None else started, 60 * request.minutes)
     resume = request.resume == "auto"
     # what its folder tells of the pictures
-    plan = plan_retrain(training_request(request, first_choice(request, 10**9), PUBLISHED))
+    plan = plan_retrain(training_request(request, first_choice(request, 10**9)))
     part = plan.parts[0]
     request = replace(request, **{name: part.recorded[name] for name in FOUND})
     if request.dry_run:
@@ -121,7 +120,7 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
 
 def choose(request: FitRequest, part: Part, clock: Clock, reserved: float) -> tuple[Any, Any]:
     """What is searched and trained, as plain values; no training yet where a search comes first. UserError."""
-    training = choose_training(request, part, PUBLISHED, clock.left(reserved))
+    training = choose_training(request, part, clock.left(reserved))
     search = choose_search(request, part, training, clock.left(reserved))
     say_choice(request, search, training)
     return recorded_choice(search), recorded_choice(None if search else training)
@@ -132,7 +131,7 @@ def say_choice(request: FitRequest, search: SearchChoice | None, training: Train
     if search is not None:
         say(request, f"search: {search.epochs} epochs, about {search.seconds / 60:.2g} minutes")
         return
-    what = request.network or f"{training.channels} channels"
+    what = request.network or f"width {training.channels}"
     seconds = training.epochs * training.epoch_seconds
     say(
         request,
@@ -156,7 +155,7 @@ def search_if_chosen(
     chosen, out = SearchChoice(**choice["search"]), str(run.path / FIT_SEARCH)
     plan = plan_search(search_request(request, chosen, out=out, resume="auto"))
     search_as_planned(replace(plan, data=part.data), command)
-    training = choose_training(request, part, out, clock.left(reserved), begun=True)
+    training = choose_training(request, part, clock.left(reserved), out, begun=True)
     say_choice(request, None, training)
     choice = {**choice, "training": recorded_choice(training)}
     run.write_json(CHOICE, choice)
@@ -170,9 +169,9 @@ def train(
 
     What the summary tells of it; UserError as everywhere.
     """
-    architecture = PUBLISHED if choice["search"] is None else str(run.path / FIT_SEARCH)
+    found = None if choice["search"] is None else str(run.path / FIT_SEARCH)
     out = str(run.path / FIT_TRAINING)
-    asked = training_request(request, TrainingChoice(**choice["training"]), architecture, out=out, resume="auto")
+    asked = training_request(request, TrainingChoice(**choice["training"]), found, out=out, resume="auto")
     plan = plan_retrain(asked)
     training = plan.parts[0].training
     training = replace(training, schedule=replace(training.schedule, ends=ends))

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 TRAINING_SHARE = 0.9  # of the time that is left for it: what is chosen
 SEARCH_SHARE = 0.35
-WIDTHS = (16, 32, 64)  # channels C of the network; a step of the next takes at least twice as long
+WIDTHS = (16, 32, 64)  # of plain, or channels C of a found network; a step of the next takes at least twice as long
 LEAST, ENOUGH, MOST = 5, 40, 200  # epochs
 SEARCH_STEPS = 500  # of the architecture: about those of preset small on CIFAR-10, which its learning rate is for
 FIRST_BATCHES = ((2000, 32), (8000, 64))  # below so many images, images a step; more steps do better than large ones
@@ -39,7 +39,7 @@ FEW = 100  # training images of a class, below which a line warns
 
 @dataclass(frozen=True)
 class TrainingChoice:
-    """What is trained: channels (0: a network's own), images a step, epochs, and the seconds of one as timed."""
+    """What is trained: its width (0: a network's own), images a step, epochs, and the seconds of one as timed."""
 
     channels: int
     batch_size: int
@@ -70,15 +70,16 @@ def fit_options(request: FitRequest) -> dict[str, Any]:
     }
 
 
-def training_request(request: FitRequest, choice: TrainingChoice, architecture: Any, **output: Any) -> RetrainRequest:
-    """The retraining of a choice."""
-    network = request.network is not None
+def training_request(
+    request: FitRequest, choice: TrainingChoice, found: str | None = None, **output: Any
+) -> RetrainRequest:
+    """The retraining of a choice: of the network that a search has `found`, of the user's, or of plain."""
+    network = None if found else request.network or f"plain:width={choice.channels}"
     return RetrainRequest(
         **fit_options(request),
-        network=request.network,
-        architecture=None if network else architecture,
-        stem=None if network else "pooled",
-        channels=choice.channels,
+        network=network,
+        architecture=found,
+        channels=choice.channels if found else 0,
         batch_size=choice.batch_size,
         epochs=choice.epochs,
         seeds=str(request.seed),
@@ -90,7 +91,6 @@ def search_request(request: FitRequest, choice: SearchChoice, **output: Any) -> 
     """The search of a choice."""
     return SearchRequest(
         **fit_options(request),
-        stem="pooled",
         batch_size=choice.batch_size,
         epochs=choice.epochs,
         strategy_config={"warmup_epochs": choice.warmup_epochs},
@@ -106,7 +106,7 @@ def first_choice(request: FitRequest, images: int) -> TrainingChoice:
 
 
 def choose_training(
-    request: FitRequest, part: Part, architecture: Any, seconds: float, begun: bool = False
+    request: FitRequest, part: Part, seconds: float, found: str | None = None, begun: bool = False
 ) -> TrainingChoice:
     """The widest network for whose `ENOUGH` epochs there is time, else the narrowest, and how many there is time for.
 
@@ -114,8 +114,8 @@ def choose_training(
 
     Args:
         part: the retraining's, for its images.
-        architecture: what is trained, where the request names no network.
         seconds: that are left for training, of which `TRAINING_SHARE` is given away.
+        found: the run of the search whose architecture is trained, if there was one.
         begun: whether something has been computed already, so that no time is too short.
 
     Raises:
@@ -125,7 +125,7 @@ def choose_training(
     choice = one_epoch
     for number, channels in enumerate((0,) if request.network else WIDTHS):
         wider = replace(one_epoch, channels=channels)
-        training = plan_measured(training_request(request, wider, architecture), part.training.protocol)
+        training = plan_measured(training_request(request, wider, found), part.training.protocol)
         planned = replace(part, training=training)
         needed = time_epoch(request, part, partial(retrain_cost, [planned])) + EPOCH_OVERHEAD
         epochs = int(max(0.0, ends - time.perf_counter()) / needed)
@@ -147,33 +147,20 @@ def choose_training(
 
 
 def choose_search(request: FitRequest, part: Part, training: TrainingChoice, seconds: float) -> SearchChoice | None:
-    """The search for which there is time beside `ENOUGH` epochs of the widest network, or None; a line says why.
+    """The search that the request asks for, if it does, beside `ENOUGH` epochs of what is trained.
 
     Args:
         training: what would be trained without one.
         seconds: that are left for it and the training.
 
     Raises:
-        UserError: the request asks for one that the classes or the time do not allow.
+        UserError: the classes or the time do not allow it.
     """
-    if request.network is not None or request.search is False:
+    if not request.search:
         return None
-    found = weigh_search(request, part, training, seconds)
-    if isinstance(found, SearchChoice):
-        return found
-    if request.search:
-        raise UserError(f"search: {found}")
-    say(request, f"no search, the published architecture instead: {found}")
-    return None
-
-
-def weigh_search(request: FitRequest, part: Part, training: TrainingChoice, seconds: float) -> SearchChoice | str:
-    """The search that there is time for, or why there is none; see `choose_search`."""
     known = part.data.count_known()
     if len(known) < 3:
-        return f"it needs at least 3 known classes, and there are {len(known)}"
-    if training.channels != WIDTHS[-1] and not request.search:
-        return f"there is no time for {ENOUGH} epochs of {WIDTHS[-1]} channels even without one"
+        raise UserError(f"search: it needs at least 3 known classes, and there are {len(known)}")
     plan = plan_search(search_request(request, SearchChoice(1, 1, 0, 0.0)))
     half = count_search_images(known, plan.classes, plan.rule_sample).half
     batch_size = max(1, min(64, half // 4))
@@ -186,9 +173,9 @@ def weigh_search(request: FitRequest, part: Part, training: TrainingChoice, seco
     if enough <= seconds:
         return SearchChoice(batch_size, learning + warmup, warmup, needed)
     minutes = math.ceil(request.minutes + 1.2 * (enough - seconds) / 60)
-    return (
-        f"{SEARCH_STEPS} steps of one would take about {needed / 60:.2g} minutes, and beside a whole training it needs "
-        f"--minutes {minutes}"
+    raise UserError(
+        f"search: {SEARCH_STEPS} steps of one would take about {needed / 60:.2g} minutes, and beside a whole training "
+        f"it needs --minutes {minutes}"
     )
 
 

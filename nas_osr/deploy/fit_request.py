@@ -38,10 +38,10 @@ class BudgetOptions(Checked):
 
     minutes: Annotated[float, POSITIVE] = 30.0
     "for everything: reading, search, training, evaluation."
-    search: bool | None = None
-    "whether an architecture is searched; when not given, where the time does for a search beside a whole training."
+    search: bool = False
+    "search an architecture first, where the time does for that beside a whole training, and train it."
     network: Annotated[str | None, Choices(NETWORKS, plugins=True)] = None
-    "a baseline network instead of an architecture."
+    "another network than plain, whose width is chosen by the time."
 
 
 @dataclass
@@ -62,9 +62,8 @@ class LearningOptions(Checked):
 class FitRequest(OutputOptions, DeviceOptions, LearningOptions, BudgetOptions, PictureOptions):
     """Make a model of a folder of pictures within a budget of time.
 
-    The pictures are divided, an architecture is searched where there is time for it, a network is trained, its
-    threshold set, and all is evaluated. Network and number of epochs are chosen once, from steps that are timed on this
-    machine, and said.
+    The pictures are divided, a network is trained, its threshold set, and all is evaluated. The network's width and the
+    number of epochs are chosen once, from steps that are timed on this machine, and said.
     """
 
     out: UserPath = "runs/fit"

@@ -183,7 +183,7 @@ RECIPES: dict[str, Mapping[str, Any]] = {
         "clip": 1.0,
         "scaled": True,
     },
-    # what moves detection in an hour of two cores or less; docs/recipes.md
+    # what moves detection in an hour of two cores or less; docs/reference/recipes.md
     "strong": {
         "learning_rate": 0.1,
         "reference_batch": 128,

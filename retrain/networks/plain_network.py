@@ -23,7 +23,7 @@ class PlainConfig(Checked):
     "C, the channels of a convolutional stem at full resolution; the three blocks have 2C, 4C and 4C."
     residual: bool = True
     "whether a block ends with a residual pair of convolutions (ResNet-9, Page 2018), not with one (airbench94)."
-    whitening: bool = False
+    whitening: bool = True
     "whether frozen 2x2 filters that whiten the training images are the stem, in place of a 3x3 convolution."
     pooling: Literal["average", "maximum", "both"] = "average"
     "how a channel of the last maps becomes a feature; average leaves it to the objective, whose own choice it may be."

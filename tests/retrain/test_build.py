@@ -34,6 +34,9 @@ def test_width_of_a_retrained_network() -> None:
 def test_stem_of_a_retrained_network(tmp_path: Path) -> None:
     space = get_preset("tiny").space
     assert resolve_architecture("published", space).space.stem == "strided"
+    small = get_preset("small").space  # a published architecture has the preset's stem, as it has its channels
+    assert resolve_architecture("published", small).space.stem == small.stem == "pooled"
+    assert resolve_architecture("published", small, stem="strided").space.stem == "strided"
     out = tmp_path / "pooled"
     run_retrain(RetrainRequest(**TINY, out=str(out), stem="pooled"), ["nas-osr"])
     saved = Architecture.load(out / "split-0" / "architecture.json")

@@ -47,8 +47,8 @@ def third_time(path):
     return os.path.getsize(path)
 
 def wait(folder):
-    open(f"{folder}/started", "w").close()
     try:
+        open(f"{folder}/started", "w").close()
         time.sleep(60)
     except KeyboardInterrupt:
         open(f"{folder}/saved", "w").close()

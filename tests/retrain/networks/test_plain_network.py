@@ -26,10 +26,10 @@ def count(name: str) -> int:
 
 def test_settings_change_the_layers() -> None:
     assert count("plain") == count("plain:") == count("plain:width=48,residual=true") == count("plain:pooling=maximum")
-    pair, one = count("plain:width=8"), count("plain:width=8,residual=false")
-    assert pair - one == sum(9 * width * width + 2 * width for width in (16, 32, 32))
+    whitened, one = count("plain:width=8"), count("plain:width=8,residual=false")
+    assert whitened - one == sum(9 * width * width + 2 * width for width in (16, 32, 32))
     stem = 9 * 3 * 8 + 2 * 8 - 24  # less the whitening's bias
-    assert pair - count("plain:width=8,whitening=true") == stem - 9 * 16 * (24 - 8)
+    assert count("plain:width=8,whitening=false") - whitened == stem - 9 * 16 * (24 - 8)
 
 
 def test_the_network_pools_where_it_is_told_to() -> None:
