@@ -49,7 +49,7 @@ class PlotRequest(Checked):
     """openness: openness_cac (default), openness_gradmix, unknown_classes; pareto: parameters
     (default), macs; trials: these, memory, latency."""
     metric: str | None = None
-    "bars, sensitivity, pareto: which one; auroc when not given."
+    "bars, sensitivity, pareto: which one; auroc when not given. trials, regret: f1, auroc or oscr."
     setting: str | None = None
     "sensitivity: the option, such as objective_config.anchor_weight; the only one that differs when not given."
     count: Annotated[int | None, Range(1, 20)] = None

@@ -22,8 +22,8 @@ def report_of(runs: Runs, *, title: str | None = None, data_dir: str | None = No
     """One self-contained HTML page about runs; equal runs give equal bytes.
 
     Args:
-        runs: folders of searches, retrainings, sweeps, tables and `fit`, and folders that hold retrainings; by name, or
-            under the names of their folders. Several retrainings are compared.
+        runs: folders of searches, retrainings, sweeps, tables and `fit`, files of tables, and folders that hold
+            retrainings; by name, or under the names of their folders. Several retrainings are compared.
         title: of the page; the name of the run, or "A and B", when not given.
         data_dir: folder of the images from which the mistakes are shown, where it is not the run's.
 
@@ -33,8 +33,11 @@ def report_of(runs: Runs, *, title: str | None = None, data_dir: str | None = No
     chapters: list[Chapter] = []
     trained: dict[str, Path] = {}
     for name, path in by_name(runs).items():
+        if path.is_file():
+            chapters.append(table_chapter(path, name))
+            continue
         if not path.is_dir():
-            raise UserError(f"{path}: no such folder")
+            raise UserError(f"{path}: no such folder or table")
         if (path / STATE).is_file():
             chapters.append(sweep_chapter(path, name))
         elif (path / TABLE_FILE).is_file():

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 STOP_RULES = ("skips", "entropy")  # the warnings below that may end a search
 STOP_EPOCHS = 3  # in a row with its warning before a stop rule ends the search
 
-# DARTS+ (Liang et al. 2019) stops at two skip connections among the eight operations of a normal cell; P-DARTS (Chen et
-# al. 2019) allows as many. Here a cell is one operation, so this is a share of the decoded cells, and at least two; and
-# where a good part of the candidates is parameter-free, chance alone picks so many: alpha must not lean away from them.
+# DARTS+ (Liang et al. 2019) stops at two skip connections among the eight operations of a normal cell, each one of
+# eight candidates; P-DARTS (Chen et al. 2019) allows as many. That is twice what chance picks. Here a cell is one
+# operation, so this is a share of the decoded cells, and at least two; and alpha must not lean away from them.
 SKIPS = 2
-SKIP_SHARE = SKIPS / 8
+CHANCE = 2
 ROUNDING = 1e-6  # of a sum of alphas
 # Of our own, since the papers give no number: with three operations an entropy of 0.1 is a largest alpha of about .98,
 # after which the others hardly learn; .95 is one of about .5, where decoding throws half of the mixture away.
@@ -94,7 +94,8 @@ def collapse_warnings(record: Mapping[str, Any], values: Mapping[str, Any], free
     equal = sum(name in free for name in candidates) / len(candidates)
     entropy = values["entropy"]["alpha"]
     noise = entropy is not None and entropy > UNDECIDED  # what is decoded hardly differs from what is not
-    if not noise and skips >= max(SKIPS, SKIP_SHARE * count) and values["parameter_free"]["alpha"] > equal - ROUNDING:
+    many = max(SKIPS, min(1.0, CHANCE * equal) * count)
+    if not noise and skips > many - ROUNDING and values["parameter_free"]["alpha"] > equal - ROUNDING:
         warnings["skips"] = (
             f"{skips} of {count} cells of the decoded architecture are parameter-free, their mean alpha is "
             f"{values['parameter_free']['alpha']:.2f}: collapse to skips; a longer warm-up or a smaller "

@@ -19,6 +19,7 @@ from nas_osr.retrain.run import run_retrain
 
 from .conftest import subcluster_records, write_history, write_method
 
+SHIPPED = Path(__file__).parents[3] / "docs" / "results" / "tables" / "tiny-digits.jsonl.xz"
 NETWORK = ["--device", "cpu", "--threads", "1"]
 
 
@@ -71,6 +72,7 @@ def test_every_kind_is_drawn(trained: Path, plot: Any, tmp_path: Path) -> None:
     corruption = {"severities": [1, 5], "accuracy": {"fog": [0.5, 0.25], "snow": [0.7, 0.35]}, "clean_accuracy": 0.9}
     (trained / "analysis-corruption.json").write_text(json.dumps(corruption))
     runs = {"sensitivity": tmp_path / "sweep", "subclusters": tmp_path / "sub", "trials": tmp_path / "tried"}
+    runs |= dict.fromkeys(("spread", "criteria", "regret"), SHIPPED)
     more = {"tau": ["--label", "nc_distance"], "embedding": ["--method", "pca"], "confusion": ["--accepted"]}
     for kind in FIGURES:
         assert plot(kind, runs.get(kind, trained), *more.get(kind, [])).count("<g id=") > 5, kind

@@ -99,17 +99,28 @@ def test_entropy_is_scipys(weights: list[float]) -> None:
     [
         (["skip", "conv", "conv"], False),
         (["skip", "skip", "conv"], True),
-        (["skip", "skip", *["conv"] * 4], True),
-        (["skip", "skip", *["conv"] * 6], True),  # two of eight: where DARTS+ stops
-        (["skip", "skip", *["conv"] * 7], False),
-        ([*["skip"] * 3, *["conv"] * 7], True),
+        ([*["skip"] * 3, *["conv"] * 3], False),
+        ([*["skip"] * 4, *["conv"] * 2], True),  # of six cells chance picks two
         (["conv"] * 8, False),
     ],
 )
-def test_skips_are_warned_of_from_a_quarter_and_two_on(operations: list[str], warned: bool) -> None:
+def test_skips_are_warned_of_from_twice_chance_and_two_on(operations: list[str], warned: bool) -> None:
     assert kinds(record(operations)) == ({"skips"} if warned else set())
     assert kinds(record(operations, skip=0.3)) == set()  # less than equal alphas would give it: chance
     assert kinds(record(operations, phase="warmup")) == set()  # nothing is decided yet
+
+
+@pytest.mark.parametrize(
+    ("skips", "cells", "candidates", "warned"),
+    [(2, 8, 8, True), (1, 8, 8, False), (2, 9, 8, False), (3, 9, 8, True), (3, 4, 2, False), (4, 4, 2, True)],
+)
+def test_two_of_eight_among_eight_is_where_darts_plus_stops(
+    skips: int, cells: int, candidates: int, warned: bool
+) -> None:
+    alpha = {"skip": 0.8, **{f"conv{number}": 0.2 / (candidates - 1) for number in range(1, candidates)}}
+    operations = ["skip"] * skips + ["conv1"] * (cells - skips)
+    found = record(operations, alpha={f"{layer}/0": alpha for layer in range(cells)})
+    assert kinds(found) == ({"skips"} if warned else set())
 
 
 def test_entropy_and_gap_are_warned_of() -> None:

@@ -17,6 +17,7 @@ from nas_osr.search_spaces.blocks import prepare_encoder
 from nas_osr.search_spaces.network import DiscreteNetwork
 from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import build_supernet
+from nas_osr.training.prepared import prepare_layers
 
 IMAGE, PLAIN = (3, 32, 32), ((0.5,) * 3, (0.25,) * 3)
 SPACE = Space(4, 16, ("skip", "conv", "conv2"))
@@ -50,6 +51,7 @@ class Residual(nn.Module):
 @pytest.mark.parametrize("name", [*NETWORKS, "supernet", "random:0", "random:1", "random:2"])
 def test_images_that_change_places_at_the_cut(name: str) -> None:
     encoder = build(name).eval()
+    prepare_layers(encoder, torch.randint(0, 256, (20, *IMAGE), dtype=torch.uint8))
     middle = find_middle(encoder, IMAGE)
     assert middle and middle != "normalise"
     images, mates = torch.rand(3, *IMAGE), torch.tensor([2, 0, 1])
