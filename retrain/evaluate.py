@@ -17,7 +17,7 @@ from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_for, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
-from nas_osr.files.paths import user_path
+from nas_osr.files.paths import absolute_path, user_path
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.embeddings import write_embeddings
@@ -78,6 +78,7 @@ def write_evaluation(
     data: OpenSetData,
     bootstrap: int,
     label: str = "",
+    unknown_folder: str | None = None,
 ) -> dict[str, Any]:
     """Write predictions.csv and metrics.json; returns what metrics.json holds.
 
@@ -88,6 +89,7 @@ def write_evaluation(
         network: the learner's: an architecture, or the name of a baseline network.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         label: the files are called predictions-LABEL.csv and metrics-LABEL.json where there is one.
+        unknown_folder: whose images played the unknown, where they are not the protocol's.
     """
     (metrics, predictions), protocol = judged, data.protocol
     suffix, source = f"-{label}" if label else "", rule.threshold_source()
@@ -108,6 +110,7 @@ def write_evaluation(
         "threshold": rule.threshold,
         "threshold_source": source,
         "protocol": protocol.to_dict(),
+        "unknown_folder": unknown_folder,
         "data_fingerprints": {"known": trained_fingerprint(run) or data.fingerprint(), "test": data.test_fingerprint()},
         "network": network if isinstance(network, str) else None,
         "parameters": sum(parameter.numel() for parameter in learner.parameters()),
@@ -154,6 +157,8 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         labels.append("-".join(mark for mark in marks if mark))
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
+    folder = unknown_folder(request.unknown)
+    check_not_another(run, labels, folder)
     opened = reopen(run, request, request.unknown, any_images=True)
     opened.learner.module.mirrored = mirrored
     parts = (opened.learner, opened.data, opened.fabric.device)
@@ -166,7 +171,7 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     judged = evaluate_test(rules, *parts)
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
     results = [
-        write_evaluation(run, rule, found, *about, label)
+        write_evaluation(run, rule, found, *about, label, folder)
         for rule, found, label in zip(rules, judged, labels, strict=True)
     ]
     if request.embeddings:
@@ -202,6 +207,27 @@ def shows_outliers(unknown: str, config: RetrainRequest) -> bool:
 def name_unknown(unknown: str | None) -> str | None:
     """What results against other unknown images are called: by the source, or the last part of a folder's path."""
     return unknown if unknown is None or unknown in SOURCES else user_path(unknown).resolve().name
+
+
+def unknown_folder(unknown: str | None) -> str | None:
+    """The folder whose images play the unknown, absolute; None where it is no folder."""
+    return (
+        None
+        if unknown is None or unknown in SOURCES or not user_path(unknown).is_dir()
+        else str(absolute_path(unknown))
+    )
+
+
+def check_not_another(run: RunFolder, labels: Sequence[str], folder: str | None) -> None:
+    """UserError where a label stands for another folder of the same name already: its results would be lost."""
+    for label in labels:
+        file = run.path / f"metrics-{label}.json"
+        if folder is not None and file.is_file():
+            other = run.read_json(file.name).get("unknown_folder")
+            if other not in (None, folder):
+                raise UserError(
+                    f"{file}: of {other}, which has the same name as {folder}: rename the folder, or the file"
+                )
 
 
 def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tuple[ScoringRule, bool]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nas_osr.cli.main import main
 from nas_osr.data.batches import to_float
@@ -185,6 +186,26 @@ def test_evaluate_against_another_source(finished: tuple[Path, dict[str, Any]]) 
     assert (part / "predictions-digits.csv").exists()
     with pytest.raises(UserError, match="cifar11"):
         run_evaluate(EvaluateRequest(run=str(part), unknown="cifar11"))
+
+
+def test_two_folders_of_one_name_do_not_take_each_other_s_place(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    part = tmp_path / "split-0"
+    shutil.copytree(finished[0] / "split-0", part)
+    for place, shade in (("north", 0), ("south", 200)):
+        (tmp_path / place / "camera").mkdir(parents=True)
+        for number in range(2):
+            Image.new("L", (16, 16), shade + number).save(tmp_path / place / "camera" / f"{number}.png")
+    request = EvaluateRequest(run=str(part), device="cpu", threads=1, bootstrap=0)
+    (first,) = run_evaluate(replace(request, unknown=str(tmp_path / "north" / "camera")))
+    assert first["label"] == "camera" and first["unknown_folder"] == str(tmp_path / "north" / "camera")
+    kept = (part / "metrics-camera.json").read_bytes()
+    with pytest.raises(UserError, match=r"metrics-camera\.json: of .*north/camera, which has the same name as .*south"):
+        run_evaluate(replace(request, unknown=str(tmp_path / "south" / "camera")))
+    assert (part / "metrics-camera.json").read_bytes() == kept
+    run_evaluate(replace(request, unknown=str(tmp_path / "north" / "camera")))  # again is as before
+    assert (part / "metrics-camera.json").read_bytes() == kept
 
 
 def test_embeddings_are_written_beside_the_predictions(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
