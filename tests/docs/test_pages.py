@@ -155,3 +155,13 @@ def test_every_block_says_what_it_is() -> None:
         for kind in re.findall(r"^```(\S*)\n.*?^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     }
     assert {kind for _, kind in kinds} <= {"sh", "python", "json", "yaml", "text"}
+
+
+@each_page
+def test_every_table_has_a_heading_and_whole_rows(page: Path) -> None:
+    """Rows after an empty line are shown as text with bars in it."""
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"(?:^\|.*\n?)+", prose, flags=re.MULTILINE):
+        rows = table.splitlines()
+        assert len(rows) > 1 and re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", rows[1]), rows[0]
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {rows[1].count("|")}, rows[0]
