@@ -49,6 +49,25 @@ part_supcon() { # augments under autocast
         $CLASSES --splits 0 --pseudo_unknown frog,deer --epochs 1 --batch_size "$RETRAIN_BATCH" --limit_per_class "${LIMIT:-2000}" \
         --quiet --out "$OUT/supcon"
 }
+part_channels() { # a quarter of the channels, and the wide space
+    osr bench-quarter 60 bench $MACHINE $CLASSES --phase search --batch_size "${BATCHES%% *}" --strategy_config.partial_channels 4 --json
+    osr bench-wide 75 bench $MACHINE $CLASSES --phase search --batch_size "${BATCHES%% *}" --space wide --json
+}
+plain() { # NAME LIMIT EPOCHS OPTION...: a rehearsal of the plain network with recipe strong
+    local name=$1 limit=$2 epochs=$3
+    shift 3
+    osr "$name" "$limit" retrain --network "plain:width=${WIDTH:-128}" --recipe strong --objective cross_entropy $MACHINE $CLASSES \
+        --splits 0 --pseudo_unknown frog,deer --epochs "$epochs" --batch_size "$RETRAIN_BATCH" ${LIMIT:+--limit_per_class $LIMIT} \
+        "$@" --quiet --out "$OUT/$name"
+}
+part_augment() { # seconds of an epoch with each, and with Muon, whose steps are not captured
+    plain augment-crop_flip 40 2
+    for change in randaugment cutout jitter pixmix; do
+        plain "augment-$change" 40 2 --recipe_config.augmentation "crop_flip,$change"
+    done
+    plain muon 40 2 --recipe_config.optimizer muon --recipe_config.learning_rate 0.002
+}
+part_strong() { plain strong 320 "${STRONG:-60}"; } # five minutes: the recipe at its height
 search() { # NAME LIMIT EPOCHS WARMUP OPTION...
     local name=$1 limit=$2 epochs=$3 warmup=$4
     shift 4

@@ -38,12 +38,16 @@ def show_bench(log: Path) -> None:
 def show_run(folder: Path) -> None:
     """Seconds of an epoch, first and median of the last half, and the last losses and scores."""
     for timing in sorted(folder.rglob("timing.jsonl")):
-        epochs, history = lines_of(timing), lines_of(timing.parent / "history.jsonl")
+        epochs = [item for item in lines_of(timing) if "seconds" in item]  # the last line is of the evaluation
+        history = lines_of(timing.parent / "history.jsonl")
         if not epochs or not history:
             continue
         later = epochs[len(epochs) // 2 :]
         last = history[-1]
         scores = {key: round(last[key], 4) for key in ("f1", "discrete_f1", "validation_accuracy") if last.get(key)}
+        if (timing.parent / "metrics.json").exists():
+            metrics = json.loads((timing.parent / "metrics.json").read_text())["metrics"]
+            scores |= {key: round(metrics[key], 4) for key in ("auroc", "closed_set_accuracy")}
         print(
             f"{folder.name:22} {len(epochs):3} epochs, first {epochs[0]['seconds']:.2f} s, later "
             f"{median(item['seconds'] for item in later):.2f} s of which training "
