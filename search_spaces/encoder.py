@@ -40,7 +40,7 @@ def feature_shapes(encoder: nn.Module, image_shape: tuple[int, int, int]) -> Fea
     """
     check_image_shape(image_shape)
     training = encoder.training
-    device = next(encoder.parameters()).device
+    device = next(encoder.parameters(), torch.empty(0)).device
     encoder.eval()
     with torch.no_grad():
         features: Features = encoder(torch.zeros(1, *image_shape, device=device))

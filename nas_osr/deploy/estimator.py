@@ -21,6 +21,7 @@ from nas_osr.deploy.in_memory import train_in_memory
 from nas_osr.deploy.pictures import split_axes
 from nas_osr.deploy.predictor import UNKNOWN, OpenSetModel
 from nas_osr.files.paths import user_path
+from nas_osr.plugins import DOTTED
 from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.model import write_model
 from nas_osr.retrain.networks import NETWORKS
@@ -40,8 +41,8 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
     A tenth of the images of each class is held out to set the threshold.
 
     Args:
-        network: a baseline network by name (resnet18, plain:width=32, timm:NAME ...), or an architecture: "published",
-            "random:SEED", a file, a run folder, or a value.
+        network: a baseline network by name (resnet18, plain:width=32, timm:NAME ...), a dotted path of your own, or an
+            architecture: "published", "random:SEED", a file, a run folder, or a value.
         objective, rule, recipe, epochs, batch_size: as `nas-osr retrain` has them; None is the preset's, or the
             objective's own rule.
         preset: fixes what is left open: tiny, small or paper.
@@ -168,7 +169,7 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
 
     def _request(self) -> RetrainRequest:
         """What is trained, and how. Raises UserError."""
-        is_network = isinstance(self.network, str) and self.network.partition(":")[0] in {*NETWORKS, "timm"}
+        is_network = names_network(self.network)
         request = make_request(
             RetrainRequest,
             {
@@ -209,3 +210,12 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
             return rows.reshape(count, *self.image_shape)
         side = math.isqrt(features - 1) + 1
         return np.pad(rows, ((0, 0), (0, side * side - features))).reshape(count, 1, side, side)
+
+
+def names_network(value: Any) -> bool:
+    """Whether what is to be trained is a network by its name or dotted path, and no architecture."""
+    if not isinstance(value, str):
+        return False
+    name = value.partition(":")[0]
+    dotted = DOTTED.fullmatch(name) and not value.endswith((".json", ".graphml")) and not user_path(value).exists()
+    return name in {*NETWORKS, "timm"} or bool(dotted)

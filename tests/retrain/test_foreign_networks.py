@@ -59,7 +59,7 @@ def build(name: str, shape: tuple[int, int, int] = SHAPE) -> Any:
     return network_class(name)(shape[0], (0.5,) * shape[0], (0.25,) * shape[0], shape)
 
 
-@pytest.mark.parametrize("name", ["timm:test_resnet", "mine.Plain"])
+@pytest.mark.parametrize("name", ["timm:test_resnet", "mine.Plain", "torch.nn.Flatten"])
 def test_a_network_is_trained_and_its_model_opened_again(name: str, tmp_path: Path) -> None:
     run_retrain(RetrainRequest(**TINY, network=name, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
     images = load_data(make_protocol("digits")).test().images[:50]

@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import nas_osr
 from nas_osr import OpenSetClassifier, UserError
+from nas_osr.deploy.estimator import names_network
 
 QUICK: dict[str, Any] = {
     "network": "random:0", "preset": "tiny", "epochs": 2, "batch_size": 32, "device": "cpu", "options": {"channels": 4},
@@ -110,6 +111,20 @@ def test_labels_keep_their_type(names: list[Any], unknown: Any) -> None:
     assert fitted.unknown_label_ == unknown
     far = np.concatenate([X, X[::-1] * -3])
     assert set(fitted.predict(far).tolist()) <= {*names, unknown}
+
+
+def test_networks_by_name(
+    digits: tuple[np.ndarray, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, y = digits[0][:120], digits[1][:120]
+    fitted = OpenSetClassifier("plain:width=4", preset="tiny", epochs=1, device="cpu", options={"threads": 1}).fit(X, y)
+    assert fitted.model_.model.network == "plain:width=4"
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet18", "timm:resnet10t", "torch.nn.Identity", "my.Net"):
+        assert names_network(name)
+    (tmp_path / "my.Net").mkdir()
+    for name in ("published", "random:0", "found.json", "runs/search", "my.Net", {"space": {}}):
+        assert not names_network(name)
 
 
 def test_mistakes_are_said() -> None:
