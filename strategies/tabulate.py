@@ -53,6 +53,10 @@ def run_tabulate(request: TabulateRequest, command: list[str]) -> dict[str, Any]
         }
     if not request.quiet:
         tell("a table opens the test images: choose settings on it for another split or data set, not for this one")
+        if plan.true.weights.recipe.watches:
+            tell(
+                "a table has the figures after every epoch: which one the recipe would keep, or end with, is left open"
+            )
     data = open_bench(plan.request.recorded_text()).data
     with plan.trial.output.create() as run:
         if run.resumed or run.finished:

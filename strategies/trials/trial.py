@@ -302,5 +302,6 @@ def build_trial(
         raise ValueError(f"an architecture of another space was proposed: {architecture.space}")
     network = plan.make_encoder(DiscreteNetwork, architecture)
     learner = Learner(network, plan.make_heads(network, outliers)).to(memory_format=torch.channels_last)
+    learner.mirrored = plan.weights.recipe.mirrored and plan.protocol.mirrors
     plan.machine.prepare(network)
     return plan.weights.set_up(learner, fabric, plan.protocol, seed)
