@@ -25,6 +25,7 @@ from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space, all_paths
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.table import SCORED, TABLE_FILE, write_table
+from nas_osr.strategies.table_cost import table_seconds
 from nas_osr.strategies.table_training import TableBench, TablePlan, plan_table
 from nas_osr.strategies.tabulate_request import TabulateRequest
 from nas_osr.sweeps.backends import open_executor
@@ -48,9 +49,8 @@ def run_tabulate(request: TabulateRequest, command: list[str]) -> dict[str, Any]
     trainings = len(architectures) * (request.seeds + len(plan.rotations))
     if request.dry_run:
         plan.trial.output.check()
-        return {
-            "would_tabulate": {**plan.request.recorded(), "architectures": len(architectures), "trainings": trainings}
-        }
+        asked = {**plan.request.recorded(), "architectures": len(architectures), "trainings": trainings}
+        return {"would_tabulate": asked, "seconds": table_seconds(plan, architectures)}
     if not request.quiet:
         tell("a table opens the test images: choose settings on it for another split or data set, not for this one")
         if plan.true.weights.recipe.watches:

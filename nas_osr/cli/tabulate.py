@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from nas_osr.cli.show import show_json, show_next, show_yaml
+from nas_osr.cli.show import duration, show_json, show_next, show_yaml
 from nas_osr.strategies.tabulate import run_tabulate
 from nas_osr.strategies.tabulate_request import TabulateRequest
 
@@ -19,6 +19,8 @@ def tabulate(config: TabulateRequest, command: list[str]) -> None:
         show_json(result)
     elif config.dry_run:
         show_yaml(result["would_tabulate"])
+        true, pas = (duration(seconds) for seconds in result["seconds"].values())
+        print(f"# one after the other, here: about {true} on all known classes, and {pas} as in a search")
     else:
         of = "all" if result["complete"] else "a sample"
         print(f"{result['architectures']} architectures ({of}), {result['trainings']} trainings in {result['out']}")

@@ -85,5 +85,11 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytes
 
 def test_a_dry_run_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tabulate", "tiny", "--protocol=digits", "--dry_run", "--json"]) == 0
-    plan = json.loads(capsys.readouterr().out)["would_tabulate"]
+    found = json.loads(capsys.readouterr().out)
+    plan, seconds = found["would_tabulate"], found["seconds"]
     assert plan["architectures"] == 171 and plan["trainings"] == 171 * 5
+    assert seconds.keys() == {"true", "pas"} and min(seconds.values()) > 0
+    few = ["--sample=4", "--seeds=1", "--rotations=0", "--epochs=1", "--limit_per_class=20"]
+    assert main(["tabulate", "tiny", "--protocol=digits", *few, "--dry_run"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("# one after the other, here: about") and said.endswith(", and 0 seconds as in a search")
