@@ -34,13 +34,13 @@ def table_seconds(plan: TablePlan, architectures: Sequence[Architecture]) -> dic
         ("true", plan.true, plan.request.seeds, wide, tested),
         ("pas", plan.trial, len(plan.rotations), timed, 0),
     ):
-        costs = [partial(training_cost, replace(part, space=one.space), one, judged) for one in own if times]
+        costs = [partial(judged_training_cost, replace(part, space=one.space), one, judged) for one in own if times]
         seconds = [plan.trial.machine.estimate(cost)["seconds"] for cost in costs]
         found[name] = len(architectures) * times * sum(seconds) / len(own)
     return found
 
 
-def training_cost(plan: SearchPlan, architecture: Architecture, tested: int, fabric: Fabric) -> Cost:
+def judged_training_cost(plan: SearchPlan, architecture: Architecture, tested: int, fabric: Fabric) -> Cost:
     """One training that is judged after every epoch, on `tested` test images besides known ones."""
     outliers = random_outliers(plan.protocol.image_shape)
     learner, optimizers, schedule = build_trial(architecture, plan, outliers, fabric, plan.seed)
