@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nas_osr.errors import UserError
@@ -17,6 +18,7 @@ from nas_osr.strategies.table_trials import Conditions
 CRITERIA = 12  # are drawn, the best of a table's
 COSTS = (2, 4, 8, 16, 32, 64)  # whole trainings
 SEARCHES = 100  # of each strategy
+SHORT = 18  # letters of a name, of which two go below a figure side by side
 
 
 @styled
@@ -44,7 +46,7 @@ def plot_spread(runs: Runs, *, columns: int = 1) -> Figure:
         axes.fill_between(place, low, high, color=look.color, alpha=0.18, linewidth=0)
         axes.plot(place, 100 * means, color=look.color, linestyle=look.linestyle, label=f"{name}, {len(means)}")
     axes.set(xlabel="architectures, best first (%)", ylabel="AUROC, mean over seeds (%)", xlim=(0, 100))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    place_legend(figure, axes)
     return figure
 
 
@@ -72,7 +74,7 @@ def plot_criteria(runs: Runs, *, columns: int = 1) -> Figure:
         )  # fmt: skip
     axes.axvline(0, color=QUIET, linewidth=0.8)
     axes.set(xlabel="rank correlation with true AUROC", yticks=places, yticklabels=criteria)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    place_legend(figure, axes)
     return figure
 
 
@@ -108,8 +110,15 @@ def plot_regret(runs: Runs, *, metric: str = "auroc", columns: int = 1) -> Figur
         axes.plot(costs, middle, color=look.color, linestyle=look.linestyle, marker=look.marker, label=strategy)
     axes.set_xscale("log", base=2)
     axes.set(xlabel="whole trainings", ylabel="points below the best", xticks=costs, xticklabels=costs, ylim=(0, None))
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    place_legend(figure, axes)
     return figure
+
+
+def place_legend(figure: Figure, axes: Axes) -> None:
+    """Below the axes, in two columns where the names are short enough for a column of a paper."""
+    handles, labels = axes.get_legend_handles_labels()
+    across = 2 if max(map(len, labels)) <= SHORT else 1
+    figure.legend(handles, labels, loc="outside lower center", ncols=across, frameon=False)
 
 
 def tables(runs: Runs) -> Mapping[str, SearchTable]:
