@@ -8,15 +8,14 @@ from functools import partial
 
 from lightning_fabric import Fabric
 
-from nas_osr.cost.steps import random_outliers
-from nas_osr.cost.whole_run import Cost, random_step
+from nas_osr.cost.whole_run import Cost
 from nas_osr.data.sources import open_source
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.presets import get_preset
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.strategies.table_training import TablePlan
-from nas_osr.strategies.trials.trial import build_trial
+from nas_osr.strategies.trials.base import trial_cost
 
 TIMED = 4  # architectures, evenly spread over the table
 
@@ -42,20 +41,9 @@ def table_seconds(plan: TablePlan, architectures: Sequence[Architecture]) -> dic
 
 def judged_training_cost(plan: SearchPlan, architecture: Architecture, tested: int, fabric: Fabric) -> Cost:
     """One training that is judged after every epoch, on `tested` test images besides known ones."""
-    outliers = random_outliers(plan.protocol.image_shape)
-    learner, optimizers, schedule = build_trial(architecture, plan, outliers, fabric, plan.seed)
-    learner.train()
     images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
-    epochs, batch_size = plan.weights.epochs, plan.weights.batch_size
-    return Cost(
-        learner=learner,
-        optimizers=list(optimizers.values()),
-        steps={"weights": partial(random_step, "weights", fabric, learner, optimizers, schedule)},
-        batch_size=batch_size,
-        protocol=plan.protocol,
-        counts={"weights": max(1, images.training // batch_size) * epochs},
-        scored=(images.judged + tested) * epochs,
-    )
+    epochs = plan.weights.epochs
+    return replace(trial_cost(plan, architecture, epochs, fabric), scored=(images.judged + tested) * epochs)
 
 
 def count_test_images(plan: TablePlan) -> int:

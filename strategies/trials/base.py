@@ -120,22 +120,14 @@ class Trials(Strategy):
 
     def cost(self, plan: SearchPlan, fabric: Fabric) -> Cost:
         """That of the first architecture, as often as there are trials."""
-        outliers, first = random_outliers(plan.protocol.image_shape), self.suggest(plan, [], []).architecture
-        learner, optimizers, schedule = build_trial(first, plan, outliers, fabric, plan.seed)
-        learner.train()
+        trials, times = self.config.trials, self.config.rotations
         images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
-        trials, epochs, batch_size = self.config.trials, plan.weights.epochs, plan.weights.batch_size
-        times = self.config.rotations
-        return Cost(
-            learner=learner,
-            optimizers=list(optimizers.values()),
-            steps={"weights": partial(random_step, "weights", fabric, learner, optimizers, schedule)},
-            batch_size=batch_size,
-            protocol=plan.protocol,
-            counts={"weights": round(max(1, images.training // batch_size) * self.trained_epochs(plan) * times)},
+        first = self.suggest(plan, [], []).architecture
+        return replace(
+            trial_cost(plan, first, self.trained_epochs(plan) * times, fabric),
             scored=images.judged * trials * times,
             resident=(2 * images.training + images.judged) * times,
-            about={"trials": trials, "epochs": epochs, "training_images": images.training},
+            about={"trials": trials, "epochs": plan.weights.epochs, "training_images": images.training},
         )
 
     def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
@@ -178,3 +170,20 @@ class Trials(Strategy):
     def read_trial(self, space: Space, record: Mapping[str, Any]) -> Tried:
         """A trial from its record."""
         return Tried(Architecture.from_description(space, record), record[self.criterion], record)
+
+
+def trial_cost(plan: SearchPlan, architecture: Architecture, epochs: float, fabric: Fabric) -> Cost:
+    """Trainings of an architecture that take so many epochs together; what judges them is not counted."""
+    outliers = random_outliers(plan.protocol.image_shape)
+    learner, optimizers, schedule = build_trial(architecture, plan, outliers, fabric, plan.seed)
+    learner.train()
+    images = count_search_images(plan.data.count_known(), plan.classes, plan.rule_sample)
+    batch_size = plan.weights.batch_size
+    return Cost(
+        learner=learner,
+        optimizers=list(optimizers.values()),
+        steps={"weights": partial(random_step, "weights", fabric, learner, optimizers, schedule)},
+        batch_size=batch_size,
+        protocol=plan.protocol,
+        counts={"weights": round(max(1, images.training // batch_size) * epochs)},
+    )
