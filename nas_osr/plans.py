@@ -20,7 +20,7 @@ from nas_osr.configuration import check_choice, check_switches
 from nas_osr.cost.estimate import count_training_images
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
-from nas_osr.data.augmentation import default_augmentation
+from nas_osr.data.augmentation import Magnitudes, default_augmentation
 from nas_osr.data.dataset import OpenSetData, load_data
 from nas_osr.data.outliers import fingerprint_learned, load_outliers, outlier_classes
 from nas_osr.data.protocols import Protocol
@@ -46,7 +46,6 @@ from nas_osr.training.pace import Pace
 from nas_osr.training.recipes import Recipe
 
 # of the augmentation, as recipes have them
-MAGNITUDES = ("rotation", "padding", "border", "flips", "changes", "magnitude", "cutout", "jitter", "rounds", "blend")
 T = TypeVar("T")
 D = TypeVar("D", bound=DeviceOptions)
 
@@ -178,7 +177,7 @@ class SchedulePlan:
                 protocol,
                 "none" if heads.makes_views else recipe.augmentation,
                 scale=(recipe.crop, 1.0),
-                **{name: getattr(recipe, name) for name in MAGNITUDES},
+                **{item.name: getattr(recipe, item.name) for item in fields(Magnitudes)},
             ),
             seed=seed,
             averaging=recipe.averaging,

@@ -17,7 +17,7 @@ from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_for, collect_outputs, evaluate_rule
 from nas_osr.evaluation.predictions import Predictions, write_predictions
-from nas_osr.files.paths import absolute_path, user_path
+from nas_osr.files.paths import user_path
 from nas_osr.outputs import Outputs
 from nas_osr.plans import ObjectivePlan, import_plugins
 from nas_osr.retrain.embeddings import write_embeddings
@@ -211,23 +211,25 @@ def name_unknown(unknown: str | None) -> str | None:
 
 def unknown_folder(unknown: str | None) -> str | None:
     """The folder whose images play the unknown, absolute; None where it is no folder."""
-    return (
-        None
-        if unknown is None or unknown in SOURCES or not user_path(unknown).is_dir()
-        else str(absolute_path(unknown))
-    )
+    if unknown is None or unknown in SOURCES or not user_path(unknown).is_dir():
+        return None
+    return str(user_path(unknown).resolve())
 
 
 def check_not_another(run: RunFolder, labels: Sequence[str], folder: str | None) -> None:
-    """UserError where a label stands for another folder of the same name already: its results would be lost."""
-    for label in labels:
-        file = run.path / f"metrics-{label}.json"
-        if folder is not None and file.is_file():
-            other = run.read_json(file.name).get("unknown_folder")
-            if other not in (None, folder):
-                raise UserError(
-                    f"{file}: of {other}, which has the same name as {folder}: rename the folder, or the file"
-                )
+    """UserError where a label stands for another folder, source or rule of the same name already.
+
+    Its results would be lost, or two folders of one name would lie beside each other under two rules.
+    """
+    own = {f"metrics-{label}.json" for label in labels}
+    for file in sorted(run.path.glob("metrics-*.json")):
+        if folder is None and file.name not in own:
+            continue
+        other = run.read_json(file.name).get("unknown_folder", folder)  # earlier versions do not say
+        namesakes = folder is not None and other is not None and Path(other).name == Path(folder).name
+        if other != folder and (file.name in own or namesakes):
+            of = other or "a source or rule of that name"
+            raise UserError(f"{file}: of {of}, and not of {folder or 'that'}: rename the folder, or the file")
 
 
 def choose_rules(objective: ObjectivePlan, request: EvaluateRequest) -> list[tuple[ScoringRule, bool]]:

@@ -41,7 +41,7 @@ def check_space(space: Space, image_shape: Shape) -> None:
 
 def undivided(space: Space, parts: int) -> str | None:
     """Why a supernet of this space cannot compute one of so many parts of its channels; None where it can."""
-    if any(width != 1 for width in space.widths):
+    if space.narrows:
         return f"needs whole widths, got {', '.join(map(str, space.widths))} to choose from: give --widths 1"
     if space.channels % parts or space.channels // parts < MIN_CHANNELS:
         return f"must divide channels, {space.channels}, into parts of {MIN_CHANNELS} at least, got {parts}"

@@ -181,6 +181,11 @@ class Space:
         return edges(self.layers, self.ends)
 
     @property
+    def narrows(self) -> bool:
+        """Whether a scale may have fewer channels than the space's."""
+        return any(width != 1 for width in self.widths)
+
+    @property
     def selectable(self) -> tuple[str, ...]:
         """The operations that a found network may have: all but `none`, which only weighs in a supernet."""
         return tuple(name for name in self.operations if name != NONE)

@@ -122,7 +122,7 @@ class HierarchicalSpace(ModelSpace):
         return MixedStem(stems, self.mixtures["stem"]) if space.stems else stems[0]
 
     def _mask(self, block: nn.Module, scale: int) -> None:
-        if any(width != 1 for width in self.space.widths):
+        if self.space.narrows:
             mix_widths(block, self.space.widths, self.mixtures[f"width_{scale}"])
 
     def _choice(self, layer: int, scale: int, stride: int) -> LayerChoice:

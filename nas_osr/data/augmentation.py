@@ -33,37 +33,26 @@ Flips = Literal["random", "alternating"]
 Border = Literal["black", "reflect"]
 
 
-@dataclass(frozen=True)
-class AugmentationConfig(Checked):
-    """How training images are varied.
+@dataclass(frozen=True, kw_only=True)
+class Magnitudes(Checked):
+    """How strong each augmentation is, of a recipe and of what is done to a batch alike.
 
     Attributes:
-        recipe: "none", or what is done in turn, as in "crop_flip,cutout": "search" (NAS-OSR's: random resized crop,
-            flip, rotation, in one affine resampling), "crop_flip" (pad, random crop, flip: every pixel is a copy), some
-            of `CHANGES`, or functions of the user's own by dotted path, see `nas_osr.data.changes.own_change`.
-        flip: mirror half of the images from left to right.
-        flips: which half: "random" ones of each batch, or "alternating", see `flipped_now`; then `augment` is given
-            images that are mirrored already.
-        scale: search: range of the cropped share of the area, in (0, 1].
-        aspect: search: the crop's width/height is log-uniform in [1/aspect, aspect], as far as it fits; at least 1.
-        rotation: search: largest angle in degrees, either way.
-        padding: crop_flip: pixels on each side.
-        border: crop_flip: what they show: "black" ones, or the image again, "reflect"ed at its edge.
-        changes: randaugment: how many for each image.
-        magnitude: randaugment, pixmix: how strong each is, of 30.
-        cutout: cutout: sides of the square in pixels.
-        jitter: jitter: how far brightness, contrast and saturation vary, and hue a quarter of it.
-        rounds: pixmix: how often an image is mixed at most.
-        blend: pixmix: the larger, the more of the image stays.
+        rotation: largest angle of `search` in degrees, either way.
+        padding: pixels by which `crop_flip` shifts an image at most, each way.
+        border: what `crop_flip` shows beyond an image's edge: `black`, or the image again, `reflect`ed.
+        changes: how many `randaugment` makes to each image.
+        magnitude: how strong those of `randaugment` and `pixmix` are, of 30.
+        cutout: sides in pixels of the square that `cutout` takes out.
+        jitter: how far `jitter` varies brightness, contrast and saturation, and hue a quarter of it.
+        rounds: how often `pixmix` mixes an image, at most.
+        blend: how much of an image stays then: the larger, the more.
+        flips: which images are mirrored: `random` ones, or each in every other epoch (`alternating`, see
+            `flipped_now`; then `augment` is given images that are mirrored already).
     """
 
-    recipe: str = "search"
-    flip: bool = True
-    flips: Flips = "random"
-    scale: tuple[float, float] = (0.8, 1.0)
-    aspect: float = 4 / 3
     rotation: Annotated[float, NOT_NEGATIVE] = 10.0
-    padding: Annotated[int, NOT_NEGATIVE] = 4
+    padding: Annotated[int, Range(0, 15)] = 4  # the smallest images are of 16 pixels
     border: Border = "black"
     changes: Annotated[int, Range(1, 14)] = 1
     magnitude: Annotated[float, Range(0, 30)] = 6.0
@@ -71,6 +60,26 @@ class AugmentationConfig(Checked):
     jitter: Annotated[float, SHARE] = 0.4
     rounds: Annotated[int, Range(1, 100)] = 4
     blend: Annotated[float, POSITIVE] = 3.0
+    flips: Flips = "random"
+
+
+@dataclass(frozen=True)
+class AugmentationConfig(Magnitudes):
+    """How training images are varied.
+
+    Attributes:
+        recipe: "none", or what is done in turn, as in "crop_flip,cutout": "search" (NAS-OSR's: random resized crop,
+            flip, rotation, in one affine resampling), "crop_flip" (pad, random crop, flip: every pixel is a copy), some
+            of `CHANGES`, or functions of the user's own by dotted path, see `nas_osr.data.changes.own_change`.
+        flip: mirror half of the images from left to right.
+        scale: search: range of the cropped share of the area, in (0, 1].
+        aspect: search: the crop's width/height is log-uniform in [1/aspect, aspect], as far as it fits; at least 1.
+    """
+
+    recipe: str = "search"
+    flip: bool = True
+    scale: tuple[float, float] = (0.8, 1.0)
+    aspect: float = 4 / 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

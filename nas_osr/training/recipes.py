@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_osr.configuration import Checked, check_choice, make_config
-from nas_osr.data.augmentation import Border, Flips, check_augmentation, split_names
+from nas_osr.configuration import check_choice, make_config
+from nas_osr.data.augmentation import Magnitudes, check_augmentation, split_names
 from nas_osr.errors import UserError, suggest
-from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SHARE, Range
+from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +21,8 @@ SCHEDULES = ("exponential", "triangle", "two_stage", "cosine")
 
 
 @dataclass(frozen=True)
-class Recipe(Checked):
-    """An optimiser with its schedule and augmentation.
+class Recipe(Magnitudes):
+    """An optimiser with its schedule and augmentation, whose strength is that of `Magnitudes`.
 
     Attributes:
         learning_rate: the peak.
@@ -43,16 +43,6 @@ class Recipe(Checked):
         augmentation: what is done to training images in turn, as in crop_flip,cutout: search, crop_flip, randaugment,
             cutout, jitter, pixmix, or a function by dotted path; or none.
         crop: least share of an image's area that `search` crops, in (0, 1].
-        rotation: largest angle of `search` in degrees, either way.
-        padding: pixels by which `crop_flip` shifts an image at most, each way.
-        border: what `crop_flip` shows beyond an image's edge: `black`, or the image `reflect`ed.
-        changes: how many `randaugment` makes to each image.
-        magnitude: how strong those of `randaugment` and `pixmix` are, of 30.
-        cutout: sides in pixels of the square that `cutout` takes out.
-        jitter: how far `jitter` varies brightness, contrast and saturation, and hue a quarter of it.
-        rounds: how often `pixmix` mixes an image, at most.
-        blend: how much of an image stays then: the larger, the more.
-        flips: which images are mirrored: `random` ones, or each in every other epoch (`alternating`).
         mirrored: whether the trained network is asked for the mean of what it says of an image and of its mirror image,
             wherever it is used; twice the time. Digits are never mirrored.
         averaging: how much of an average of the weights stays at each step, such as .999, in [0, 1): the average is
@@ -75,16 +65,6 @@ class Recipe(Checked):
     scaled: bool = False
     augmentation: str = "search"
     crop: Annotated[float, Range(0, 1, above=True)] = 0.8
-    rotation: Annotated[float, NOT_NEGATIVE] = 10.0
-    padding: Annotated[int, Range(0, 15)] = 4  # the smallest images are of 16 pixels
-    border: Border = "black"
-    changes: Annotated[int, Range(1, 14)] = 1
-    magnitude: Annotated[float, Range(0, 30)] = 6.0
-    cutout: Annotated[int, POSITIVE] = 8
-    jitter: Annotated[float, SHARE] = 0.4
-    rounds: Annotated[int, Range(1, 100)] = 4
-    blend: Annotated[float, POSITIVE] = 3.0
-    flips: Flips = "random"
     mirrored: bool = False
     averaging: Annotated[float, Range(0, 1, below=True)] = 0.0
     keep: str = "last"

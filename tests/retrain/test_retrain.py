@@ -201,8 +201,14 @@ def test_two_folders_of_one_name_do_not_take_each_other_s_place(
     (first,) = run_evaluate(replace(request, unknown=str(tmp_path / "north" / "camera")))
     assert first["label"] == "camera" and first["unknown_folder"] == str(tmp_path / "north" / "camera")
     kept = (part / "metrics-camera.json").read_bytes()
-    with pytest.raises(UserError, match=r"metrics-camera\.json: of .*north/camera, which has the same name as .*south"):
-        run_evaluate(replace(request, unknown=str(tmp_path / "south" / "camera")))
+    for rule in (None, "energy"):  # under another rule they would lie beside each other
+        with pytest.raises(UserError, match=r"metrics-camera\.json: of .*north/camera, and not of .*south/camera"):
+            run_evaluate(replace(request, unknown=str(tmp_path / "south" / "camera"), rule=rule))
+    (tmp_path / "north" / "camera").rename(tmp_path / "north" / "energy")
+    run_evaluate(replace(request, rule="energy"))
+    with pytest.raises(UserError, match=r"metrics-energy\.json: of a source or rule of that name, and not of .*energy"):
+        run_evaluate(replace(request, unknown=str(tmp_path / "north" / "energy")))
+    (tmp_path / "north" / "energy").rename(tmp_path / "north" / "camera")
     assert (part / "metrics-camera.json").read_bytes() == kept
     run_evaluate(replace(request, unknown=str(tmp_path / "north" / "camera")))  # again is as before
     assert (part / "metrics-camera.json").read_bytes() == kept
