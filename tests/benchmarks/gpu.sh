@@ -56,7 +56,7 @@ part_channels() { # a quarter of the channels, and the wide space
 plain() { # NAME LIMIT EPOCHS OPTION...: a rehearsal of the plain network with recipe strong
     local name=$1 limit=$2 epochs=$3
     shift 3
-    osr "$name" "$limit" retrain --network "plain:width=${WIDTH:-128}" --recipe strong --objective cross_entropy $MACHINE $CLASSES \
+    osr "$name" "$limit" retrain --network "plain:width=${WIDTH:-128},pooling=maximum" --recipe strong --objective cross_entropy $MACHINE $CLASSES \
         --splits 0 --pseudo_unknown frog,deer --epochs "$epochs" --batch_size "$RETRAIN_BATCH" ${LIMIT:+--limit_per_class $LIMIT} \
         "$@" --quiet --out "$OUT/$name"
 }
