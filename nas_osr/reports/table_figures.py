@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,19 +60,21 @@ def plot_criteria(runs: Runs, *, columns: int = 1) -> Figure:
         columns: of a paper that the figure is as wide as.
 
     Raises:
-        UserError: there is no such table.
+        UserError: there is no such table, or nothing differs between the architectures of the first.
     """
     found = {name: correlate(table, table.check_rule(None)) for name, table in tables(runs).items()}
-    criteria = list(next(iter(found.values())))[:CRITERIA][::-1]
+    first = next(iter(found))
+    criteria = list(found[first])[:CRITERIA][::-1]
+    if not criteria:
+        raise UserError(f"plot criteria: {first}: nothing differs between its architectures")
     figure, axes = one_axes(columns, (0.25 + 0.07 * len(criteria)) / (1 if columns == 1 else 2))
     places = np.arange(len(criteria))
     for number, ((name, own), look) in enumerate(zip(found.items(), looks(), strict=False)):
         middle, low, high = np.array([own.get(criterion, (np.nan,) * 3) for criterion in criteria]).T
         shifted = places + 0.22 * ((len(found) - 1) / 2 - number)
-        axes.errorbar(
-            middle, shifted, xerr=(middle - low, high - middle), color=look.color, marker=look.marker, linestyle="",
-            elinewidth=1, label=name,
-        )  # fmt: skip
+        ends = np.maximum((middle - low, high - middle), 0)
+        style: Any = {"color": look.color, "marker": look.marker, "linestyle": "", "elinewidth": 1}
+        axes.errorbar(middle, shifted, xerr=ends, label=name, **style)
     axes.axvline(0, color=QUIET, linewidth=0.8)
     axes.set(xlabel="rank correlation with true AUROC", yticks=places, yticklabels=criteria)
     place_legend(figure, axes)

@@ -54,6 +54,19 @@ def test_criteria_are_those_of_the_table(part: Path) -> None:
     np.testing.assert_allclose(ends, [expected[name][1:] for name in names])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_tables_of_next_to_nothing(count: int, tmp_path: Path) -> None:
+    whole, path = read_table(SHIPPED), tmp_path / "few.jsonl.xz"
+    header = {name: value for name, value in whole.header.items() if name not in ("table", "schema")}
+    write_table(path, {**header, "complete": False}, whole.rows[:count])
+    assert plot_spread(path).axes
+    if count > 1:
+        assert plot_criteria(path).axes
+        return
+    with pytest.raises(UserError, match="plot criteria: few: nothing differs between its architectures"):
+        plot_criteria(path)
+
+
 def test_regret_is_the_table_s(part: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(table_figures, "SEARCHES", 3)
     monkeypatch.setattr(table_figures, "COSTS", (2, 4, 500))
