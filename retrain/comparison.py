@@ -82,7 +82,25 @@ def find_rows(paths: Sequence[str | Path], names: Sequence[str] | None = None) -
             raise UserError(f"{path}: holds {len(folders)} further retrainings, and has one name, {name}: name each")
         own = [row for folder in folders for row in read_rows(folder, met)]
         rows += own if name is None else rename_rows(own, name)
-    return rows
+    return rows if names else tell_apart(rows)
+
+
+def tell_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, where those of different runs that would be called the same have as much of their folder as differs."""
+    same: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        same.setdefault((row.method, row.protocol), []).append(row)
+    return [replace(row, method=row.method + _ending(row, same[row.method, row.protocol])) for row in rows]
+
+
+def _ending(row: Row, same: Sequence[Row]) -> str:
+    """The shortest end of a row's folder that no other run has, in brackets; nothing where it is the only run."""
+    own = Path(row.source).parts
+    others = [Path(other.source).parts for other in same if other.source != row.source]
+    if not others:
+        return ""
+    length = next(n for n in range(1, len(own) + 1) if all(own[-n:] != other[-n:] for other in others) or n == len(own))
+    return f" ({Path(*own[-length:])})"
 
 
 def rename_rows(rows: Sequence[Row], name: str) -> list[Row]:

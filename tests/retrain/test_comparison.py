@@ -104,6 +104,17 @@ def test_parents_are_searched_and_no_run_comes_twice(tmp_path: Path) -> None:
     assert [Path(row.source).name for row in rows] == ["b", "deep"]
 
 
+def test_runs_that_would_be_called_the_same_have_what_differs_of_their_folders(tmp_path: Path) -> None:
+    for name in ("a/pas", "b/pas", "gdas"):
+        write_retraining(tmp_path / name, {"split-0": 0.7})
+    write_retraining(tmp_path / "cac", {"split-0": 0.7}, objective="cac")
+    usual = "vae_contrastive, mls, published"
+    assert {row.method for row in find_rows([tmp_path])} == {
+        f"{usual} (a/pas)", f"{usual} (b/pas)", f"{usual} (gdas)", "cac, mls, published",
+    }  # fmt: skip
+    assert [row.method for row in find_rows([tmp_path / "gdas"])] == [usual]
+
+
 def test_a_rehearsal_stands_apart(tmp_path: Path) -> None:
     """Neither averaged with a protocol's own figures, nor beside published ones."""
     folder = write_retraining(tmp_path / "run", {"split-0": 0.7})
