@@ -24,6 +24,7 @@ OPERATIONS: dict[str, str] = {
     "skip": "nas_osr.search_spaces.operations.skip:Skip",
     "conv": "nas_osr.search_spaces.operations.convolutions:Conv",
     "conv2": "nas_osr.search_spaces.operations.convolutions:ResidualConv2",
+    "conv3": "nas_osr.search_spaces.operations.convolutions:PooledConv3",
     "separable3": "nas_osr.search_spaces.operations.separable:Separable3",
     "separable5": "nas_osr.search_spaces.operations.separable:Separable5",
     "dilated3": "nas_osr.search_spaces.operations.separable:Dilated3",

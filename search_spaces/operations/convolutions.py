@@ -1,4 +1,4 @@
-"""`conv` and `conv2`: one 3x3 convolution, and two with a residual connection (NAS-OSR, search space)."""
+"""`conv`, `conv2` (NAS-OSR, search space) and `conv3`: one 3x3 convolution, two with a residual connection, three."""
 
 from __future__ import annotations
 
@@ -31,3 +31,22 @@ class ResidualConv2(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C_out, H/stride, W/stride]."""
         return self.activation(self.second(self.first(x)) + self.shortcut(x))
+
+
+class PooledConv3(nn.Module):
+    """A 3x3 convolution, pooled where it halves, and two that add to it: the block of ResNet-9 (Page 2018).
+
+    A stride computes a quarter of the pixels; maximum pooling chooses among all of them.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        pool = [nn.MaxPool2d(2)] if stride == 2 else []
+        self.enter = nn.Sequential(conv_bn(channels_in, channels_out, 3, 1), *pool, activation())
+        further = [conv_bn(channels_out, channels_out, 3, 1) for _ in range(2)]
+        self.further = nn.Sequential(further[0], activation(), further[1], activation())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, C_out, H/stride, W/stride]."""
+        x = self.enter(x)
+        return x + self.further(x)
