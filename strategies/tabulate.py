@@ -29,7 +29,7 @@ from nas_osr.strategies.table_cost import table_seconds
 from nas_osr.strategies.table_training import TableBench, TablePlan, plan_table
 from nas_osr.strategies.tabulate_request import TabulateRequest
 from nas_osr.sweeps.backends import open_executor
-from nas_osr.sweeps.executor import Job
+from nas_osr.sweeps.executor import Job, succeeded
 from nas_osr.sweeps.local import share_cores
 
 MAX_COMPLETE = 20_000  # descriptions of a space that are all looked at; larger ones are sampled
@@ -148,9 +148,7 @@ def fill_table(plan: TablePlan, architectures: list[Architecture], folder: Path)
         return
     executor = open_executor(plan.request.backend, plan.request.jobs, tell)
     with closing(executor.map(train_missing, jobs(), share_cores(plan.request.jobs), RETRIES)) as results:
-        for done, result in enumerate(results, start=1):
-            if result.error:
-                raise UserError(f"{result.job.name}: {result.error}")
+        for done, _ in enumerate(succeeded(results), start=1):
             say(done)
 
 

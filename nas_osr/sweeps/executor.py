@@ -6,10 +6,12 @@ for result in LocalExecutor(processes=4).map(train_one, [Job("a", {"width": 16})
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from nas_osr.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,16 @@ class Result:
     error: str = ""
     interrupted: bool = False
     "whether it ended without a value because it was asked to."
+
+
+def succeeded(results: Iterable[Result]) -> Iterator[Result]:
+    """The results that have a value, up to the first job that fails: UserError. One that was interrupted is passed
+    over, since the interruption itself follows."""
+    for result in results:
+        if result.error and not result.interrupted:
+            raise UserError(f"{result.job.name}: {result.error}")
+        if not result.error:
+            yield result
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from nas_osr.configuration import make_request
-from nas_osr.errors import UserError
 from nas_osr.files.storage import file_errors, replace_file
 from nas_osr.files.text import read_object
 from nas_osr.runs.names import TRIALS_FOLDER
@@ -26,7 +25,7 @@ from nas_osr.strategies.trials.asking import Asking
 from nas_osr.strategies.trials.in_turn import Keep
 from nas_osr.strategies.trials.trial import Proposal, TrialRecorder, TrialRunner, TrialStates
 from nas_osr.sweeps.backends import open_executor
-from nas_osr.sweeps.executor import Executor, Job
+from nas_osr.sweeps.executor import Executor, Job, succeeded
 from nas_osr.sweeps.local import share_cores
 from nas_osr.sweeps.shared import SharedExecutor
 
@@ -77,9 +76,7 @@ def try_in_processes(asking: Asking, runner: TrialRunner, recorder: Recorder, ke
     )
     cores = share_cores(1 if plan.backend == "shared" else plan.jobs)
     with closing(executor.map(try_one, jobs(), cores, RETRIES)) as results:
-        for result in results:
-            if result.error:
-                raise UserError(f"{result.job.name}: {result.error}")
+        for result in succeeded(results):
             record, timing = result.value
             ended[record["epoch"]] = record, timing
             keep_in_turn()

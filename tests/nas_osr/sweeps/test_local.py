@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from nas_osr.errors import UserError
-from nas_osr.sweeps.executor import Job, Resources, Result
+from nas_osr.sweeps.executor import Job, Resources, Result, succeeded
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 
 TASKS = """\
@@ -53,6 +53,10 @@ def wait(folder):
     except KeyboardInterrupt:
         open(f"{folder}/saved", "w").close()
         return "saved"
+
+def sleep(folder):
+    open(f"{folder}/started", "w").close()
+    time.sleep(60)
 """
 
 
@@ -163,6 +167,25 @@ def test_an_interruption_asks_the_jobs_to_end_and_hands_out_what_they_made(
         collect()
     assert found == {"waits": ("saved", False), "fails": (None, True)}
     assert said == ["ending waits, fails"]
+
+
+def test_who_takes_what_succeeds_is_interrupted_and_told_of_no_failure(
+    tasks: Any, tmp_path: Path, interruptible: None
+) -> None:
+    log = tmp_path / "log"
+
+    def jobs() -> Iterator[Job | None]:
+        yield Job("sleeps", str(tmp_path), log)
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield None
+
+    with pytest.raises(KeyboardInterrupt):
+        list(succeeded(LocalExecutor(2).map(tasks.sleep, jobs(), Resources())))
+    assert log.read_text() == ""
+    with pytest.raises(UserError, match="0: no such thing"):
+        list(succeeded(ended(tasks.fail, "mistake")))
 
 
 def test_who_looks_away_ends_the_jobs(tasks: Any, tmp_path: Path) -> None:
