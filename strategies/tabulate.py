@@ -149,6 +149,8 @@ def fill_table(plan: TablePlan, architectures: list[Architecture], folder: Path)
     executor = open_executor(plan.request.backend, plan.request.jobs, tell)
     with closing(executor.map(train_missing, jobs(), share_cores(plan.request.jobs), RETRIES)) as results:
         for done, result in enumerate(results, start=1):
+            if result.interrupted:  # with all of this, which ends after it
+                continue
             if result.error:
                 raise UserError(f"{result.job.name}: {result.error}")
             say(done)

@@ -23,6 +23,7 @@ from nas_osr.sweeps.executor import Job, Resources, Result
 
 NO_MORE = object()
 MISTAKE = 2  # exit code of a user's mistake, which no retry mends
+INTERRUPTED = 130
 POLL_SECONDS = 0.1
 ERROR_LENGTH = 500
 # With this process's Python path, so that nothing in the working folder is imported by accident.
@@ -155,6 +156,8 @@ def work() -> None:
             outcome = {"value": getattr(importlib.import_module(module), name)(task["argument"])}
         except UserError as error:
             outcome = {"error": str(error)}
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)  # without a traceback: who has asked for it knows
         content = json.dumps(outcome).encode()
         exchange.seek(0)
         exchange.truncate()

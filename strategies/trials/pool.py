@@ -78,6 +78,8 @@ def try_in_processes(asking: Asking, runner: TrialRunner, recorder: Recorder, ke
     cores = share_cores(1 if plan.backend == "shared" else plan.jobs)
     with closing(executor.map(try_one, jobs(), cores, RETRIES)) as results:
         for result in results:
+            if result.interrupted:  # with all of this, which ends after it
+                continue
             if result.error:
                 raise UserError(f"{result.job.name}: {result.error}")
             record, timing = result.value

@@ -53,6 +53,10 @@ def wait(folder):
     except KeyboardInterrupt:
         open(f"{folder}/saved", "w").close()
         return "saved"
+
+def sleep(folder):
+    open(f"{folder}/started", "w").close()
+    time.sleep(60)
 """
 
 
@@ -163,6 +167,21 @@ def test_an_interruption_asks_the_jobs_to_end_and_hands_out_what_they_made(
         collect()
     assert found == {"waits": ("saved", False), "fails": (None, True)}
     assert said == ["ending waits, fails"]
+
+
+def test_what_an_interruption_ends_prints_no_traceback(
+    tasks: Any, tmp_path: Path, interruptible: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def jobs() -> Iterator[Job | None]:
+        yield Job("sleeps", str(tmp_path))
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        yield None
+
+    with pytest.raises(KeyboardInterrupt):
+        list(LocalExecutor(2).map(tasks.sleep, jobs(), Resources()))
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_who_looks_away_ends_the_jobs(tasks: Any, tmp_path: Path) -> None:
