@@ -29,7 +29,7 @@ class Row:
     method: str
     "objective, rule and network; of a published one its name."
     protocol: str
-    """its name; "NAME against SOURCE" (or FOLDER) where others play the unknown, "NAME, n images a class" of so many."""
+    """its name; "NAME against SOURCE" or FOLDER where others play the unknown; "NAME, 20 images a class" of so many."""
     family: str | None
     "family of the class splits; None where it is not known."
     published: bool = False
