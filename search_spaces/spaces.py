@@ -22,7 +22,7 @@ class Wide(Space):
     """All operations in every cell, and all that can be chosen of the network as a whole."""
 
     operations: tuple[str, ...] = tuple(OPERATIONS)
-    stems: tuple[str, ...] = ("strided", "pooled")  # by name: what is drawn by a seed stays, whatever joins the table
+    stems: tuple[str, ...] = ("strided", "pooled", "whitened")  # by name: another one changes all draws
     activations: tuple[str, ...] = ACTIVATIONS
     poolings: tuple[str, ...] = POOLINGS
     outputs: tuple[int, ...] = (1, 2)

@@ -41,10 +41,14 @@ def prepare_layers(learner: nn.Module, images: Tensor) -> None:
     for encoder in learner.modules():
         normalise = getattr(encoder, "normalise", None)
         if isinstance(normalise, nn.Module):
-            for layer in encoder.modules():
-                if isinstance(layer, PreparedLayer) and not layer.is_prepared:
-                    with torch.no_grad():
-                        layer.prepare(normalise(to_float(block)) for block in sample.split(BLOCK))
+            for layer in unprepared_layers(encoder):
+                with torch.no_grad():
+                    layer.prepare(normalise(to_float(block)) for block in sample.split(BLOCK))
+
+
+def unprepared_layers(encoder: nn.Module) -> list[PreparedLayer]:
+    """The layers of a network that have not looked at images yet."""
+    return [layer for layer in encoder.modules() if isinstance(layer, PreparedLayer) and not layer.is_prepared]
 
 
 def prepare_training(learner: Any, images: LabelledImages, seed: int) -> dict[str, float]:

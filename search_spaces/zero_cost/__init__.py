@@ -6,6 +6,7 @@ parameters and MACs is no more than a habit of larger networks.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from nas_osr.errors import UserError, show
@@ -28,7 +29,8 @@ def zero_cost(name: str, network: nn.Module, images: Tensor, labels: Tensor) -> 
 
     Args:
         network: turns images into `nas_osr.outputs.Features`; it is left as it is.
-        images: [B, C, H, W] float in [0, 1], known training images; 32 to 128 of them.
+        images: [B, C, H, W] float in [0, 1], known training images; 32 to 128 of them. What of a network follows from
+            training images follows from these, where it has seen none.
         labels: [B] whole numbers from 0.
 
     Raises:
@@ -36,4 +38,18 @@ def zero_cost(name: str, network: nn.Module, images: Tensor, labels: Tensor) -> 
     """
     if name not in SCORES:
         raise UserError(f"no zero-cost score {show(name)}: choose from {', '.join(SCORES)}")
-    return float(load(SCORES[name])(network, images, labels))
+    return float(load(SCORES[name])(_prepared(network, images), images, labels))
+
+
+def _prepared(network: nn.Module, images: Tensor) -> nn.Module:
+    """The network, or a copy of it whose layers have looked at images."""
+    import torch
+
+    from nas_osr.training.prepared import unprepared_layers
+
+    if unprepared_layers(network):
+        network = copy.deepcopy(network)
+        with torch.no_grad():
+            for layer in unprepared_layers(network):
+                layer.prepare(iter([network.normalise(images)]))  # type: ignore[operator]
+    return network

@@ -8,13 +8,15 @@ import math
 import torch
 from torch import Tensor, nn
 
+from nas_osr.training.prepared import PreparedLayer
+
 
 def synflow(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> float:
     """log sum |theta dR/dtheta|, R the sum of the channels' means for an image of ones, all weights made positive.
 
     Eq. 6 with the sum over the network of Abdelfattah et al. (2021). BatchNorm uses its running statistics, 0 and 1 in
     a fresh network. In double precision and as a logarithm, since R is a product over the layers; -inf where nothing
-    reaches the output.
+    reaches the output. Filters that no step moves count as weights of R, not of the sum.
 
     Args:
         images: [B, C, H, W], of which the shape alone counts.
@@ -23,6 +25,9 @@ def synflow(network: nn.Module, images: Tensor, labels: Tensor | None = None) ->
     with torch.no_grad():
         for parameter in positive.parameters():
             parameter.abs_()
+        for layer in positive.modules():
+            for fixed in layer.buffers() if isinstance(layer, PreparedLayer) else ():
+                fixed.abs_()
     if hasattr(positive, "normalise"):  # the image of ones is what comes after it
         positive.normalise = nn.Identity()
     parameters = list(positive.parameters())

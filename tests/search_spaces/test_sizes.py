@@ -19,8 +19,8 @@ def test_spaces() -> None:
     assert describe_space(Space(4, 16, ("conv",), branches=(0, 2))) == "3 architectures"
     assert describe_space(Space(64, 16, branches=(0, 1, 2))) == "more architectures than are counted"
     wide = space_of("wide", "tiny")
-    # to 1/8 three paths, to 1/16 three, of four cells with ten operations; 2 x 4 x 3 choices and 2 widths a scale
-    assert describe_space(wide).startswith(f"{6 * 10**4 * 24 * 8:,} architectures")
+    # to 1/8 three paths, to 1/16 three, of four cells with ten operations; 3 x 4 x 3 choices and 2 widths a scale
+    assert describe_space(wide).startswith(f"{6 * 10**4 * 36 * 8:,} architectures")
 
 
 def test_networks() -> None:

@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
         ("channels", 8193, "channels must be from 4 to 8192, got 8193"),
         ("operations", [f"a.B{i}" for i in range(17)], "operations must be 1 to 16 names, got 17"),
         ("operations", ["skip", "skip"], "operations must be different names, got 'skip', 'skip'"),
-        ("operations", ["pool"], "operations: unknown operation 'pool': choose from skip, conv, conv2, separable3"),
+        ("operations", ["pool"], "operations: unknown operation 'pool': choose from skip, conv, conv2, conv3"),
         ("operations", ["a..B"], "operations: unknown operation 'a..B'"),
         ("operations", [".B"], "operations: unknown operation '.B'"),
         ("operations", ["a-b.C"], "operations: unknown operation 'a-b.C'"),
@@ -118,7 +118,7 @@ def test_a_space_of_ones_own_is_a_plain_value_at_the_presets_size(
     operations, activations, poolings = ("skip", "separable3", "inverted"), ("gelu", "silu"), ("average", "both")
     assert space == Space(4, 16, operations, activations=activations, poolings=poolings)
     assert space_of("paper", "tiny") == space_of(None, "tiny") == PRESETS["tiny"].space
-    assert space_of("wide", "small").channels < PRESETS["small"].space.channels
+    assert space_of("wide", "small").layers < PRESETS["small"].space.layers
     sys.modules.pop("my_spaces")
     run = ["--protocol", "digits", "--preset", "tiny", "--limit_per_class", "20", "--batch_size", "16", "--quiet"]
     out = str(tmp_path / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,14 +81,18 @@ def test_zico_by_hand(batch: tuple[Tensor, Tensor]) -> None:
     assert zero_cost("zico", network, *batch) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("space", ["paper", "wide"])
+SPACES = {name: space_of(name, "tiny") for name in ("paper", "wide")}
+SPACES["whitened"] = replace(SPACES["wide"], stem="whitened", stems=())  # passes nothing before it has seen images
+
+
+@pytest.mark.parametrize("space", SPACES)
 def test_every_score_of_every_network(space: str, batch: tuple[Tensor, Tensor]) -> None:
     """Finite, the same twice, different between networks, and the network and torch's random state left alone."""
     images = F.interpolate(batch[0], size=32)
     found: dict[str, list[float]] = {name: [] for name in SCORES}
     for seed, name in itertools.product(range(3), SCORES):
         torch.manual_seed(seed)
-        architecture = sample_architecture(space_of(space, "tiny"), seed)
+        architecture = sample_architecture(SPACES[space], seed)
         network = DiscreteNetwork(architecture, 3, (0.5,) * 3, (0.2,) * 3).train()
         before, state = copy.deepcopy(network.state_dict()), torch.random.get_rng_state()
         score = zero_cost(name, network, images, batch[1])
