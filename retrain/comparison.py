@@ -29,7 +29,7 @@ class Row:
     method: str
     "objective, rule and network; of a published one its name."
     protocol: str
-    'its name; "NAME against SOURCE" where another source plays the unknown.'
+    """its name; "NAME against SOURCE" or FOLDER where others play the unknown; "NAME, 20 images a class" of so many."""
     family: str | None
     "family of the class splits; None where it is not known."
     published: bool = False
@@ -38,6 +38,8 @@ class Row:
     "the run's folder, or the paper."
     rule: str | None = None
     "the scoring rule; None of a published one."
+    label: str = ""
+    "of metrics-LABEL.json; empty for metrics.json, and of a published one."
     parts: str | None = None
     'how many splits and seeds, e.g. "5 x 1"; None of a published one.'
     incomplete: bool = False
@@ -82,25 +84,37 @@ def find_rows(paths: Sequence[str | Path], names: Sequence[str] | None = None) -
             raise UserError(f"{path}: holds {len(folders)} further retrainings, and has one name, {name}: name each")
         own = [row for folder in folders for row in read_rows(folder, met)]
         rows += own if name is None else rename_rows(own, name)
-    return rows if names else tell_apart(rows)
+    return tell_apart(rows, folders=not names)
 
 
-def tell_apart(rows: Sequence[Row]) -> list[Row]:
-    """The rows, where those of different runs that would be called the same have as much of their folder as differs."""
+def tell_apart(rows: Sequence[Row], *, folders: bool = True) -> list[Row]:
+    """The rows, where those that would be called the same have in brackets what differs.
+
+    Of one run that is the file of an evaluation under other conditions than its own, and of different runs as much of
+    their folder as differs; that is left out without `folders`.
+    """
     same: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         same.setdefault((row.method, row.protocol), []).append(row)
-    return [replace(row, method=row.method + _ending(row, same[row.method, row.protocol])) for row in rows]
+    found = []
+    for row in rows:
+        alike = same[row.method, row.protocol]
+        marks = [_ending(row, alike)] if folders else []
+        if row.label and any(other is not row and other.source == row.source for other in alike):
+            marks.append(f"metrics-{row.label}.json")
+        shown = ", ".join(filter(None, marks))
+        found.append(replace(row, method=f"{row.method} ({shown})") if shown else row)
+    return found
 
 
 def _ending(row: Row, same: Sequence[Row]) -> str:
-    """The shortest end of a row's folder that no other run has, in brackets; nothing where it is the only run."""
-    own = Path(row.source).parts
-    others = [Path(other.source).parts for other in same if other.source != row.source]
+    """The shortest end of a row's folder that no other run has; nothing where it is the only run."""
+    own = Path(row.source).resolve().parts
+    others = [Path(other.source).resolve().parts for other in same if other.source != row.source]
     if not others:
         return ""
     length = next(n for n in range(1, len(own) + 1) if all(own[-n:] != other[-n:] for other in others) or n == len(own))
-    return f" ({Path(*own[-length:])})"
+    return str(Path(*own[-length:]))
 
 
 def rename_rows(rows: Sequence[Row], name: str) -> list[Row]:
@@ -137,6 +151,7 @@ def check_images(folder: Path, part: Evaluated, met: dict[str, tuple[str, Path]]
     """
     for result in part.results.values():
         protocol = {**rename_former_names(result["protocol"]), "limit_per_class": part.config.get("limit_per_class")}
+        protocol["unknown_folder"] = name_folder(result)
         for kind, fingerprint in result.get("data_fingerprints", {}).items():
             key = json.dumps([kind, protocol], sort_keys=True)
             before, where = met.setdefault(key, (fingerprint, folder))
@@ -184,6 +199,7 @@ def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:
         and isinstance(protocol.get("unknown"), list)
         and all(size is None or (type(size) is int and 0 <= size < 1 << 63) for size in sizes)
         and isinstance(result.get("data_fingerprints", {}), dict)
+        and isinstance(result.get("unknown_folder"), str | None)
     )
     if not sound:
         raise UserError(f"{file}: not the metrics of a retraining")
@@ -200,6 +216,12 @@ def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
     if not sound:
         raise UserError(f"{file}: not the configuration of a retraining")
     return config
+
+
+def name_folder(result: Mapping[str, Any]) -> str | None:
+    """What the folder is called whose images played the unknown in place of the protocol's; None where none did."""
+    folder = result.get("unknown_folder")
+    return None if folder is None else Path(folder).name
 
 
 def count_parts(config: Mapping[str, Any]) -> int:
@@ -225,14 +247,19 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
     name = protocol["name"]  # as published figures have it
     if protocol["family"] == REHEARSAL:
         name += " rehearsed"
+    elif folder_name := name_folder(first):
+        name += f" against {folder_name}"
     elif (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"]):
         name += f" against {protocol['unknown_source']}"
+    if config.get("limit_per_class"):  # of the test images, too: the figures are not those of all
+        name += f", {config['limit_per_class']} images a class"
     return Row(
         method=f"{config['objective']}, {first['rule']}, {describe_network(config)}",
         protocol=name,
         family=protocol["family"],
         source=str(folder),
         rule=first["rule"],
+        label=label,
         metrics=metrics,
         parts=f"{len(splits)} x {len(seeds)}",
         parameters=first["parameters"],

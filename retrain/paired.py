@@ -11,7 +11,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import Predictions, read_predictions
 from nas_osr.files.paths import user_path
 from nas_osr.metrics.resampling import MANY_PAIRS, paired_differences, signed_rank
-from nas_osr.retrain.comparison import find_runs
+from nas_osr.retrain.comparison import check_images, find_runs, read_part
 from nas_osr.retrain.reopen import open_parts
 from nas_osr.runs.run_folder import RunFolder
 
@@ -39,7 +39,10 @@ def compare_pair(first: str | Path, second: str | Path, repeats: int = REPEATS) 
         raise UserError(f"{first} and {second} share no split and seed: {', '.join(ours)} against {', '.join(theirs)}")
     metrics: dict[str, tuple[list[float | None], list[float | None]]] = {}
     samples: dict[str, list[Any]] = {}
+    met: dict[str, tuple[str, Path]] = {}
     for place, name in enumerate(shared):
+        for part in (ours[name], theirs[name]):
+            check_images(part.path, read_part(part.path), met)
         one, other = (read_predictions(part.path / "predictions.csv") for part in (ours[name], theirs[name]))
         check_same_images(one, other, f"{ours[name].path} and {theirs[name].path}")
         columns = judged(one), judged(other), one.true_label, one.num_known

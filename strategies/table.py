@@ -24,13 +24,14 @@ import lzma
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas_osr.errors import UserError
+from nas_osr.errors import UserError, show
 from nas_osr.files.paths import user_path
 from nas_osr.files.storage import file_errors, json_line, replace_file
 from nas_osr.files.text import parse_object
@@ -42,7 +43,10 @@ TABLE_FILE = "table.jsonl.xz"
 TABLE_SCHEMA = 1
 SCORED = ("auroc", "oscr", "f1", "accuracy")
 MAX_TABLE_BYTES = 1 << 30
-HEADER = ("config", "protocol", "space", "complete", "epochs", "seeds", "rotations", "rules", "scores", "provenance")
+HEADER = {
+    "config": dict, "protocol": dict, "space": dict, "complete": bool, "epochs": int, "seeds": int, "rotations": list,
+    "rules": list, "scores": list, "provenance": dict,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,31 +127,42 @@ def read_table(path: str | Path) -> SearchTable:
     header, rows = (found[0], found[1:]) if found else ({}, [])
     if header.get("table") != "nas-osr" or header.get("schema") != TABLE_SCHEMA or not rows:
         raise UserError(f"{path}: not a table of nas-osr of schema {TABLE_SCHEMA}")
-    missing = [name for name in HEADER if name not in header]
-    if missing:
-        raise UserError(f"{path} line 1: {missing[0]} is missing")
+    check_header(header, f"{path} line 1")
     table = SearchTable(header, rows)
     check_rows(table, str(path))
     return table
 
 
+def check_header(header: Mapping[str, Any], where: str) -> None:
+    """UserError unless a header says what the rows are read by."""
+    for name, kind in HEADER.items():
+        if name not in header:
+            raise UserError(f"{where}: {name} is missing")
+        if type(header[name]) is not kind:
+            raise UserError(f"{where}: {name} must be of type {kind.__name__}, got {show(header[name])}")
+    scored = all(score in header["scores"] for score in SCORED)
+    if header["epochs"] < 1 or header["seeds"] < 1 or not header["rules"] or not scored:
+        raise UserError(
+            f"{where}: not of a table: it has no epochs, seeds, rules, or not the scores {', '.join(SCORED)}"
+        )
+
+
 def check_rows(table: SearchTable, where: str) -> None:
-    """UserError unless every row has its figures, all of the header's shape, and is an architecture of the space."""
+    """UserError unless every row has its figures, of the header's shape, and is an architecture that no other is."""
     header, epochs = table.header, table.header["epochs"]
     expected = {"true": header["seeds"], "pas": len(header["rotations"])}
+    met: set[str] = set()
     for number, row in enumerate(table.rows, start=2):
         try:
             table.architecture(number - 2)
-            shapes = [
-                (len(row[part][rule][score]), {len(figures) for figures in row[part][rule][score]})
-                for part in expected
-                for rule in header["rules"]
-                for score in header["scores"]
-                if expected[part]
-            ]
-            whole = [(count, {epochs}) for part, count in expected.items() if count]
-            if {str(shape) for shape in shapes} - {str(shape) for shape in whole}:
-                raise UserError("figures are not there for every seed, rotation and epoch")
-            float(row["parameters"]), float(row["macs"]), str(row["fingerprint"])
+            for part, count in expected.items():
+                for rule, score in product(header["rules"], header["scores"] if count else ()):
+                    figures = np.array(row[part][rule][score], dtype=np.float64)
+                    if figures.shape != (count, epochs) or not np.isfinite(figures).all():
+                        raise UserError("figures are not there for every seed, rotation and epoch")
+            float(row["parameters"]), float(row["macs"])
+            if row["fingerprint"] in met:
+                raise UserError("the architecture is there already")
+            met.add(row["fingerprint"])
         except (KeyError, TypeError, ValueError, UserError) as error:
             raise UserError(f"{where} line {number}: not a row of a table: {json.dumps(str(error))[:200]}") from None

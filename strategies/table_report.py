@@ -16,17 +16,17 @@ SIZES = ("parameters", "macs")
 Array = NDArray[np.float64]
 
 
-def describe_spread(table: SearchTable, rule: str) -> dict[str, float]:
+def describe_spread(table: SearchTable, rule: str) -> dict[str, float | None]:
     """How far the true AUROC after the last epoch differs between architectures, and between seeds of one.
 
     Returns:
         best, median, worst: of the means over seeds. spread: their standard deviation. noise: that of the seeds of one
-        architecture (pooled), 0 for one seed. between: the standard deviation between architectures without the share
-        that the noise of a mean over so many seeds has in `spread`.
+        architecture (pooled). between: the standard deviation between architectures without the share that the noise of
+        a mean over so many seeds has in `spread`. Both are None of one seed, whose noise nobody knows.
     """
     true = table.true(rule, "auroc")[:, :, -1]
     means, seeds = true.mean(axis=1), true.shape[1]
-    noise = float(np.sqrt(true.var(axis=1, ddof=1).mean())) if seeds > 1 else 0.0
+    noise = float(np.sqrt(true.var(axis=1, ddof=1).mean())) if seeds > 1 else None
     spread = float(means.std(ddof=1)) if len(means) > 1 else 0.0
     return {
         "best": float(means.max()),
@@ -34,7 +34,7 @@ def describe_spread(table: SearchTable, rule: str) -> dict[str, float]:
         "worst": float(means.min()),
         "spread": spread,
         "noise": noise,
-        "between": float(np.sqrt(max(0.0, spread**2 - noise**2 / seeds))),
+        "between": None if noise is None else float(np.sqrt(max(0.0, spread**2 - noise**2 / seeds))),
     }
 
 

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from nas_osr.cost.estimate import count_macs
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
+from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import collect_outputs
 from nas_osr.metrics.open_set import auroc, closed_set_accuracy, macro_f1, oscr
 from nas_osr.plans import LearningData, SchedulePlan, decide_precision, given, plan_objective
@@ -64,6 +65,11 @@ def plan_table(request: TabulateRequest) -> TablePlan:
     request = decide_precision(request, request.preset)
     protocol, preset = trial.protocol, get_preset(request.preset)
     rules = rules_of_table(request, trial)
+    if not protocol.unknown:
+        raise UserError(
+            f"{protocol.name}: no class is unknown, so that there is nothing to judge by: name some with --unknown, or "
+            "put pictures of others into the folder unknown"
+        )
     epochs = given(request.epochs, preset.retrain_epochs)
     batch_size = request.batch_or(preset.retrain_batch_size)
     recipe = make_recipe(given(request.recipe, preset.recipe), {}, request.protocol)
@@ -136,7 +142,7 @@ class Judging:
                 "f1": macro_f1(truth, rule.decide(scores).numpy(), unknown),
                 "accuracy": closed_set_accuracy(closed, truth, unknown),
             }
-            found[name] = {score: round(float(value or 0.0), DIGITS) for score, value in values.items()}
+            found[name] = {score: round(float(value), DIGITS) for score, value in values.items() if value is not None}
         return found
 
 
@@ -180,8 +186,15 @@ class TableBench:
         return {name: round(score, DIGITS) if math.isfinite(score) else None for name, score in found.items()}
 
     def judging(self, plan: SearchPlan, *images: LabelledImages) -> Judging:
-        """By the table's rules."""
+        """By the table's rules. UserError: no known image is there, or no unknown one: figures would have no value."""
         fit_sample, validation, tested = images
+        known = int((tested.labels < len(plan.classes.kept)).sum())
+        if not 0 < known < len(tested):
+            raise UserError(
+                f"{self.data.known.source.where}: a network would be judged on {known} images of known classes and "
+                f"{len(tested) - known} of what plays the unknown, and both are needed: add some, or raise "
+                "--limit_per_class"
+            )
         settings = plan.whole_objective.rule_settings
         return Judging(self.plan.rules, settings, fit_sample, validation, tested, self.fabric.device)
 

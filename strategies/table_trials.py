@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas_osr.data.protocols import Protocol
 from nas_osr.errors import UserError
+from nas_osr.plans import import_plugins
 from nas_osr.requests import RunRequest
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies import make_strategy, strategy_class
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.strategies.search_plan import plan_search
+from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.strategies.table import SearchTable
 from nas_osr.strategies.trials.asking import Asking
@@ -67,7 +69,8 @@ def plan_on_table(table: SearchTable, name: str, settings: Mapping[str, Any]) ->
     config, known = table.header["config"], {*SearchRequest.__dataclass_fields__}
     options = {key: value for key, value in config.items() if key in known and key not in ("jobs", "backend")}
     request = SearchRequest(**{**options, "epochs": table.header["epochs"], "strategy": name, "strategy_config": {}})
-    plan = plan_search(request)
+    import_plugins(request.plugin)
+    plan = plan_measurement(request, Protocol.from_dict(table.header["protocol"]))  # whose images may be elsewhere
     most = len(table.header["rotations"])
     # a budget ends the search, not the number of trials
     strategy = make_strategy(name, {**settings, "rotations": 1}, config.get("preset", RunRequest.preset))

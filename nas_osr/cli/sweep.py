@@ -83,7 +83,7 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
             raise UserError(f"--only {request.only}: no run has such a name; the first is {plan.runs[0].name}")
     check_sweep(plan, only)
     folder = SweepFolder(request.out or f"runs/sweeps/{plan.name}", option_names)
-    folder.check_unchanged(plan.runs)
+    folder.check_unchanged(with_needed(plan, only))
     if request.dry_run:
         show_plan(with_needed(plan, only), folder, request.json)
         return

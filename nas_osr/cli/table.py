@@ -47,6 +47,13 @@ class TableRequest(Checked):
         super().__post_init__()
         if self.costs != sorted(set(self.costs)):
             raise UserError(f"costs must rise, got {', '.join(f'{cost:g}' for cost in self.costs)}")
+        own = {name: self.strategy_config[name] for name in self.strategy if name in self.strategy_config}
+        for name, settings in own.items():
+            if not isinstance(settings, dict):
+                raise UserError(f"strategy_config: {name} is a strategy: name a setting of it, as {name}.SETTING")
+        for name in ("criterion", "rotations"):
+            if any(name in settings for settings in (self.strategy_config, *own.values())):
+                raise UserError(f"strategy_config: {name} is the same for all strategies here: give it as --{name}")
 
 
 def show_search_table(request: TableRequest, command: list[str]) -> None:
@@ -67,7 +74,7 @@ def show_search_table(request: TableRequest, command: list[str]) -> None:
         show_json({**counts, "spread": spread, "correlations": correlations, "strategies": regrets})
         return
     print(f"true AUROC by {rule} of {len(found.rows)} architectures, means over {found.header['seeds']} seeds:")
-    show_table([[*spread], [f"{value:.4f}" for value in spread.values()]])
+    show_table([[*spread], ["-" if value is None else f"{value:.4f}" for value in spread.values()]])
     print("\nrank correlation with it (95 % interval over architectures):")
     show_table([["criterion", "correlation"], *([name, show_interval(value)] for name, value in correlations.items())])
     if not names:

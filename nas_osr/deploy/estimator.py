@@ -117,6 +117,9 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"class {names[counts.argmin()]} has one image: at least 2 are needed")
         numbers = self.classes_.dtype.kind in "buif"
         self.unknown_label_ = (-1 if numbers else UNKNOWN) if self.unknown_label is None else self.unknown_label
+        if (np.asarray(self.unknown_label_).dtype.kind in "buif") != numbers:
+            kind = "a number" if numbers else "text"
+            raise ValueError(f"unknown_label {self.unknown_label_!r} must be {kind}, as the labels are")
         if (self.classes_ == self.unknown_label_).any():
             raise ValueError(f"unknown_label {self.unknown_label_!r} is one of the classes: give another one")
         self._shape = X.shape[1:]
@@ -165,6 +168,14 @@ class OpenSetClassifier(ClassifierMixin, BaseEstimator):
         X = validate_data(self, X, allow_nd=True, reset=False)
         if X.shape[1:] != self._shape:
             raise ValueError(f"X has images of shape {X.shape[1:]}, {type(self).__name__} was fitted on {self._shape}")
+        as_bytes, as_shares = self.scale_ == (0.0, 255.0), self.scale_ == (0.0, 1.0)
+        if (as_bytes and X.dtype.kind == "f" and 0 < X.max() <= 1) or (
+            as_shares and X.dtype == np.uint8 and X.max() > 1
+        ):
+            raise ValueError(
+                f"X has values of type {X.dtype} up to {X.max():g}, and fit was given ones up to {self.scale_[1]:g}: "
+                "give both alike"
+            )
         return self.model_.ask(self._images(X))
 
     def _request(self) -> RetrainRequest:

@@ -88,6 +88,7 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
         return {"would_fit": {**fit_options(request), "search": search, "training": training}, "seconds": clock.budget}
     with RunFolder.create(request.out, overwrite=request.overwrite, resume=resume) as run:
         if resume and run.finished:
+            run.extend(request.recorded(), ())  # UserError: it is the result of something else
             return run.read_json("summary.json")
         reading = time.perf_counter()
         data = part.data.load()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 SheetFormat = Literal["table", "markdown", "latex"]
@@ -27,9 +27,14 @@ class Sheet:
 
 
 def write_sheet(sheet: Sheet, form: SheetFormat) -> str:
-    """The text of a table in a form; LaTeX marks the best cell bold and underlines the second."""
-    lines = {"table": aligned_lines, "markdown": markdown_lines, "latex": latex_lines}[form](sheet)
-    return "\n".join(lines)
+    """The text of a table in a form; LaTeX marks the best cell bold and underlines the second.
+
+    A cell is one line, whatever a user calls a run.
+    """
+    lines = [[" ".join(cell.splitlines()) for cell in row] for row in sheet.lines]
+    sheet = replace(sheet, headings=[" ".join(cell.splitlines()) for cell in sheet.headings], lines=lines)
+    write = {"table": aligned_lines, "markdown": markdown_lines, "latex": latex_lines}[form]
+    return "\n".join(write(sheet))
 
 
 def aligned_lines(sheet: Sheet) -> Iterator[str]:

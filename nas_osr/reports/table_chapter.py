@@ -36,13 +36,14 @@ def table_chapter(path: Path, name: str) -> Chapter:
     spread, correlations = describe_spread(table, rule), correlate(table, rule)
     best = table.architecture(order[0])
     answer = (
-        f"the best of {len(table.rows)} architectures has AUROC {100 * spread['best']:.1f} %, the median one "
-        f"{100 * spread['median']:.1f} %"
+        f"the best of {len(table.rows)} architectures has AUROC {100 * true.max():.1f} %, the median one "
+        f"{100 * np.median(true):.1f} %"
     )
-    if header["seeds"] > 1:
+    between, noise = spread["between"], spread["noise"]
+    if between is not None and noise is not None:
         answer += (
-            f"; between architectures lie {100 * spread['between']:.2f} points (standard deviation without the noise), "
-            f"between seeds of one {100 * spread['noise']:.2f}"
+            f"; between architectures lie {100 * between:.2f} points (standard deviation without the noise), "
+            f"between seeds of one {100 * noise:.2f}"
         )
     passages = [
         Passage("What was asked", [Facts(asked_of_table(table))]),
@@ -76,9 +77,9 @@ def asked_of_table(table: SearchTable) -> dict[str, str]:
     }
 
 
-def spread_table(spread: dict[str, float]) -> DataTable:
+def spread_table(spread: dict[str, float | None]) -> DataTable:
     """How far architectures differ."""
-    lines = [[name, f"{100 * value:.2f}", SPREAD[name]] for name, value in spread.items()]
+    lines = [[name, "-" if value is None else f"{100 * value:.2f}", SPREAD[name]] for name, value in spread.items()]
     return DataTable("True AUROC after the last epoch, percent", ["figure", "%", "what it is"], lines)
 
 

@@ -27,7 +27,8 @@ def plot_spread(runs: Runs, *, columns: int = 1) -> Figure:
     """True AUROC of every architecture of one table or several, means over seeds, from the best to the worst.
 
     The band is what seeds alone make of architectures that are all as good as the table's mean: the quantiles of means
-    over as many seeds with the table's noise. Where the line stays within it there is nothing to find.
+    over as many seeds with the table's noise. Where the line stays within it there is nothing to find. A table of one
+    seed does not know its noise and has no band.
 
     Args:
         runs: tables, or their folders.
@@ -40,11 +41,13 @@ def plot_spread(runs: Runs, *, columns: int = 1) -> Figure:
     for (name, table), look in zip(tables(runs).items(), looks(), strict=False):
         rule = table.check_rule(None)
         means = np.sort(table.true(rule, "auroc")[:, :, -1].mean(axis=1))[::-1]
-        noise = describe_spread(table, rule)["noise"] / np.sqrt(table.header["seeds"])
         place = 100 * (np.arange(len(means)) + 0.5) / len(means)
-        chance = means.mean() + noise * np.sort(np.random.default_rng(0).standard_normal((1000, len(means))))[:, ::-1]
-        low, high = 100 * np.quantile(chance, (0.025, 0.975), axis=0)
-        axes.fill_between(place, low, high, color=look.color, alpha=0.18, linewidth=0)
+        noise = describe_spread(table, rule)["noise"]
+        if noise is not None:
+            drawn = np.sort(np.random.default_rng(0).standard_normal((1000, len(means))))[:, ::-1]
+            chance = means.mean() + noise / np.sqrt(table.header["seeds"]) * drawn
+            low, high = 100 * np.quantile(chance, (0.025, 0.975), axis=0)
+            axes.fill_between(place, low, high, color=look.color, alpha=0.18, linewidth=0)
         axes.plot(place, 100 * means, color=look.color, linestyle=look.linestyle, label=f"{name}, {len(means)}")
     axes.set(xlabel="architectures, best first (%)", ylabel="AUROC, mean over seeds (%)", xlim=(0, 100))
     place_legend(figure, axes)
@@ -102,6 +105,8 @@ def plot_regret(runs: Runs, *, metric: str = "auroc", columns: int = 1) -> Figur
     if not table.header["complete"] or not table.header["rotations"]:
         raise UserError(f"plot regret: {name}: strategies need a table of the whole space with rotations")
     costs = [cost for cost in COSTS if cost <= len(table.rows)]
+    if not costs:
+        raise UserError(f"plot regret: {name}: it has one architecture, among which nothing is to be searched")
     settings = {"criterion": metric}
     strategies = ("random", "evolution", "halving", "nsga")
     conditions = Conditions(table.check_rule(None), 1)

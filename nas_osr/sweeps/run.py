@@ -55,6 +55,13 @@ def run_sweep(
     """
     runs = {run.name: run for run in select(sweep, only)}
     outcomes = {name: Outcome("finished", skipped=True) for name in settled(runs, folder)}
+    for name in (name for name in runs if name in outcomes):
+        again = [need for need in runs[name].needs if need not in outcomes]
+        if again:
+            report(
+                f"{name}: has finished, and stays as it is, but {again[0]}, which it rests on, is made again: remove "
+                f"{folder.path / name} to make it again, too"
+            )
 
     def jobs() -> Iterator[Job | None]:
         waiting = [run for run in runs.values() if run.name not in outcomes]

@@ -115,6 +115,39 @@ def test_runs_that_would_be_called_the_same_have_what_differs_of_their_folders(t
     assert [row.method for row in find_rows([tmp_path / "gdas"])] == [usual]
 
 
+def test_other_evaluations_of_one_run_are_told_apart(tmp_path: Path) -> None:
+    part = write_retraining(tmp_path / "run", {"split-0": 0.7}, network="resnet18") / "split-0"
+    protocol = make_protocol("cifar10").to_dict()
+    write_metrics(part, 0.8, protocol, "mirrored")
+    for name in ("cats", "dogs"):  # folders without folders of classes: the classes are called alike
+        write_metrics(part, 0.5, {**protocol, "unknown_source": "folder", "unknown": ["images"]}, name)
+        file, about = (
+            part / f"metrics-{name}.json",
+            {"unknown_folder": f"/x/{name}", "data_fingerprints": {"test": name}},
+        )
+        file.write_text(json.dumps({**json.loads(file.read_text()), **about}))
+    usual = "vae_contrastive, mls, resnet18"
+    assert [(row.method, row.protocol) for row in find_rows([part.parent])] == [
+        (usual, "cifar10"), (usual, "cifar10 against cats"), (usual, "cifar10 against dogs"),
+        (f"{usual} (metrics-mirrored.json)", "cifar10"),
+    ]  # fmt: skip
+    named = [row.method for row in find_rows([part.parent], ["A"])]
+    assert named == ["A", "A", "A", "A (metrics-mirrored.json)"]
+
+
+def test_the_working_folder_is_told_apart_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write_retraining(tmp_path / name, {"split-0": 0.7})
+    monkeypatch.chdir(tmp_path / "a")
+    assert [row.method.partition(" (")[2] for row in find_rows([".", "../b"])] == ["a)", "b)"]
+
+
+def test_figures_of_fewer_images_stand_apart(tmp_path: Path) -> None:
+    folder = write_retraining(tmp_path / "run", {"split-0": 0.7}, limit_per_class=9)
+    (row,) = find_rows([folder])
+    assert row.protocol == "cifar10, 9 images a class" and beside([row], ["auroc"]) == [row]
+
+
 def test_a_rehearsal_stands_apart(tmp_path: Path) -> None:
     """Neither averaged with a protocol's own figures, nor beside published ones."""
     folder = write_retraining(tmp_path / "run", {"split-0": 0.7})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.canonical import count_distinct, fingerprint
 from nas_osr.search_spaces.space import Space
@@ -49,8 +51,9 @@ def make(seen_noise: float = 0.0, complete: bool = True) -> SearchTable:
         for number, (architecture, level) in enumerate(zip(architectures, quality, strict=True))
     ]  # fmt: skip
     header = {
-        "config": CONFIG, "protocol": {}, "space": asdict(SPACE), "complete": complete, "epochs": EPOCHS,
-        "seeds": SEEDS, "rotations": [["2"], ["3"]], "rules": ["mls"], "scores": list(SCORED), "provenance": {},
+        "config": CONFIG, "protocol": make_protocol("digits").to_dict(), "space": asdict(SPACE), "complete": complete,
+        "epochs": EPOCHS, "seeds": SEEDS, "rotations": [["2"], ["3"]], "rules": ["mls"], "scores": list(SCORED),
+        "provenance": {},
     }  # fmt: skip
     return SearchTable(header, rows)
 
@@ -78,6 +81,14 @@ def test_a_table_is_read_as_it_was_written_and_equal_ones_have_equal_bytes(tmp_p
         (lambda text: lzma.compress(lzma.decompress(text).replace(b'"epochs": 4', b'"epochs": 5', 1)), "line 2"),
         (lambda text: lzma.compress(lzma.decompress(text).replace(b'"conv2"]', b'"conv9"]', 3)), "line 2"),
         (lambda text: lzma.compress(lzma.decompress(text).replace(b'"space"', b'"room"', 1)), "space is missing"),
+        (lambda text: lzma.compress(lzma.decompress(text).replace(b'["mls"]', b"[]", 1)), "no epochs, seeds, rules"),
+        (lambda text: lzma.compress(lzma.decompress(text).replace(b'"epochs": 4', b'"epochs": "4"', 1)), "epochs must"),
+        (lambda text: lzma.compress(lzma.decompress(text).replace(b'"seeds": 2', b'"seeds": 0', 1)), "no epochs"),
+        (
+            lambda text: lzma.compress(re.sub(rb'"f1": \[\[[0-9.]+', b'"f1": [[null', lzma.decompress(text), count=1)),
+            "line 2",
+        ),
+        (lambda text: lzma.compress(lzma.decompress(text) + lzma.decompress(text).split(b"\n")[1]), "there already"),
     ],
 )
 def test_a_broken_table_is_refused_in_one_line(change: Any, message: str, tmp_path: Path) -> None:
@@ -102,6 +113,13 @@ def test_rank_correlations_are_scipys() -> None:
     assert (
         spread["best"] == true.max() and spread["noise"] == 0 and spread["between"] == pytest.approx(true.std(ddof=1))
     )
+
+
+def test_one_seed_does_not_tell_its_noise() -> None:
+    whole = make()
+    rows = [{**row, "true": {"mls": {name: row["true"]["mls"][name][:1] for name in SCORED}}} for row in whole.rows]
+    spread = describe_spread(SearchTable({**whole.header, "seeds": 1}, rows), "mls")
+    assert spread["noise"] is None and spread["between"] is None and spread["spread"]
 
 
 def test_who_sees_the_truth_and_tries_everything_has_no_regret() -> None:
@@ -161,6 +179,19 @@ def test_strategies_are_compared_with_random_at_the_same_cost() -> None:
     assert random["ahead"] is None
     assert halving["ahead"][0] == pytest.approx(random["regret"][0] - halving["regret"][0])
     assert halving["ahead"][1] > 0  # short trainings tell here as much as long ones
+
+
+def test_a_table_of_own_pictures_needs_none_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make()
+    monkeypatch.chdir(tmp_path)
+    names = ["ant", "bee", "cat", "dog"]
+    about = {"source": "folder", "name": "folder", "known": [[name] for name in names], "unknown_source": "folder"}
+    protocol = {**table.header["protocol"], **about, "unknown": ["owl"], "pseudo_unknown": None}
+    own = {"protocol": "folder", "known": names, "unknown": ["owl"], "image_size": 16, "grey": True}
+    header = {**table.header, "protocol": protocol, "config": {**CONFIG, **own}}
+    shown = SearchTable(header, table.rows)
+    found = [search_table(one, plan_on_table(one, "random", {}), Conditions("mls", 1), 4) for one in (table, shown)]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(

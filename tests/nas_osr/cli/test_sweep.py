@@ -161,6 +161,19 @@ def test_only_what_runs_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(printed.splitlines()) == 1 and "/smoothing-0" in printed
 
 
+def test_only_what_runs_must_be_unchanged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, out = tmp_path / "plan.yaml", tmp_path / "out"
+    file.write_text(PLAN)
+    (out / "smoothing-0.1").mkdir(parents=True)
+    (out / "smoothing-0.1" / "provenance.json").write_text(json.dumps({"program": "nas-osr", "finished": "now"}))
+    record = {"command": "retrain", "options": {"epochs": 3}, "status": "finished"}
+    (out / "sweep.json").write_text(json.dumps({"program": "nas-osr", "runs": {"smoothing-0.1": record}}))
+    asked = [str(file), "--out", str(out), "--dry_run"]
+    code, _, err = run(capsys, *asked)
+    assert code == 2 and "run smoothing-0.1 has finished with other options" in err
+    assert run(capsys, *asked, "--only", "smoothing-0")[0] == 0
+
+
 @pytest.mark.slow
 def test_an_evaluation_comes_after_its_retraining_and_into_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from nas_osr.cli.main import main
 from nas_osr.strategies import tabulate
 from nas_osr.strategies.table import read_table
+from nas_osr.sweeps.executor import Job, Result
 
 COMMAND = [
     "tabulate", "tiny", "--protocol=digits", "--layers=3", "--channels=16", "--operations=skip,conv", "--epochs=2",
@@ -63,6 +67,30 @@ def test_a_table_is_made_filled_up_and_asked(
     assert found["strategies"]["random"]["2"]["regret"][0] <= found["strategies"]["random"]["1"]["regret"][0] + 0.2
 
 
+def test_what_cannot_be_judged_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An AUROC without unknown images has no value, and is no zero."""
+    for name in ("ant", "bee", "cat"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("L", (16, 16), 10 * number).save(tmp_path / "pictures" / name / f"{number}.png")
+    command = ["tabulate", "tiny", "--protocol=folder", f"--data_dir={tmp_path / 'pictures'}", "--quiet"]
+    assert main([*command, "--sample=1", "--out", str(tmp_path / "table")]) == 2
+    assert "no class is unknown, so that there is nothing to judge by" in capsys.readouterr().err
+    assert not (tmp_path / "table").exists()
+
+
+def test_several_at_a_time_end_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs that an interruption ends are no mistakes."""
+
+    class Interrupted:
+        def map(self, function: Any, jobs: Iterator[Job], *_: Any) -> Iterator[Result]:
+            yield Result(next(jobs), error="exit code 130", interrupted=True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tabulate, "open_executor", lambda *_: Interrupted())
+    assert main([*COMMAND, "--rotations=0", "--sample=2", "--jobs=2", "--out", str(tmp_path / "table")]) == 130
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -75,6 +103,9 @@ def test_a_table_is_made_filled_up_and_asked(
         (["tabulate", "tiny", "--protocol=digits", "--rules=oracle", "--dry_run"], "oracle"),
         (["table", "nowhere"], "no such table"),
         (["table", "nowhere", "--costs=4,2"], "costs must rise, got 4, 2"),
+        (["table", "nowhere", "--strategy_config.criterion=auroc"], "criterion is the same for all strategies here"),
+        (["table", "nowhere", "--strategy_config.halving.rotations=2"], "rotations is the same for all strategies"),
+        (["table", "nowhere", "--strategy_config.evolution=3"], "evolution is a strategy: name a setting of it"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

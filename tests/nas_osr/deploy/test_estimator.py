@@ -132,12 +132,26 @@ def test_mistakes_are_said() -> None:
     with pytest.raises(ValueError, match="unknown_label -1 is one of the classes"):
         OpenSetClassifier(**QUICK).fit(X, np.where(y == 0, -1, 1))
     assert OpenSetClassifier(**QUICK, unknown_label=9).fit(X, np.where(y == 0, -1, 1)).unknown_label_ == 9
+    for label, names, kind in (("none of them", [0, 1], "a number"), (-1, ["ant", "bee"], "text")):
+        with pytest.raises(ValueError, match=f"unknown_label {label!r} must be {kind}, as the labels are"):
+            OpenSetClassifier(**QUICK, unknown_label=label).fit(X, np.array(names)[y])
     with pytest.raises(ValueError, match="class True has one image"):
         OpenSetClassifier(**QUICK).fit(X, np.arange(30) == 3)
     with pytest.raises(UserError, match="no such option|there is no option"):
         OpenSetClassifier(**{**QUICK, "options": {"speed": 3}}).fit(X, y)
     with pytest.raises(UserError, match="unknown objective"):
         OpenSetClassifier(**QUICK, objective="nothing").fit(X, y)
+
+
+def test_bytes_and_shares_are_not_taken_for_each_other(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    """What one shows as an image is black, or white, for the other."""
+    X, y = digits[0][:60] / 16, digits[1][:60]
+    as_bytes = np.rint(255 * X).astype(np.uint8)
+    for given, other in ((X, as_bytes), (as_bytes, X)):
+        fitted = OpenSetClassifier(**{**QUICK, "epochs": 1}).fit(given, y)
+        with pytest.raises(ValueError, match="give both alike"):
+            fitted.predict(other)
+        assert len(fitted.predict(as_bytes.astype(int) if given is as_bytes else X / 2)) == 60
 
 
 def test_it_can_be_searched_over() -> None:

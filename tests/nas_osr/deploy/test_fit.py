@@ -114,6 +114,8 @@ def test_what_is_killed_goes_on_with_what_was_chosen(photos: Path, monkeypatch: 
     assert json.loads(Path("model/model/model.json").read_text())["network"] == "plain:width=16"
     before = Path("model/model/model.json").read_bytes()
     assert fit.run_fit(again, ["nas-osr", "fit"]) == {**result, "out": "model"}
+    with pytest.raises(UserError, match="cannot resume: accept was 0.95 at the start and is 0.5 now"):
+        fit.run_fit(replace(again, accept=0.5), ["nas-osr", "fit"])
     assert fit.run_fit(replace(asked, overwrite=True), ["nas-osr", "fit"])["training"]["epochs"] == 9
     assert Path("model/model/model.json").read_bytes() != before
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,6 +66,27 @@ def test_tables_of_next_to_nothing(count: int, tmp_path: Path) -> None:
         return
     with pytest.raises(UserError, match="plot criteria: few: nothing differs between its architectures"):
         plot_criteria(path)
+    write_table(path, header, whole.rows[:1])
+    with pytest.raises(UserError, match="plot regret: few: it has one architecture"):
+        plot_regret(path)
+
+
+def test_a_table_of_one_seed_has_no_band(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, path = read_table(SHIPPED), tmp_path / "one.jsonl.xz"
+    header = {name: value for name, value in whole.header.items() if name not in ("table", "schema")}
+
+    def first(row: dict[str, Any]) -> dict[str, Any]:
+        true = {rule: {name: seeds[:1] for name, seeds in own.items()} for rule, own in row["true"].items()}
+        return {**row, "true": true}
+
+    write_table(path, {**header, "complete": False, "seeds": 1}, [first(dict(row)) for row in whole.rows[:4]])
+    [axes] = plot_spread(path).axes
+    assert axes.lines and not axes.collections
+    assert main(["report", str(path), "--out", str(tmp_path / "page.html")]) == 0
+    assert main(["table", str(path)]) == 0
+    figures = capsys.readouterr().out.splitlines()
+    (place,) = [number for number, line in enumerate(figures) if line.split()[-2:] == ["noise", "between"]]
+    assert figures[place + 1].split()[-2:] == ["-", "-"]
 
 
 def test_regret_is_the_table_s(part: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

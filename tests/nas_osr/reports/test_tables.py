@@ -46,6 +46,12 @@ def test_latex_is_a_booktabs_table_with_the_best_marked() -> None:
     assert escape_latex("\\{}~#$") == r"\textbackslash{}\{\}\textasciitilde{}\#\$"
 
 
+@pytest.mark.parametrize("form", ["table", "markdown", "latex"])
+def test_a_name_of_two_lines_leaves_a_row_whole(form: Any) -> None:
+    lines = write_sheet(Sheet(["method", "AUROC"], [["a\nb", "1.0"]]), form).splitlines()
+    assert sum("a b" in line and "1.0" in line for line in lines) == 1
+
+
 def test_the_best_are_ranked_as_they_are_printed() -> None:
     rows = [row("a", "x", 0.9001), row("b", "x", 0.9004), row("c", "x", 0.8), row("d", "x", None), row("e", "y", 0.9)]
     assert rank_rows(rows, "auroc") == {0: 1, 1: 1, 2: 2}  # equal to a tenth of a percent; alone on y
@@ -162,5 +168,11 @@ def test_two_runs_are_compared_in_pairs(method: Method, tmp_path: Path, capsys: 
     ):  # fmt: skip
         assert main(["compare", *map(str, runs), "--paired"]) == 2
         assert message in capsys.readouterr().err
+    for folder in (strong, weak):  # as many images of the same classes, and other ones
+        for file in folder.glob("split-*/metrics.json"):
+            about = {**json.loads(file.read_text()), "data_fingerprints": {"test": folder.name}}
+            file.write_text(json.dumps(about))
+    with pytest.raises(UserError, match="their test images differ"):
+        compare_pair(strong, weak)
     assert main(["compare", str(strong), str(weak), "--paired", "--sort", "auroc"]) == 2
     assert "--paired has a table of its own" in capsys.readouterr().err

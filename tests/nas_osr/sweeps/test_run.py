@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,16 @@ def test_failures_do_not_stop_the_others_and_finished_runs_are_skipped(notes: Pa
     assert begun(notes)[4:] == ["b", "c"]
     log = (notes.parent / "out" / "b.log").read_text()
     assert log.count("$ nas-osr train") == 3
+
+
+def test_what_rests_on_a_run_that_is_made_again_is_told(notes: Path) -> None:
+    sweep, said = plan(notes, ("a", {}, ()), ("b", {}, ("a",))), list[str]()
+    assert go(sweep, notes, report=said.append) == {"a": "finished", "b": "finished"}
+    assert not any("stays as it is" in line for line in said)
+    shutil.rmtree(notes.parent / "out" / "a")
+    go(sweep, notes, report=said.append)
+    assert any(line.startswith("b: has finished, and stays as it is, but a, which it rests on,") for line in said)
+    assert begun(notes) == ["a", "b", "a"]
 
 
 def test_only_some_and_what_they_need(notes: Path) -> None:
