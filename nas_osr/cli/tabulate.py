@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from nas_osr.cli.show import duration, show_json, show_next, show_yaml
+from nas_osr.runs.resumption import resuming
 from nas_osr.strategies.tabulate import run_tabulate
 from nas_osr.strategies.tabulate_request import TabulateRequest
 
@@ -14,7 +15,7 @@ def tabulate(config: TabulateRequest, command: list[str]) -> None:
     try:
         result = run_tabulate(config, command)
     except KeyboardInterrupt as interruption:
-        raise type(interruption)(f"go on with: {shlex.join([*command, '--resume', 'auto'])}") from None
+        raise type(interruption)(f"go on with: {resuming(command)}") from None
     if config.json:
         show_json(result)
     elif config.dry_run:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+import shlex
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -72,3 +73,11 @@ def warn_of_changes(path: Path, before: Mapping[str, Any], now: Mapping[str, Any
     changed = [f"{name} was {one} and is {other}" for name, (one, other) in pairs.items() if one != other]
     if changed:
         logger.warning("%s: what follows may differ in the last bits: %s", path, ", ".join(changed))
+
+
+def resuming(command: Sequence[str]) -> str:
+    """The command line that goes on with what another has begun."""
+    pairs = zip(["", *command], command, strict=False)
+    left_out = ("--resume", "--overwrite")
+    kept = [part for before, part in pairs if before != "--resume" and part.partition("=")[0] not in left_out]
+    return shlex.join([*kept, "--resume", "auto"])

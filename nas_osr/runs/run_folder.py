@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ from nas_osr.runs.names import (
     is_run_folder,
     matches,
 )
-from nas_osr.runs.resumption import check_same_config, warn_of_changes
+from nas_osr.runs.resumption import check_same_config, resuming, warn_of_changes
 
 logger = logging.getLogger(__name__)
 
@@ -240,10 +239,7 @@ class RunFolder:
         command = [str(part) for part in self.read_provenance()["command"]]
         if command[0] != PROGRAM:
             return f'{command[0]}(..., resume="auto")'
-        pairs = zip(["", *command], command, strict=False)
-        left_out = ("--resume", "--overwrite")
-        kept = [part for before, part in pairs if before != "--resume" and part.partition("=")[0] not in left_out]
-        return shlex.join([*kept, "--resume", "auto"])
+        return resuming(command)
 
     # Files --------------------------------------------------------------------------------------------------------
 
