@@ -64,8 +64,8 @@ def plan_on_table(table: SearchTable, name: str, settings: Mapping[str, Any]) ->
     """
     if not issubclass(strategy_class(name), Trials):
         raise UserError(f"strategy {name} tries no architectures, so that it cannot be asked on a table")
-    if not table.header["complete"]:
-        raise UserError(f"the table has {len(table.rows)} architectures of a larger space: strategies need all of it")
+    if not can_answer(table, name):
+        raise UserError(f"the table has {len(table.rows)} architectures of a larger space: {name} needs all of it")
     config, known = table.header["config"], {*SearchRequest.__dataclass_fields__}
     options = {key: value for key, value in config.items() if key in known and key not in ("jobs", "backend")}
     request = SearchRequest(**{**options, "epochs": table.header["epochs"], "strategy": name, "strategy_config": {}})
@@ -82,6 +82,12 @@ def plan_on_table(table: SearchTable, name: str, settings: Mapping[str, Any]) ->
         raise UserError(f"against: a table has {' and '.join(SIZES)}, got {against}")
     strategy.check_plan(plan)
     return plan
+
+
+def can_answer(table: SearchTable, name: str) -> bool:
+    """Whether a table has what a strategy of trials would ask for: a sample of a space knows random draws only."""
+    kind = strategy_class(name)
+    return bool(table.header["rotations"]) and (table.header["complete"] or (issubclass(kind, Trials) and kind.draws))
 
 
 def regret_on_table(
@@ -125,6 +131,8 @@ def search_table(
     for trial in count():
         proposal = asking.next()
         assert proposal is not None
+        if not table.header["complete"] and fingerprint(proposal.architecture) not in table.place:
+            break  # all of the sample has been drawn
         repeated = asking.repeat(trial)
         repeats = repeats + 1 if repeated else 0
         if repeats > NOTHING_NEW:
@@ -142,19 +150,27 @@ def search_table(
 
 
 def first_on_table(table: SearchTable, plan: SearchPlan) -> tuple[Architecture, ...]:
-    """What a warm start tries first, by the table's column of its score: the best of so many different rows.
+    """What is tried first: of a sample of a space all of it, in a random order; before that what a warm start has, the
+    best of so many different rows by the table's column of its score.
 
     UserError: the table has no such column.
     """
+    warm = _warm_rows(table, plan)
+    others = [row for row in range(len(table.rows)) if row not in warm] if not table.header["complete"] else []
+    random.Random(derive_seed(plan.seed, "sample")).shuffle(others)
+    return tuple(table.architecture(row) for row in [*warm, *others])
+
+
+def _warm_rows(table: SearchTable, plan: SearchPlan) -> list[int]:
     config = plan.strategy.config
     if config.warm_start == "none":
-        return ()
+        return []
     if any(config.warm_start not in row for row in table.rows):
         raise UserError(f"warm_start: the table has no column {config.warm_start}")
     generator = random.Random(derive_seed(plan.seed, "warm start"))
     rows = generator.sample(range(len(table.rows)), min(config.warm_draws, len(table.rows)))
     best = rank([table.rows[row][config.warm_start] for row in rows])[: config.warm_trials]
-    return tuple(table.architecture(rows[place]) for place in best)
+    return [rows[place] for place in best]
 
 
 def look_up(table: SearchTable, proposal: Proposal, trial: int, conditions: Conditions) -> dict[str, Any]:

@@ -60,13 +60,13 @@ def show_search_table(request: TableRequest, command: list[str]) -> None:
     """Print the spread, the rank correlations and the regret of every strategy."""
     from nas_osr.strategies.table import read_table
     from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
-    from nas_osr.strategies.table_trials import Conditions
+    from nas_osr.strategies.table_trials import Conditions, can_answer
 
     found = read_table(request.file)
     rule = found.check_rule(request.rule)
     spread, correlations = describe_spread(found, rule), correlate(found, rule)
     settings = {"criterion": request.criterion, "rotations": request.rotations, **request.strategy_config}
-    names = request.strategy if found.header["complete"] and found.header["rotations"] else []
+    names = [name for name in request.strategy if can_answer(found, name)]
     conditions = Conditions(rule, request.rotations)
     regrets = dict(compare_strategies(found, names, settings, conditions, request.costs, request.seeds))
     if request.json:
@@ -78,11 +78,13 @@ def show_search_table(request: TableRequest, command: list[str]) -> None:
     print("\nrank correlation with it (95 % interval over architectures):")
     show_table([["criterion", "correlation"], *([name, show_interval(value)] for name, value in correlations.items())])
     if not names:
-        print("\nno strategies: they need a table of the whole space with rotations")
+        print("\nno strategies: they need a table with rotations, and most of them one of the whole space")
         return
     how = f"by {request.criterion}, {request.seeds} searches each (95 %)"
     print(f"\nregret in AUROC points after so many whole trainings, {how}:")
     show_table([["strategy", *(f"{cost:g}" for cost in request.costs)], *regret_rows(regrets)])
+    if left_out := [name for name in request.strategy if name not in names]:
+        print(f"\nnot asked, since the table is a sample of its space: {', '.join(left_out)}")
 
 
 def regret_rows(regrets: dict[str, Any]) -> list[list[str]]:

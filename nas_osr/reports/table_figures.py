@@ -14,7 +14,7 @@ from nas_osr.reports.shown_runs import Runs, by_name
 from nas_osr.reports.style import QUIET, looks, one_axes, styled
 from nas_osr.strategies.table import SearchTable, read_table
 from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
-from nas_osr.strategies.table_trials import Conditions
+from nas_osr.strategies.table_trials import Conditions, can_answer
 
 CRITERIA = 12  # are drawn, the best of a table's
 COSTS = (2, 4, 8, 16, 32, 64)  # whole trainings
@@ -91,24 +91,24 @@ def plot_regret(runs: Runs, *, metric: str = "auroc", columns: int = 1) -> Figur
     Means over 100 searches with 95 % intervals; a whole training costs 1, and each architecture has one rotation.
 
     Args:
-        runs: one complete table with rotations, or its folder.
+        runs: one table with rotations, or its folder; of a sample of a space it shows what draws at random.
         metric: what a search goes by: f1, auroc or oscr of pseudo-unknown classes.
         columns: of a paper that the figure is as wide as.
 
     Raises:
-        UserError: there is no such table, there are several, or it is of a part of its space.
+        UserError: there is no such table, there are several, or it has no rotations.
     """
     found = tables(runs)
     if len(found) > 1:
         raise UserError(f"plot regret: shows one table, got {len(found)}")
     ((name, table),) = found.items()
-    if not table.header["complete"] or not table.header["rotations"]:
-        raise UserError(f"plot regret: {name}: strategies need a table of the whole space with rotations")
+    strategies = [one for one in ("random", "evolution", "halving", "nsga") if can_answer(table, one)]
+    if not strategies:
+        raise UserError(f"plot regret: {name}: strategies need a table with rotations")
     costs = [cost for cost in COSTS if cost <= len(table.rows)]
     if not costs:
         raise UserError(f"plot regret: {name}: it has one architecture, among which nothing is to be searched")
     settings = {"criterion": metric}
-    strategies = ("random", "evolution", "halving", "nsga")
     conditions = Conditions(table.check_rule(None), 1)
     figure, axes = one_axes(columns, 0.8 if columns == 1 else 0.5)
     compared = compare_strategies(table, strategies, settings, conditions, costs, SEARCHES)

@@ -60,6 +60,7 @@ class Trials(Strategy):
 
     Attributes:
         continues: whether a proposal may follow a former one, whose training is kept for that.
+        draws: whether every architecture that it proposes is a uniform draw, so that any random ones will do.
     """
 
     Config = TrialsConfig
@@ -67,6 +68,7 @@ class Trials(Strategy):
     epochs: ClassVar[Mapping[str, int]] = {"paper": 10, "small": 4, "tiny": 3}
     tries = True
     continues: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
 
     # What differs between strategies ------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ class Halving(Trials):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"trials": 100}, "tiny": {"trials": 12}}
     epochs: ClassVar[Mapping[str, int]] = {"paper": 27, "small": 9, "tiny": 9}
     continues = True
+    draws = True
 
     def rungs(self, plan: SearchPlan) -> list[int]:
         """The epochs of every rung, rising."""

@@ -14,6 +14,8 @@ from nas_osr.strategies.trials.trial import Tried
 class Random(Trials):
     """Random search: what every other strategy has to beat."""
 
+    draws = True
+
     def propose(self, plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
         """One drawn from the search's seed and the number of the trial."""
         return draw_uniformly(plan, trial, tried)

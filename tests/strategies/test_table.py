@@ -171,6 +171,22 @@ def test_a_warm_start_takes_the_best_rows_by_a_column() -> None:
         search_table(scored, plan_on_table(scored, "random", {"warm_start": "zico"}), condition, 1)
 
 
+def test_a_sample_is_drawn_from_without_replacement() -> None:
+    whole, condition = make(0.05, complete=False), Conditions("mls", 1)
+    table = SearchTable(whole.header, whole.rows[::2])
+    seen = table.pas("mls", "f1")[:, 0, -1]
+    for seed in range(3):
+        plan = replace(plan_on_table(table, "random", {}), seed=seed)
+        order = [table.place[fingerprint(one)] for one in first_on_table(table, plan)]
+        assert sorted(order) == list(range(len(table.rows)))
+        found = search_table(table, plan, condition, 1000)
+        assert [cost for cost, _ in found] == list(range(1, len(order) + 1))
+        assert [row for _, row in found] == [max(order[: int(count)], key=lambda row: seen[row]) for count, _ in found]
+    assert order != sorted(order)
+    halving = search_table(table, plan_on_table(table, "halving", {}), condition, 1000)
+    assert halving[-1][0] < len(table.rows)  # short trainings of all, longer ones of some
+
+
 def test_strategies_are_compared_with_random_at_the_same_cost() -> None:
     settings = {"halving": {"factor": 2}, "evolution": {"population": 3, "tournament": 3}}
     names = ("random", "halving", "evolution")
@@ -198,7 +214,7 @@ def test_a_table_of_own_pictures_needs_none_of_them(tmp_path: Path, monkeypatch:
     ("complete", "name", "settings", "message"),
     [
         (True, "pas", {}, "strategy pas tries no architectures"),
-        (False, "random", {}, "strategies need all of it"),
+        (False, "evolution", {}, "of a larger space: evolution needs all of it"),
         (True, "random", {"rotations": 3}, "rotations must be from 1 to the table's 2, got 3"),
         (True, "evolution", {"order": 1}, "has no setting 'order'"),
         (True, "nsga", {"against": "latency"}, "a table has parameters and macs, got latency"),
