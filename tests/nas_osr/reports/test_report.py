@@ -27,7 +27,7 @@ from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
-from nas_osr.strategies.table import write_table
+from nas_osr.strategies.table import SCORED, write_table
 
 from .conftest import make_predictions, write_method, write_result
 
@@ -214,13 +214,13 @@ def test_a_table_tells_which_architectures_are_good(tmp_path: Path) -> None:
     space = Space(3, 16, ("skip", "conv"))
     rows = []
     for number, level in enumerate((0.6, 0.9, 0.7)):
-        figures = {"mls": {"auroc": [[level - 0.1, level], [level - 0.1, level + 0.02]]}}
+        figures = {"mls": {name: [[level - 0.1, level], [level - 0.1, level + 0.02]] for name in SCORED}}
         found = sample_architecture(space, number)
         sizes = {"fingerprint": fingerprint(found), "parameters": 1_000_000 * (number + 1), "macs": 5_000_000}
         rows.append({**found.describe(), **sizes, "true": figures, "pas": figures, "seconds": [1.0] * 4})
     header = {
         "config": {"protocol": HOSTILE[0]}, "protocol": make_protocol("digits").to_dict(), "space": asdict(space),
-        "complete": False, "epochs": 2, "seeds": 2, "rotations": [["2"], ["3"]], "rules": ["mls"], "scores": ["auroc"],
+        "complete": False, "epochs": 2, "seeds": 2, "rotations": [["2"], ["3"]], "rules": ["mls"], "scores": [*SCORED],
         "provenance": {},
     }  # fmt: skip
     write_table(tmp_path / "table.jsonl.xz", header, rows)
