@@ -66,7 +66,7 @@ def show_search_table(request: TableRequest, command: list[str]) -> None:
     rule = found.check_rule(request.rule)
     spread, correlations = describe_spread(found, rule), correlate(found, rule)
     settings = {"criterion": request.criterion, "rotations": request.rotations, **request.strategy_config}
-    names = [name for name in request.strategy if can_answer(found, name)]
+    names = [name for name in request.strategy if found.header["rotations"] and can_answer(found, name)]
     conditions = Conditions(rule, request.rotations)
     regrets = dict(compare_strategies(found, names, settings, conditions, request.costs, request.seeds))
     if request.json:

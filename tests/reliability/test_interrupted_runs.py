@@ -87,21 +87,6 @@ def test_a_signal_saves_and_tells_how_to_resume(
     assert settled == {path: path.stat().st_mtime_ns for path in out.glob("split-0/*")}
 
 
-@pytest.mark.parametrize("command", ["search", "tabulate"])
-def test_a_signal_ends_trainings_of_other_processes_in_peace(tmp_path: Path, command: str) -> None:
-    out, log = tmp_path / "run", tmp_path / "log"
-    many = {"search": ["--strategy=random"], "tabulate": ["tiny", "--sample=3"]}[command]
-    arguments = ["--protocol=digits", "--preset=tiny", "--objective=cross_entropy", "--epochs=1000", "--jobs=2"]
-    arguments = [argument for argument in arguments if (command, argument) != ("tabulate", "--preset=tiny")]
-    process = launch([command, *many, *arguments, f"--out={out}"], log)
-    wait_until(lambda: log.exists() and log.read_text().count("known): ") >= 3, process)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGTERM)
-    assert finish(process) == 143
-    text = log.read_text()
-    assert "Traceback" not in text and "error" not in text and "terminated" in text.splitlines()[-1]
-
-
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     out, log = tmp_path / "run", tmp_path / "log"
     process = launch([*SEARCH, f"--out={out}", "--checkpoint_minutes=1e-9"], log, slow=0.5)
