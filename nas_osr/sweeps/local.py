@@ -26,8 +26,12 @@ MISTAKE = 2  # exit code of a user's mistake, which no retry mends
 INTERRUPTED = 128 + signal.SIGINT  # what a shell says of a process that Ctrl-C has ended
 POLL_SECONDS = 0.1
 ERROR_LENGTH = 500
-# With this process's Python path, so that nothing in the working folder is imported by accident.
-START = "import sys; sys.path[:] = sys.argv[2:]; from nas_osr.sweeps.local import work; work()"
+# With this process's Python path, so that nothing in the working folder is imported by accident; Ctrl-C ends it quietly
+# while it imports, too.
+START = (
+    f"import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit({INTERRUPTED})); "
+    "sys.path[:] = sys.argv[2:]; from nas_osr.sweeps.local import work; work()"
+)
 
 
 def share_cores(processes: int) -> Resources:
@@ -152,6 +156,7 @@ def work() -> None:
         task = json.load(exchange)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         module, _, name = task["function"].partition(":")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             outcome = {"value": getattr(importlib.import_module(module), name)(task["argument"])}
         except UserError as error:

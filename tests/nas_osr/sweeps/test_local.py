@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import pytest
 
 from nas_osr.errors import UserError
 from nas_osr.sweeps.executor import Job, Resources, Result, succeeded
-from nas_osr.sweeps.local import LocalExecutor, share_cores
+from nas_osr.sweeps.local import INTERRUPTED, START, LocalExecutor, share_cores
 
 TASKS = """\
 import os, signal, sys, time
@@ -186,6 +187,19 @@ def test_who_takes_what_succeeds_is_interrupted_and_told_of_no_failure(
     assert log.read_text() == ""
     with pytest.raises(UserError, match="0: no such thing"):
         list(succeeded(ended(tasks.fail, "mistake")))
+
+
+def test_a_job_that_is_interrupted_while_it_is_started_ends_in_silence(tmp_path: Path) -> None:
+    package = tmp_path / "nas_osr" / "sweeps"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    (package / "local.py").write_text(f"import time; open({str(tmp_path / 'started')!r}, 'w'); time.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-c", START, "job", str(tmp_path), *sys.path], stderr=subprocess.PIPE)
+    while not (tmp_path / "started").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert (process.communicate()[1], process.returncode) == (b"", INTERRUPTED)
 
 
 def test_who_looks_away_ends_the_jobs(tasks: Any, tmp_path: Path) -> None:
