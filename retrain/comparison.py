@@ -224,6 +224,27 @@ def name_folder(result: Mapping[str, Any]) -> str | None:
     return None if folder is None else Path(folder).name
 
 
+def name_protocol(result: Mapping[str, Any], usual: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """The protocol of a result, as published figures have it, and what else the figures rest on.
+
+    Args:
+        result: what an evaluation has left.
+        usual: the protocol of the run's own evaluation.
+        config: of the run.
+    """
+    protocol = result["protocol"]
+    name = str(protocol["name"])
+    if protocol["family"] == REHEARSAL:
+        name += " rehearsed"
+    elif folder_name := name_folder(result):
+        name += f" against {folder_name}"
+    elif (protocol["unknown_source"], protocol["unknown"]) != (usual["unknown_source"], usual["unknown"]):
+        name += f" against {protocol['unknown_source']}"
+    if config.get("limit_per_class"):  # of the test images, too: the figures are not those of all
+        name += f", {config['limit_per_class']} images a class"
+    return name
+
+
 def count_parts(config: Mapping[str, Any]) -> int:
     """How many splits and seeds a retraining's configuration asks for. Raises UserError."""
     splits, seeds = (parse_range("splits or seeds", config.get(name)) for name in ("splits", "seeds"))
@@ -231,12 +252,15 @@ def count_parts(config: Mapping[str, Any]) -> int:
 
 
 def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int) -> Row:
-    """The row of the parts that were evaluated under one label, of as many as were `expected`."""
+    """The row of the parts that were evaluated under one label, of as many as were `expected`.
+
+    Raises UserError where they were evaluated against the images of several folders.
+    """
     from nas_osr.metrics.resampling import mean_and_spread, spread_apart  # NumPy
 
     results = [part.results[label] for part in parts]
     first, config = results[0], parts[0].config
-    protocol, own = first["protocol"], parts[0].results.get("", first)["protocol"]
+    usual = parts[0].results.get("", first)["protocol"]
     places = [(str(part.config["splits"]), str(part.config["seeds"])) for part in parts]
     splits, seeds = map(set, zip(*places, strict=True))
     metrics = mean_and_spread([result["metrics"] for result in results])
@@ -244,19 +268,16 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
         values = (result["metrics"].get(metric) for result in results)
         between, inside = spread_apart(dict(zip(places, values, strict=True)))
         figure |= {"std_splits": between, "std_seeds": inside}
-    name = protocol["name"]  # as published figures have it
-    if protocol["family"] == REHEARSAL:
-        name += " rehearsed"
-    elif folder_name := name_folder(first):
-        name += f" against {folder_name}"
-    elif (protocol["unknown_source"], protocol["unknown"]) != (own["unknown_source"], own["unknown"]):
-        name += f" against {protocol['unknown_source']}"
-    if config.get("limit_per_class"):  # of the test images, too: the figures are not those of all
-        name += f", {config['limit_per_class']} images a class"
+    against = {result.get("unknown_folder") for result in results} - {None}
+    if len(against) > 1:
+        raise UserError(
+            f"{folder}: its parts were evaluated as {label} against several folders, {' and '.join(sorted(against))}: "
+            "evaluate it against one"
+        )
     return Row(
         method=f"{config['objective']}, {first['rule']}, {describe_network(config)}",
-        protocol=name,
-        family=protocol["family"],
+        protocol=name_protocol(first, usual, config),
+        family=first["protocol"]["family"],
         source=str(folder),
         rule=first["rule"],
         label=label,

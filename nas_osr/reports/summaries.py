@@ -14,6 +14,7 @@ from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.reports.shown_runs import Runs, ShownRun, retrainings
 from nas_osr.reports.style import FAINT, INK, Look, looks, one_axes, styled
 from nas_osr.reports.tables import LOWER_IS_BETTER, TITLES, stored_name
+from nas_osr.retrain.comparison import name_protocol
 
 #: What the Pareto front may weigh a metric against, and how the axis is called.
 SIZES = {"parameters": "million parameters", "macs": "million multiply-accumulates an image"}
@@ -27,8 +28,8 @@ class Summary:
     protocol: str
     mean: float
     std: float | None
-    size: Mapping[str, Any]
-    "parameters and multiply-accumulates, as its metrics have them."
+    result: Mapping[str, Any]
+    "what metrics.json holds of its first split and seed."
 
 
 @styled
@@ -101,7 +102,7 @@ def lower_end(found: Sequence[Summary]) -> tuple[float, float]:
 
 def method_name(item: Summary) -> str:
     """The name of a run without that of its protocol, as sweeps put it there: "cac-cifar10" on cifar10 is "cac"."""
-    kept = [part for part in item.run.name.split("-") if part != item.protocol]
+    kept = [part for part in item.run.name.split("-") if part != item.result["protocol"]["name"]]
     return "-".join(kept) or item.run.name
 
 
@@ -131,11 +132,14 @@ def plot_sensitivity(
         raise UserError(f"plot sensitivity: --setting {setting} is no number that differs between the runs{hint}")
     figure, axes = one_axes(columns, 0.75 if columns == 1 else 0.5)
     values = [own[setting] for own in numbers]
-    for protocol, look in zip(dict.fromkeys(item.protocol for item in found), looks(), strict=False):
+    # what is on the axis does not make protocols of its own
+    on_axis = setting == "limit_per_class"
+    protocols = [str(item.result["protocol"]["name"]) if on_axis else item.protocol for item in found]
+    for protocol, look in zip(dict.fromkeys(protocols), looks(), strict=False):
         pairs = sorted(
             (value, 100 * item.mean, 100 * (item.std or 0.0))
-            for value, item in zip(values, found, strict=True)
-            if item.protocol == protocol
+            for value, item, own in zip(values, found, protocols, strict=True)
+            if own == protocol
         )
         x, y, spread = (np.array(column) for column in zip(*pairs, strict=True))
         line = {"color": look.color, "linestyle": look.linestyle, "marker": look.marker}
@@ -143,7 +147,7 @@ def plot_sensitivity(
     if min(values) > 0 and max(values) > 20 * min(values):
         axes.set_xscale("log")
     axes.set(xlabel=setting, ylabel=f"{TITLES.get(stored_name(metric), metric)} (%)")
-    if len({item.protocol for item in found}) > 1:
+    if len(set(protocols)) > 1:
         axes.legend(loc="best")
     return figure
 
@@ -184,8 +188,9 @@ def plot_pareto(
         raise UserError(f"plot pareto: --against must be one of {', '.join(SIZES)}, got {against}")
     found = summarise_runs(runs, metric, label)
     if len({item.protocol for item in found}) > 1:
-        raise UserError("plot pareto: the runs are of several protocols; name those of one")
-    sizes = [item.size.get(against) for item in found]
+        names = ", ".join(dict.fromkeys(item.protocol for item in found))
+        raise UserError(f"plot pareto: the runs are of several protocols, {names}: name those of one")
+    sizes = [item.result.get(against) for item in found]
     if None in sizes:
         raise UserError(
             f"{found[sizes.index(None)].run.parts[0].path}: its metrics tell no {against}; evaluate it again"
@@ -229,9 +234,11 @@ def summarise_runs(runs: Runs, metric: str, label: str) -> list[Summary]:
         figures = mean_and_spread([result["metrics"] for result in results])
         if stored not in figures:
             raise UserError(f"plot: {metric}: no such metric{suggest(metric, figures, instead='there are')}")
-        figure, protocol = figures[stored], results[0]["protocol"]["name"]
+        figure, first = figures[stored], run.parts[0]
         if figure["mean"] is None:
-            raise UserError(f"{run.parts[0].path}: {metric} is not defined there")
+            raise UserError(f"{first.path}: {metric} is not defined there")
         mean = 1.0 - figure["mean"] if stored != name else figure["mean"]
+        usual = first.read_json("metrics.json") if (first.path / "metrics.json").is_file() else results[0]
+        protocol = name_protocol(results[0], usual["protocol"], first.read_config())
         found.append(Summary(run, protocol, mean, figure["std"], results[0]))
     return found

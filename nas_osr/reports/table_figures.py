@@ -130,5 +130,11 @@ def place_legend(figure: Figure, axes: Axes) -> None:
 
 
 def tables(runs: Runs) -> Mapping[str, SearchTable]:
-    """Tables by name; a file is called what it is called before `.jsonl.xz`. Raises UserError."""
-    return {name.removesuffix(".jsonl.xz"): read_table(path) for name, path in by_name(runs).items()}
+    """Tables by name; a file is called what it is called before `.jsonl.xz`, unless a folder is called that, too.
+
+    Raises UserError.
+    """
+    paths = by_name(runs)
+    short = {name: name.removesuffix(".jsonl.xz") for name in paths}
+    names = list(short.values())
+    return {short[name] if names.count(short[name]) == 1 else name: read_table(path) for name, path in paths.items()}

@@ -135,6 +135,17 @@ def test_other_evaluations_of_one_run_are_told_apart(tmp_path: Path) -> None:
     assert named == ["A", "A", "A", "A (metrics-mirrored.json)"]
 
 
+def test_parts_that_were_evaluated_against_different_folders_have_no_mean(tmp_path: Path) -> None:
+    run = write_retraining(tmp_path / "run", {"split-0": 0.7, "split-1": 0.8})
+    protocol = {**make_protocol("cifar10").to_dict(), "unknown_source": "folder", "unknown": ["images"]}
+    for split, folder in (("split-0", "/x/cats"), ("split-1", "/y/cats")):
+        write_metrics(run / split, 0.5, protocol, "cats")
+        file = run / split / "metrics-cats.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "unknown_folder": folder}))
+    with pytest.raises(UserError, match="evaluated as cats against several folders, /x/cats and /y/cats: evaluate it"):
+        find_rows([run])
+
+
 def test_the_working_folder_is_told_apart_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b"):
         write_retraining(tmp_path / name, {"split-0": 0.7})

@@ -184,6 +184,13 @@ def test_sensitivity_finds_the_setting(method: Method, tmp_path: Path) -> None:
         plot_sensitivity(tmp_path / "w1.0")
 
 
+def test_more_images_are_a_setting_on_one_line(method: Method, tmp_path: Path) -> None:
+    for images in (10, 20, 40):
+        method(tmp_path / f"of-{images}", shift=images / 10, limit_per_class=images)
+    axes = plot_sensitivity(tmp_path, setting="limit_per_class").axes[0]
+    assert axes.lines[0].get_xdata().tolist() == [10, 20, 40] and axes.get_legend() is None
+
+
 def test_the_front_is_what_no_other_beats() -> None:
     generator = np.random.default_rng(0)
     for _ in range(50):
@@ -200,6 +207,11 @@ def test_pareto_needs_one_protocol(method: Method, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="of several protocols"):
         plot_pareto(tmp_path)
     assert plot_pareto(tmp_path / "one", against="macs").axes[0].get_xlabel() == "million multiply-accumulates an image"
+    method(tmp_path / "few", protocol="cifar10", limit_per_class=50)
+    with pytest.raises(UserError, match="several protocols, cifar10, cifar10, 50 images a class: name those"):
+        plot_pareto([tmp_path / "one", tmp_path / "few"])
+    bars = plot_bars([tmp_path / "one", tmp_path / "few"]).axes[0]
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["cifar10", "cifar10, 50 images a class"]
 
 
 def test_mistakes_come_with_the_most_confident_first() -> None:

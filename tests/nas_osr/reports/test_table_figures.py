@@ -44,6 +44,14 @@ def test_the_spread_of_two_tables(part: Path) -> None:
     assert np.mean(inside) > 0.9
 
 
+def test_a_folder_and_its_file_of_one_name_are_both_drawn(part: Path, tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    for copy in (tmp_path / "part.jsonl.xz", tmp_path / "part" / "table.jsonl.xz"):
+        copy.write_bytes(part.read_bytes())
+    [axes] = plot_spread([tmp_path / "part", tmp_path / "part.jsonl.xz"]).axes
+    assert [line.get_label() for line in axes.lines] == ["part, 19", "part.jsonl.xz, 19"]
+
+
 def test_criteria_are_those_of_the_table(part: Path) -> None:
     [axes] = plot_criteria({"all": SHIPPED, "some": part}).axes
     expected = correlate(read_table(SHIPPED), "mls")
