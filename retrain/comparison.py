@@ -268,7 +268,7 @@ def make_row(folder: Path, parts: Sequence[Evaluated], label: str, expected: int
         values = (result["metrics"].get(metric) for result in results)
         between, inside = spread_apart(dict(zip(places, values, strict=True)))
         figure |= {"std_splits": between, "std_seeds": inside}
-    against = {result.get("unknown_folder") for result in results} - {None}
+    against = {result["unknown_folder"] for result in results if result.get("unknown_folder") is not None}
     if len(against) > 1:
         raise UserError(
             f"{folder}: its parts were evaluated as {label} against several folders, {' and '.join(sorted(against))}: "

@@ -30,6 +30,7 @@ from nas_osr.deploy.fit_budget import (
     training_request,
     warn_of_few_pictures,
 )
+from nas_osr.deploy.fit_record import CHOICE, SUMMARY, read_choice, read_summary, spent_before
 from nas_osr.deploy.fit_request import FitRequest
 from nas_osr.plans import DataPlan, LearningData
 from nas_osr.retrain.model import write_model
@@ -40,8 +41,6 @@ from nas_osr.runs.names import FIT_SEARCH, FIT_TRAINING, MODEL_FOLDER
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.strategies.run import search_as_planned
 from nas_osr.strategies.search_plan import plan_search
-
-CHOICE = "choice.json"
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
     with RunFolder.create(request.out, overwrite=request.overwrite, resume=resume) as run:
         if resume and run.finished:
             run.extend(request.recorded(), ())  # UserError: it is the result of something else
-            return run.read_json("summary.json")
+            return read_summary(run)
         reading = time.perf_counter()
         data = part.data.load()
         reading = time.perf_counter() - reading
@@ -98,8 +97,8 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
         part = replace(part, data=keep(part.data, data))
         reserved = evaluation_seconds(data, reading, clock.budget)
         if run.resumed and (run.path / CHOICE).exists():
-            choice = run.read_json(CHOICE)
-            clock = Clock(time.perf_counter() - spent_before(run, part, choice), clock.budget)
+            choice = read_choice(run)
+            clock = Clock(time.perf_counter() - spent_before(run, part.folder, choice), clock.budget)
         else:
             search, training = choose(request, part, clock, reserved)
             choice = {"search": search, "training": training, "seconds": clock.spent}
@@ -114,7 +113,7 @@ def run_fit(request: FitRequest, command: list[str], started: float | None = Non
             "search": choice["search"],
             "training": choice["training"],
         }
-        run.write_json("summary.json", summary)
+        run.write_json(SUMMARY, summary)
         run.finish()
         return summary
 
@@ -187,16 +186,6 @@ def train(
         "epochs": len(trained.read_history()),
         **{name: evaluation[name] for name in ("metrics", "intervals", "test_images")},
     }
-
-
-def spent_before(run: RunFolder, part: Part, choice: dict[str, Any]) -> float:
-    """Seconds of a fit that is resumed: until it had chosen, and of all epochs since."""
-    records = [
-        record
-        for folder in (run.path / FIT_SEARCH, run.path / FIT_TRAINING / part.folder)
-        for record in RunFolder(folder).read_timing()
-    ]
-    return float(choice["seconds"]) + sum(float(record.get("seconds", 0.0)) for record in records)
 
 
 def keep(plan: DataPlan, data: LearningData) -> DataPlan:

@@ -20,6 +20,7 @@ from nas_osr.cli.fit import describe_fit
 from nas_osr.cli.main import main
 from nas_osr.deploy import fit, fit_budget
 from nas_osr.deploy.fit_budget import SearchChoice, TrainingChoice, choose_search, choose_training
+from nas_osr.deploy.fit_record import read_choice, read_summary
 from nas_osr.deploy.fit_request import FitRequest
 from nas_osr.errors import UserError
 from nas_osr.retrain.retrain_plan import Part, plan_retrain
@@ -114,6 +115,19 @@ def test_what_is_killed_goes_on_with_what_was_chosen(photos: Path, monkeypatch: 
     assert json.loads(Path("model/model/model.json").read_text())["network"] == "plain:width=16"
     before = Path("model/model/model.json").read_bytes()
     assert fit.run_fit(again, ["nas-osr", "fit"]) == {**result, "out": "model"}
+    for name, broken, said in (
+        ("choice.json", {"search": None, "training": None, "seconds": 1}, "not the choice of a fit"),
+        ("choice.json", {"search": None, "training": {"epochs": 5}, "seconds": 1}, "training: channels is missing"),
+        ("choice.json", {"search": {"x": 5}, "training": None, "seconds": 1}, "search has no setting 'x'"),
+        ("summary.json", {**result, "metrics": 3}, "not the summary of a fit, by its metrics"),
+        ("summary.json", {**result, "test_images": {}}, "not the summary of a fit, by its test_images"),
+    ):
+        file = Path("model", name)
+        kept = file.read_bytes()
+        file.write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=said):
+            (read_choice if name == "choice.json" else read_summary)(RunFolder.open("model"))
+        file.write_bytes(kept)
     with pytest.raises(UserError, match="cannot resume: accept was 0.95 at the start and is 0.5 now"):
         fit.run_fit(replace(again, accept=0.5), ["nas-osr", "fit"])
     assert fit.run_fit(replace(asked, overwrite=True), ["nas-osr", "fit"])["training"]["epochs"] == 9
