@@ -55,6 +55,8 @@ class SearchPlan:
     "of everything random."
     first: tuple[Architecture, ...]
     "what is tried before anything is drawn, by strategies that try architectures; see `trials.warm_start`."
+    among: tuple[Architecture, ...]
+    "the only ones that are drawn; empty for all of the space."
     found: Mapping[str, Any]
     "where the architecture comes from, for its file."
     recorded: Mapping[str, Any]

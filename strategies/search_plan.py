@@ -156,6 +156,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         backend=request.backend,
         seed=request.seed,
         first=(),
+        among=(),
         found={
             "image_shape": list(protocol.image_shape),
             "strategy": request.strategy,

@@ -124,15 +124,15 @@ def search_table(
     strategy, recorder, epochs = plan.strategy, TableRecorder(), plan.weights.epochs
     assert isinstance(strategy, Trials)
     strategy = type(strategy)(strategy.config)  # without what one has learned in a search before
-    plan = replace(plan, strategy=strategy, first=first_on_table(table, plan))
+    rows = range(0 if table.header["complete"] else len(table.rows))
+    among = tuple(table.architecture(row) for row in rows)
+    plan = replace(plan, strategy=strategy, first=first_on_table(table, plan), among=among)
     asking = Asking(strategy, plan, recorder)
     cost, found = 0.0, []
     repeats = 0
     for trial in count():
         proposal = asking.next()
         assert proposal is not None
-        if not table.header["complete"] and fingerprint(proposal.architecture) not in table.place:
-            break  # all of the sample has been drawn
         repeated = asking.repeat(trial)
         repeats = repeats + 1 if repeated else 0
         if repeats > NOTHING_NEW:
@@ -150,27 +150,19 @@ def search_table(
 
 
 def first_on_table(table: SearchTable, plan: SearchPlan) -> tuple[Architecture, ...]:
-    """What is tried first: of a sample of a space all of it, in a random order; before that what a warm start has, the
-    best of so many different rows by the table's column of its score.
+    """What a warm start has: the best of so many different rows by the table's column of its score.
 
     UserError: the table has no such column.
     """
-    warm = _warm_rows(table, plan)
-    others = [row for row in range(len(table.rows)) if row not in warm] if not table.header["complete"] else []
-    random.Random(derive_seed(plan.seed, "sample")).shuffle(others)
-    return tuple(table.architecture(row) for row in [*warm, *others])
-
-
-def _warm_rows(table: SearchTable, plan: SearchPlan) -> list[int]:
     config = plan.strategy.config
     if config.warm_start == "none":
-        return []
+        return ()
     if any(config.warm_start not in row for row in table.rows):
         raise UserError(f"warm_start: the table has no column {config.warm_start}")
     generator = random.Random(derive_seed(plan.seed, "warm start"))
     rows = generator.sample(range(len(table.rows)), min(config.warm_draws, len(table.rows)))
     best = rank([table.rows[row][config.warm_start] for row in rows])[: config.warm_trials]
-    return [rows[place] for place in best]
+    return tuple(table.architecture(rows[place]) for place in best)
 
 
 def look_up(table: SearchTable, proposal: Proposal, trial: int, conditions: Conditions) -> dict[str, Any]:

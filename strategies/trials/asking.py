@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -124,6 +125,8 @@ def sample_within(plan: SearchPlan, seed: int) -> Architecture:
 
 def draw_within(plan: SearchPlan, seed: int) -> Architecture:
     """A random architecture, within the budget where there is one."""
+    if plan.among:
+        return random.Random(seed).choice(plan.among)
     return sample_within(plan, seed) if plan.budget else sample_architecture(plan.space, seed)
 
 

@@ -60,7 +60,7 @@ class Trials(Strategy):
 
     Attributes:
         continues: whether a proposal may follow a former one, whose training is kept for that.
-        draws: whether every architecture that it proposes is a uniform draw, so that any random ones will do.
+        draws: whether every architecture that it proposes comes from `draw_within`, so that a list of random ones does.
     """
 
     Config = TrialsConfig

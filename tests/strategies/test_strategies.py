@@ -38,6 +38,7 @@ OWN: dict[str, dict[str, Any]] = {
     "random": TRIALS,
     "evolution": {"trials": 4, "population": 2, "tournament": 1},
     "halving": {"trials": 4, "factor": 2},
+    "predictor": {"trials": 4, "initial": 2, "candidates": 10},
     "nsga": {"trials": 4, "population": 2},
     "my_strategies.Climb": TRIALS,
 }
@@ -160,7 +161,7 @@ def test_trials_are_different_architectures_and_the_best_wins(finished: dict[str
         (
             "annealing",
             {},
-            "unknown strategy 'annealing': choose from pas, darts, single_path, random, evolution, halving, nsga or",
+            "unknown strategy 'annealing': choose from pas, darts, single_path, random, evolution, halving, predictor,",
         ),
         ("my_strategies.Trap", {}, "my_strategies has no class Trap derived from Strategy"),
         (

@@ -145,7 +145,7 @@ def test_a_rotation_costs_a_training_and_halving_pays_for_the_epochs_that_it_tak
     assert not np.isnan(regret_on_table(table, halving, Conditions("mls", 1), [0.25], [0])).any()
 
 
-@pytest.mark.parametrize("name", ["random", "evolution", "halving", "nsga"])
+@pytest.mark.parametrize("name", ["random", "evolution", "halving", "predictor", "nsga"])
 def test_no_strategy_sees_the_true_unknown_classes(name: str) -> None:
     table = make(seen_noise=0.1)
     blind = SearchTable(table.header, [{**row, "true": None} for row in table.rows])
@@ -175,14 +175,18 @@ def test_a_sample_is_drawn_from_without_replacement() -> None:
     whole, condition = make(0.05, complete=False), Conditions("mls", 1)
     table = SearchTable(whole.header, whole.rows[::2])
     seen = table.pas("mls", "f1")[:, 0, -1]
-    for seed in range(3):
-        plan = replace(plan_on_table(table, "random", {}), seed=seed)
-        order = [table.place[fingerprint(one)] for one in first_on_table(table, plan)]
-        assert sorted(order) == list(range(len(table.rows)))
-        found = search_table(table, plan, condition, 1000)
-        assert [cost for cost, _ in found] == list(range(1, len(order) + 1))
-        assert [row for _, row in found] == [max(order[: int(count)], key=lambda row: seen[row]) for count, _ in found]
-    assert order != sorted(order)
+    rows = range(len(table.rows))
+    first = set()
+    for name, settings in (("random", {}), ("predictor", {"initial": 3})):
+        for seed in range(3):
+            plan = replace(plan_on_table(table, name, settings), seed=seed)
+            found = dict(search_table(table, plan, condition, 1000))
+            assert list(found) == [*range(1, len(rows) + 1)]  # each is trained once
+            first.add(found[1])
+            if name == "random":
+                assert [seen[row] for row in found.values()] == sorted(seen[row] for row in found.values())
+                assert found[len(rows)] == seen.argmax()
+    assert len(first) > 1
     halving = search_table(table, plan_on_table(table, "halving", {}), condition, 1000)
     assert halving[-1][0] < len(table.rows)  # short trainings of all, longer ones of some
 

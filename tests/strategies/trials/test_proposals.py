@@ -69,7 +69,7 @@ def run(search: SearchPlan, trials: int, judge: Callable[[Proposal], float] = sc
     return asking
 
 
-@pytest.mark.parametrize("name", ["random", "evolution", "halving", "nsga"])
+@pytest.mark.parametrize("name", ["random", "evolution", "halving", "predictor", "nsga"])
 def test_equal_searches_are_equal_and_wait_for_no_more_results_than_they_may(name: str) -> None:
     one, other = (run(plan(name, jobs=3), 30) for _ in range(2))
     assert one.asked == other.asked

@@ -1,0 +1,80 @@
+"""The score of a network from what was chosen for it and from its size, by a Gaussian process."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import Kernel
+
+SMALLEST = 1e-9  # standard deviation of a size below which it says nothing
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a network is to the predictor."""
+
+    chosen: Mapping[str, tuple[str, tuple[str, ...]]]
+    "by the name of a choice: what was chosen, and of what."
+    sizes: tuple[float, ...]
+    "numbers of its size, each to be scaled."
+
+
+class ScorePredictor:
+    """Learns scores: what each choice adds, what choices do together, and noise (Rasmussen and Williams 2006, 2.2).
+
+    Args:
+        rows: at least two networks.
+        scores: of them [networks].
+        learned_from: of how many of the first ones it learns how smooth scores are, and how noisy, by the marginal
+            likelihood; at least two.
+    """
+
+    def __init__(self, rows: Sequence[Description], scores: Array, learned_from: int) -> None:
+        self.names = sorted(
+            {(name, other) for row in rows for name, (_, others) in row.chosen.items() for other in others}
+        )
+        sizes = np.array([row.sizes for row in rows])
+        self.middle, self.spread = sizes.mean(axis=0), sizes.std(axis=0)
+        x = self.encode(rows)
+        kernel = fit_process(x[:learned_from], scores[:learned_from], None).kernel_
+        self.process = fit_process(x, scores, kernel)
+
+    def predict(self, rows: Sequence[Description]) -> Array:
+        """The expected score of each network [networks]."""
+        return np.asarray(self.process.predict(self.encode(rows)), dtype=np.float64)
+
+    def encode(self, rows: Sequence[Description]) -> Array:
+        """A one for everything chosen, scaled sizes, and a one for all [networks, features]."""
+        chosen = [{(name, value) for name, (value, _) in row.chosen.items()} for row in rows]
+        ones = np.array([[float(name in own) for name in self.names] for own in chosen])
+        told = self.spread > SMALLEST
+        sizes = (np.array([row.sizes for row in rows]) - self.middle)[:, told] / self.spread[told]
+        return np.hstack([ones, sizes, np.ones((len(rows), 1))])
+
+
+def fit_process(x: Array, scores: Array, kernel: Kernel | None) -> GaussianProcessRegressor:
+    """A Gaussian process given scores [networks]; without a kernel it learns one from them."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel
+
+    weight = (1e-2, 1e2)
+    added = ConstantKernel(1.0, weight) * DotProduct(1.0, weight)
+    together = ConstantKernel(1.0, weight) * RBF(2.0, (0.5, 50.0))
+    noise = WhiteKernel(0.5, (1e-2, 10.0))
+    process = GaussianProcessRegressor(
+        kernel or added + together + noise, optimizer=None if kernel else "fmin_l_bfgs_b", normalize_y=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a bound is as good an answer
+        return process.fit(x, scores)
