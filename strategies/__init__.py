@@ -19,7 +19,7 @@ STRATEGIES: dict[str, str] = {
     "random": "nas_osr.strategies.trials.random:Random",
     "evolution": "nas_osr.strategies.trials.evolution:Evolution",
     "halving": "nas_osr.strategies.trials.halving:Halving",
-    "predictor": "nas_osr.strategies.trials.predictor:Predictor",
+    "predictor": "nas_osr.strategies.trials.performance_predictor:Predictor",
     "nsga": "nas_osr.strategies.trials.nsga:NSGA",
 }
 

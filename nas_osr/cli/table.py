@@ -25,7 +25,7 @@ class TableRequest(Checked):
     file: str
     "the table, or its folder."
     strategy: Annotated[list[str], Choices(STRATEGIES, plugins=True)] = field(
-        default_factory=lambda: ["random", "evolution", "halving", "predictor", "nsga"]
+        default_factory=lambda: ["random", "evolution", "halving", "nsga"]
     )
     "strategies of trials, by name or dotted path; random comes first to be compared with."
     strategy_config: dict[str, Any] = field(default_factory=dict)

@@ -102,7 +102,7 @@ def plot_regret(runs: Runs, *, metric: str = "auroc", columns: int = 1) -> Figur
     if len(found) > 1:
         raise UserError(f"plot regret: shows one table, got {len(found)}")
     ((name, table),) = found.items()
-    strategies = [one for one in ("random", "evolution", "halving", "predictor", "nsga") if can_answer(table, one)]
+    strategies = [one for one in ("random", "evolution", "halving", "nsga") if can_answer(table, one)]
     if not table.header["rotations"]:
         raise UserError(f"plot regret: {name}: strategies need a table with rotations")
     costs = [cost for cost in COSTS if cost <= len(table.rows)]

@@ -103,7 +103,7 @@ def test_regret_is_the_table_s(part: Path, monkeypatch: pytest.MonkeyPatch, tmp_
     [axes] = plot_regret(SHIPPED, metric="f1").axes
     table = read_table(SHIPPED)
     found = dict(compare_strategies(table, ["random"], {"criterion": "f1"}, Conditions("mls", 1), [2, 4], 3))
-    assert [line.get_label() for line in axes.lines] == ["random", "evolution", "halving", "predictor", "nsga"]
+    assert [line.get_label() for line in axes.lines] == ["random", "evolution", "halving", "nsga"]
     np.testing.assert_allclose(axes.lines[0].get_xdata(), [2, 4])
     expected = [100 * found["random"][cost]["regret"][0] for cost in ("2", "4")]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -127,6 +128,41 @@ def test_halving_lets_the_better_part_of_a_rung_go_on_and_no_other() -> None:
     best = plan("halving").strategy.best(plan("halving"), asking.tried)  # type: ignore[attr-defined]
     assert best.record["trained_epochs"] == 9
     assert best.score == max(score for score, proposal in zip(scores, asked, strict=True) if proposal.epochs == 9)
+
+
+def noisy(seed: int) -> Callable[[Proposal], float]:
+    """The score of a network under noise as large as most differences."""
+    return lambda proposal: score(proposal) + random.Random(f"{seed} {proposal.architecture.branches}").gauss(0, 0.5)
+
+
+def test_a_predictor_proposes_better_networks_than_draws_and_takes_no_lucky_one() -> None:
+    proposed, drawn, taken, luckiest = [], [], [], []
+    for seed in range(6):
+        search = plan("predictor", seed=seed, initial=6, candidates=100)
+        asking = run(search, 16, noisy(seed))
+        true = [score(proposal) for proposal in asking.asked]
+        assert asking.asked[:6] == run(plan("random", seed=seed), 6, noisy(seed)).asked
+        assert len({fingerprint(proposal.architecture) for proposal in asking.asked}) == 16
+        drawn += true[:6]
+        proposed += true[6:]
+        strategy: Any = search.strategy
+        taken.append(true[strategy.best(search, asking.tried).record["epoch"]])
+        luckiest.append(true[max(range(16), key=lambda trial: asking.tried[trial].score)])
+        # before there is a prediction the highest score is taken
+        assert strategy.best(search, asking.tried[:5]) is max(asking.tried[:5], key=lambda done: done.score)
+    assert sum(proposed) / len(proposed) > sum(drawn) / len(drawn) + 0.5
+    assert sum(taken) > sum(luckiest)
+
+
+def test_what_a_predictor_says_rests_on_the_trials_alone() -> None:
+    search = plan("predictor", initial=4, candidates=20)
+    asking = run(search, 12, noisy(0))
+    fresh: Any = plan("predictor", initial=4, candidates=20).strategy
+    for count in (12, 5, 9):  # in any order, as one that goes on asks
+        asked = asking.asked[:count]
+        proposal = fresh.suggest(search, asking.tried[:count], asked)
+        assert proposal == search.strategy.suggest(search, asking.tried[:count], asked)  # type: ignore[attr-defined]
+        assert count == 12 or proposal == asking.asked[count]
 
 
 def non_dominated(strategy: Any, tried: list[Tried]) -> list[set[int]]:
