@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import log
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -21,13 +20,11 @@ from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.search_spaces.architectures.sampling import mutate_architecture
-from nas_osr.search_spaces.budgets import network_sizes
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.trials.asking import draw_uniformly, draw_within
 from nas_osr.strategies.trials.base import Trials, TrialsConfig
 from nas_osr.strategies.trials.score_predictor import Description, ScorePredictor
-from nas_osr.strategies.trials.study import list_choices
 from nas_osr.strategies.trials.trial import Proposal, Tried
 
 PARENTS = 5  # of the trials, the best by prediction, whose mutants are candidates, too
@@ -121,12 +118,10 @@ class Predictor(Trials):
         return self._fitted[1]  # type: ignore[return-value]
 
     def describe(self, plan: SearchPlan, architecture: Architecture) -> Description:
-        """Its choices with their candidates, and the logarithms of its sizes."""
+        """See `Description.of`."""
         key = fingerprint(architecture)
         if key not in self._described:
-            chosen = {name: (str(value), tuple(map(str, others))) for name, value, others in list_choices(architecture)}
-            sizes = network_sizes(architecture, plan.protocol.image_shape, memory=False)
-            self._described[key] = Description(chosen, (log(sizes.parameters), log(sizes.macs)))
+            self._described[key] = Description.of(architecture, plan.protocol.image_shape)
         return self._described[key]
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nas_osr.data.sources.base import Shape
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.budgets import network_sizes
+from nas_osr.strategies.trials.study import list_choices
 
 if TYPE_CHECKING:
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -27,6 +33,13 @@ class Description:
     "by the name of a choice: what was chosen, and of what."
     sizes: tuple[float, ...]
     "numbers of its size, each to be scaled."
+
+    @classmethod
+    def of(cls, architecture: Architecture, image_shape: Shape) -> Description:
+        """That of the network of an architecture: its choices, and the logarithms of its parameters and MACs."""
+        chosen = {name: (str(value), tuple(map(str, others))) for name, value, others in list_choices(architecture)}
+        sizes = network_sizes(architecture, image_shape, memory=False)
+        return cls(chosen, (log(sizes.parameters), log(sizes.macs)))
 
 
 class ScorePredictor:
