@@ -83,7 +83,7 @@ def foretell(table: SearchTable, scores: Array) -> Array:
     found = np.empty(len(scores))
     for number in range(FOLDS):
         kept = [rows[place] for place in np.flatnonzero(fold != number)]
-        predictor = ScorePredictor(kept, scores[fold != number], len(kept))
+        predictor = ScorePredictor(kept, scores[fold != number])
         found[fold == number] = predictor.predict([rows[place] for place in np.flatnonzero(fold == number)])
     return found
 

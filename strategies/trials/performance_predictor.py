@@ -58,7 +58,8 @@ class Predictor(Trials):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._described: dict[str, Description] = {}
-        self._fitted: tuple[list[float], ScorePredictor | None] = ([], None)
+        self._learned: tuple[list[float], Any] = ([], None)
+        self._fitted: tuple[list[float], Any] = ([], None)
 
     def suggest(self, plan: SearchPlan, tried: Sequence[Tried], asked: Sequence[Proposal]) -> Proposal:
         """A random one at first, then the new candidate with the highest predicted score."""
@@ -111,11 +112,13 @@ class Predictor(Trials):
 
     def predictor(self, plan: SearchPlan, tried: Sequence[Tried]) -> ScorePredictor:
         """What has learned from these trials, of which there are at least as many as `initial`."""
-        scores = [done.score for done in tried]
-        if self._fitted[1] is None or self._fitted[0] != scores:
+        scores, first = [done.score for done in tried], learned_from(self.config.initial, len(tried))
+        if self._fitted[0] != scores:
             rows = [self.describe(plan, done.architecture) for done in tried]
-            self._fitted = scores, ScorePredictor(rows, np.array(scores), learned_from(self.config.initial, len(rows)))
-        return self._fitted[1]  # type: ignore[return-value]
+            if self._learned[0] != scores[:first]:
+                self._learned = scores[:first], ScorePredictor(rows[:first], np.array(scores[:first])).kernel
+            self._fitted = scores, ScorePredictor(rows, np.array(scores), self._learned[1])
+        return self._fitted[1]  # type: ignore[no-any-return]
 
     def describe(self, plan: SearchPlan, architecture: Architecture) -> Description:
         """See `Description.of`."""

@@ -48,19 +48,21 @@ class ScorePredictor:
     Args:
         rows: at least two networks.
         scores: of them [networks].
-        learned_from: of how many of the first ones it learns how smooth scores are, and how noisy, by the marginal
-            likelihood; at least two.
+        kernel: how smooth scores are, and how noisy; learned from these where it is not given.
     """
 
-    def __init__(self, rows: Sequence[Description], scores: Array, learned_from: int) -> None:
+    def __init__(self, rows: Sequence[Description], scores: Array, kernel: Kernel | None = None) -> None:
         self.names = sorted(
             {(name, other) for row in rows for name, (_, others) in row.chosen.items() for other in others}
         )
         sizes = np.array([row.sizes for row in rows])
         self.middle, self.spread = sizes.mean(axis=0), sizes.std(axis=0)
-        x = self.encode(rows)
-        kernel = fit_process(x[:learned_from], scores[:learned_from], None).kernel_
-        self.process = fit_process(x, scores, kernel)
+        self.process = fit_process(self.encode(rows), scores, kernel)
+
+    @property
+    def kernel(self) -> Kernel:
+        """What was learned of smoothness and noise, or given."""
+        return self.process.kernel_
 
     def predict(self, rows: Sequence[Description]) -> Array:
         """The expected score of each network [networks]."""
@@ -76,7 +78,7 @@ class ScorePredictor:
 
 
 def fit_process(x: Array, scores: Array, kernel: Kernel | None) -> GaussianProcessRegressor:
-    """A Gaussian process given scores [networks]; without a kernel it learns one from them."""
+    """A Gaussian process given scores [networks]; without a kernel it learns one by their marginal likelihood."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, WhiteKernel

@@ -33,7 +33,7 @@ def draw(count: int, seed: int) -> tuple[list[Description], np.ndarray]:
 def test_what_choices_add_is_learned_from_few_networks() -> None:
     rows, worth = draw(24, 0)
     others, wanted = draw(200, 1)
-    predictor = ScorePredictor(rows, worth + 0.002 * np.random.default_rng(2).standard_normal(24), 24)
+    predictor = ScorePredictor(rows, worth + 0.002 * np.random.default_rng(2).standard_normal(24))
     error = np.abs(predictor.predict(others) - wanted)
     assert error.mean() < 0.1 * wanted.std()
     # a choice that no trial had is one of which nothing is known
@@ -42,12 +42,12 @@ def test_what_choices_add_is_learned_from_few_networks() -> None:
 
 def test_equal_scores_foretell_the_same() -> None:
     rows, _ = draw(6, 3)
-    assert ScorePredictor(rows, np.full(6, 0.25), 4).predict(rows) == pytest.approx([0.25] * 6)
+    assert ScorePredictor(rows, np.full(6, 0.25)).predict(rows) == pytest.approx([0.25] * 6)
 
 
 def test_the_process_is_the_textbooks() -> None:
     rows, worth = draw(10, 4)
-    predictor = ScorePredictor(rows, worth, 10)
+    predictor = ScorePredictor(rows, worth)
     x = predictor.encode(rows)
     kernel = ConstantKernel(2.0) * DotProduct(0.5) + ConstantKernel(0.7) * RBF(1.5) + WhiteKernel(0.2)
     found = fit_process(x, worth, kernel).predict(x)
