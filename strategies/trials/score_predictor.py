@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from nas_osr.data.sources.base import Shape
 from nas_osr.search_spaces.architectures.architecture import Architecture
@@ -66,7 +67,8 @@ class ScorePredictor:
 
     def predict(self, rows: Sequence[Description]) -> Array:
         """The expected score of each network [networks]."""
-        return np.asarray(self.process.predict(self.encode(rows)), dtype=np.float64)
+        with threadpool_limits(1):
+            return np.asarray(self.process.predict(self.encode(rows)), dtype=np.float64)
 
     def encode(self, rows: Sequence[Description]) -> Array:
         """A one for everything chosen, scaled sizes, and a one for all [networks, features]."""
@@ -90,6 +92,6 @@ def fit_process(x: Array, scores: Array, kernel: Kernel | None) -> GaussianProce
     process = GaussianProcessRegressor(
         kernel or added + together + noise, optimizer=None if kernel else "fmin_l_bfgs_b", normalize_y=True
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # threads take ten times as long for so small matrices
         warnings.simplefilter("ignore", ConvergenceWarning)  # a bound is as good an answer
         return process.fit(x, scores)
