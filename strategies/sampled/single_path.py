@@ -27,6 +27,7 @@ from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.strategies.sampled.drawn_paths import draw_paths, path_step
 from nas_osr.strategies.sampled.path_training import PathTraining, build_paths
 from nas_osr.strategies.search_request import Criterion
+from nas_osr.strategies.trials.asking import tell_of_draws
 from nas_osr.strategies.trials.evolution import check_tournament, evolve
 from nas_osr.strategies.trials.trial import Tried
 from nas_osr.training.epochs import run_epochs
@@ -102,6 +103,8 @@ class SinglePath(Strategy):
 
     def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
         split, epochs = plan.divide(data).to(fabric.device), plan.weights.epochs
+        if fabric.is_global_zero:
+            tell_of_draws(plan, self.config.population, self.config.trials)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(plan.seed, "weights"))
             # train the supernet, or restore it as it was

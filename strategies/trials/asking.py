@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from nas_osr.errors import UserError
+from nas_osr.runs.progress import tell
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
@@ -89,6 +90,12 @@ class Asking:
                 record = {**before.record, "epoch": trial, **proposal.architecture.describe(), "same_as": number}
                 return record, {"epoch": trial, "seconds": 0.0, "training_seconds": 0.0, "images": 0, "ranks": 1}
         return None
+
+
+def tell_of_draws(plan: SearchPlan, first: int, trials: int) -> None:
+    """A line where no trial will rest on another, since so many first ones are random; of none there is none to say."""
+    if 0 < trials <= first and not plan.output.quiet:
+        tell(f"all {trials} trials are random: they rest on others after the first {first} only")
 
 
 def draw_new(plan: SearchPlan, trial: int, tried: Sequence[Tried], draw: Callable[[int], Architecture]) -> Architecture:

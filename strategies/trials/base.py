@@ -29,7 +29,7 @@ from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
 from nas_osr.strategies.pseudo_unknown import Classes, count_search_images
 from nas_osr.strategies.search_request import Criterion
-from nas_osr.strategies.trials.asking import Asking
+from nas_osr.strategies.trials.asking import Asking, tell_of_draws
 from nas_osr.strategies.trials.in_turn import try_here
 from nas_osr.strategies.trials.pool import try_in_processes
 from nas_osr.strategies.trials.study import Direction, TrialStudy
@@ -91,6 +91,10 @@ class Trials(Strategy):
         """The best, on ties the earlier, of at least one."""
         return max(tried, key=lambda done: done.score)
 
+    def random_first(self) -> int:
+        """How many first trials are random, for those after them to rest on; 0 where none rest on others so."""
+        return 0
+
     def directions(self) -> tuple[Direction, ...]:
         """What is to become of each of the `objectives`, as Optuna says it."""
         return ("maximize",)
@@ -137,6 +141,8 @@ class Trials(Strategy):
             raise UserError(
                 "several processes train one network here: start one process, with --jobs for several trials"
             )
+        if fabric.is_global_zero:
+            tell_of_draws(plan, self.random_first(), self.config.trials)
         # restore: which trials are done, and how far the one had come that was interrupted
         state = recorder.restore() or {"epoch": -1}
         folder = recorder.folder()

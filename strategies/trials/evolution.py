@@ -43,6 +43,9 @@ class Evolution(Trials):
         "tiny": {"trials": 12, "population": 4, "tournament": 2},
     }
 
+    def random_first(self) -> int:
+        return self.config.population  # type: ignore[no-any-return]
+
     def propose(self, plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
         """A random one at first, then a mutant of the winner of a tournament among the last ones."""
         return evolve(plan, trial, tried, self.config.population, self.config.tournament)

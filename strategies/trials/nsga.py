@@ -57,6 +57,9 @@ class NSGA(Trials):
     def needs_latencies(self) -> bool:
         return self.config.against == "latency"  # type: ignore[no-any-return]
 
+    def random_first(self) -> int:
+        return self.config.population  # type: ignore[no-any-return]
+
     def propose(self, plan: SearchPlan, trial: int, tried: Sequence[Tried]) -> Architecture:
         """A random one in the first generation, then a mutant of the winner of a tournament of two survivors."""
         parents = self.survivors(tried)

@@ -61,6 +61,9 @@ class Predictor(Trials):
         self._learned: tuple[list[float], Any] = ([], None)
         self._fitted: tuple[list[float], Any] = ([], None)
 
+    def random_first(self) -> int:
+        return self.config.initial  # type: ignore[no-any-return]
+
     def suggest(self, plan: SearchPlan, tried: Sequence[Tried], asked: Sequence[Proposal]) -> Proposal:
         """A random one at first, then the new candidate with the highest predicted score."""
         trial, epochs = len(asked), plan.weights.epochs

@@ -14,7 +14,7 @@ from nas_osr.search_spaces.architectures.canonical import fingerprint
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
-from nas_osr.strategies.trials.asking import Asking
+from nas_osr.strategies.trials.asking import Asking, tell_of_draws
 from nas_osr.strategies.trials.trial import Proposal, Tried
 
 
@@ -163,6 +163,23 @@ def test_what_a_predictor_says_rests_on_the_trials_alone() -> None:
         proposal = fresh.suggest(search, asking.tried[:count], asked)
         assert proposal == search.strategy.suggest(search, asking.tried[:count], asked)  # type: ignore[attr-defined]
         assert count == 12 or proposal == asking.asked[count]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "first"),
+    [("random", {}, 0), ("halving", {}, 0), ("evolution", {"population": 5, "tournament": 2}, 5),
+     ("nsga", {"population": 6}, 6), ("predictor", {"initial": 7}, 7)],
+)  # fmt: skip
+def test_it_is_said_where_all_trials_are_random(
+    name: str, settings: dict[str, int], first: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = plan(name, **settings)
+    assert search.strategy.random_first() == first  # type: ignore[attr-defined]
+    tell_of_draws(search, first, first + 1)
+    assert capsys.readouterr().err == ""
+    tell_of_draws(search, first, first)
+    said = f"all {first} trials are random: they rest on others after the first {first} only\n"
+    assert capsys.readouterr().err == (said if first else "")
 
 
 def non_dominated(strategy: Any, tried: list[Tried]) -> list[set[int]]:
