@@ -58,8 +58,8 @@ class Predictor(Trials):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._described: dict[str, Description] = {}
-        self._learned: tuple[list[float], Any] = ([], None)
-        self._fitted: tuple[list[float], Any] = ([], None)
+        self._learned: tuple[list[tuple[str, float]], Any] = ([], None)
+        self._fitted: tuple[list[tuple[str, float]], Any] = ([], None)
 
     def random_first(self) -> int:
         return self.config.initial  # type: ignore[no-any-return]
@@ -115,12 +115,12 @@ class Predictor(Trials):
 
     def predictor(self, plan: SearchPlan, tried: Sequence[Tried]) -> ScorePredictor:
         """What has learned from these trials, of which there are at least as many as `initial`."""
-        scores, first = [done.score for done in tried], learned_from(self.config.initial, len(tried))
-        if self._fitted[0] != scores:
-            rows = [self.describe(plan, done.architecture) for done in tried]
-            if self._learned[0] != scores[:first]:
-                self._learned = scores[:first], ScorePredictor(rows[:first], np.array(scores[:first])).kernel
-            self._fitted = scores, ScorePredictor(rows, np.array(scores), self._learned[1])
+        known, first = [(done.fingerprint, done.score) for done in tried], learned_from(self.config.initial, len(tried))
+        if self._fitted[0] != known:
+            rows, scores = [self.describe(plan, done.architecture) for done in tried], [done.score for done in tried]
+            if self._learned[0] != known[:first]:
+                self._learned = known[:first], ScorePredictor(rows[:first], np.array(scores[:first])).kernel
+            self._fitted = known, ScorePredictor(rows, np.array(scores), self._learned[1])
         return self._fitted[1]  # type: ignore[no-any-return]
 
     def describe(self, plan: SearchPlan, architecture: Architecture) -> Description:
