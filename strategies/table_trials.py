@@ -166,8 +166,10 @@ def first_on_table(table: SearchTable, plan: SearchPlan) -> tuple[Architecture, 
 
 
 def look_up(table: SearchTable, proposal: Proposal, trial: int, conditions: Conditions) -> dict[str, Any]:
-    """The record of a trial, as the history of a search has it."""
-    row = table.place[fingerprint(proposal.architecture)]
+    """The record of a trial, as the history of a search has it. UserError: the table has no such network."""
+    row = table.place.get(fingerprint(proposal.architecture))
+    if row is None:
+        raise UserError("the strategy has proposed a network that the table has not: draw it with `draw_within`")
     scores = {
         score: float(table.pas(conditions.rule, score)[row, : conditions.rotations, proposal.epochs - 1].mean())
         for score in table.header["scores"]

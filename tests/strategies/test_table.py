@@ -20,8 +20,16 @@ from nas_osr.search_spaces.architectures.canonical import count_distinct, finger
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.table import SCORED, SearchTable, read_table, write_table
 from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
-from nas_osr.strategies.table_trials import Conditions, first_on_table, plan_on_table, regret_on_table, search_table
+from nas_osr.strategies.table_trials import (
+    Conditions,
+    first_on_table,
+    look_up,
+    plan_on_table,
+    regret_on_table,
+    search_table,
+)
 from nas_osr.strategies.tabulate import choose_architectures
+from nas_osr.strategies.trials.trial import Proposal
 
 SPACE = Space(layers=3, channels=16)  # 27 descriptions
 EPOCHS, SEEDS, ROTATIONS = 4, 2, 2
@@ -180,6 +188,13 @@ def test_a_warm_start_takes_the_best_rows_by_a_column() -> None:
     assert all(len(pair) == 2 for pair in few) and len({fingerprint(pair[0]) for pair in few}) > 5
     with pytest.raises(UserError, match="warm_start: the table has no column zico"):
         search_table(scored, plan_on_table(scored, "random", {"warm_start": "zico"}), condition, 1)
+
+
+def test_what_is_not_in_a_sample_is_not_looked_up() -> None:
+    whole = make()
+    sample = SearchTable({**whole.header, "complete": False}, whole.rows[1:])
+    with pytest.raises(UserError, match="a network that the table has not: draw it with `draw_within`"):
+        look_up(sample, Proposal(whole.architecture(0), EPOCHS), 0, Conditions("mls", 1))
 
 
 def test_a_sample_is_drawn_from_without_replacement() -> None:
