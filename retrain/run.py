@@ -115,9 +115,9 @@ def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
         outer.provenance(command, plan.recorded, None, None)
         return
     before = parse_range("splits", outer.read_config().get("splits"))
-    missing = set(before) - set(parse_range("splits", plan.recorded["splits"]))
-    if missing:
-        raise UserError(f"{outer.path}: holds split {min(missing)} as well: ask for it and for more, or --overwrite")
+    if set(before) - set(parse_range("splits", plan.recorded["splits"])):
+        begun = outer.read_config()["splits"]
+        raise UserError(f"{outer.path}: was begun with --splits {begun}: ask for these and for more, or --overwrite")
     lengthen(outer, plan.recorded, plan.parts[0].training.bound, ("splits",))
     if finished:
         outer.extend(plan.recorded, ("splits",))

@@ -324,7 +324,7 @@ def test_finished_run_is_refused_or_read(finished: tuple[Path, dict[str, Any]]) 
 def test_finished_run_takes_more_splits_and_nothing_else(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished[0], out)
-    for change, message in (({"epochs": 1}, "epochs was"), ({"splits": "1-2"}, "holds split 0 as well")):
+    for change, message in (({"epochs": 1}, "epochs was"), ({"splits": "1-2"}, "was begun with --splits 0")):
         with pytest.raises(UserError, match=message):
             run_retrain(RetrainRequest(**{**TINY, "out": str(out), "splits": "0-2", "resume": "auto", **change}), ["x"])
     assert not (out / "split-2").exists()
