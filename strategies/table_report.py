@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas_osr.data.protocols import Protocol
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.strategies.table import SearchTable
 from nas_osr.strategies.table_trials import Conditions, plan_on_table, regret_on_table
 from nas_osr.strategies.trials.score_predictor import Description, ScorePredictor
 
 RESAMPLES = 1000
-FOLDS = 10  # of networks that are foretold
+FOLDS = 10  # of networks that are foretold, of which there are at least as many
+DRAWS = 1000  # from the whole space
 SIZES = ("parameters", "macs")
 Array = NDArray[np.float64]
 
@@ -77,8 +79,7 @@ def correlate(table: SearchTable, rule: str, seed: int = 0) -> dict[str, tuple[f
 
 def foretell(table: SearchTable, scores: Array) -> Array:
     """What the predictor of scores says of each tenth of the networks, from the other nine [architectures]."""
-    shape = Protocol.from_dict(table.header["protocol"]).image_shape
-    rows = [Description.of(table.architecture(row), shape) for row in range(len(scores))]
+    rows = describe_rows(table)
     fold = np.random.default_rng(0).permutation(len(scores)) % FOLDS
     found = np.empty(len(scores))
     for number in range(FOLDS):
@@ -86,6 +87,31 @@ def foretell(table: SearchTable, scores: Array) -> Array:
         predictor = ScorePredictor(kept, scores[fold != number])
         found[fold == number] = predictor.predict([rows[place] for place in np.flatnonzero(fold == number)])
     return found
+
+
+def foretell_space(table: SearchTable, rule: str, draws: int = DRAWS) -> dict[str, Any] | None:
+    """The best that is to be expected of a whole space, by the true AUROC of a sample of it.
+
+    Returns:
+        None where the table is of the whole space, or too small. Else draws: of so many random networks of the space,
+        drawn with seeds from 0 on; auroc: the highest that is foretold of one; deviation: how far its true one may be
+        from it (standard deviation); seed: which one it is.
+    """
+    if table.header["complete"] or len(table.rows) < FOLDS:
+        return None
+    predictor = ScorePredictor(describe_rows(table), table.true(rule, "auroc")[:, :, -1].mean(axis=1))
+    shape = Protocol.from_dict(table.header["protocol"]).image_shape
+    drawn = [Description.of(sample_architecture(table.space, seed), shape) for seed in range(draws)]
+    expected = predictor.predict(drawn)
+    best = int(expected.argmax())
+    deviation = float(predictor.deviation(drawn[best : best + 1])[0])
+    return {"draws": draws, "auroc": float(expected[best]), "deviation": deviation, "seed": best}
+
+
+def describe_rows(table: SearchTable) -> list[Description]:
+    """What each architecture of a table is to the predictor."""
+    shape = Protocol.from_dict(table.header["protocol"]).image_shape
+    return [Description.of(table.architecture(row), shape) for row in range(len(table.rows))]
 
 
 def number_columns(table: SearchTable) -> list[str]:

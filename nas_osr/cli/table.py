@@ -57,24 +57,34 @@ class TableRequest(Checked):
 
 
 def show_search_table(request: TableRequest, command: list[str]) -> None:
-    """Print the spread, the rank correlations and the regret of every strategy."""
+    """Print the spread, what the whole space promises, the rank correlations and the regret of every strategy."""
     from nas_osr.strategies.table import read_table
-    from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
+    from nas_osr.strategies.table_report import (
+        compare_strategies,
+        correlate,
+        describe_spread,
+        foretell_space,
+    )
     from nas_osr.strategies.table_trials import Conditions, can_answer
 
     found = read_table(request.file)
     rule = found.check_rule(request.rule)
-    spread, correlations = describe_spread(found, rule), correlate(found, rule)
+    spread, correlations, space = describe_spread(found, rule), correlate(found, rule), foretell_space(found, rule)
     settings = {"criterion": request.criterion, "rotations": request.rotations, **request.strategy_config}
     names = [name for name in request.strategy if found.header["rotations"] and can_answer(found, name)]
     conditions = Conditions(rule, request.rotations)
     regrets = dict(compare_strategies(found, names, settings, conditions, request.costs, request.seeds))
     if request.json:
         counts = {"architectures": len(found.rows), "rule": rule}
-        show_json({**counts, "spread": spread, "correlations": correlations, "strategies": regrets})
+        show_json({**counts, "spread": spread, "correlations": correlations, "space": space, "strategies": regrets})
         return
     print(f"true AUROC by {rule} of {len(found.rows)} architectures, means over {found.header['seeds']} seeds:")
     show_table([[*spread], ["-" if value is None else f"{value:.4f}" for value in spread.values()]])
+    if space:
+        print(
+            f"\nthe best of {space['draws']:,} random networks of the whole space, as these foretell: "
+            f"{space['auroc']:.4f} ± {space['deviation']:.4f} (random:{space['seed']})"
+        )
     print("\nrank correlation with it (95 % interval over architectures):")
     show_table([["criterion", "correlation"], *([name, show_interval(value)] for name, value in correlations.items())])
     if not names:

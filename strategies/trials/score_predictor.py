@@ -70,6 +70,11 @@ class ScorePredictor:
         with threadpool_limits(1):
             return np.asarray(self.process.predict(self.encode(rows)), dtype=np.float64)
 
+    def deviation(self, rows: Sequence[Description]) -> Array:
+        """How far each score may be from what is expected, its noise included: standard deviations [networks]."""
+        with threadpool_limits(1):
+            return np.asarray(self.process.predict(self.encode(rows), return_std=True)[1], dtype=np.float64)
+
     def encode(self, rows: Sequence[Description]) -> Array:
         """A one for everything chosen, scaled sizes, and a one for all [networks, features]."""
         chosen = [{(name, value) for name, (value, _) in row.chosen.items()} for row in rows]

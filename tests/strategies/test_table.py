@@ -16,10 +16,12 @@ from scipy.stats import spearmanr
 
 from nas_osr.data.protocols import make_protocol
 from nas_osr.errors import UserError
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.canonical import count_distinct, fingerprint
+from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.table import SCORED, SearchTable, read_table, write_table
-from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread
+from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread, foretell_space
 from nas_osr.strategies.table_trials import (
     Conditions,
     first_on_table,
@@ -123,15 +125,37 @@ def test_rank_correlations_are_scipys() -> None:
     )
 
 
-def test_scores_that_choices_make_are_foretold_of_networks_that_are_held_out() -> None:
+def worth(architecture: Architecture) -> float:
+    """A made-up figure that is the sum of what each operation is worth in its place: .5 to .537."""
+    each = [{"skip": 0, "conv": 1, "conv2": 2}[name] for name in architecture.branches[2].operations]
+    return 0.5 + 0.01 * sum(own / (place + 1) for place, own in enumerate(each))
+
+
+def made_by_choices(every: int = 1) -> SearchTable:
+    """Every so many of the architectures, all of whose figures are what their operations are worth."""
     table, rows = make(), []
-    for number, row in enumerate(table.rows):
-        worth = [{"skip": 0, "conv": 1, "conv2": 2}[name] for name in table.architecture(number).branches[2].operations]
-        level = 0.5 + 0.01 * sum(own / (place + 1) for place, own in enumerate(worth))
+    for number, row in list(enumerate(table.rows))[::every]:
+        level = worth(table.architecture(number))
         pas, true = ([[level] * EPOCHS] * count for count in (ROTATIONS, SEEDS))
         rows.append({**row, "pas": {"mls": dict.fromkeys(SCORED, pas)}, "true": {"mls": dict.fromkeys(SCORED, true)}})
-    assert correlate(SearchTable(table.header, rows), "mls")["f1 by mls, foretold"][0] > 0.9
-    assert abs(correlate(table, "mls")["f1 by mls, foretold"][0]) < 0.6  # there, what is chosen makes nothing
+    return SearchTable({**table.header, "complete": every == 1}, rows)
+
+
+def test_scores_that_choices_make_are_foretold_of_networks_that_are_held_out() -> None:
+    assert correlate(made_by_choices(), "mls")["f1 by mls, foretold"][0] > 0.9
+    assert abs(correlate(make(), "mls")["f1 by mls, foretold"][0]) < 0.6  # there, what is chosen makes nothing
+
+
+def test_a_sample_foretells_the_best_of_its_space() -> None:
+    sample = made_by_choices(every=2)
+    assert len(sample.rows) >= 10
+    found = foretell_space(sample, "mls", draws=100)
+    assert found is not None and found["draws"] == 100
+    best = max(worth(sample_architecture(SPACE, seed)) for seed in range(100))
+    assert worth(sample_architecture(SPACE, found["seed"])) == pytest.approx(best, abs=2e-3)
+    assert abs(found["auroc"] - best) < 4 * found["deviation"] < 0.04
+    assert foretell_space(made_by_choices(), "mls") is None  # whose best is known
+    assert foretell_space(SearchTable(sample.header, sample.rows[:9]), "mls") is None
 
 
 def test_one_seed_does_not_tell_its_noise() -> None:
