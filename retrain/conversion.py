@@ -9,8 +9,8 @@ from typing import Any
 from nas_osr.errors import UserError
 from nas_osr.files.paths import user_path
 from nas_osr.plans import import_plugins
-from nas_osr.retrain.comparison import check_result
 from nas_osr.retrain.evaluate import fit_rules
+from nas_osr.retrain.evaluated import check_result
 from nas_osr.retrain.model import (
     JSON_FILE,
     WEIGHTS_FILE,

@@ -25,8 +25,8 @@ from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
 from nas_osr.ranks.place import check_divided
 from nas_osr.requests import name_former_classes
 from nas_osr.retrain.build import save_architecture
-from nas_osr.retrain.comparison import check_result
 from nas_osr.retrain.evaluate import evaluate_test, fit_rules, write_evaluation
+from nas_osr.retrain.evaluated import check_result
 from nas_osr.retrain.model import Model, about_model, inputs_of, write_model
 from nas_osr.retrain.retrain_cost import retrain_cost
 from nas_osr.retrain.retrain_plan import Part, RetrainPlan, plan_retrain

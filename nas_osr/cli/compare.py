@@ -12,6 +12,8 @@ from nas_osr.reports.sheets import SheetFormat, write_sheet
 from nas_osr.reports.tables import choose_metrics, csv_text, flat_sheet, pivot_sheets, sort_rows, with_other_names
 from nas_osr.retrain.comparison import METRICS, Row, find_rows, orientation_only, with_published
 
+OVER_PAIRS = ["over pairs from", "to"]
+
 
 def compare(
     runs: list[str],
@@ -29,13 +31,15 @@ def compare(
     Where a run has several splits and several seeds, the two spreads stand apart: mean ± splits ± seeds.
 
     Args:
-        runs: folders of retrainings, or folders that hold several.
+        runs: folders of retrainings, folders that hold several, or patterns in quotes such as "runs/plain-*".
         metric: metrics to show, such as auroc, oscr or fpr95; five of them when not given.
         format: of the table; latex is for the package booktabs, with the best figure bold and the second underlined.
-        name: what the methods are called, one name for each run; objective, rule and network when not given.
+        name: what the methods are called, a name for each of the above; retrainings of one name are one method, whose
+            splits and seeds are put together. Objective, rule and network when not given.
         sort: a metric: the best row of each protocol comes first.
         pivot: a table for each metric, with methods as rows and protocols as columns.
-        paired: compare two runs on the same splits and seeds, image by image: difference and its 95 % interval.
+        paired: compare two runs, or patterns, on the same splits and seeds, image by image: difference and its 95 %
+            intervals.
         published: show the published figures of the same protocols; --no_published leaves them out.
         json: print one JSON object, with every metric, as shares in [0, 1].
     """
@@ -71,6 +75,7 @@ def show_rows(rows: Sequence[Row], metrics: Sequence[str] = METRICS, form: Sheet
 
 def compare_paired(runs: Sequence[str], names: Sequence[str] | None, as_json: bool) -> None:
     """Print how two runs differ on the same test images. Raises UserError."""
+    from nas_osr.metrics.resampling import SOME_PAIRS
     from nas_osr.retrain.paired import compare_pair
 
     if len(runs) != 2 or (names and len(names) != 2):
@@ -80,11 +85,14 @@ def compare_paired(runs: Sequence[str], names: Sequence[str] | None, as_json: bo
         show_json(found)
         return
     first, second = names or runs
-    print(f"{first} minus {second}, {found['pairs']} pairs of the same split and seed; percent")
-    rows = [["metric", first, second, "difference", "from (95 %)", "to (95 %)", "Wilcoxon p"]]
+    pairs = f"{found['pairs']} pair{'s' * (found['pairs'] > 1)}"
+    print(f"{first} minus {second}, {pairs} of the same split and seed; percent")
+    over = found["pairs"] >= SOME_PAIRS
+    rows = [["metric", first, second, "difference", "from (95 %)", "to (95 %)", *OVER_PAIRS * over, "Wilcoxon p"]]
     for metric, figures in found["metrics"].items():
         values = ["-" if figures[key] is None else f"{100 * figures[key]:.2f}" for key in ("first", "second")]
         changes = [figures["difference"], *(figures["interval"] or (None, None))]
+        changes += (figures["over_pairs"] or (None, None)) if over else ()
         values += ["-" if change is None else f"{100 * change:+.2f}" for change in changes]
         p_value = figures["wilcoxon_p"]
         rows.append([metric, *values, "-" if p_value is None else f"{p_value:.3g}"])

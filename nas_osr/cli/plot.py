@@ -28,11 +28,11 @@ class PlotRequest(Checked):
     kind: Annotated[str | None, Choices(FIGURES)] = None
     "what is shown."
     runs: list[str] = field(default_factory=list)
-    "run folders, or folders that hold several."
+    "run folders, folders that hold several, or patterns in quotes."
     out: UserPath | None = None
     "file of the figure: .svg, .pdf or .png; KIND.svg when not given."
     name: list[str] = field(default_factory=list)
-    "what the runs are called in the figure, in their order; their folders' names when not given."
+    "what the above are called in the figure; retrainings of one name are one method. Folders' names when not given."
     label: str | None = None
     "results that `evaluate` left as metrics-LABEL.json, under another rule or unknown source."
     columns: Annotated[int | None, Range(1, 2)] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from glob import glob
 from pathlib import Path
 
 from nas_osr.errors import UserError, show
@@ -26,3 +27,13 @@ def user_path(value: str | os.PathLike[str]) -> Path:
 def absolute_path(value: str | os.PathLike[str]) -> Path:
     """`user_path`, from the root: what is recorded so is found from another working folder, too. Raises UserError."""
     return Path(os.path.abspath(user_path(value)))
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path is none that exists, and stands for those that it fits, such as runs/plain-*."""
+    return not path.exists() and any(mark in str(path) for mark in "*?[")
+
+
+def fitting(pattern: Path) -> list[Path]:
+    """The paths that a pattern fits, by name; other paths stand for themselves."""
+    return [Path(name) for name in sorted(glob(str(pattern)))] if is_pattern(pattern) else [pattern]

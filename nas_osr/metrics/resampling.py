@@ -14,6 +14,8 @@ from nas_osr.metrics.open_set import Array, dense_ranks, f1_of_counts, harmonic_
 
 #: Pairs from which Wilcoxon's test can come below 5 %.
 MANY_PAIRS = 6
+#: Pairs from which an interval of their mean says something: of two it is nine times as wide as they are apart.
+SOME_PAIRS = 3
 
 
 def bootstrap_intervals(
@@ -94,6 +96,17 @@ def signed_rank(differences: ArrayLike) -> float | None:
 
     values = np.asarray(differences, dtype=np.float64)
     return float(wilcoxon(values).pvalue) if len(values) >= MANY_PAIRS and values.any() else None
+
+
+def student_interval(differences: ArrayLike, level: float = 0.95) -> list[float] | None:
+    """Student's interval of the mean of paired differences [pairs]: two numbers; None for fewer than `SOME_PAIRS`."""
+    from scipy.stats import t
+
+    values = np.asarray(differences, dtype=np.float64)
+    if len(values) < SOME_PAIRS:
+        return None
+    width = t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return [float(values.mean() - width), float(values.mean() + width)]
 
 
 def openness_f1_curve(

@@ -19,7 +19,8 @@ from nas_osr.reports.shown_runs import ShownRun, retrainings
 from nas_osr.reports.summaries import differing_numbers, plot_bars, plot_pareto, plot_sensitivity
 from nas_osr.reports.tables import TITLES, flat_sheet, format_percent, format_size, mean_of, with_other_names
 from nas_osr.reports.training_curves import plot_history
-from nas_osr.retrain.comparison import METRICS, Row, find_rows, is_retraining, with_published
+from nas_osr.retrain.comparison import METRICS, Row, find_rows, with_published
+from nas_osr.retrain.evaluated import is_retraining
 from nas_osr.retrain.paired import compare_pair
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.sweeps.sweep_folder import STATE, is_record

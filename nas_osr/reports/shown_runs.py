@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import Predictions, read_predictions
-from nas_osr.files.paths import user_path
-from nas_osr.retrain.comparison import find_runs
+from nas_osr.files.paths import fitting, is_pattern, user_path
+from nas_osr.retrain.evaluated import check_distinct, find_runs, read_part
 from nas_osr.retrain.reopen import open_parts
 from nas_osr.runs.run_folder import RunFolder
 
@@ -85,16 +85,33 @@ def need(path: Path, command: str) -> Path:
 def retrainings(runs: Runs) -> list[ShownRun]:
     """The retrainings that folders are, or hold at any depth, with the names of their folders where none are given.
 
+    Several that have been given one name are one method: their splits and seeds are put together.
+
     Raises:
-        UserError: a folder holds none, or holds several and has been given one name.
+        UserError: a folder holds none, or several of one name are of different protocols, or two of the same split and
+            seed.
     """
+    if isinstance(runs, Mapping):
+        return [ShownRun(name, parts_of_method(name, find_runs(path))) for name, path in by_name(runs).items()]
     shown: dict[str, Path] = {}
-    for name, path in by_name(runs).items():
+    listed = map(user_path, [runs] if isinstance(runs, str | Path) else runs)
+    folders = [folder for path in listed for folder in (find_runs(path) if is_pattern(path) else [path])]
+    for name, path in by_name(folders).items():
         found = find_runs(path)
-        if len(found) > 1 and isinstance(runs, Mapping):
-            raise UserError(f"{path}: holds {len(found)} retrainings, and has one name, {name}: name each of them")
         shown |= {name: found[0]} if len(found) == 1 else by_name(found)
     return [ShownRun(name, tuple(open_parts(path))) for name, path in shown.items()]
+
+
+def parts_of_method(name: str, folders: Sequence[Path]) -> tuple[RunFolder, ...]:
+    """The splits and seeds of the retrainings of a method. UserError: see `retrainings`."""
+    parts = [part for folder in folders for part in open_parts(folder)]
+    if len(folders) > 1:
+        evaluated = [read_part(part.path) for part in parts]
+        protocols = sorted({part.protocol() for part in evaluated})
+        if len(protocols) > 1:
+            raise UserError(f"{name}: is the name of retrainings on {' and '.join(protocols)}: name each")
+        check_distinct(evaluated)
+    return tuple(parts)
 
 
 def run_folders(runs: Runs) -> list[ShownRun]:
@@ -103,10 +120,14 @@ def run_folders(runs: Runs) -> list[ShownRun]:
 
 
 def by_name(runs: Runs) -> dict[str, Path]:
-    """Folders by name: the given one, or that of the folder, and of those around it that tell them apart."""
+    """Folders by name: the given one, or that of the folder, and of those around it that tell them apart.
+
+    A pattern is all that it fits, unless it has been given a name.
+    """
     if isinstance(runs, Mapping):
         return {name: user_path(path) for name, path in runs.items()}
-    paths = list(dict.fromkeys(map(user_path, [runs] if isinstance(runs, str | Path) else runs)))
+    listed = map(user_path, [runs] if isinstance(runs, str | Path) else runs)
+    paths = list(dict.fromkeys(path for each in listed for path in (fitting(each) or [each])))
     parts = [path.resolve().parts for path in paths]
     least = 2 if any(own[-1].startswith("split-") for own in parts) else 1
     for depth in range(least, max(map(len, parts), default=0) + 1):

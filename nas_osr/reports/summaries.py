@@ -14,7 +14,7 @@ from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.reports.shown_runs import Runs, ShownRun, retrainings
 from nas_osr.reports.style import FAINT, INK, Look, looks, one_axes, styled
 from nas_osr.reports.tables import LOWER_IS_BETTER, TITLES, stored_name
-from nas_osr.retrain.comparison import name_protocol
+from nas_osr.retrain.evaluated import name_protocol
 
 #: What the Pareto front may weigh a metric against, and how the axis is called.
 SIZES = {"parameters": "million parameters", "macs": "million multiply-accumulates an image"}

@@ -15,7 +15,10 @@ from nas_osr.data.protocols import make_protocol
 from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.retrain.retrain_request import RetrainRequest
 
-SPLITS = {0: (["a", "b", "c"], ["d", "e"]), 1: (["a", "b", "e"], ["c", "d"])}
+SPLITS = {
+    0: (["a", "b", "c"], ["d", "e"]), 1: (["a", "b", "e"], ["c", "d"]),
+    2: (["a", "c", "e"], ["b", "d"]), 3: (["b", "d", "e"], ["a", "c"]),
+}  # fmt: skip
 
 
 def make_predictions(split: int, shift: float, seed: int, size: int = 120) -> Predictions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -124,7 +124,13 @@ def test_runs_of_one_name_are_told_apart_by_the_folders_around(method: Callable[
     ]
     assert [text.split()[0] for text in texts] == ["a/run", "b/run"]
     assert len(plot_roc(tmp_path).axes[0].get_legend().get_texts()) == 2  # a folder of several
-    with pytest.raises(UserError, match="holds 2 retrainings, and has one name"):
+    with pytest.raises(UserError, match="both have split 0, seed 0"):
         plot_roc({"x": tmp_path})
-    shutil.rmtree(tmp_path / "a")
-    assert len(plot_roc({"x": tmp_path}).axes[0].get_legend().get_texts()) == 1
+    method(tmp_path / "b" / "run-1", splits="1")
+    [text] = plot_roc({"x": tmp_path / "b"}).axes[0].get_legend().get_texts()  # two splits of one method
+    assert re.fullmatch(r"x  AUROC \d\d\.\d ± \d+\.\d", text.get_text())
+    texts = plot_roc(tmp_path / "b" / "run*").axes[0].get_legend().get_texts()  # two runs, which nobody called one
+    assert [text.get_text().split()[0] for text in texts] == ["run", "run-1"]
+    method(tmp_path / "b" / "other", splits="2", protocol="svhn")
+    with pytest.raises(UserError, match="x: is the name of retrainings on cifar10 and svhn: name each"):
+        plot_roc({"x": tmp_path / "b"})

@@ -10,11 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import wilcoxon
+from scipy.stats import ttest_1samp, wilcoxon
 
 from nas_osr.cli.main import main
 from nas_osr.errors import UserError
-from nas_osr.metrics.resampling import bootstrap_intervals, paired_differences, signed_rank, spread_apart
+from nas_osr.metrics.resampling import (
+    bootstrap_intervals,
+    paired_differences,
+    signed_rank,
+    spread_apart,
+    student_interval,
+)
 from nas_osr.reports.sheets import Sheet, escape_latex, write_sheet
 from nas_osr.reports.tables import format_percent, pivot_sheets, rank_rows, sort_rows, with_other_names
 from nas_osr.retrain.comparison import Row, find_rows, published_rows, with_published
@@ -86,7 +92,7 @@ def test_names_and_order(method: Method, tmp_path: Path, capsys: pytest.CaptureF
     for names, message in (("one", "1 names for 2 runs"), ("a,b,c", "3 names for 2 runs")):
         with pytest.raises(UserError, match=message):
             find_rows([weak, strong], names.split(","))
-    with pytest.raises(UserError, match="has one name, all: name each"):
+    with pytest.raises(UserError, match="both have split 0, seed 0, and one name stands for one method: name each"):
         find_rows([tmp_path], ["all"])
     write_result(weak / "split-0", make_predictions(0, 1.0, 1), "cifar10")
     (weak / "split-0" / "metrics-msp.json").write_text(
@@ -145,6 +151,34 @@ def test_wilcoxon_needs_six_pairs() -> None:
     assert signed_rank(values[:5]) is None and signed_rank([0.0] * 6) is None
 
 
+def test_the_interval_over_pairs_is_students() -> None:
+    values = [0.01, 0.03, 0.02, 0.05]
+    assert student_interval(values) == pytest.approx(ttest_1samp(values, 0).confidence_interval(0.95))
+    assert student_interval(values[:2]) is None
+
+
+def test_methods_of_several_runs_are_compared_in_pairs(
+    method: Method, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run for each split, as sweeps leave them, and one of all splits: the same figures."""
+    for split in "0123":
+        method(tmp_path / f"strong-{split}", 3.0, splits=split)
+        method(tmp_path / f"weak-{split}", 1.0, splits=split)
+    first, second = str(tmp_path / "strong-*"), str(tmp_path / "weak-*")
+    found = compare_pair(first, second, repeats=50)
+    differences = [
+        compare_pair(tmp_path / f"strong-{split}", tmp_path / f"weak-{split}", repeats=2)["metrics"]["auroc"][
+            "difference"
+        ]
+        for split in "0123"
+    ]
+    assert found["pairs"] == 4 and found["metrics"]["auroc"]["difference"] == pytest.approx(np.mean(differences))
+    assert found["metrics"]["auroc"]["over_pairs"] == pytest.approx(student_interval(differences))
+    assert main(["compare", first, second, "--paired", "--name", "strong,weak"]) == 0
+    heading, titles, *_ = capsys.readouterr().out.splitlines()
+    assert heading == "strong minus weak, 4 pairs of the same split and seed; percent" and "over pairs from" in titles
+
+
 def test_two_runs_are_compared_in_pairs(method: Method, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same truth, so that images pair up: the generator of the classes is the seed's."""
     strong, weak = method(tmp_path / "strong", 3.0), method(tmp_path / "weak", 1.0)
@@ -164,7 +198,8 @@ def test_two_runs_are_compared_in_pairs(method: Method, tmp_path: Path, capsys: 
     method(tmp_path / "other", 1.0, seed=1)
     for runs, message in (
         ([strong], "--paired is for two runs"), ([strong, tmp_path / "other"], "their test images or classes differ"),
-        ([strong / "split-0", weak / "split-1"], "share no split and seed"), ([strong, tmp_path], "name one of them"),
+        ([strong / "split-0", weak / "split-1"], "share no split and seed"),
+        ([strong, tmp_path], "both have split 0, seed 0"),
     ):  # fmt: skip
         assert main(["compare", *map(str, runs), "--paired"]) == 2
         assert message in capsys.readouterr().err
