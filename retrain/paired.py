@@ -72,7 +72,8 @@ def named_parts(path: str | Path) -> dict[tuple[str, str], Evaluated]:
 
     Raises UserError where two have the same.
     """
-    parts = [read_part(part.path) for folder in find_runs(user_path(path)) for part in open_parts(folder)]
+    opened = [read_part(part.path) for folder in find_runs(user_path(path)) for part in open_parts(folder)]
+    parts = [part for part in opened if "" in part.results]  # others are still being trained
     check_distinct(parts)
     return {part.place: part for part in parts}
 

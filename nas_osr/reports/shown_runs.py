@@ -106,7 +106,7 @@ def parts_of_method(name: str, folders: Sequence[Path]) -> tuple[RunFolder, ...]
     """The splits and seeds of the retrainings of a method. UserError: see `retrainings`."""
     parts = [part for folder in folders for part in open_parts(folder)]
     if len(folders) > 1:
-        evaluated = [read_part(part.path) for part in parts]
+        evaluated = [part for part in (read_part(part.path) for part in parts) if part.results]
         protocols = sorted({part.protocol() for part in evaluated})
         if len(protocols) > 1:
             raise UserError(f"{name}: is the name of retrainings on {' and '.join(protocols)}: name each")

@@ -177,6 +177,9 @@ def test_methods_of_several_runs_are_compared_in_pairs(
     assert main(["compare", first, second, "--paired", "--name", "strong,weak"]) == 0
     heading, titles, *_ = capsys.readouterr().out.splitlines()
     assert heading == "strong minus weak, 4 pairs of the same split and seed; percent" and "over pairs from" in titles
+    (tmp_path / "weak-3" / "split-3" / "metrics.json").unlink()  # is still being trained
+    found = compare_pair(first, second, repeats=2)
+    assert found["pairs"] == 3 and "left out, of one side only: split 3, seed 0" in found["notes"]
 
 
 def test_two_runs_are_compared_in_pairs(method: Method, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
