@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,26 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     kept = [path.read_bytes() for path in (out / "checkpoint.pt", out / "checkpoint.previous.pt") if path.exists()]
     assert before in kept and not list(out.glob(".*.tmp"))
     assert "Traceback" not in log.read_text() and "resume with: nas-osr search" in log.read_text()
+
+
+def test_ctrl_c_reaches_all_jobs_of_a_search_which_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    """As a terminal has it: every process of the group gets the signal."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    trials = [*harness.SCENARIOS["search-random"], "--strategy_config.trials=6", "--epochs=2", "--jobs=2"]
+    with log.open("w") as text:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nas_osr", *trials, f"--out={out}"], stdout=text, stderr=text, start_new_session=True
+        )
+        while lines(out / "history.jsonl") < 1:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    assert lines(out / "history.jsonl") < 6 and "Traceback" not in log.read_text(), log.read_text()
+    resume(log)
+    whole = tmp_path / "whole"
+    assert finish(launch([*trials, f"--out={whole}"], tmp_path / "whole.log")) == 0
+    assert harness.differences(whole, out) == []
 
 
 def begin(out: Path, log: Path) -> None:
