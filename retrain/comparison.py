@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
 from nas_osr.files.paths import user_path
-from nas_osr.retrain.evaluated import Evaluated, check_distinct, check_images, count_parts, find_runs, read_part
+from nas_osr.retrain.evaluated import Evaluated, asked_places, check_distinct, check_images, find_runs, read_part
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.references import published
 
+MOST_PLACES = 100_000  # that a table looks for, whatever a file asks for
 METRICS = ("auroc", "oscr", "macro_f1", "macro_f1_harmonic", "closed_set_accuracy")
 
 
@@ -129,7 +131,7 @@ def read_rows(folders: Sequence[Path], met: dict[str, tuple[str, Path]]) -> list
         UserError: a file is broken, the images are not those that were met, or two parts have the same split and seed.
     """
     found: dict[tuple[str, ...], list[Evaluated]] = {}
-    expected: dict[str, int] = {}  # splits and seeds, by the protocol of the retraining's own evaluation
+    asked: dict[str, list[Iterator[tuple[str, str]]]] = {}  # by the protocol of the retraining's own evaluation
     for folder in folders:
         files = sorted(folder.glob("split-*/metrics.json")) or [folder / "metrics.json"]
         parts = [read_part(file.parent, folder) for file in files]
@@ -137,19 +139,20 @@ def read_rows(folders: Sequence[Path], met: dict[str, tuple[str, Path]]) -> list
             check_images(part, met)
             for label, result in part.results.items():
                 found.setdefault((label, result["rule"], part.protocol(label), part.family(label)), []).append(part)
-        whole = (folder / "metrics.json").is_file()
-        asked = 1 if whole else count_parts(RunFolder(folder).read_config())
-        expected[parts[0].protocol()] = expected.get(parts[0].protocol(), 0) + asked
+        alone = (folder / "metrics.json").is_file()
+        places = iter([parts[0].place]) if alone else asked_places(RunFolder(folder).read_config())
+        asked.setdefault(parts[0].protocol(), []).append(places)
+    wanted = {protocol: set(islice(chain(*places), MOST_PLACES)) for protocol, places in asked.items()}
     rows = []
     for (label, *_), own in sorted(found.items(), key=lambda item: item[0][0]):
         check_distinct(own)
-        wanted = sum(expected.get(protocol, 0) for protocol in {part.protocol() for part in own})
-        rows.append(make_row(own, label, wanted))
+        missing = set().union(*(wanted[part.protocol()] for part in own)) - {part.place for part in own}
+        rows.append(make_row(own, label, bool(missing)))
     return rows
 
 
-def make_row(parts: Sequence[Evaluated], label: str, expected: int) -> Row:
-    """The row of the parts that were evaluated under one label, of as many as were `expected`.
+def make_row(parts: Sequence[Evaluated], label: str, incomplete: bool) -> Row:
+    """The row of the parts that were evaluated under one label, all or not of those that were asked for.
 
     Raises UserError where they were evaluated against the images of several folders.
     """
@@ -183,7 +186,7 @@ def make_row(parts: Sequence[Evaluated], label: str, expected: int) -> Row:
         parts=f"{splits} x {seeds}" if whole else f"{len(parts)} of {splits} x {seeds}",
         parameters=mean_size([result["parameters"] for result in results]),
         macs=mean_size([result.get("macs") for result in results]),
-        incomplete=len(parts) < expected,
+        incomplete=incomplete,
     )
 
 

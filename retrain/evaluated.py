@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,8 @@ class Evaluated:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Its split and seed, whatever its folder is called; of a rehearsal a split for each choice of classes."""
-        played = self.config.get("pseudo_unknown")
-        split = str(self.config["splits"])
-        return split if not played else f"{split} without {', '.join(map(str, played))}", str(self.config["seeds"])
+        """Its split and seed, whatever its folder is called; see `asked_places`."""
+        return place_of(self.config, self.config["splits"], self.config["seeds"])
 
     def protocol(self, label: str = "") -> str:
         """See `name_protocol`; of its own evaluation without a label."""
@@ -175,7 +174,13 @@ def name_folder(result: Mapping[str, Any]) -> str | None:
     return None if folder is None else Path(folder).name
 
 
-def count_parts(config: Mapping[str, Any]) -> int:
-    """How many splits and seeds a retraining's configuration asks for. Raises UserError."""
+def place_of(config: Mapping[str, Any], split: object, seed: object) -> tuple[str, str]:
+    """A split and a seed of a configuration; of a rehearsal each choice of classes makes a split of its own."""
+    played = config.get("pseudo_unknown")
+    return f"{split} without {', '.join(map(str, played))}" if played else str(split), str(seed)
+
+
+def asked_places(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The splits and seeds that a retraining's configuration asks for. Raises UserError."""
     splits, seeds = (parse_range("splits or seeds", config.get(name)) for name in ("splits", "seeds"))
-    return len(splits) * len(seeds)
+    return (place_of(config, split, seed) for split, seed in product(splits, seeds))

@@ -28,7 +28,7 @@ from nas_osr.retrain.comparison import (
     published_rows,
 )
 from nas_osr.retrain.comparison import with_published as beside
-from nas_osr.retrain.evaluated import count_parts
+from nas_osr.retrain.evaluated import asked_places
 from nas_osr.search_spaces.architectures.references import published
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
 
@@ -271,7 +271,8 @@ def test_networks_are_named() -> None:
 
 @pytest.mark.parametrize("text", ["0", "0-4", "0,2,5-7", " 3 , 5-6"])
 def test_ranges_are_read_as_retraining_reads_them(text: str) -> None:
-    assert count_parts({"splits": text, "seeds": "0"}) == len(parse_range("splits", text))
+    found = list(asked_places({"splits": text, "seeds": "0"}))
+    assert found == [(str(split), "0") for split in parse_range("splits", text)]
 
 
 def test_a_list_at_the_end_takes_all_positional_arguments() -> None:
@@ -293,7 +294,7 @@ def test_a_list_at_the_end_takes_all_positional_arguments() -> None:
 @pytest.mark.parametrize("text", ["", "x", "0-", "4-x", None, "0-999999999", "0-999999,0-999999,0-999999", [0]])
 def test_other_ranges_are_refused_without_being_written_out(text: Any) -> None:
     with pytest.raises(UserError, match="splits or seeds"):
-        count_parts({"splits": text, "seeds": "0"})
+        asked_places({"splits": text, "seeds": "0"})
 
 
 @pytest.mark.parametrize(

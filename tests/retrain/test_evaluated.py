@@ -51,6 +51,12 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     write_retraining(tmp_path / "plain-more", {"split-3": 0.9}, splits="3-4", network="plain")
     [row] = find_rows([tmp_path / "plain-*"], ["A"])
     assert row.incomplete
+    write_retraining(tmp_path / "plain-most", {"split-4": 0.9}, splits="4", network="plain")
+    [row] = find_rows([tmp_path / "plain-*"], ["A"])
+    assert not row.incomplete  # what one has left out another has
+    write_retraining(tmp_path / "plain-all", {"split-5": 0.9}, splits="5-5000", seeds="0-5000", network="plain")
+    [row] = find_rows([tmp_path / "plain-*"], ["A"])
+    assert row.incomplete
 
 
 def test_a_mean_of_different_networks_has_their_mean_size(tmp_path: Path) -> None:
