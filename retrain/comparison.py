@@ -13,7 +13,7 @@ from typing import Any
 
 from nas_osr.errors import UserError
 from nas_osr.files.paths import user_path
-from nas_osr.retrain.evaluated import Evaluated, asked_places, check_distinct, check_images, find_runs, read_part
+from nas_osr.retrain.evaluated import Evaluated, asked_places, check_distinct, check_images, find_runs, finished_parts
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces import paper
 from nas_osr.search_spaces.architectures.references import published
@@ -133,8 +133,7 @@ def read_rows(folders: Sequence[Path], met: dict[str, tuple[str, Path]]) -> list
     found: dict[tuple[str, ...], list[Evaluated]] = {}
     asked: dict[str, list[Iterator[tuple[str, str]]]] = {}  # by the protocol of the retraining's own evaluation
     for folder in folders:
-        files = sorted(folder.glob("split-*/metrics.json")) or [folder / "metrics.json"]
-        parts = [read_part(file.parent, folder) for file in files]
+        parts = finished_parts(folder)
         for part in parts:
             check_images(part, met)
             for label, result in part.results.items():

@@ -39,7 +39,7 @@ class Evaluated:
         own = self.results.get("", next(iter(self.results.values())))
         return name_protocol(self.results.get(label, own), own["protocol"], self.config)
 
-    def family(self, label: str) -> str:
+    def family(self, label: str = "") -> str:
         """Of the class splits."""
         return str(self.results[label]["protocol"]["family"])
 
@@ -127,13 +127,19 @@ def check_distinct(parts: Iterable[Evaluated]) -> None:
             )
 
 
-def read_part(folder: Path, run: Path | None = None) -> Evaluated:
+def finished_parts(folder: Path) -> list[Evaluated]:
+    """The splits and seeds of a retraining, or of one part of one, that have results. Raises UserError."""
+    files = sorted(folder.glob("split-*/metrics.json")) or [folder / "metrics.json"]
+    return [read_part(file.parent, folder) for file in files]
+
+
+def read_part(folder: Path, run: Path) -> Evaluated:
     """One split and seed from its folder, which is of that run. Raises UserError when a file is broken."""
     own = RunFolder(folder)
     config = check_config(own.read_config(), folder / "config.yaml")
     files = {file.stem.removeprefix("metrics").removeprefix("-"): file for file in sorted(folder.glob("metrics*.json"))}
     results = {label: check_result(own.read_json(file.name), file) for label, file in files.items()}
-    return Evaluated(folder, run or folder, config, results)
+    return Evaluated(folder, run, config, results)
 
 
 def check_result(result: dict[str, Any], file: Path) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import Predictions, read_predictions
 from nas_osr.files.paths import user_path
 from nas_osr.metrics.resampling import MANY_PAIRS, SOME_PAIRS, paired_differences, signed_rank, student_interval
-from nas_osr.retrain.evaluated import Evaluated, check_distinct, check_images, find_runs, read_part
-from nas_osr.retrain.reopen import open_parts
+from nas_osr.retrain.evaluated import Evaluated, check_distinct, check_images, find_runs, finished_parts
 
 REPEATS = 1000
 
@@ -70,10 +69,11 @@ def compare_pair(first: str | Path, second: str | Path, repeats: int = REPEATS) 
 def named_parts(path: str | Path) -> dict[tuple[str, str], Evaluated]:
     """The parts of a method by split and seed: of one retraining, or of all in a folder or of a pattern.
 
+    Those that are still being trained are not there.
+
     Raises UserError where two have the same.
     """
-    opened = [read_part(part.path) for folder in find_runs(user_path(path)) for part in open_parts(folder)]
-    parts = [part for part in opened if "" in part.results]  # others are still being trained
+    parts = [part for folder in find_runs(user_path(path)) for part in finished_parts(folder)]
     check_distinct(parts)
     return {part.place: part for part in parts}
 

@@ -114,9 +114,8 @@ def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
     if not (plan.output.resume and (finished or outer.resumed)):
         outer.provenance(command, plan.recorded, None, None)
         return
-    before = parse_range("splits", outer.read_config().get("splits"))
-    if set(before) - set(parse_range("splits", plan.recorded["splits"])):
-        begun = outer.read_config()["splits"]
+    begun = outer.read_config().get("splits")
+    if set(parse_range("splits", begun)) - set(parse_range("splits", plan.recorded["splits"])):
         raise UserError(f"{outer.path}: was begun with --splits {begun}: ask for these and for more, or --overwrite")
     lengthen(outer, plan.recorded, plan.parts[0].training.bound, ("splits",))
     if finished:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas_osr.data.protocols import Protocol
+from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.strategies.table import SearchTable
 from nas_osr.strategies.table_trials import Conditions, plan_on_table, regret_on_table
@@ -79,7 +80,7 @@ def correlate(table: SearchTable, rule: str, seed: int = 0) -> dict[str, tuple[f
 
 def foretell(table: SearchTable, scores: Array) -> Array:
     """What the predictor of scores says of each tenth of the networks, from the other nine [architectures]."""
-    rows = describe_rows(table)
+    rows = describe_networks(table, map(table.architecture, range(len(scores))))
     fold = np.random.default_rng(0).permutation(len(scores)) % FOLDS
     found = np.empty(len(scores))
     for number in range(FOLDS):
@@ -95,23 +96,26 @@ def foretell_space(table: SearchTable, rule: str, draws: int = DRAWS) -> dict[st
     Returns:
         None where the table is of the whole space, or too small. Else draws: of so many random networks of the space,
         drawn with seeds from 0 on; auroc: the highest that is foretold of one; deviation: how far its true one may be
-        from it (standard deviation); seed: which one it is.
+        from it (standard deviation); architecture: which one it is, as its file would hold it.
     """
     if table.header["complete"] or len(table.rows) < FOLDS:
         return None
-    predictor = ScorePredictor(describe_rows(table), table.true(rule, "auroc")[:, :, -1].mean(axis=1))
-    shape = Protocol.from_dict(table.header["protocol"]).image_shape
-    drawn = [Description.of(sample_architecture(table.space, seed), shape) for seed in range(draws)]
-    expected = predictor.predict(drawn)
+    true = table.true(rule, "auroc")[:, :, -1].mean(axis=1)
+    predictor = ScorePredictor(describe_networks(table, map(table.architecture, range(len(true)))), true)
+    drawn = [sample_architecture(table.space, seed) for seed in range(draws)]
+    described = describe_networks(table, drawn)
+    expected = predictor.predict(described)
     best = int(expected.argmax())
-    deviation = float(predictor.deviation(drawn[best : best + 1])[0])
-    return {"draws": draws, "auroc": float(expected[best]), "deviation": deviation, "seed": best}
+    deviation = float(predictor.deviation([described[best]])[0])
+    return {
+        "draws": draws, "auroc": float(expected[best]), "deviation": deviation, "architecture": drawn[best].to_dict(),
+    }  # fmt: skip
 
 
-def describe_rows(table: SearchTable) -> list[Description]:
-    """What each architecture of a table is to the predictor."""
+def describe_networks(table: SearchTable, architectures: Iterable[Architecture]) -> list[Description]:
+    """What networks on a table's images are to the predictor."""
     shape = Protocol.from_dict(table.header["protocol"]).image_shape
-    return [Description.of(table.architecture(row), shape) for row in range(len(table.rows))]
+    return [Description.of(architecture, shape) for architecture in architectures]
 
 
 def number_columns(table: SearchTable) -> list[str]:

@@ -22,7 +22,7 @@ class ReportRequest(Checked):
     """
 
     runs: list[str] = field(default_factory=list)
-    "run folders, sweeps, tables, or folders that hold several retrainings."
+    "run folders, sweeps, tables, folders that hold several retrainings, or patterns in quotes."
     out: UserPath = "report.html"
     "file of the page."
     name: list[str] = field(default_factory=list)

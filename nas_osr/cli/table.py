@@ -59,12 +59,7 @@ class TableRequest(Checked):
 def show_search_table(request: TableRequest, command: list[str]) -> None:
     """Print the spread, what the whole space promises, the rank correlations and the regret of every strategy."""
     from nas_osr.strategies.table import read_table
-    from nas_osr.strategies.table_report import (
-        compare_strategies,
-        correlate,
-        describe_spread,
-        foretell_space,
-    )
+    from nas_osr.strategies.table_report import compare_strategies, correlate, describe_spread, foretell_space
     from nas_osr.strategies.table_trials import Conditions, can_answer
 
     found = read_table(request.file)
@@ -83,7 +78,7 @@ def show_search_table(request: TableRequest, command: list[str]) -> None:
     if space:
         print(
             f"\nthe best of {space['draws']:,} random networks of the whole space, as these foretell: "
-            f"{space['auroc']:.4f} ± {space['deviation']:.4f} (random:{space['seed']})"
+            f"{space['auroc']:.4f} ± {space['deviation']:.4f} (--json has it)"
         )
     print("\nrank correlation with it (95 % interval over architectures):")
     show_table([["criterion", "correlation"], *([name, show_interval(value)] for name, value in correlations.items())])

@@ -31,7 +31,7 @@ def absolute_path(value: str | os.PathLike[str]) -> Path:
 
 def is_pattern(path: Path) -> bool:
     """Whether a path is none that exists, and stands for those that it fits, such as runs/plain-*."""
-    return not path.exists() and any(mark in str(path) for mark in "*?[")
+    return any(mark in str(path) for mark in "*?[") and not path.exists()
 
 
 def fitting(pattern: Path) -> list[Path]:

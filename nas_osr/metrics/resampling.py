@@ -14,7 +14,7 @@ from nas_osr.metrics.open_set import Array, dense_ranks, f1_of_counts, harmonic_
 
 #: Pairs from which Wilcoxon's test can come below 5 %.
 MANY_PAIRS = 6
-#: Pairs from which an interval of their mean says something: of two it is nine times as wide as they are apart.
+#: Pairs from which an interval of their mean says something: of two it is twelve times as wide as they are apart.
 SOME_PAIRS = 3
 
 

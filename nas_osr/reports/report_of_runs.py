@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nas_osr.errors import UserError
+from nas_osr.files.paths import is_pattern
 from nas_osr.reports.comparison_chapter import comparison_chapter, sweep_chapter
 from nas_osr.reports.page import Chapter, write_page
 from nas_osr.reports.retraining_chapter import retraining_chapter
@@ -36,6 +37,8 @@ def report_of(runs: Runs, *, title: str | None = None, data_dir: str | None = No
         if path.is_file():
             chapters.append(table_chapter(path, name))
             continue
+        if is_pattern(path) and isinstance(runs, Mapping):
+            raise UserError(f"{path}: in a report the folders of a pattern have their own names: leave --name out")
         if not path.is_dir():
             raise UserError(f"{path}: no such folder or table")
         if (path / STATE).is_file():

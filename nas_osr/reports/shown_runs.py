@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from nas_osr.errors import UserError
 from nas_osr.evaluation.predictions import Predictions, read_predictions
 from nas_osr.files.paths import fitting, is_pattern, user_path
-from nas_osr.retrain.evaluated import check_distinct, find_runs, read_part
+from nas_osr.retrain.evaluated import check_distinct, find_runs, finished_parts
 from nas_osr.retrain.reopen import open_parts
 from nas_osr.runs.run_folder import RunFolder
 
@@ -106,11 +106,11 @@ def parts_of_method(name: str, folders: Sequence[Path]) -> tuple[RunFolder, ...]
     """The splits and seeds of the retrainings of a method. UserError: see `retrainings`."""
     parts = [part for folder in folders for part in open_parts(folder)]
     if len(folders) > 1:
-        evaluated = [part for part in (read_part(part.path) for part in parts) if part.results]
-        protocols = sorted({part.protocol() for part in evaluated})
-        if len(protocols) > 1:
-            raise UserError(f"{name}: is the name of retrainings on {' and '.join(protocols)}: name each")
-        check_distinct(evaluated)
+        finished = [part for folder in folders for part in finished_parts(folder)]
+        kinds = sorted({f"{part.protocol()} ({part.family()}) by {part.results['']['rule']}" for part in finished})
+        if len(kinds) > 1:
+            raise UserError(f"{name}: is the name of retrainings on {' and '.join(kinds)}: name each")
+        check_distinct(finished)
     return tuple(parts)
 
 
@@ -127,7 +127,7 @@ def by_name(runs: Runs) -> dict[str, Path]:
     if isinstance(runs, Mapping):
         return {name: user_path(path) for name, path in runs.items()}
     listed = map(user_path, [runs] if isinstance(runs, str | Path) else runs)
-    paths = list(dict.fromkeys(path for each in listed for path in (fitting(each) or [each])))
+    paths = list(dict.fromkeys(path for each in listed for path in folders_first(each)))
     parts = [path.resolve().parts for path in paths]
     least = 2 if any(own[-1].startswith("split-") for own in parts) else 1
     for depth in range(least, max(map(len, parts), default=0) + 1):
@@ -135,6 +135,12 @@ def by_name(runs: Runs) -> dict[str, Path]:
         if len(set(names)) == len(names):
             return dict(zip(names, paths, strict=True))
     raise UserError("a run is named twice")
+
+
+def folders_first(path: Path) -> list[Path]:
+    """A path itself; of a pattern the folders that it fits, or files where it fits no folder."""
+    found = fitting(path)
+    return [each for each in found if each.is_dir()] or found or [path]
 
 
 def only_run(shown: Sequence[ShownRun], kind: str) -> ShownRun:

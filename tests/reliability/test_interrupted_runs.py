@@ -111,8 +111,9 @@ def test_ctrl_c_reaches_all_jobs_of_a_search_which_goes_on_with_the_same_bits(tm
         process = subprocess.Popen(
             [sys.executable, "-m", "nas_osr", *trials, f"--out={out}"], stdout=text, stderr=text, start_new_session=True
         )
+        until = time.monotonic() + 300
         while lines(out / "history.jsonl") < 1:
-            assert process.poll() is None
+            assert process.poll() is None and time.monotonic() < until
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(60) == 130

@@ -152,7 +152,7 @@ def test_a_sample_foretells_the_best_of_its_space() -> None:
     found = foretell_space(sample, "mls", draws=100)
     assert found is not None and found["draws"] == 100
     best = max(worth(sample_architecture(SPACE, seed)) for seed in range(100))
-    assert worth(sample_architecture(SPACE, found["seed"])) == pytest.approx(best, abs=2e-3)
+    assert worth(Architecture.from_dict(found["architecture"], "here")) == pytest.approx(best, abs=2e-3)
     assert abs(found["auroc"] - best) < 4 * found["deviation"] < 0.04
     assert foretell_space(made_by_choices(), "mls") is None  # whose best is known
     assert foretell_space(SearchTable(sample.header, sample.rows[:9]), "mls") is None
