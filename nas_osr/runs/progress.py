@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from nas_osr.runs.contention import Contention
+
 SHOWN = ("f1", "auroc", "discrete_f1", "validation_accuracy", "decoder_share")  # scores in a record, in this order
 SILENCE = 60.0  # seconds without a line, after which the steps of an epoch get one where there is no terminal
 
@@ -34,6 +36,7 @@ class ProgressReporter:
         self._seconds: list[float] = []
         self._warned: set[str] = set()
         self._bar: Any = None
+        self._contention: Contention | None = None
         self._said = time.monotonic()
         self._first_step: tuple[int, float] | None = None  # of this epoch, and when it was done
 
@@ -57,6 +60,7 @@ class ProgressReporter:
         """Take note of so many steps of an epoch: the bar follows; elsewhere a line a minute where epochs are long."""
         if self.quiet:
             return
+        self._look_for_contention()
         now = time.monotonic()
         if self._first_step is None or done <= self._first_step[0]:
             self._first_step = done, now
@@ -70,13 +74,16 @@ class ProgressReporter:
     def begin(self, place: Mapping[str, Any]) -> None:
         """Say where the run is computed, and in which precision: what `describe_fabric` returns."""
         if not self.quiet:
-            where = place["device_name"] or f"{place['device']}, {place['cpu_threads']} threads"
+            threads = place["cpu_threads"]
+            where = place["device_name"] or f"{place['device']}, {threads} thread{'s' if threads > 1 else ''}"
             self._print(f"{self.prefix}computed on {where} in {place['precision']}")
+            self._contention = Contention(threads)
 
     def epoch(self, record: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         """Report one epoch: a history record and its timing (`seconds`, `training_seconds`, `images`)."""
         if self.quiet:
             return
+        self._look_for_contention()
         self._seconds.append(timing["seconds"])
         self._done, self._first_step = record["epoch"] + 1, None
         seconds = self._seconds if self.in_turn else []
@@ -87,6 +94,10 @@ class ProgressReporter:
                 self._print(f"{self.prefix}warning: {message}")
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=self._done)
+
+    def _look_for_contention(self) -> None:
+        if self._contention is not None and (warning := self._contention.warning()) is not None:
+            self._print(f"{self.prefix}warning: {warning}")
 
     def _print(self, line: str) -> None:
         self._said = time.monotonic()
