@@ -15,6 +15,7 @@ from nas_osr.configuration import parse_range
 from nas_osr.cost.batch_size import begun_config, pick_batch, scaled_rate
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.data.dataset import OpenSetData
+from nas_osr.data.protocols import REHEARSAL
 from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.files.paths import user_path
@@ -232,7 +233,8 @@ def evaluate_part(
     `started` is when its training began, by `time.perf_counter`.
     """
     if not plan.output.quiet:
-        tell(f"{part.folder}  evaluating on the test images")
+        images = "training images that play the test" if data.protocol.family == REHEARSAL else "the test images"
+        tell(f"{part.folder}  evaluating on {images}")
     rule, learner = part.training.objective.make_rule(), trained.module  # in float32, as the model will be used
     fit_rules([rule], learner, data, device)
     [judged] = evaluate_test([rule], learner, data, device)

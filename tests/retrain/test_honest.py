@@ -135,11 +135,14 @@ def test_evaluating_again_sets_the_threshold_without_the_test(
         run_evaluate(request)
 
 
-def test_a_rehearsal_opens_nothing_but_training_images_of_known_classes(tmp_path: Path) -> None:
+def test_a_rehearsal_opens_nothing_but_training_images_of_known_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It ends, with figures, where every other file would stop it; and again from its folder."""
     marked = write_images(tmp_path / "images", marked=True)
-    config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": ["bee"]}
+    config: dict[str, Any] = {**TINY, "data_dir": str(marked), "pseudo_unknown": ["bee"], "quiet": False}
     summary = run_retrain(RetrainRequest(**config, out=str(tmp_path / "run")), ["nas-osr", "retrain"])
+    assert "split-0  evaluating on training images that play the test\n" in capsys.readouterr().err
     part = tmp_path / "run" / "split-0"
     result = json.loads((part / "metrics.json").read_text())
     assert result["protocol"]["family"] == "rehearsal" and result["protocol"]["unknown"] == ["bee"]
