@@ -47,7 +47,7 @@ class CrossEntropyConfig(ObjectiveConfig):
     "temperature of T2FNorm, .1 in the paper; 0 is off. Training sees features of length 1, divided by it."
     classifier: Literal["linear", "cosine", "scaled_cosine"] = "linear"
     """`cosine` has the cosines of features and class weights times `cosine_scale`; `scaled_cosine` learns the scale of
-    each image, and judges by the cosines alone."""
+    each image, and judges by the cosines, at one scale for all."""
     cosine_scale: Annotated[float, POSITIVE] = 16.0
     "what `cosine` multiplies by."
     bias: bool = True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,12 +15,14 @@ class CosineClassifier(nn.Module):
     """Logits s cos(w_j, f): the features' length decides nothing (Wang et al. 2018, CosFace without its margin).
 
     Where the scale is learned, it is exp(BN(v f)) of each image (Techapanurak et al. 2020): the network may be unsure
-    of one without moving its features. In eval mode it is left out, so that logits are cosines.
+    of one without moving its features. In eval mode it is the same for all, so that cosines alone decide, as there; and
+    not 1, so that the softmax of the logits is about as sure as it was in training.
 
     Attributes:
         weight: [N, D].
         scale: s, greater than 0; 0: learned.
         to_scale: v and the batch normalisation, [B, D] to [B, 1]; None where the scale is given.
+        usual_scale: [1], that of an average BN(v f) at the last training step; 1 before the first.
     """
 
     def __init__(self, width: int, classes: int, scale: float) -> None:
@@ -26,17 +30,25 @@ class CosineClassifier(nn.Module):
         self.weight = nn.Linear(width, classes, bias=False).weight
         self.scale = scale
         self.to_scale = None if scale else nn.Sequential(nn.Linear(width, 1), nn.BatchNorm1d(1))
+        self.usual_scale: Tensor
+        if self.to_scale is not None:
+            self.register_buffer("usual_scale", torch.ones(1))
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, N] float32 logits of features [B, D]."""
         cosines = F.linear(F.normalize(features.float()), F.normalize(self.weight.float()))
         if self.to_scale is None:
             return self.scale * cosines
-        return cosines * self.to_scale(features).float().exp() if self.training else cosines
+        if not self.training:
+            return self.usual_scale * cosines
+        scales = self.to_scale(features).float().exp()
+        self.usual_scale.copy_(cast(Tensor, self.to_scale[1].bias).detach().float().exp())
+        return scales * cosines
 
     def linear(self) -> tuple[Tensor, Tensor]:
         """W [N, D] and b [N] of the same logits in eval mode, of features of length 1."""
-        return (self.scale or 1.0) * F.normalize(self.weight), torch.zeros_like(self.weight[:, 0])
+        scale = self.usual_scale if self.to_scale is not None else self.scale
+        return scale * F.normalize(self.weight), torch.zeros_like(self.weight[:, 0])
 
 
 class SpectralLinear(nn.Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -190,8 +191,13 @@ def test_cosines_are_scikit_learns_and_the_scale_is_learned_in_training_alone() 
     scales = learned.classifier.to_scale(pool(features)).exp()
     cosines = learned.eval()(GivenMaps(features), IMAGES).logits
     assert cosines.abs().max() <= 1
+    torch.nn.init.constant_(learned.classifier.to_scale[1].bias, math.log(8.0))
     loss = learned.train().losses(GivenMaps(features), (IMAGES, LABELS))["ce"]
-    torch.testing.assert_close(loss, F.cross_entropy(cosines * scales, LABELS))
+    torch.testing.assert_close(loss, F.cross_entropy(8 * cosines * scales, LABELS))
+    # judged with one scale for all, the one that an average image has in training
+    torch.testing.assert_close(learned.eval()(GivenMaps(features), IMAGES).logits, 8 * cosines)
+    weight, _ = learned.linear_head()
+    torch.testing.assert_close(weight.norm(dim=1), torch.full((len(weight),), 8.0))
 
 
 def test_cosines_have_no_lengths_to_normalise() -> None:
