@@ -18,6 +18,7 @@ RULES: Mapping[str, str] = {
     "cac": "nas_osr.scoring.cac:CAC",
     "msp": "nas_osr.scoring.logits:MSP",
     "mls": "nas_osr.scoring.logits:MLS",
+    "sml": "nas_osr.scoring.standardised:SML",
     "energy": "nas_osr.scoring.logits:Energy",
     "gen": "nas_osr.scoring.logits:GEN",
     "class_thresholds": "nas_osr.scoring.class_thresholds:ClassThresholds",
