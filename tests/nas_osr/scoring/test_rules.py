@@ -66,7 +66,7 @@ def test_every_rule_follows_the_interface(name):
     assert rule.needs <= set(Outputs.names())
     assert rule.acceptance == 0.9
     assert rule.threshold is None
-    learning = name not in ("msp", "mls", "energy", "gen", "feature_norm", "odin", "rotpred", "class_thresholds")
+    learning = name not in ("msp", "mls", "sml", "energy", "gen", "feature_norm", "odin", "rotpred", "class_thresholds")
     assert rule.learns == learning
     assert rule.paper
 

@@ -27,7 +27,7 @@ def made_up(count: int, seed: int = 0, noise: float = 0.5) -> tuple[Outputs, tor
 
 def fitted(outputs: Outputs, targets: torch.Tensor) -> SML:
     rule = SML()
-    rule.fit(outputs, targets)
+    rule.set_threshold(outputs, targets)
     return rule
 
 
@@ -47,39 +47,46 @@ def test_means_and_deviations_are_of_all_images_that_are_taken_for_a_class() -> 
 
 
 def test_what_is_large_for_its_class_alone_is_told_apart() -> None:
-    """The largest logit cannot: an unknown image between class 0 and 2 has more of it than all of class 0."""
+    """The largest logit cannot: an unknown image that looks a little like class 2 has more than all of class 0."""
     rule = fitted(*made_up(300, noise=0.05))
-    rule.set_threshold(*made_up(300, seed=1, noise=0.05))
     known, unknown = torch.tensor([[4.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 9.0]])
     scores = rule.scores(Outputs(logits=torch.cat([known, unknown])))
     assert scores.knownness[0] > rule.threshold > scores.knownness[1]
     assert rule.decide(scores).tolist() == [0, 3]
 
 
-def test_a_class_that_nothing_is_taken_for_is_judged_by_all_and_named(caplog: pytest.LogCaptureFixture) -> None:
-    logits = torch.tensor(
-        [[4.0, 1.0, 0.0, 0.0], [6.0, 3.0, 0.0, 0.0], [5.0, 7.0, 1.0, 0.0], [0.0, 0.0, 9.0, 0.0], [0.0, 0.0, 9.0, 0.0]]
-    )
+def test_the_threshold_is_on_the_scale_of_the_classes() -> None:
+    outputs, targets = made_up(300)
+    rule = fitted(outputs, targets)
+    assert rule.threshold == pytest.approx(np.percentile(rule.scores(outputs).knownness, 5))
+
+
+def test_a_class_that_few_are_taken_for_is_judged_by_all_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    own = 4.0 + torch.arange(5.0)
+    logits = torch.zeros(14, 4)
+    logits[:5, 0], logits[5:9, 1], logits[9:, 2] = own, 2 * own[:4], 9.0  # five that are the same for class 2
     with caplog.at_level(logging.WARNING):
-        rule = fitted(Outputs(logits=logits), torch.zeros(5, dtype=torch.int64))
-    largest = [4.0, 6.0, 7.0, 9.0, 9.0]
+        rule = fitted(Outputs(logits=logits), torch.zeros(14, dtype=torch.int64))
+    largest = logits.max(dim=1).values.double().numpy()
     mean, deviation = np.mean(largest), np.std(largest)
-    np.testing.assert_allclose(rule.means, [5.0, mean, mean, mean])  # one image of 1, two of 2 that are the same
-    np.testing.assert_allclose(rule.deviations, [1.0, deviation, deviation, deviation])
+    np.testing.assert_allclose(rule.means, [6.0, mean, mean, mean])
+    np.testing.assert_allclose(rule.deviations, [np.std(own.numpy()), deviation, deviation, deviation])
     assert caplog.messages == [
-        "scoring rule 'sml': fewer than 2 training images that differ are taken for class 1, 2, 3: judged by all"
+        "scoring rule 'sml': fewer than 5 known validation images that differ are taken for class 1, 2, 3: "
+        "there, the mean and deviation of all"
     ]
 
 
 def test_one_image_is_enough_to_go_on() -> None:
     rule = fitted(Outputs(logits=torch.tensor([[2.0, 1.0]])), torch.tensor([0]))
     assert rule.scores(Outputs(logits=torch.tensor([[5.0, 1.0]]))).knownness.tolist() == [3.0]
+    assert rule.threshold == 0.0
 
 
 def test_no_image_and_no_number_are_refused() -> None:
-    with pytest.raises(UserError, match="'sml': no known training image"):
+    with pytest.raises(UserError, match="'sml': no known validation image"):
         fitted(Outputs(logits=torch.zeros(0, 2)), torch.zeros(0, dtype=torch.int64))
-    with pytest.raises(UserError, match="'sml': logits of known training images are not numbers.*diverged"):
+    with pytest.raises(UserError, match="'sml': scores of known validation images are not numbers.*diverged"):
         fitted(Outputs(logits=torch.full((2, 2), math.nan)), torch.tensor([0, 1]))
 
 
