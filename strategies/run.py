@@ -101,7 +101,7 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         tell(plan.data.reading())
     data = plan.data.load()
     plan.strategy.check_data(plan, data)
-    warn_of_few_images(plan.objective.make_rule(), len(data.known.validation))
+    warn_of_few_images(plan.objective.make_rule(), data.known.validation.labels, data.known.protocol.class_names)
     check_equal_options(fabric, plan.recorded)
     check_same(fabric, "training images", data.fingerprint)
     with (

@@ -89,17 +89,30 @@ def decoder_figures(
     return {"decoder_share": float(error.sum() / spread.sum())} if spread.any() else {}
 
 
-def warn_of_few_images(rule: ScoringRule, count: int) -> None:
-    """A line where `count` known validation images are too few for a threshold that accepts what the rule asks for.
+def warn_of_few_images(rule: ScoringRule, labels: Tensor, names: Sequence[str]) -> None:
+    """A line where known validation images are too few for a threshold that accepts what the rule asks for.
 
-    A share a of them is a quantile of finite samples from n = a / (1 - a) on, where one in n + 1 is rejected.
+    A share a of them is a quantile of finite samples from n = a / (1 - a) on, where one in n + 1 is rejected. And a
+    line where classes have fewer than the rule needs to know them apart.
+
+    Args:
+        labels: [B] int64 in 0..N-1, of the images.
+        names: of the classes.
     """
+    count = len(labels)
     needed = math.ceil(round(rule.acceptance / (1 - rule.acceptance), 6))
     if count < needed:
         logger.warning(
             "%d known validation images are too few for a threshold that accepts %g %% of known images: %d would do "
             "(about %d training images)",
             count, 100 * rule.acceptance, needed, round(needed / VALIDATION_SHARE),
+        )  # fmt: skip
+    counts = torch.bincount(labels.cpu(), minlength=len(names)).tolist()
+    short = [name for name, of_class in zip(names, counts, strict=True) if of_class < rule.fewest]
+    if short:
+        logger.warning(
+            "scoring rule '%s': fewer than %d known validation images of %s: judged on the scale of all classes there",
+            rule.name, rule.fewest, ", ".join(short),
         )  # fmt: skip
 
 

@@ -53,6 +53,7 @@ class ScoringRule:
         no_graph: why the rule cannot be part of a graph of ONNX; empty when it can.
         learned: the attributes, beside the threshold, that `fit` and `set_threshold` set: tensors, plain numbers or
             words, which `state_dict` keeps. None before.
+        fewest: known validation images of a class from which on the rule learns of the class by itself; 0: it does not.
         fits_mirrored: whether a retraining gives `fit` the mirror images of training images, too, where they show the
             same class.
         threshold: images with knownness below it are unknown; None before `set_threshold`.
@@ -68,6 +69,7 @@ class ScoringRule:
     needs_side: ClassVar[str] = ""
     no_graph: ClassVar[str] = ""
     learned: ClassVar[tuple[str, ...]] = ()
+    fewest: ClassVar[int] = 0
     fits_mirrored: ClassVar[bool] = False
 
     def __init__(self, acceptance: float = 0.95) -> None:

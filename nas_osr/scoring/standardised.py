@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor
 
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import Scores, ScoringRule
-
-logger = logging.getLogger(__name__)
-
-FEWEST = 5  # images of a class whose mean and deviation count
 
 
 class SML(ScoringRule):
@@ -26,18 +20,20 @@ class SML(ScoringRule):
     learned few by heart, it is surer of these than of new ones, and more so in some classes than in others.
 
     Attributes:
-        means: [N] float64, by predicted class; those of all images, as are the deviations, for a class that fewer than
-            five are taken for, or none that differ. None before `set_threshold`.
+        means: [N] float64, by predicted class; None before `set_threshold`.
         deviations: [N] float64, greater than 0.
+        shared: [N] bool, whether a class has the mean and deviation of all images, since fewer than `fewest` are taken
+            for it, or none that differ.
     """
 
     name = "sml"
     paper = "SML (Jung et al. 2021)"
     needs = frozenset({"logits"})
-    learned = ("means", "deviations")
+    learned = ("means", "deviations", "shared")
+    fewest = 5
 
     def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
-        """Find means and deviations, then the threshold. Classes that have none of their own are named in one line.
+        """Find means and deviations, then the threshold.
 
         Raises:
             UserError: there is no image, or a logit is not a number (the network has diverged).
@@ -48,22 +44,17 @@ class SML(ScoringRule):
         deviation, mean = torch.std_mean(largest, correction=0)
         self.means = mean.repeat(outputs.logits.shape[1])
         self.deviations = torch.where(deviation > 0, deviation, 1.0).repeat(len(self.means))
-        without = []
+        self.shared = torch.ones_like(self.means, dtype=torch.bool)
         for label in range(len(self.means)):
             of_class = largest[labels == label]
-            if len(of_class) >= FEWEST and (of_class != of_class[0]).any():
+            if len(of_class) >= self.fewest and (of_class != of_class[0]).any():
                 self.deviations[label], self.means[label] = torch.std_mean(of_class, correction=0)
-            else:
-                without.append(str(label))
-        if without:
-            logger.warning(
-                "scoring rule '%s': fewer than %d known validation images that differ are taken for class %s: "
-                "there, the mean and deviation of all", self.name, FEWEST, ", ".join(without),
-            )  # fmt: skip
+                self.shared[label] = False
         super().set_threshold(outputs, targets)
 
     def threshold_source(self) -> dict[str, object]:
-        return {"picker": "quantile", "acceptance": self.acceptance}
+        of_all = {} if self.shared is None else {"classes_by_all": self.shared.nonzero().flatten().tolist()}
+        return {"picker": "quantile", "acceptance": self.acceptance, **of_all}
 
     def scores(self, outputs: Outputs) -> Scores:
         assert outputs.logits is not None
