@@ -51,7 +51,7 @@ class LearningOptions(Checked):
     objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "cross_entropy"
     "training loss."
     rule: Annotated[str | None, Choices(RULES, plugins=True)] = None
-    "scoring rule; the objective's own when not given (sml for cross_entropy)."
+    "scoring rule; the objective's own when not given (mls for cross_entropy)."
     accept: Annotated[float, Range(0, 1, above=True, below=True)] = 0.95
     "share of known pictures to accept: the threshold accepts it of those set aside for that, a tenth of the training."
     seed: Annotated[int, SEEDS] = 0

@@ -72,7 +72,7 @@ class CrossEntropy(Objective):
     name = "cross_entropy"
     config_class = CrossEntropyConfig
     provides = frozenset({"logits", "embedding"})
-    default_rule = "sml"
+    default_rule = "mls"
     last_layer = "classifier"
     follows_length = False
     divisible = True

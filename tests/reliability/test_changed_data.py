@@ -65,7 +65,7 @@ def test_changed_training_images_are_evaluated_by_the_model(
     changed = change(images, tmp_path / "changed", "train/ant/0.png")
     assert "have changed" not in caplog.text
     run_evaluate(EvaluateRequest(**request, data_dir=changed))
-    assert "have changed since it was trained: rule sml and its threshold are those of its model" in caplog.text
+    assert "have changed since it was trained: rule mls and its threshold are those of its model" in caplog.text
     assert (finished / "split-0" / "metrics.json").read_bytes() == before
     for other in ({"rule": "msp"}, {"rule_config": {"acceptance": 0.5}}, {"mirrored": True}):
         with pytest.raises(UserError, match="another rule, or mirrored, needs the same ones"):

@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("rule", ["sml", "cap"])
+@pytest.mark.parametrize("rule", ["mls", "cap"])
 def test_retraining_and_threshold_read_no_test_file_and_no_unknown(
     rule: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +92,7 @@ def test_retraining_and_threshold_read_no_test_file_and_no_unknown(
     # the marker is noticed where it may be opened
     with pytest.raises(UserError, match=r"images/test: 12 files cannot be read"):
         run_retrain(RetrainRequest(**config, out=str(tmp_path / "other")), ["nas-osr", "retrain"])
-    if rule == "sml":  # and has changed no bit of the weights, nor the threshold
+    if rule == "mls":  # and has changed no bit of the weights, nor the threshold
         result = json.loads((whole / "run" / "split-0" / "metrics.json").read_text())
         assert result["rule"] == rule and result["threshold"] == thresholds[0]
         once, again = (read_checkpoint(path / "run" / "split-0" / "checkpoint.pt") for path in (whole, tmp_path))

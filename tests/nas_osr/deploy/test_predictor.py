@@ -162,4 +162,4 @@ def test_what_is_asked_for_is_checked(trained: Path, model: OpenSetModel) -> Non
         nas_osr.load(trained, plugins=["nothing_such"])
     with pytest.raises(UserError, match="2 images have 1 labels"):
         model.score(np.zeros((2, 32, 32)), ["2"])
-    assert "6 known classes: 2, 4, 5, 9, 8, ...; rule sml" in repr(model)
+    assert "6 known classes: 2, 4, 5, 9, 8, ...; rule mls" in repr(model)
