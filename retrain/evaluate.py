@@ -15,7 +15,7 @@ from nas_osr.data.dataset import OpenSetData
 from nas_osr.data.protocols import find_unknown
 from nas_osr.data.sources import SOURCES, open_source
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import collect_for, collect_outputs, evaluate_rule
+from nas_osr.evaluation.judging import collect_for, collect_outputs, evaluate_rule, warn_of_short_classes
 from nas_osr.evaluation.predictions import Predictions, write_predictions
 from nas_osr.files.paths import user_path
 from nas_osr.outputs import Outputs
@@ -38,7 +38,7 @@ def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, dev
     """Fit on all known training images (not augmented) and set the thresholds on known validation images.
 
     `learner` is in eval mode, on `device`; its outputs are computed once for all rules, and only where one learns from
-    them; one that needs the network looks for itself.
+    them; one that needs the network looks for itself. A line says where a rule has too few images of a class.
     """
     infer, labels = learner.infer, data.train.labels
     for train, learning in collect_for([rule for rule in rules if rule.learns], infer, data.train, device):
@@ -52,6 +52,7 @@ def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, dev
     for validation, setting in collect_for(rules, infer, data.validation, device):
         for rule in setting:
             rule.set_threshold(validation, data.validation.labels)
+            warn_of_short_classes(rule, data.validation.labels, data.protocol.class_names)
 
 
 def evaluate_test(

@@ -21,7 +21,7 @@ from nas_osr.retrain.retrain_request import ReopenOptions, RetrainRequest
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.training.fabric import make_fabric
-from nas_osr.training.learner import Learner
+from nas_osr.training.learner import Learner, restore_weights
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,12 @@ def load_learner(kept: KeptRun) -> Learner:
     state = run.load_checkpoint()
     if state is None:
         raise UserError(f"{run.path}: no checkpoint.pt: the run has not trained anything yet")
+    name = f"network {network}" if isinstance(network, str) else "architecture.json"
+    what = f"{run.path}: checkpoint.pt does not fit {name}"
     try:
         best = state.get("best")  # where the recipe keeps another epoch than the last
         average = state.get("average", {}).get("weights", {})  # where it averages them
-        learner.load_state_dict(best["weights"] if best else {**state["learner"], **average})
-    except (KeyError, RuntimeError) as error:
-        name = f"network {network}" if isinstance(network, str) else "architecture.json"
-        raise UserError(f"{run.path}: checkpoint.pt does not fit {name}: {str(error).splitlines()[0]}") from error
+        restore_weights(learner, best["weights"] if best else {**state["learner"], **average}, what)
+    except KeyError as error:
+        raise UserError(f"{what}: {error} is missing") from error
     return learner

@@ -181,9 +181,7 @@ def run_part(
         if opened is None and not output.quiet:
             folder.call(lambda _: tell(f"{part.folder}  {part.data.reading()}"))
         data = opened or part.data.load()
-        warn_of_few_images(
-            training.objective.make_rule(), data.known.validation.labels, data.known.protocol.class_names
-        )
+        warn_of_few_images(training.objective.make_rule(), len(data.known.validation))
         check_divided(training.objective.name, True, min(schedule.batch_size, len(data.known.train)))
         check_same(fabric, "training images", data.fingerprint)
         about = training.machine.conditions(fabric)

@@ -15,7 +15,7 @@ from nas_osr.configuration import rename_former
 from nas_osr.cost.batch_size import begun_config, pick_batch, scaled_rate
 from nas_osr.cost.whole_run import check_fits
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import warn_of_few_images
+from nas_osr.evaluation.judging import warn_of_few_images, warn_of_short_classes
 from nas_osr.files.locks import FolderInUse
 from nas_osr.files.paths import user_path
 from nas_osr.plain import plain
@@ -101,7 +101,9 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
         tell(plan.data.reading())
     data = plan.data.load()
     plan.strategy.check_data(plan, data)
-    warn_of_few_images(plan.objective.make_rule(), data.known.validation.labels, data.known.protocol.class_names)
+    rule, images = plan.objective.make_rule(), data.known.validation
+    warn_of_few_images(rule, len(images))
+    warn_of_short_classes(rule, images.labels, data.known.protocol.class_names)
     check_equal_options(fabric, plan.recorded)
     check_same(fabric, "training images", data.fingerprint)
     with (

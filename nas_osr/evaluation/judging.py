@@ -89,17 +89,11 @@ def decoder_figures(
     return {"decoder_share": float(error.sum() / spread.sum())} if spread.any() else {}
 
 
-def warn_of_few_images(rule: ScoringRule, labels: Tensor, names: Sequence[str]) -> None:
-    """A line where known validation images are too few for a threshold that accepts what the rule asks for.
+def warn_of_few_images(rule: ScoringRule, count: int) -> None:
+    """A line where `count` known validation images are too few for a threshold that accepts what the rule asks for.
 
-    A share a of them is a quantile of finite samples from n = a / (1 - a) on, where one in n + 1 is rejected. And a
-    line where classes have fewer than the rule needs to know them apart.
-
-    Args:
-        labels: [B] int64 in 0..N-1, of the images.
-        names: of the classes.
+    A share a of them is a quantile of finite samples from n = a / (1 - a) on, where one in n + 1 is rejected.
     """
-    count = len(labels)
     needed = math.ceil(round(rule.acceptance / (1 - rule.acceptance), 6))
     if count < needed:
         logger.warning(
@@ -107,13 +101,28 @@ def warn_of_few_images(rule: ScoringRule, labels: Tensor, names: Sequence[str]) 
             "(about %d training images)",
             count, 100 * rule.acceptance, needed, round(needed / VALIDATION_SHARE),
         )  # fmt: skip
+
+
+def warn_of_short_classes(rule: ScoringRule, labels: Tensor, names: Sequence[str]) -> None:
+    """Log what `short_classes` says."""
+    if (short := short_classes(rule, labels, names)) is not None:
+        logger.warning(short)
+
+
+def short_classes(rule: ScoringRule, labels: Tensor, names: Sequence[str]) -> str | None:
+    """A line that names the classes of which there are fewer known validation images than the rule learns of a class.
+
+    Args:
+        rule: whose `fewest` counts.
+        labels: [B] int64 in 0..N-1, of the images.
+        names: [N] of the classes.
+    """
     counts = torch.bincount(labels.cpu(), minlength=len(names)).tolist()
-    short = [name for name, of_class in zip(names, counts, strict=True) if of_class < rule.fewest]
-    if short:
-        logger.warning(
-            "scoring rule '%s': fewer than %d known validation images of %s: judged on the scale of all classes there",
-            rule.name, rule.fewest, ", ".join(short),
-        )  # fmt: skip
+    short = [name for name, count in zip(names, counts, strict=True) if count < rule.fewest]
+    if not short:
+        return None
+    few = f"fewer than {rule.fewest} known validation images of {', '.join(short)}"
+    return f"scoring rule '{rule.name}': {few}: judged on the scale of all classes there"
 
 
 def judge(rule: ScoringRule, outputs: Outputs) -> Judgements:

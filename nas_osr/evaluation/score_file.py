@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas_osr.errors import UserError
-from nas_osr.evaluation.judging import evaluate_rule, judge
+from nas_osr.evaluation.judging import evaluate_rule, judge, short_classes
 from nas_osr.evaluation.predictions import Judgements
 from nas_osr.evaluation.user_arrays import PART_NAMES, PartArrays, check_names, hold_out, read_column, read_parts
 from nas_osr.evaluation.user_labels import number_names, suspect_flags
@@ -90,6 +90,8 @@ def score_arrays(
     chosen.set_threshold(*tensors(parts["validation"]))
 
     called = tuple(given or map(str, range(num_known)))
+    if (short := short_classes(chosen, tensors(parts["validation"])[1], called)) is not None:
+        notes.append(short)
     judgements, metrics = judge_test(chosen, parts["test"], arrays, called)
     tested = parts["test"].labels
     if tested is not None and suspect_flags(tested, num_known):

@@ -22,7 +22,7 @@ from nas_osr.ranks.replicas import assert_equal, average, average_statistics, ow
 from nas_osr.runs.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training.graphs import Choice, make_step, set_rate
-from nas_osr.training.learner import weight_step
+from nas_osr.training.learner import restore_weights, weight_step
 from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, LossMeter, check_weights, split_norms
 from nas_osr.training.prepared import prepare_training
 from nas_osr.training.step_checkpoints import StepCheckpoints
@@ -163,7 +163,7 @@ class Trainer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.prepared = state.get("prepared", {})
-        self.learner.load_state_dict(state["learner"])
+        restore_weights(self.learner, state["learner"], "checkpoint.pt does not fit: begin again with --overwrite")
         for player, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][player])
         if self.average:

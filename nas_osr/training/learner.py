@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from textwrap import shorten
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from nas_osr.errors import UserError
 from nas_osr.objectives.base import Objective
 from nas_osr.outputs import Outputs, mean_of_both
 from nas_osr.ranks.replicas import average_gradients
 from nas_osr.training.graphs import set_rate
 from nas_osr.training.monitors import NORM, gradient_norm
+
+MOST_SHOWN = 200  # characters of what does not fit
 
 
 class Learner(nn.Module):
@@ -139,3 +143,15 @@ def clipped_step(fabric: Fabric, learner: Any, optimizer: Any, clip: float) -> T
         norm = gradient_norm(parameter for group in optimizer.param_groups for parameter in group["params"])
     optimizer.step()
     return norm
+
+
+def restore_weights(learner: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Give a learner the weights of a checkpoint.
+
+    Raises UserError: `what`, and which are missing, too many or of another shape.
+    """
+    try:
+        learner.load_state_dict(weights)
+    except RuntimeError as error:
+        wrong = str(error).partition(":\n")[2] or str(error)  # without "Error(s) in loading state_dict for Learner"
+        raise UserError(f"{what}: {shorten(wrong, MOST_SHOWN)}") from error

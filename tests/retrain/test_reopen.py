@@ -84,7 +84,7 @@ def test_another_folder_of_images_is_looked_into(finished: Path) -> None:
     [
         (r"^network: null$", "network: resnet19", "unknown network 'resnet19'"),
         (r"^network: null$", "network: [cac]", "network must be text or null, got a list"),
-        (r"^network: null$", "network: cac", "checkpoint.pt does not fit network cac"),
+        (r"^network: null$", "network: cac", "checkpoint.pt does not fit network cac: Missing key"),
         (r"^splits:", "strategy: pas\nsplits:", "config.yaml: there is no option strategy"),
         (r"^objective: .*$", "objective: sitecustom.Loss", "--plugin sitecustom"),
         (r"^objective: .*$", "objective: [a]", "objective must be text or null, got a list"),
