@@ -163,19 +163,20 @@ def time_judging(learner: Any, protocol: Protocol, device: torch.device) -> floa
 
 
 def count_memory(
-    learner: nn.Module, optimizers: Iterable[Any], costs: Iterable[StepCost], images: int
+    learner: nn.Module, optimizers: Iterable[Any], costs: Iterable[StepCost], images: int, captured: bool = False
 ) -> dict[str, int]:
     """Bytes on the device of a training whose steps have run at least once, so that gradients and states are there.
 
     Args:
         costs: of its kinds of step.
         images: bytes of the data set on the device.
+        captured: whether each kind of step keeps its memory, as a CUDA graph does.
 
     Returns:
         parameters: of the network and its heads, with their buffers.
         gradients: one for each parameter that learns.
         optimizers: what the optimisers remember.
-        activations: the most that a step saves for its backward pass at once.
+        activations: the most that a step saves for its backward pass at once; of captured ones the sum.
         images: as given.
     """
     parameters = list(learner.parameters())
@@ -184,7 +185,7 @@ def count_memory(
         "parameters": sum(tensor.nbytes for tensor in [*parameters, *learner.buffers()]),
         "gradients": sum(item.grad.nbytes for item in parameters if item.grad is not None),
         "optimizers": sum(value.nbytes for value in states if isinstance(value, Tensor)),
-        "activations": max(cost.activation_bytes for cost in costs),
+        "activations": (sum if captured else max)([cost.activation_bytes for cost in costs]),
         "images": images,
     }
 

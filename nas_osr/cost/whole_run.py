@@ -56,6 +56,8 @@ class Cost:
     "images that pass the learner without gradients, in the whole run."
     resident: int = 0
     "images that lie on the device."
+    captured: bool = False
+    "whether its kinds of step are captured, so that each keeps its memory."
     about: Mapping[str, Any] = field(default_factory=dict)
     "what else an estimate says."
 
@@ -96,7 +98,7 @@ class Cost:
         """A step of each kind (without seconds), and the memory, see `count_memory`. Steps have run."""
         costs = {name: count_step(make, self.learner, self.batch_size, flops) for name, make in self.steps.items()}
         images = self.resident * math.prod(self.protocol.image_shape)  # uint8
-        return costs, count_memory(self.learner, self.optimizers, costs.values(), images)
+        return costs, count_memory(self.learner, self.optimizers, costs.values(), images, self.captured)
 
 
 def check_fits(make: Callable[[Fabric], Cost], fabric: Fabric, less_memory: str = LESS_MEMORY) -> None:

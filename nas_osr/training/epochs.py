@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -79,9 +78,7 @@ class Trainer:
     graphs: Choice = "off"
 
     def __post_init__(self) -> None:
-        clip, scale = self.schedule.clip, self.schedule.scale
-        plain = partial(weight_step, self.fabric, self.learner, self.optimizers, clip=clip, scale=scale)
-        self.update = make_step(plain, self.graphs, self.fabric, self.learner, self.optimizers)
+        self.update = make_step(self.plain_update, self.graphs, self.fabric, self.learner, self.optimizers)
         self.average = WeightAverage(self.learner, self.schedule.averaging) if self.schedule.averaging else None
         self.prepared: dict[str, float] = {}
         self.generator = torch.Generator(device=self.fabric.device)  # of the augmentation; every epoch has its own
@@ -118,6 +115,11 @@ class Trainer:
             self.images, self.schedule.batch_size, generator=order, drop_last=drop_last, mirrored=mirrored
         )
         return zip(islice(batches, done, None), strict=True)
+
+    def plain_update(self, images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
+        """The weight step as it is when it is not captured."""
+        clip, scale = self.schedule.clip, self.schedule.scale
+        return weight_step(self.fabric, self.learner, self.optimizers, images, labels, progress, clip, scale)
 
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         """Learn from what `batches` gave, at this share of the training; loss terms and gradient norms, by update."""

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 DEVICES = ("cuda",)  # on which steps can be captured
 NOT_CAPTURED = "this step cannot be captured as a CUDA graph"
+KNOWN_PACKAGES = ("nas_osr", "torch", "torchvision")  # whose modules compute all on the device
 WARM_UP = 3  # plain calls first: optimisers make their states, libraries choose their kernels
 
 Choice = Literal["auto", "on", "off"]
@@ -45,9 +46,25 @@ class CudaGraph:
         current.wait_stream(self.stream)
 
     def capture(self, call: Callable[[], None]) -> None:
-        """Record a call; what it computes is not there before `replay`. RuntimeError where it cannot be recorded."""
-        with torch.cuda.graph(self.graph, stream=self.stream):
-            call()
+        """Record a call; what it computes is not there before `replay`.
+
+        RuntimeError where it cannot be recorded: stream and random numbers are then as before.
+        """
+        device = self.stream.device
+        current, generator = torch.cuda.current_stream(device), torch.cuda.default_generators[device.index]
+        fresh, position = generator.clone_state(), generator.get_state()
+        try:
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                call()
+        except RuntimeError:
+            torch.cuda.set_stream(current)  # torch leaves it as it is where the end of the capture fails as well
+            self.graph.reset()
+            try:
+                torch.rand(1, device=device)
+                generator.set_state(position)
+            except RuntimeError:  # it still takes itself for captured, as in PyTorch's issue 171263
+                generator.graphsafe_set_state(fresh)
+            raise
 
     def replay(self) -> None:
         """Compute what was recorded once more."""
@@ -103,10 +120,14 @@ class CapturedStep:
         return dict(zip(self.names, self.terms.clone().unbind(), strict=True))
 
     def _capture(self, graph: CudaGraph) -> None:
+        host = torch.get_rng_state()
         try:
             graph.capture(self._call)
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
+            torch.set_rng_state(host)
+            # a step that fails ends the capture with an error of its own, which says less
+            cause = error.__context__ if isinstance(error.__context__, Exception) else error
+            reason = str(cause).partition("\n")[0]
             if self.must:
                 out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
                 raise error if out_of_memory else UserError(f"{NOT_CAPTURED} ({reason}): use --graphs off") from error
@@ -133,9 +154,7 @@ def make_step(
     """
     if choice == "off" or (choice == "auto" and fabric.device.type not in DEVICES):
         return step
-    reason = obstacle(fabric, learner, optimizers)
-    if choice == "auto" and not reason and learner.module.encoder._compiled_call_impl is not None:
-        reason = "captured steps of a compiled encoder have not been compared with plain ones"
+    reason = obstacle(fabric, learner, optimizers) or (unknown_parts(learner.module) if choice == "auto" else "")
     if reason:
         logger.warning("--graphs %s: %s; steps run plainly", choice, reason)
         return step
@@ -155,6 +174,20 @@ def obstacle(fabric: Fabric, learner: Any, optimizers: Mapping[str, Any]) -> str
         return f"objective {objective.name} decides part of a step in Python"
     if not all(group.get("fused") for optimizer in optimizers.values() for group in optimizer.param_groups):
         return "an optimiser is not a fused one"
+    return ""
+
+
+def unknown_parts(learner: Any) -> str:
+    """Why it is not known whether captured steps of a learner train as plain ones do; empty when it is.
+
+    A module that another package or the user wrote may decide something anew in each step, which a graph would keep.
+    """
+    if learner.encoder._compiled_call_impl is not None:
+        return "captured steps of a compiled encoder have not been compared with plain ones"
+    for name, module in learner.named_modules():
+        if type(module).__module__.partition(".")[0] not in KNOWN_PACKAGES:
+            what = f"{type(module).__module__}.{type(module).__qualname__} ({name})"
+            return f"captured steps with {what} have not been compared with plain ones: --graphs on captures them"
     return ""
 
 
@@ -181,6 +214,7 @@ def hold_rates(optimizer: Any, device: torch.device) -> None:
             group["lr"] = torch.tensor(group["lr"], dtype=dtype, device=device)
             if "capturable" in group:
                 group["capturable"] = True
+    real._warned_capturable_if_run_uncaptured = True  # the warm-up's steps are not captured, as they should be
     real.register_state_dict_post_hook(plain_rates)
 
 

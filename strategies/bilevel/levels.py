@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from nas_osr.errors import UserError
-from nas_osr.objectives.parts.freezing import frozen, unrecorded
+from nas_osr.objectives.parts.freezing import frozen, unrecorded, without_gradients
 from nas_osr.ranks.replicas import average_gradients
 from nas_osr.search_spaces.architectures.decoding import name_cell, path_chances
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
@@ -21,9 +22,9 @@ from nas_osr.strategies.bilevel.gradients import gradients
 from nas_osr.strategies.bilevel.operation_stopping import OperationStopping
 from nas_osr.strategies.bilevel.samplers import HardGumbel, set_sampler
 from nas_osr.strategies.bilevel.unrolling import unrolled_gradients
-from nas_osr.training.epochs import Batch
+from nas_osr.training.epochs import Batch, Schedule
 from nas_osr.training.graphs import DEVICES, Choice
-from nas_osr.training.learner import Learner, make_optimizers, set_up
+from nas_osr.training.learner import Learner, make_optimizers, set_up, weight_step
 from nas_osr.training.monitors import NORM, gradient_norm
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,17 @@ class Levels:
             temperature *= COOLING
             self.set_temperature(temperature)
         return temperature
+
+    def fixed_architecture(self) -> AbstractContextManager[None]:
+        """Inside, alphas and betas take no gradient: a fifth of what a weight step would launch is theirs."""
+        return without_gradients(self.supernet.architecture_parameters.values())
+
+    def weight_step(self, images: Tensor, labels: Tensor, progress: Any, schedule: Schedule) -> dict[str, Tensor]:
+        """Update the weights on one batch; alphas and betas stay as they are."""
+        with self.fixed_architecture():
+            return weight_step(
+                self.fabric, self.learner, self.players, images, labels, progress, schedule.clip, schedule.scale
+            )
 
     def architecture_step(self, images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
         """Update alphas and betas on one batch; weights and running statistics stay as they are."""

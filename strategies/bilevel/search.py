@@ -71,12 +71,13 @@ class Searching(Trainer):
         schedule = plan.weights.make(levels.heads, plan.protocol, plan.seed)
         fabric, learner, config = levels.fabric, levels.learner, plan.strategy.config
         graphs = capturing(config, plan.machine.graphs, fabric)
+        self.levels = levels
         super().__init__(fabric, learner, levels.players, split.weight, schedule, graphs)
         graphs = graphs if isinstance(self.update, CapturedStep) else "off"
         self.update_architecture = make_step(
             levels.architecture_step, graphs, fabric, learner, {"": levels.architecture}
         )
-        self.levels, self.split, self.plan, self.config = levels, split, plan, config
+        self.split, self.plan, self.config = split, plan, config
         self.perturbs = config.discretisation == "perturbation"
         self.picks_last = picks_last or self.perturbs
         self.best: Mapping[str, Any] = {}
@@ -147,6 +148,10 @@ class Searching(Trainer):
         yield self.levels.unrolled_step(*other, progress, training)
         if architecture_first:
             yield self.update(*training, progress)
+
+    def plain_update(self, images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:
+        """A step of the weights at fixed alphas and betas."""
+        return self.levels.weight_step(images, labels, progress, self.schedule)
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """Score the supernet, and the network that it decodes to, as open-set classifiers of the kept classes."""

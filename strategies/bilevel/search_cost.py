@@ -19,7 +19,7 @@ from nas_osr.strategies.bilevel.levels import Levels, capturing
 from nas_osr.strategies.pseudo_unknown import count_search_images
 from nas_osr.strategies.search_plan import plan_measurement
 from nas_osr.strategies.search_request import SearchRequest
-from nas_osr.training.graphs import Choice
+from nas_osr.training.graphs import DEVICES, Choice
 
 
 def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cost:
@@ -35,6 +35,17 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
         return levels.unrolled_step(images, labels, progress, (images, labels))
 
     graphs = capturing(plan.strategy.config, graphs, fabric)
+    weight_step = partial(
+        random_step,
+        "weights",
+        fabric,
+        learner,
+        levels.players,
+        schedule,
+        graphs=graphs,
+        update=partial(levels.weight_step, schedule=schedule),
+        around=levels.fixed_architecture,
+    )
     architecture_step = partial(
         random_step,
         "architecture",
@@ -53,7 +64,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
         learner=learner,
         optimizers=[*levels.players.values(), levels.architecture],
         steps={
-            "weights": partial(random_step, "weights", fabric, learner, levels.players, schedule, graphs=graphs),
+            "weights": weight_step,
             "architecture": architecture_step,
         },
         batch_size=batch_size,
@@ -62,6 +73,7 @@ def search_cost(plan: SearchPlan, fabric: Fabric, graphs: Choice = "off") -> Cos
         # the supernet, and the network that it decodes to with new statistics, which is smaller but shares the heads
         scored=(2 * images.judged + min(plan.rule_sample, images.training)) * epochs,
         resident=2 * images.half + images.judged,
+        captured=plan.machine.graphs != "off" and fabric.device.type in DEVICES,
         about={"epochs": epochs, "warmup_epochs": warmup_epochs, "training_images": images.half},
     )
 

@@ -35,6 +35,12 @@ part_bench() {
     osr bench-resnet18 45 bench $MACHINE $CLASSES --phase retrain --network resnet18 --objective cross_entropy \
         --batch_size "$RETRAIN_BATCH" --graphs on --json
 }
+part_compile() { # what torch.compile adds to plain steps, and to captured ones
+    for graphs in off on; do
+        osr "bench-compiled-$graphs" 120 bench $MACHINE $CLASSES --phase retrain --architecture published --compile \
+            --batch_size "$RETRAIN_BATCH" --graphs $graphs --json
+    done
+}
 part_kernels() { run kernels 60 python3 tests/benchmarks/gpu_kernels.py "$DEVICE" "$PRESET" "${BATCHES%% *}"; }
 part_retrain() {
     for network in published resnet18; do for graphs in off on; do
@@ -72,6 +78,13 @@ search() { # NAME LIMIT EPOCHS WARMUP OPTION...
     local name=$1 limit=$2 epochs=$3 warmup=$4
     shift 4
     osr "$name" "$limit" search $MACHINE $CLASSES --split 0 --epochs "$epochs" --strategy_config.warmup_epochs "$warmup" "$@" --out "$OUT/$name"
+}
+part_batches() { # as large as they cost nothing
+    search batch-auto 120 6 3 --batch_size auto ${LIMIT:+--limit_per_class $LIMIT}
+}
+part_two() { # on two cards, or as two processes of a CPU
+    run two 150 torchrun --nproc-per-node 2 -m nas_osr search $MACHINE $CLASSES --split 0 --epochs 4 --strategy_config.warmup_epochs 2 \
+        ${LIMIT:+--limit_per_class $LIMIT} --out "$OUT/two"
 }
 part_plain() { search plain 70 3 1 --graphs off ${LIMIT:+--limit_per_class $LIMIT}; }
 part_search() { search search 300 "$EPOCHS" "$WARMUP" --graphs on ${LIMIT:+--limit_per_class $LIMIT}; }

@@ -44,12 +44,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "supcon-mixup": ("supcon", {"mix": "mixup"}),
     "moco": ("moco", {"queue_size": 20}),
     "arpl": ("arpl", {"confusing_samples": True, "gan_width": 4, "gan_latent": 8}),
+    "arpl-alone": ("arpl", {}),
     "proser": ("proser", {"warmup": 0.3}),
     "conosr": ("conosr", {}),
 }
 AVERAGED = ("cross_entropy-lorot", "moco")  # retrainings that keep an average of their weights
 # with nothing to remember that others have not
-SLOWER = ("confidence-outliers", "supcon-cutmix", "supcon-mixup", "cross_entropy-rotpred")
+SLOWER = ("confidence-outliers", "supcon-cutmix", "supcon-mixup", "cross_entropy-rotpred", "arpl-alone")
 STEPS = 5  # an epoch has more
 
 
@@ -123,14 +124,21 @@ def outliers(data: OpenSetData) -> Tensor:
 
 
 def retrain(
-    data: OpenSetData, variant: str, recorder: Interrupting, device: str = "cpu", graphs: str = "off", **recipe: Any
+    data: OpenSetData,
+    variant: str,
+    recorder: Interrupting,
+    device: str = "cpu",
+    graphs: str = "off",
+    network: str | None = None,
+    **recipe: Any,
 ) -> Any:
-    """Two epochs of six steps."""
+    """Two epochs of six steps, of a network by name or else of an architecture."""
     name, settings = VARIANTS[variant]
     architecture = sample_architecture(Space(3, 16), 0).to_dict()
     request = RetrainRequest(
         preset="tiny",
-        architecture=architecture,
+        architecture=None if network else architecture,
+        network=network,
         objective=name,
         objective_config=settings,
         recipe_config=recipe or ({"averaging": 0.9} if variant in AVERAGED else {}),
@@ -152,13 +160,14 @@ def search(
     recorder: Interrupting,
     device: str = "cpu",
     graphs: str = "off",
+    epochs: int = 2,
     **own: Any,
 ) -> Any:
-    """Two epochs, the first of warm-up; or two trials of two epochs."""
+    """Two epochs, or as many, the first of warm-up; or two trials of two epochs."""
     name, settings = VARIANTS[variant]
     own |= {"trials": 2} if strategy == "random" else {"warmup_epochs": 1}
     request = SearchRequest(
-        protocol="digits", preset="tiny", layers=3, channels=16, epochs=2, batch_size=3, objective=name,
+        protocol="digits", preset="tiny", layers=3, channels=16, epochs=epochs, batch_size=3, objective=name,
         objective_config=settings, strategy=strategy, strategy_config=own, rule_sample=20, graphs=graphs,
     )  # fmt: skip
     plan = plan_measurement(request, data.protocol)

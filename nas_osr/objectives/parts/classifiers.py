@@ -79,6 +79,6 @@ class SpectralLinear(nn.Linear):
         with torch.autocast(input.device.type, enabled=False):
             left, right = self._iterate()
             if self.training and self.weight.requires_grad:
-                self.direction = left
+                self.direction.copy_(left)
             largest = left @ (self.weight @ right)
             return F.linear(input.float(), self.weight / largest.clamp_min(SMALLEST), self.bias)

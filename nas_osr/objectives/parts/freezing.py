@@ -23,14 +23,20 @@ def unrecorded(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def frozen(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Inside: these parameters take no gradient, and BatchNorm uses batch statistics without recording them."""
-    frozen_parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    for parameter in frozen_parameters:
+def without_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside: these parameters take no gradient, and none is computed for them."""
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in learning:
         parameter.requires_grad_(False)
     try:
-        with unrecorded(module):
-            yield
+        yield
     finally:
-        for parameter in frozen_parameters:
+        for parameter in learning:
             parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Inside: these parameters take no gradient, and BatchNorm uses batch statistics without recording them."""
+    with without_gradients(parameters), unrecorded(module):
+        yield

@@ -122,11 +122,11 @@ def test_memory_is_parameters_gradients_and_states() -> None:
     step = squares(module, 2)
     step.run()
     optimizer.step()
-    found = count_memory(
-        module, [optimizer], [cost.StepCost(images=2, flops=1, activation_bytes=size) for size in (10, 7)], 100
-    )
+    costs = [cost.StepCost(images=2, flops=1, activation_bytes=size) for size in (10, 7)]
+    found = count_memory(module, [optimizer], costs, 100)
     assert found == {"parameters": 140, "gradients": 140, "optimizers": 140, "activations": 10, "images": 100}
     assert sum(found.values()) == 530
+    assert count_memory(module, [optimizer], costs, 100, captured=True) == {**found, "activations": 17}
 
 
 def test_images_are_counted_about_as_they_are() -> None:

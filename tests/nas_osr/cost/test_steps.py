@@ -245,7 +245,7 @@ def test_every_form_is_evaluated_once(layers: int, branches: tuple[int, ...], fo
 
 
 def test_a_pair_of_steps_at_paper_scale_costs_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CIFAR-10, four kept classes: 11.13 GMAC an image, where the public code needs 33.1; nothing is computed here."""
+    """CIFAR-10, four kept classes: 11.13 GMAC an image, where the public code needs 33.1. Nothing is computed here."""
     monkeypatch.setattr(Learner, "to", lambda self, *arguments, **settings: self)  # fake parameters cannot be swapped
     plan = plan_measurement(
         SearchRequest(preset="paper", pseudo_unknown=["airplane", "frog"]), make_protocol("cifar10")
@@ -254,6 +254,8 @@ def test_a_pair_of_steps_at_paper_scale_costs_what_it_did(monkeypatch: pytest.Mo
         cost = plan.strategy.cost(plan, make_fabric("cpu", "32-true", 0))
         steps = cost.make_steps(plan.weights.batch_size)
         macs = {step.name: count_flops(step.run) / 2 / step.images for step in steps}
+        launches = {step.name: count_launches(step.run) for step in steps}
     assert cost.learner.module.objective.num_classes == 4
     assert macs["weights"] == pytest.approx(6.865e9, rel=0.001)
     assert macs["architecture"] == pytest.approx(4.266e9, rel=0.001)
+    assert launches == pytest.approx({"weights": 8793, "architecture": 4675}, rel=0.01)

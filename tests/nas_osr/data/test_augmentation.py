@@ -187,7 +187,7 @@ def test_no_images() -> None:
     assert augment(torch.empty(0, 3, 8, 8), "search", seeded()).shape == (0, 3, 8, 8)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("recipe", ["search", "crop_flip"])
 def test_a_cpu_generator_gives_the_same_on_a_gpu(recipe: str) -> None:
     images = torch.rand(8, 3, 32, 32, generator=seeded())
