@@ -12,24 +12,26 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch
-from nas_osr.search_spaces.architectures.sampling import sample_architecture
-from nas_osr.search_spaces.space import Space
 from nas_osr.search_spaces.supernet import Supernet
+from nas_osr.strategies.base import SearchPlan
+from nas_osr.strategies.trials.asking import draw_within
 from nas_osr.training.learner import clipped_step
 from nas_osr.training.monitors import NORM
 
 PATHS = ("uniform", "fair")
+REJECTIONS = 50  # uniform draws for a path within a budget: each takes milliseconds of a step
 
 
-def draw_paths(space: Space, how: str, seed: int) -> list[Architecture]:
-    """The paths of one step.
+def draw_paths(plan: SearchPlan, how: str, seed: int) -> list[Architecture]:
+    """The paths of one step, within the plan's budget: what it forbids would only take time from the others.
 
     uniform  one of all different networks (Guo et al. 2020, Single Path One-Shot).
     fair     as many as there are operations, on the same cells: each of these has every operation once, in a random
              order of its own (Chu et al. 2021, FairNAS, strict fairness). Candidates of other choices take turns in the
-             same way.
+             same way. Of a budget those that fit, or else one that does.
     """
-    first = sample_architecture(space, seed)
+    space = plan.space
+    first = draw_within(plan, seed, REJECTIONS)
     if how == "uniform":
         return [first]
     generator = random.Random(seed)
@@ -39,7 +41,8 @@ def draw_paths(space: Space, how: str, seed: int) -> list[Architecture]:
     }
     for name, candidates in space.choices.items():
         turns[name] = [first.choices[name]] if name == "output" else generator.sample(candidates, len(candidates))
-    return [_in_turn(first, turns, turn) for turn in range(count)]
+    paths = [_in_turn(first, turns, turn) for turn in range(count)]
+    return [path for path in paths if plan.budget.fits(path)] or [first]
 
 
 def _in_turn(first: Architecture, turns: Mapping[Any, Sequence[Any]], turn: int) -> Architecture:

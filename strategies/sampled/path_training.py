@@ -12,13 +12,13 @@ from torch import Tensor
 
 from nas_osr.objectives.base import Objective
 from nas_osr.search_spaces.architectures.architecture import Architecture
-from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.inherited import inheriting
 from nas_osr.strategies.pseudo_unknown import SearchData, pseudo_open_set_scores
 from nas_osr.strategies.sampled.drawn_paths import draw_paths, path_step
+from nas_osr.strategies.trials.asking import draw_within
 from nas_osr.training.epochs import Batch, Schedule, Trainer
 from nas_osr.training.fabric import computed_as_trained
 from nas_osr.training.learner import Learner, make_optimizers, set_up
@@ -45,14 +45,14 @@ class PathTraining(Trainer):
     def step(self, batches: tuple[Batch, ...], progress: float) -> Iterator[dict[str, Tensor]]:
         # the seed comes from the generator that an interrupted epoch goes on with
         seed = int(torch.randint(2**62, ()))
-        paths = draw_paths(self.plan.space, self.plan.strategy.config.paths, seed)
+        paths = draw_paths(self.plan, self.plan.strategy.config.paths, seed)
         images, labels = self.input(*batches[0])
         clip, scale = self.schedule.clip, self.schedule.scale
         yield path_step(self.fabric, self.learner, self.optimizers, paths, images, labels, progress, clip, scale)
 
     def judge(self, record: Mapping[str, Any], norms: Mapping[str, float], history: Sequence[Any]) -> dict[str, Any]:
         """How a random path does with what it inherits by now."""
-        shown = sample_architecture(self.plan.space, derive_seed(self.plan.seed, "shown", record["epoch"]))
+        shown = draw_within(self.plan, derive_seed(self.plan.seed, "shown", record["epoch"]))
         warnings = explosion_warnings(record["losses"], norms, history)
         monitors = {"monitors": {"gradient_norm": dict(norms), "warnings": warnings}}
         return {**self.scores(shown)[0], **shown.describe(), **monitors}

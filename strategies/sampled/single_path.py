@@ -78,7 +78,7 @@ class SinglePath(Strategy):
         """That of the first step's paths, as often as there are steps."""
         learner, optimizers, schedule = build_paths(plan, random_outliers(plan.protocol.image_shape), fabric)
         learner.train()
-        paths = draw_paths(plan.space, self.config.paths, plan.seed)
+        paths = draw_paths(plan, self.config.paths, plan.seed)
         learner.module.encoder.follow(paths[0])
 
         def update(images: Tensor, labels: Tensor, progress: Any) -> dict[str, Tensor]:

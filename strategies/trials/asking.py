@@ -116,12 +116,12 @@ def draw_new(plan: SearchPlan, trial: int, tried: Sequence[Tried], draw: Callabl
     return within[0] if within else sample_within(plan, seeds[0])
 
 
-def sample_within(plan: SearchPlan, seed: int) -> Architecture:
+def sample_within(plan: SearchPlan, seed: int, rejections: int = REJECTIONS) -> Architecture:
     """A random architecture within the budget: of uniform draws the first that fits.
 
-    Where next to none does, the most probable one that fits under random weights of all choices.
+    Where none of so many does, the most probable one that fits under random weights of all choices.
     """
-    for number in range(REJECTIONS):
+    for number in range(rejections):
         drawn = sample_architecture(plan.space, derive_seed(seed, "within", number))
         if plan.budget.fits(drawn):
             return drawn
@@ -130,11 +130,11 @@ def sample_within(plan: SearchPlan, seed: int) -> Architecture:
     return found
 
 
-def draw_within(plan: SearchPlan, seed: int) -> Architecture:
-    """A random architecture, within the budget where there is one."""
+def draw_within(plan: SearchPlan, seed: int, rejections: int = REJECTIONS) -> Architecture:
+    """A random architecture, within the budget where there is one; see `sample_within`."""
     if plan.among:
         return random.Random(seed).choice(plan.among)
-    return sample_within(plan, seed) if plan.budget else sample_architecture(plan.space, seed)
+    return sample_within(plan, seed, rejections) if plan.budget else sample_architecture(plan.space, seed)
 
 
 def draw_uniformly(plan: SearchPlan, trial: int, tried: Sequence[Tried], place: int | None = None) -> Architecture:

@@ -34,6 +34,8 @@ SHAPE = (1, 32, 32)
     [
         ("pas", {"warmup_epochs": 1}),
         ("evolution", {"trials": 5, "population": 2, "tournament": 1}),
+        ("single_path", {"trials": 3, "population": 2, "tournament": 1}),
+        ("predictor", {"trials": 5, "initial": 3}),
         pytest.param("random", {"trials": 3}, marks=pytest.mark.slow),
         pytest.param("halving", {"trials": 4, "factor": 2}, marks=pytest.mark.slow),
         pytest.param("nsga", {"trials": 5, "population": 2}, marks=pytest.mark.slow),

@@ -35,7 +35,8 @@ def plan(**changes: Any) -> SearchPlan:
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 @pytest.mark.parametrize("seed", range(3))
 def test_fair_paths_have_every_operation_of_a_cell_once(space: Space, seed: int) -> None:
-    paths = draw_paths(space, "fair", seed)
+    own = replace(plan(), space=space)
+    paths = draw_paths(own, "fair", seed)
     assert len(paths) == len(space.selectable)
     assert len({tuple(tuple(way.path) for way in path.ways()) for path in paths}) == 1
     for cell in paths[0].chosen_cells():
@@ -46,13 +47,22 @@ def test_fair_paths_have_every_operation_of_a_cell_once(space: Space, seed: int)
             assert max(counts.values()) - min(counts.values() if len(counts) == len(candidates) else [0]) <= 1
     orders = {tuple(path.chosen_cells()[cell] for path in paths) for cell in paths[0].chosen_cells()}
     assert len(orders) > 1  # not one order for all cells
-    assert draw_paths(space, "fair", seed) == paths
+    assert draw_paths(own, "fair", seed) == paths
 
 
 def test_uniform_paths_are_one_and_differ() -> None:
-    drawn = [draw_paths(SPACES["paper"], "uniform", seed) for seed in range(20)]
+    own = replace(plan(), space=SPACES["paper"])
+    drawn = [draw_paths(own, "uniform", seed) for seed in range(20)]
     assert all(len(paths) == 1 for paths in drawn)
     assert len({str(paths[0].describe()) for paths in drawn}) > 10
+
+
+@pytest.mark.parametrize("how", ["uniform", "fair"])
+def test_no_path_above_a_budget_is_trained(how: str) -> None:
+    """Of random networks one in thirty fits here."""
+    own = plan(max_params="20k")
+    for seed in range(3 if how == "uniform" else 6):
+        assert all(own.budget.fits(path) for path in draw_paths(own, how, seed))
 
 
 @pytest.mark.parametrize("space", ["paper", None])
@@ -64,7 +74,7 @@ def test_a_step_of_one_path_is_a_step_of_the_discrete_network(space: str | None)
     learner, optimizers, schedule = build_paths(own, torch.zeros(0), fabric)
     learner.train()
     supernet, heads = learner.module.encoder, learner.module.objective
-    (path,) = draw_paths(own.space, "uniform", 5)
+    (path,) = draw_paths(own, "uniform", 5)
     network = own.make_encoder(DiscreteNetwork, path).to(memory_format=torch.channels_last)
     inherit_weights(network, supernet, path)
     other = Learner(network, own.make_heads(network, torch.zeros(0)))
@@ -93,7 +103,7 @@ def test_a_fair_step_has_the_mean_gradient_of_its_paths() -> None:
     learner, optimizers, _ = build_paths(own, torch.zeros(0), fabric)
     learner.train()
     images, labels = torch.rand(16, *own.protocol.image_shape), torch.arange(16) % 4
-    paths = draw_paths(own.space, "fair", 1)
+    paths = draw_paths(own, "fair", 1)
     stem = next(learner.module.encoder.network.stem.parameters())
     gradients = []
     for path in paths:
@@ -110,7 +120,7 @@ def test_what_is_tried_has_the_batch_statistics_of_its_own_path() -> None:
     torch.manual_seed(0)
     learner, _, _ = build_paths(own, torch.zeros(0), fabric)
     supernet = learner.module.encoder
-    (path,) = draw_paths(own.space, "uniform", 5)
+    (path,) = draw_paths(own, "uniform", 5)
     shape = own.protocol.image_shape
     pixels = torch.randint(256, (500, *shape), dtype=torch.uint8)
     sample = LabelledImages(pixels, torch.zeros(500, dtype=torch.long), torch.zeros(500, dtype=torch.long))
