@@ -27,11 +27,12 @@ from nas_osr.plugins import check_name
 from nas_osr.requests import DataOptions, ScheduleOptions, write_down
 from nas_osr.retrain.build import resolve_architecture
 from nas_osr.retrain.initial_weights import read_initial
+from nas_osr.retrain.limits import within_limits
 from nas_osr.retrain.networks import check_network, network_class
 from nas_osr.retrain.networks.foreign import TIMM
 from nas_osr.retrain.networks.starting_weights import PRETRAINED, read_weight_file
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.taking_over import take_over
+from nas_osr.retrain.taking_over import read_origin, take_over
 from nas_osr.retrain.train import TrainingPlan
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.encoder import check_image_shape
@@ -97,7 +98,8 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     request = replace(request)  # which is checked again: a script may have set a field
     import_plugins(request.plugin)
     check_network_options(request)
-    request = take_over(request)
+    where, searched = read_origin(request)
+    request = take_over(request, searched, where)
     preset_name = given(request.preset, ScheduleOptions.preset)
     preset = get_preset(preset_name)
     learned = preset_objective(preset_name, request.objective, request.objective_config)
@@ -106,10 +108,10 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     recipe = make_recipe(recipe_name, request.recipe_config, protocol)
     epochs = given(request.epochs, preset.retrain_epochs)
     batch_size = request.batch_or(preset.retrain_batch_size)
-    channels = given(request.channels, preset.retrain_channels)
-    network = request.network or resolve_architecture(
-        request.architecture, space_of(request.space, preset_name), channels, request.stem
-    )
+    network: Architecture | str | None = request.network
+    if network is None:
+        found = resolve_architecture(request.architecture, space_of(request.space, preset_name), stem=request.stem)
+        network = within_limits(found, preset.retrain_channels, request.channels, searched, where)
     filled = replace(
         request,
         protocol=protocol,

@@ -37,9 +37,11 @@ JUDGED = ("rule", "rule_config")
 LEARNED = ("objective", "objective_config", "outliers")
 
 
-def take_over(request: RetrainRequest) -> RetrainRequest:
-    """The request with what it leaves open from the search of its architecture; a line says what. UserError."""
-    where, searched = read_origin(request)
+def take_over(request: RetrainRequest, searched: Mapping[str, Any], where: str) -> RetrainRequest:
+    """The request with what it leaves open from the search of its architecture; a line says what.
+
+    Arguments and UserError are those of `fill_open`, whose `searched` and `where` `read_origin` finds.
+    """
     filled = fill_open(request, searched, where)
     taken = describe_difference(request, filled)
     if taken:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
-from nas_osr.errors import UserError, show
+from nas_osr.errors import UserError
 from nas_osr.plans import (
     DataPlan,
     ObjectivePlan,
@@ -23,6 +22,7 @@ from nas_osr.plans import (
     same_fields,
 )
 from nas_osr.requests import write_down
+from nas_osr.search_spaces.amounts import AMOUNTS, LIMITS, parse_amount
 from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.checks import check_space
 from nas_osr.search_spaces.constrained import check_budget
@@ -30,10 +30,9 @@ from nas_osr.search_spaces.presets import get_preset, preset_objective, space_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan
-from nas_osr.strategies.search_request import AMOUNTS, SearchRequest
+from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.recipes import Recipe
 
-FACTORS = {"k": 10**3, "M": 10**6, "G": 10**9}
 OPEN_CHOICES = frozenset(
     {"space", "stems", "activations", "poolings", "outputs", "widths", "two_inputs"}
 )  # as the space has them
@@ -61,20 +60,6 @@ def share(request: SearchRequest) -> SearchRequest:
     if request.overwrite:
         raise UserError("backend shared: --overwrite would take the folder from the other processes: remove it before")
     return replace(request, resume="auto")
-
-
-def parse_amount(value: int | str | None, name: str) -> int | None:
-    """A number such as 300k, 1.5M or 2G, at least 1. UserError naming the option when it is none."""
-    if not isinstance(value, str):
-        return value
-    number, factor = (value[:-1], FACTORS[value[-1]]) if value[-1:] in FACTORS else (value, 1)
-    try:
-        amount = float(number) * factor
-    except ValueError:
-        amount = math.nan
-    if not 1 <= amount < 1e18:
-        raise UserError(f"{name} must be a number such as 300k, 1.5M or 2000000, got {show(value)}")
-    return round(amount)
 
 
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
@@ -173,6 +158,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "split": request.split,
             "seed": request.seed,
             "pseudo_unknown": pseudo_unknown,
+            **{name: limit for name in LIMITS if (limit := getattr(request, name)) is not None},
         },
         recorded={
             **{name: value for name, value in request.recorded().items() if name not in OPEN_CHOICES},

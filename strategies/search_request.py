@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from nas_osr.configuration import Checked, ClassNames, UserPath
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import RunRequest, SpaceOptions
+from nas_osr.search_spaces.amounts import AMOUNTS
 from nas_osr.strategies import STRATEGIES
 
 Criterion = Literal["f1", "auroc", "oscr"]
@@ -33,9 +34,6 @@ class WeightOptions(Checked):
 
 Amount = Annotated[int, POSITIVE] | str
 """A number, or one with k, M or G behind it, such as 300k or 1.5M."""
-
-
-AMOUNTS = ("max_params", "max_macs", "max_memory")
 
 
 @dataclass

@@ -44,7 +44,7 @@ class Asking:
 
     def __init__(self, strategy: Any, plan: SearchPlan, recorder: History) -> None:
         self.strategy, self.plan, self.recorder = strategy, plan, recorder
-        self.lag = 1 if plan.jobs == 1 else 2 * plan.jobs  # so that no job waits for a trial somewhat longer than it
+        self.lag = strategy.lag(plan)
         self.asked: list[Proposal] = []
         self.tried: list[Tried] = []
         self.done = self.told()
@@ -92,10 +92,38 @@ class Asking:
         return None
 
 
-def tell_of_draws(plan: SearchPlan, first: int, trials: int) -> None:
-    """A line where no trial will rest on another, since so many first ones are random; of none there is none to say."""
-    if 0 < trials <= first and not plan.output.quiet:
-        tell(f"all {trials} trials are random: they rest on others after the first {first} only")
+def lag_of(jobs: int, trials: int, first: int) -> int:
+    """How many trials a proposal lies after the last one that it may rest on.
+
+    With several jobs twice as many as these, so that none waits for a trial that takes somewhat longer; as many as
+    these where otherwise fewer than half of the trials would rest on others.
+
+    Args:
+        first: how many results there have to be; 0 where none rest on any.
+    """
+    if jobs == 1:
+        return 1
+    return 2 * jobs if first == 0 or 2 * resting(trials, first, 2 * jobs) >= trials else jobs
+
+
+def resting(trials: int, first: int, lag: int) -> int:
+    """How many trials rest on others, where that takes `first` results."""
+    return max(0, trials - first - lag + 1)
+
+
+def tell_of_draws(plan: SearchPlan, first: int, trials: int, lag: int = 1) -> None:
+    """A line where none of the trials rests on others, or with several jobs fewer than half of them.
+
+    `first` are the results that it takes, as of `lag_of`; of 0 there is nothing to say.
+    """
+    count = resting(trials, first, lag)
+    if plan.output.quiet or not first:
+        return
+    beside = "" if lag == 1 else f" with {plan.jobs} jobs"
+    if count == 0:
+        tell(f"all {trials} trials are random: they rest on others after the first {first + lag - 1} only{beside}")
+    elif lag > 1 and 2 * count < trials:
+        tell(f"{count} of {trials} trials rest on others{beside}: fewer jobs, or more trials, let more of them do so")
 
 
 def draw_new(plan: SearchPlan, trial: int, tried: Sequence[Tried], draw: Callable[[int], Architecture]) -> Architecture:

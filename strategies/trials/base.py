@@ -29,7 +29,7 @@ from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.base import SearchPlan, SearchResult, Strategy
 from nas_osr.strategies.pseudo_unknown import Classes, count_search_images
 from nas_osr.strategies.search_request import Criterion
-from nas_osr.strategies.trials.asking import Asking, tell_of_draws
+from nas_osr.strategies.trials.asking import Asking, lag_of, tell_of_draws
 from nas_osr.strategies.trials.in_turn import try_here
 from nas_osr.strategies.trials.pool import try_in_processes
 from nas_osr.strategies.trials.study import Direction, TrialStudy
@@ -92,8 +92,16 @@ class Trials(Strategy):
         return max(tried, key=lambda done: done.score)
 
     def random_first(self) -> int:
-        """How many first trials are random, for those after them to rest on; 0 where none rest on others so."""
+        """How many random trials it takes for others to rest on them; 0 where none rest on others."""
         return 0
+
+    def lag(self, plan: SearchPlan) -> int:
+        """How many trials a proposal lies after the last one that it may rest on; see `lag_of`."""
+        return lag_of(plan.jobs, self.config.trials, self.random_first())
+
+    def tell_of_plan(self, plan: SearchPlan) -> None:
+        """A line on what so many trials cannot do, if there is such a thing."""
+        tell_of_draws(plan, self.random_first(), self.config.trials, self.lag(plan))
 
     def directions(self) -> tuple[Direction, ...]:
         """What is to become of each of the `objectives`, as Optuna says it."""
@@ -142,7 +150,7 @@ class Trials(Strategy):
                 "several processes train one network here: start one process, with --jobs for several trials"
             )
         if fabric.is_global_zero:
-            tell_of_draws(plan, self.random_first(), self.config.trials)
+            self.tell_of_plan(plan)
         # restore: which trials are done, and how far the one had come that was interrupted
         state = recorder.restore() or {"epoch": -1}
         folder = recorder.folder()

@@ -7,6 +7,7 @@ its training ended, the highest rung first; where no rung has one, a new archite
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise, takewhile
@@ -14,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 
 from nas_osr.errors import UserError
 from nas_osr.option_docs import Range
+from nas_osr.runs.progress import tell
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.trials.asking import draw_uniformly
 from nas_osr.strategies.trials.base import Trials, TrialsConfig
@@ -36,7 +38,7 @@ class Halving(Trials):
     """Asynchronous successive halving."""
 
     Config = HalvingConfig
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"trials": 100}, "tiny": {"trials": 12}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"trials": 100}, "tiny": {"trials": 16}}
     epochs: ClassVar[Mapping[str, int]] = {"paper": 27, "small": 9, "tiny": 9}
     continues = True
     draws = True
@@ -51,6 +53,38 @@ class Halving(Trials):
         super().check_plan(plan)
         if len(self.rungs(plan)) < 2:
             raise UserError(f"shortest must be less than epochs, {plan.weights.epochs}, got {self.config.shortest}")
+
+    def random_first(self) -> int:
+        return self.config.factor  # type: ignore[no-any-return]
+
+    def lag(self, plan: SearchPlan) -> int:
+        """As of other strategies, or as many as there are jobs where only so a higher rung is reached."""
+        far, rungs = super().lag(plan), len(self.rungs(plan))
+        return plan.jobs if self.reached(rungs, plan.jobs) > self.reached(rungs, far) else far
+
+    def tell_of_plan(self, plan: SearchPlan) -> None:
+        """A line where the last rung is out of reach."""
+        super().tell_of_plan(plan)
+        rungs, lag = self.rungs(plan), self.lag(plan)
+        longest = self.reached(len(rungs), lag)
+        if longest < len(rungs) - 1 and not plan.output.quiet:
+            beside = f" with {plan.jobs} jobs" if plan.jobs > 1 else ""
+            tell(
+                f"{self.config.trials} trainings{beside} may be too few for the last rung: unless later ones do better "
+                f"than earlier ones, none takes more than {rungs[longest]} of {rungs[-1]} epochs "
+                "(more trials, fewer jobs or --epochs)"
+            )
+
+    def reached(self, rungs: int, lag: int) -> int:
+        """The highest of so many rungs that a training reaches, where each is worse than those before it."""
+        asked: list[int] = []
+        for trial in range(self.config.trials):
+            there = Counter(asked[: max(0, trial + 1 - lag)])
+            ready = (
+                rung for rung in reversed(range(rungs - 1)) if there[rung] // self.config.factor > asked.count(rung + 1)
+            )
+            asked.append(next(ready, -1) + 1)
+        return max(asked)
 
     def trained_epochs(self, plan: SearchPlan) -> float:
         """At most, when a rung has its share of all trainings."""

@@ -37,7 +37,7 @@ from nas_osr.evaluation.user_arrays import read_arrays
 from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.retrain.reopen import only_split, read_retrain_config
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.retrain.taking_over import take_over
+from nas_osr.retrain.taking_over import read_origin, take_over
 from nas_osr.runs.checkpoints import read_checkpoint
 from nas_osr.runs.names import PROGRAM
 from nas_osr.runs.run_folder import RunFolder
@@ -173,7 +173,9 @@ def read_run_config(folder: Path) -> None:
 
 
 def read_searched_for(folder: Path) -> None:
-    take_over(RetrainRequest(architecture=str(folder)))
+    request = RetrainRequest(architecture=str(folder))
+    where, searched = read_origin(request)
+    take_over(request, searched, where)
 
 
 def write_search(folder: Path) -> None:

@@ -11,6 +11,7 @@ import nas_osr
 from nas_osr.errors import UserError
 from nas_osr.files.text import read_object
 from nas_osr.runs.run_folder import RunFolder
+from nas_osr.search_spaces.amounts import parse_amount
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.budgets import network_sizes
@@ -18,7 +19,6 @@ from nas_osr.search_spaces.latencies import read_latencies
 from nas_osr.search_spaces.sizes import sizes_of
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import latency
-from nas_osr.strategies.search_plan import parse_amount
 from nas_osr.strategies.trials.random import Random
 from nas_osr.strategies.trials.trial import TrialRunner
 
@@ -59,7 +59,9 @@ def test_what_nothing_fits_is_told_before_anything_is_written(tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("text", "amount"), [("300k", 300_000), ("1.5M", 1_500_000), ("2G", 2 * 10**9), (7, 7)])
+@pytest.mark.parametrize(
+    ("text", "amount"), [("300k", 300_000), ("300K", 300_000), ("1.5M", 1_500_000), ("2G", 2 * 10**9), (7, 7)]
+)
 def test_amounts(text: int | str, amount: int) -> None:
     assert parse_amount(text, "max_params") == amount
 

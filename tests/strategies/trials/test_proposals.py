@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from nas_osr.search_spaces.architectures.canonical import fingerprint
+from nas_osr.search_spaces.presets import PRESETS
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
-from nas_osr.strategies.trials.asking import Asking, tell_of_draws
+from nas_osr.strategies.trials.asking import Asking, lag_of, resting, tell_of_draws
 from nas_osr.strategies.trials.trial import Proposal, Tried
 
 
@@ -74,7 +75,8 @@ def run(search: SearchPlan, trials: int, judge: Callable[[Proposal], float] = sc
 def test_equal_searches_are_equal_and_wait_for_no_more_results_than_they_may(name: str) -> None:
     one, other = (run(plan(name, jobs=3), 30) for _ in range(2))
     assert one.asked == other.asked
-    assert [one.known(trial) for trial in (0, 5, 6, 29)] == [0, 0, 1, 24]
+    assert one.lag == (6 if name in ("random", "halving") else 3)  # others would rest on too few
+    assert [one.known(trial) for trial in (0, one.lag - 1, one.lag, 29)] == [0, 0, 1, 30 - one.lag]
     assert run(plan(name, jobs=3, seed=1), 30).asked != one.asked
 
 
@@ -167,7 +169,7 @@ def test_what_a_predictor_says_rests_on_the_trials_alone() -> None:
 
 @pytest.mark.parametrize(
     ("name", "settings", "first"),
-    [("random", {}, 0), ("halving", {}, 0), ("evolution", {"population": 5, "tournament": 2}, 5),
+    [("random", {}, 0), ("halving", {"factor": 3}, 3), ("evolution", {"population": 5, "tournament": 2}, 5),
      ("nsga", {"population": 6}, 6), ("predictor", {"initial": 7}, 7)],
 )  # fmt: skip
 def test_it_is_said_where_all_trials_are_random(
@@ -180,6 +182,56 @@ def test_it_is_said_where_all_trials_are_random(
     tell_of_draws(search, first, first)
     said = f"all {first} trials are random: they rest on others after the first {first} only\n"
     assert capsys.readouterr().err == (said if first else "")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "trials", "first", "lag", "rest"),
+    [
+        (1, 24, 8, 1, 16),
+        (2, 24, 8, 4, 13),
+        (4, 24, 8, 4, 13),  # of twice as many only 9 would
+        (8, 24, 8, 8, 9),
+        (8, 100, 20, 16, 65),
+        (8, 8, 0, 16, 0),  # nothing rests on others: no job has to wait
+    ],
+)
+def test_how_far_jobs_look_ahead(jobs: int, trials: int, first: int, lag: int, rest: int) -> None:
+    assert lag_of(jobs, trials, first) == lag
+    assert resting(trials, first, lag) == rest
+
+
+def test_it_is_said_where_jobs_leave_little_to_rest_on(capsys: pytest.CaptureFixture[str]) -> None:
+    search = plan("evolution", 8, population=8)
+    tell_of_draws(search, 8, 24, 8)
+    assert capsys.readouterr().err == (
+        "9 of 24 trials rest on others with 8 jobs: fewer jobs, or more trials, let more of them do so\n"
+    )
+    tell_of_draws(search, 8, 15, 8)
+    assert (
+        "all 15 trials are random: they rest on others after the first 15 only with 8 jobs" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_halving_trains_one_to_the_end_at_every_preset(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
+    search = plan_search(SearchRequest(protocol="digits", preset=preset, strategy="halving", threads=1, device="cpu"))
+    strategy: Any = search.strategy
+    rungs = len(strategy.rungs(search))
+    assert strategy.reached(rungs, strategy.lag(search)) == rungs - 1
+    strategy.tell_of_plan(search)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("trials", "jobs"), [(1, 1), (12, 1), (13, 1), (20, 1), (12, 2), (18, 2), (24, 4), (30, 8)])
+def test_the_rung_that_is_said_to_be_reached_is(trials: int, jobs: int, capsys: pytest.CaptureFixture[str]) -> None:
+    search = plan("halving", jobs, trials=trials)
+    strategy: Any = search.strategy
+    worse = iter(range(trials, 0, -1))
+    longest = max(proposal.epochs for proposal in run(search, trials, lambda proposal: float(next(worse))).asked)
+    assert longest == strategy.rungs(search)[strategy.reached(3, strategy.lag(search))]
+    capsys.readouterr()
+    strategy.tell_of_plan(search)
+    assert ("may be too few for the last rung" in capsys.readouterr().err) == (longest < 9)
 
 
 def non_dominated(strategy: Any, tried: list[Tried]) -> list[set[int]]:

@@ -1,0 +1,69 @@
+"""The limits that a search had on the size of its networks: a retraining keeps to them, or says that it does not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from nas_osr.errors import UserError
+from nas_osr.search_spaces.amounts import AMOUNTS, LIMITS, parse_amount
+from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.budgets import Budget, network_sizes
+
+logger = logging.getLogger(__name__)
+
+
+def within_limits(
+    architecture: Architecture, usual: int, channels: int | None, searched: Mapping[str, Any], where: str
+) -> Architecture:
+    """The architecture at the width of its retraining.
+
+    That is the width that is asked for, or else the preset's, unless only the width that was searched is within the
+    limits of the search. A line says which limit decides, or is not kept.
+
+    Args:
+        architecture: as it was found.
+        usual: the preset's width of retrained networks; 0 is the searched one.
+        channels: the width that is asked for; None is none.
+        searched: what is recorded of the search; empty where there was none.
+        where: the record's file, for messages.
+
+    Raises:
+        UserError: a limit in the record is none.
+    """
+    wide = architecture.with_network(usual if channels is None else channels)
+    limits = {name: searched[name] for name in LIMITS if searched.get(name) is not None}
+    shape = architecture.found.get("image_shape")
+    if not limits or shape is None or wide.space.channels == architecture.space.channels:
+        return wide
+    try:
+        parameters, macs, memory = (parse_amount(limits.get(name), name) for name in AMOUNTS)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    budget = Budget(tuple(shape), parameters, macs, memory)
+    at = f"at {wide.space.channels} channels"
+    if not budget.fits(wide):
+        why = f"{at} the network has {describe_excess(wide, budget, limits)}, above the limits of its search"
+    elif "max_latency" in limits:
+        why = f"{at} nobody has looked at max_latency {limits['max_latency']:g} of its search"
+    else:
+        return wide
+    kept = "" if channels is not None else f"{architecture.space.channels} channels, as was searched: "
+    logger.warning("%s: %s%s", where, kept, why)
+    return wide if channels is not None else architecture
+
+
+def describe_excess(architecture: Architecture, budget: Budget, limits: Mapping[str, Any]) -> str:
+    """What of a network is above a budget, with the limits as options name them."""
+    sizes = network_sizes(architecture, budget.image_shape, memory=budget.memory is not None)
+    counted = [
+        ("max_params", sizes.parameters, budget.parameters, "parameters"),
+        ("max_macs", sizes.macs, budget.macs, "MACs"),
+        ("max_memory", sizes.memory, budget.memory, "bytes at prediction"),
+    ]
+    return ", ".join(
+        f"{size:,} {unit} ({name} {limits[name]})"
+        for name, size, limit, unit in counted
+        if limit is not None and size > limit
+    )
