@@ -37,6 +37,7 @@ part_bench() {
 }
 part_compile() { # what torch.compile adds to plain steps, and to captured ones
     for graphs in off on; do
+        export TORCHINDUCTOR_CACHE_DIR="$OUT/inductor-$graphs"  # what a run that was cut has compiled is broken
         osr "bench-compiled-$graphs" 120 bench $MACHINE $CLASSES --phase retrain --architecture published --compile \
             --batch_size "$RETRAIN_BATCH" --graphs $graphs --json
     done
