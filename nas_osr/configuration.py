@@ -3,10 +3,11 @@ and the ranges that requests share. Free of torch."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -91,11 +92,29 @@ def make_request(kind: Callable[..., T], values: Mapping[str, Any], where: str) 
 
 def make_config(owner: str, kind: type[T], settings: Mapping[str, Any]) -> T:
     """An instance of a dataclass of settings, as `make_request` makes requests; `owner` has them, for messages."""
+    check_declared(owner, kind)
     known: Mapping[str, Any] = option_types(kind)  # type: ignore[arg-type]
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise UserError(f"{owner} has no setting {unknown[0]!r}: it has {', '.join(known)}{suggest(unknown[0], known)}")
     return make_request(kind, settings, owner)
+
+
+def check_declared(owner: str, kind: type) -> None:
+    """UserError where a dataclass of a user's own would ignore what it says: its class, or one that it derives from, is
+    not decorated, or gives a field another default without a type."""
+    for part in kind.__mro__ if is_dataclass(kind) else ():
+        if not is_dataclass(part):
+            continue
+        annotated = [name for name, hint in inspect.get_annotations(part).items() if "ClassVar" not in str(hint)]
+        options = {item.name for item in fields(part)}
+        said = [name for name in vars(part) if name in options and name not in annotated]
+        if "__dataclass_fields__" not in vars(part) and (ignored := [*annotated, *said]):
+            raise UserError(
+                f"{owner}: {part.__name__} ignores {ignored[0]}: put @dataclass(frozen=True) above the class"
+            )
+        if said:
+            raise UserError(f"{owner}: {part.__name__} ignores {said[0]}: give it a type there, as its base does")
 
 
 def check_complete(kind: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:

@@ -95,6 +95,12 @@ class Budget:
         pairs = zip((*sizes[:3], sizes.memory), self.limits, strict=True)
         return all(limit is None or size <= limit for size, limit in pairs)
 
+    def excess(self, sizes: Sizes) -> tuple[float, float]:
+        """By which share of its limit the worst is above it, and the sum of all shares; 0 where nothing is above."""
+        pairs = zip((*sizes[:3], sizes.memory), self.limits, strict=True)
+        shares = [max(0.0, size / max(limit, 1) - 1) for size, limit in pairs if limit is not None]
+        return max(shares, default=0.0), sum(shares)
+
     def fits(self, architecture: Architecture) -> bool:
         """Whether its network is within the budget."""
         if not self:

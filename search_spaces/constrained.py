@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -14,12 +14,18 @@ import numpy as np
 from nas_osr.data.sources.base import Shape
 from nas_osr.errors import UserError
 from nas_osr.search_spaces.architectures.architecture import Architecture, Branch, inconsistent_cell
-from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, decode, in_probability
-from nas_osr.search_spaces.budgets import FREE, Budget, Sizes, sum_pieces
+from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights, decode, format_way, in_probability
+from nas_osr.search_spaces.budgets import FREE, Budget, Sizes, network_sizes, sum_pieces
 from nas_osr.search_spaces.network import lay_out
 from nas_osr.search_spaces.pieces import STEM, Blocks, Piece, Pieces, forms_of
 from nas_osr.search_spaces.space import Cell, Space, all_paths, edges
 
+SIZES_TOLD: tuple[Callable[[Any], str], ...] = (
+    "{:,} parameters".format,
+    "{:,} MACs".format,
+    "{:.3g} ms an image".format,
+    "{:,} bytes at prediction".format,
+)
 UNLIKELY = -1e6  # the logarithm of a probability of 0: less than any sum of others
 
 
@@ -119,19 +125,29 @@ class _Filling:
             )
         if not labels:
             return None
-        value, _, chosen = labels[0]
-        operations = {cell: self.selectable[index] for cell, index in zip(self.sizes, chosen, strict=True)}
-        return value, self.outline.with_operations(operations)
+        return labels[0].value, self.filled(labels[0])
 
-    def least(self) -> tuple[int, int, float, int]:
-        """Of parameters, MACs, milliseconds an image and bytes at prediction the least that operations can give it; 0
-        of what has no limit."""
+    def nearest(self, below: tuple[float, float]) -> tuple[tuple[float, float], Architecture] | None:
+        """The operations with the least `Budget.excess`, and that; None where none is below this one."""
         labels = [Label(0.0, self.fixed, ())]
-        for sizes in self.sizes.values():
-            labels = undominated([Label(0.0, label.sizes.plus(size), ()) for label in labels for size in sizes])
-        memory, table = min(label.sizes.memory for label in labels), self.budget.table
-        milliseconds = 0.0 if table is None else table.milliseconds(self.smallest.nanoseconds)
-        return self.smallest.parameters, self.smallest.macs, milliseconds, memory
+        for place, sizes in enumerate(self.sizes.values(), start=1):
+            rest = self.rest[len(self.sizes) - place]
+            grown = [
+                Label(0.0, label.sizes.plus(size), (*label.chosen, index))
+                for label in labels
+                for index, size in enumerate(sizes)
+            ]
+            labels = undominated([one for one in grown if self.budget.excess(one.sizes.plus(rest)) < below])
+        if not labels:
+            return None
+        found = min(labels, key=lambda one: self.budget.excess(one.sizes))
+        return self.budget.excess(found.sizes), self.filled(found)
+
+    def filled(self, label: Label) -> Architecture:
+        """The architecture of operations for all cells."""
+        return self.outline.with_operations(
+            {cell: self.selectable[index] for cell, index in zip(self.sizes, label.chosen, strict=True)}
+        )
 
 
 class Label(NamedTuple):
@@ -191,21 +207,33 @@ def check_budget(budget: Budget, space: Space) -> None:
     """UserError, with what is nearest, when no architecture of the space fits."""
     if not budget or best_within(space, even_weights(space), budget) is not None:
         return
-    fillings = (_Filling(Choice(space, choices, paths), budget) for choices, paths in outlines(space, budget.free))
-    least = [min(column) for column in zip(*(filling.least() for filling in fillings), strict=True)]
-    tell = (
-        "{:,} parameters".format,
-        "{:,} MACs".format,
-        "{:.3g} ms an image".format,
-        "{:,} bytes at prediction".format,
+    nearest = nearest_to(space, budget)
+    branches = [format_way(way) for way in nearest.describe()["branches"].values()]
+    choices = [f"{name} {value}" for name, value in nearest.choices.items() if name not in budget.free]
+    sizes = network_sizes(nearest, budget.image_shape, budget.table, memory=budget.memory is not None)
+    asked = budget.parameters, budget.macs, None if budget.table is None else budget.latency, budget.memory
+    limits = [say(limit) for say, limit in zip(SIZES_TOLD, asked, strict=True) if limit is not None]
+    milliseconds = 0.0 if budget.table is None else budget.table.milliseconds(sizes.nanoseconds)
+    needs = sizes.parameters, sizes.macs, milliseconds, sizes.memory
+    has = [say(need) for say, need, limit in zip(SIZES_TOLD, needs, asked, strict=True) if limit is not None]
+    raise UserError(
+        f"no network of the space has at most {' and '.join(limits)}: the nearest has {' and '.join(has)} "
+        f"({', '.join([*branches, *choices])}): allow more, or reduce --channels"
     )
-    limits = budget.parameters, budget.macs, None if budget.table is None else budget.latency, budget.memory
-    asked = [
-        f"{say(limit)} (the least that any has: {say(size).split(' ')[0]})"
-        for say, limit, size in zip(tell, limits, least, strict=True)
-        if limit is not None
-    ]
-    raise UserError(f"no network of the space has at most {' and '.join(asked)}: allow more, or reduce --channels")
+
+
+def nearest_to(space: Space, budget: Budget) -> Architecture:
+    """The architecture with one input a cell whose worst excess over a limit is the least, in proportion to it; of
+    several the one with the least sum of excesses."""
+    fillings = [_Filling(Choice(space, choices, paths), budget) for choices, paths in outlines(space, budget.free)]
+    bounded = sorted(((budget.excess(filling.smallest), filling) for filling in fillings), key=lambda one: one[0])
+    least, nearest = (math.inf, math.inf), None
+    for bound, filling in bounded:
+        if bound >= least:
+            break
+        least, nearest = filling.nearest(least) or (least, nearest)
+    assert nearest is not None  # a space has networks
+    return nearest
 
 
 def decode_within(space: Space, weights: ArchitectureWeights, budget: Budget) -> Architecture:

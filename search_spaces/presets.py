@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from nas_osr.errors import UserError, suggest
 from nas_osr.search_spaces.space import Space
-from nas_osr.search_spaces.spaces import space_class
+from nas_osr.search_spaces.spaces import SPACES, read_space
 
 
 @dataclass(frozen=True)
@@ -80,13 +80,14 @@ def space_of(name: str | None, preset: str) -> Space:
     A space of a user's own has the preset's layers and channels where its class does not say others. Raises UserError.
     """
     usual = get_preset(preset)
-    if name in (None, "paper"):
+    if name is None or name == "paper":
         return usual.space
-    found = space_class(name)
-    defaults = {item.name: item.default for item in fields(Space)}
-    own = asdict(found())
-    sizes = {key: asdict(usual.space)[key] for key in ("layers", "channels") if own[key] == defaults[key]}
-    return Space(**{**own, **sizes, **usual.space_sizes.get(name, {})})
+    said = read_space(name)
+    sizes = {"layers": usual.space.layers, "channels": usual.space.channels, **usual.space_sizes.get(name, {})}
+    try:
+        return Space(**{**sizes, **said})
+    except UserError as error:
+        raise error if name in SPACES else UserError(f"space {name}: {error}") from None
 
 
 def preset_objective(preset: str, name: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from typing import Any
 
 from nas_osr.cli.show import show_dry_run, show_json, show_next
+from nas_osr.search_spaces.architectures.decoding import format_way
 from nas_osr.strategies.run import run_search
 from nas_osr.strategies.search_request import SearchRequest
 
@@ -31,8 +30,3 @@ def search(config: SearchRequest, command: list[str]) -> None:
             print(f"stopped early by {result['stopped']}")
         print(f"{result['seconds']:.0f} seconds, everything in {result['out']}")
         show_next(f"retrain {shlex.quote(result['out'])}")
-
-
-def format_way(way: Mapping[str, Any]) -> str:
-    """A way through the cells of a space: `0:conv 1:skip`."""
-    return " ".join(f"{scale}:{name}" for scale, name in zip(way["path"], way["operations"], strict=True))

@@ -36,6 +36,11 @@ def name_cell(cell: Cell) -> str:
     return f"{cell[0]}/{cell[1]}"
 
 
+def format_way(way: Mapping[str, Any]) -> str:
+    """A way through the cells of a space, as `Architecture.describe` has it: `0:conv 1:skip`."""
+    return " ".join(f"{scale}:{name}" for scale, name in zip(way["path"], way["operations"], strict=True))
+
+
 def best_path(layers: int, branch: int, beta: Mapping[Cell, tuple[float, float]]) -> tuple[int, ...]:
     """The path to `branch` with the greatest product of beta: the least sum of -log beta.
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -237,3 +237,43 @@ def test_settings_are_converted() -> None:
 def test_wrong_settings(values: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         make_config("thing", Settings, values)
+
+
+class Undecorated(Settings):
+    weight: float = 2.0
+
+
+@dataclass(frozen=True)
+class Untyped(Settings):
+    count = 3
+
+
+@dataclass(frozen=True)
+class Derived(Untyped):
+    weight: float = 2.0
+
+
+@dataclass(frozen=True)
+class Harmless(Settings):
+    """What is no setting may be anything."""
+
+    KINDS: ClassVar[tuple[str, ...]] = ("a",)
+    limit = 3
+    weight: float = 2.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Undecorated, r"^thing: Undecorated ignores weight: put @dataclass\(frozen=True\) above it$"),
+        (Untyped, "^thing: Untyped ignores count: give it a type there, as its base does$"),
+        (Derived, "^thing: Untyped ignores count"),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(kind: type, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_config("thing", kind, {})
+
+
+def test_what_is_no_setting_is_left_alone() -> None:
+    assert make_config("thing", Harmless, {}) == Harmless(weight=2.0)

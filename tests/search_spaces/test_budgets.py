@@ -18,11 +18,14 @@ from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
 from nas_osr.search_spaces.budgets import Budget, Sizes, network_sizes
 from nas_osr.search_spaces.constrained import (
+    Choice,
     Label,
     best_within,
     check_budget,
     decode_within,
     even_weights,
+    nearest_to,
+    outlines,
     space_pieces,
     undominated,
 )
@@ -125,6 +128,8 @@ def test_the_best_within_is_the_best_of_all_that_fit(seed: int, share: float, li
         assert found is None
         with pytest.raises(UserError, match="no network of the space has at most"):
             check_budget(budget, space)
+        nearest = network_sizes(nearest_to(space, budget), shape, table)
+        assert budget.excess(nearest) == min(map(budget.excess, sizes))
         return
     assert found is not None and budget.fits(found)
     best = max(probability(one, weights) for one in fitting)
@@ -159,17 +164,41 @@ def test_decoding_keeps_memory_and_latency(name: str, limit: str) -> None:
 
 def test_nothing_fits() -> None:
     space, shape = SPACES["paper"], (1, 32, 32)
-    with pytest.raises(UserError, match=r"at most 10 parameters \(the least that any has: [\d,]+\): allow more"):
+    with pytest.raises(UserError, match=r"at most 10 parameters: the nearest has [\d,]+ parameters \(0:.*: allow"):
         check_budget(Budget(shape, parameters=10), space)
     everything = [network_sizes(sample_architecture(space, seed), shape) for seed in range(200)]
-    with pytest.raises(UserError, match=r"at most 99 bytes at prediction \(the least that any has: [\d,]+\)") as told:
+    with pytest.raises(UserError, match=r"at most 99 bytes at prediction: the nearest has [\d,]+ bytes") as told:
         check_budget(Budget(shape, memory=99), space)
-    least = int(str(told.value).split("has: ")[1].split(")")[0].replace(",", ""))
+    least = int(str(told.value).split("nearest has ")[1].split(" ")[0].replace(",", ""))
     assert least == min(size.memory for size in everything)  # there are 33 different ones
     table = made_up_table(space, shape)
-    with pytest.raises(UserError, match=r"at most 1e-09 ms an image \(the least that any has: 0\.00\d+\)"):
+    with pytest.raises(UserError, match=r"at most 1e-09 ms an image: the nearest has 0\.00\d+ ms an image"):
         check_budget(Budget(shape, latency=1e-9, table=table), space)
     check_budget(Budget(shape, latency=1e-9), space)  # nothing has been measured yet
+
+
+def test_the_nearest_to_two_limits_is_one_network() -> None:
+    """Limits that single networks keep to, but none to both."""
+    space, shape = (
+        replace(SPACES["paper"], operations=("conv",), stems=("strided", "pooled"), outputs=(1, 2)),
+        (1, 8, 8),
+    )
+    space = replace(space, widths=(0.5, 1.0))
+    everything = {}
+    for choices, paths in outlines(space):
+        one = Choice(space, choices, paths).with_one("conv")
+        everything[one.to_json()] = network_sizes(one, shape)
+    least = [min(getattr(size, name) for size in everything.values()) for name in ("parameters", "macs")]
+    budget = Budget(shape, *least)
+    assert not any(budget.admits(size) for size in everything.values())
+    found = nearest_to(space, budget)
+    size, best = everything[found.to_json()], min(map(budget.excess, everything.values()))
+    assert budget.excess(size) == best > (0, 0)
+    with pytest.raises(UserError) as told:
+        check_budget(budget, space)
+    asked, have = (f"{p:,} parameters and {m:,} MACs" for p, m in (least, size[:2]))
+    assert f"at most {asked}: the nearest has {have} (0:conv" in str(told.value)
+    assert f"stem {found.stem}, output {found.choices['output']}" in str(told.value)
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 4)] * 4), max_size=12))

@@ -6,7 +6,7 @@ import copy
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,71 @@ def test_a_space_of_ones_own_is_a_plain_value_at_the_presets_size(
     for name, message in (("narrow", "unknown space 'narrow': choose from paper, wide or give"), ("os.PathLike", "os")):
         with pytest.raises(UserError, match=message):
             space_of(name, "tiny")
+
+
+def own_space(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The dotted path of a space S that is written so, `@` for its decorator."""
+    head = "from dataclasses import dataclass, field\nfrom nas_osr.search_spaces.space import Space\n"
+    more = "from nas_osr.search_spaces.spaces import Wide\n"
+    written = code.replace("S: ", "class S(Space):\n    ").replace("@ ", "@dataclass(frozen=True)\n")
+    (tmp_path / "written_space.py").write_text(head + more + written)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "written_space", raising=False)
+    return "written_space.S"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("S: operations = ('skip', 'conv')", {"operations": ("skip", "conv")}),
+        ("@ S: operations = ['skip', 'conv']", {"operations": ("skip", "conv")}),
+        ("S: layers: int = 6\n    channels = 256", {"layers": 6, "channels": 256}),
+        ("@ S: widths: list = field(default_factory=lambda: [1, 0.5])", {"widths": (0.5, 1.0)}),
+        ("S: widths: list = field(default_factory=lambda: [1, 0.5])", {"widths": (0.5, 1.0)}),
+        ("@dataclass(frozen=True, slots=True)\nS: stems: tuple = ('pooled',)", {"stems": ("pooled",)}),
+        ("class A(Space):\n    layers = 5\n@ class S(A):\n    channels: int = 8", {"layers": 5, "channels": 8}),
+        ("S: _light = ('skip', 'conv')\n    operations = _light", {"operations": ("skip", "conv")}),
+    ],
+)  # fmt: skip
+def test_what_a_class_says_counts_however_it_says_it(
+    code: str, expected: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = own_space(code, tmp_path, monkeypatch)
+    assert space_of(name, "tiny") == replace(PRESETS["tiny"].space, **expected)
+
+
+def test_a_space_may_restrict_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = own_space("class S(Wide):\n    two_inputs = False", tmp_path, monkeypatch)
+    assert space_of(name, "tiny") == replace(space_of("wide", "tiny"), channels=16, two_inputs=False)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("@ S: depth: int = 3", "depth is no field of a space: leave it out, or call it _depth"),
+        ("S: depth: int", "depth is no field of a space: leave it out"),
+        ("S: operation = ('skip',)", r"operation is no field of a space: .*; did you mean operations\?"),
+        ("S: def helper(self): pass", "helper is no field of a space"),
+        ("S: selectable = property(lambda self: ('skip',))", "selectable would be ignored, since"),
+        ("S: def _check_choices(self): pass", "_check_choices would be ignored"),
+        ("S: def __post_init__(self): pass", "__post_init__ would be ignored"),
+        ("@ S: def __init__(self): pass", "__init__ would be ignored"),
+        ("class A(Space):\n    cells = ()\nclass S(A):\n    layers = 4", "cells would be ignored"),
+        ("S: operations = property(lambda self: ('skip',))", r"operations must be a list \[text, ...\]"),
+        ("S: operations = ('skip')", r"operations must be a list \[text, ...\], got 'skip'"),
+        ("S: widths = 0.5", r"widths must be a list \[a finite number, ...\], got 0.5"),
+        ("S: layers = 4.0", "layers must be a whole number, got 4.0"),
+        ("S: layers = 1", "layers must be from 3 to 64, got 1"),
+        ("S: widths = (0.3,)", "widths must lie in .* make channels 16 a multiple of 4, got 0.3"),
+    ],
+)  # fmt: skip
+def test_what_a_search_would_not_heed_is_refused_in_one_line(
+    code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = own_space(code, tmp_path, monkeypatch)
+    with pytest.raises(UserError, match=f"^space written_space.S: {message}") as refused:
+        space_of(name, "tiny")
+    assert "\n" not in str(refused.value)
 
 
 def test_a_fixed_stem_is_no_choice() -> None:
