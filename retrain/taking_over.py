@@ -24,7 +24,7 @@ from nas_osr.plain import plain
 from nas_osr.plans import given
 from nas_osr.requests import DataOptions, ScheduleOptions, name_former_classes
 from nas_osr.retrain.retrain_request import RetrainRequest
-from nas_osr.runs.names import is_run_folder
+from nas_osr.runs.names import FRONT_FOLDER, is_run_folder
 from nas_osr.scoring import rule_class
 from nas_osr.search_spaces.architectures.references import load_architecture, published_names
 from nas_osr.search_spaces.presets import get_preset
@@ -52,8 +52,9 @@ def take_over(request: RetrainRequest, searched: Mapping[str, Any], where: str) 
 def read_origin(request: RetrainRequest) -> tuple[str, Mapping[str, Any]]:
     """Where it is recorded what the architecture of a request was searched for, and the record.
 
-    Of a run folder, or of an architecture file in one, config.yaml; of another file its own entry `found`. Published
-    and random architectures, values, networks, and what is not there have none. Raises UserError when a file is broken.
+    Of a run folder, or of an architecture file in one or on its front, config.yaml; of another file its own entry
+    `found`. Published and random architectures, values, networks, and what is not there have none. Raises UserError
+    when a file is broken.
     """
     reference = request.architecture
     if request.network is not None or not isinstance(reference, str) or reference in published_names():
@@ -62,8 +63,10 @@ def read_origin(request: RetrainRequest) -> tuple[str, Mapping[str, Any]]:
     file = path / "architecture.json" if path.is_dir() else path
     if not file.is_file():
         return "", {}
-    config = file.parent / "config.yaml"
-    if file.stem == "architecture" and is_run_folder(file.parent) and config.is_file():
+    on_front = file.parent.name == FRONT_FOLDER and file.stem.startswith("trial-")
+    run = file.parent.parent if on_front else file.parent
+    config = run / "config.yaml"
+    if (on_front or file.stem == "architecture") and is_run_folder(run) and config.is_file():
         return str(config), read_config(config)
     return str(file), load_architecture(file).found
 

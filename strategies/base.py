@@ -145,6 +145,11 @@ class Strategy:
         """Which score picks the architecture, by its name in the history."""
         return getattr(self.config, "criterion", "f1")
 
+    @property
+    def cost_shown(self) -> str:
+        """What of a trial its score stands against on the front, by its name in the history."""
+        return getattr(self.config, "against", "parameters")
+
     def classes(self, protocol: Protocol, given: Sequence[int] | None, seed: int) -> Classes:
         """Which known classes are kept and which play the unknown; here: as in Pseudo Auxiliary Searching.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -36,6 +36,7 @@ from nas_osr.strategies.base import SearchPlan, SearchResult
 from nas_osr.strategies.latency import compare_latency, find_latencies, found_latency
 from nas_osr.strategies.search_plan import plan_search
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.strategies.trials.front import read_front, write_front
 from nas_osr.strategies.trials.sharing import help_search
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.monitors import all_warnings, stop_reason
@@ -51,8 +52,9 @@ def run_search(request: SearchRequest, command: list[str], estimate: bool = True
 
     Returns:
         What was found: out, f1, epoch (of a strategy that tries architectures: the trial), phase ("search" or
-        "trial"), branches (choices and joins where there are any), seconds, warnings by kind, and stopped, the reason
-        why a stop rule ended the search, or None; with `dry_run` what would run.
+        "trial"), branches (choices and joins where there are any), seconds, front (of trials: those that none beats in
+        both score and cost, with their figures and files), warnings by kind, and stopped, the reason why a stop
+        rule ended the search, or None; with `dry_run` what would run.
 
     Raises:
         UserError: anything in the request is wrong, missing or in use, or does not fit into the device's memory;
@@ -180,19 +182,22 @@ def read_finished(run: RunFolder, plan: SearchPlan) -> dict[str, Any] | None:
 
 def write_result(run: RunFolder, result: SearchResult, plan: SearchPlan) -> dict[str, Any]:
     """Write the architecture, its pictures and the end of the run; what `read_result` returns."""
-    found = {
-        **plan.found,
-        **found_latency(result.architecture, plan.budget),
-        "epoch": result.epoch,
-        "F1": run.read_history()[result.epoch]["f1"],
-    }
-    if plan.strategy.criterion != "f1":
-        found |= {"criterion": plan.strategy.criterion, "score": result.score}
-    architecture = replace(result.architecture, found=found)
+    record = run.read_history()[result.epoch]
+    architecture = with_origin(plan, result.architecture, record, result.score)
     architecture.save(run.path / "architecture.json")
     export_architecture(architecture, result.weights, PICTURES, run.path, sizes_of(architecture))
+    write_front(run, plan.space, plan.strategy.criterion, plan.strategy.cost_shown, partial(with_origin, plan))
     run.finish()
     return read_result(run)
+
+
+def with_origin(plan: SearchPlan, architecture: Architecture, record: Mapping[str, Any], score: float) -> Architecture:
+    """An architecture that says where it comes from: the search, its record in the history, and the score of that."""
+    criterion = plan.strategy.criterion
+    picked = {} if criterion == "f1" else {"criterion": criterion, "score": score}
+    latency = found_latency(architecture, plan.budget)
+    found = {**plan.found, **latency, "epoch": record["epoch"], "F1": record["f1"], **picked}
+    return replace(architecture, found=found)
 
 
 def read_result(run: RunFolder) -> dict[str, Any]:
@@ -210,6 +215,7 @@ def read_result(run: RunFolder) -> dict[str, Any]:
         "phase": phases[0],
         **architecture.describe(),
         "seconds": sum(seconds),
+        "front": read_front(run),
         "warnings": all_warnings(history),
         "stopped": stop_reason(history),
     }

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nas_osr.errors import UserError, suggest
+from nas_osr.metrics.fronts import pareto_front
 from nas_osr.metrics.resampling import mean_and_spread
 from nas_osr.reports.shown_runs import Runs, ShownRun, retrainings
 from nas_osr.reports.style import FAINT, INK, Look, looks, one_axes, styled
@@ -213,16 +214,6 @@ def plot_pareto(
 def named_looks(found: Sequence[Summary]) -> list[Look]:
     """A look for each run."""
     return [look for _, look in zip(found, looks(), strict=False)]
-
-
-def pareto_front(cost: Any, value: Any) -> list[int]:
-    """The places of points [n] that no other beats in lower cost and higher value, by rising cost."""
-    order = np.lexsort((-np.asarray(value), np.asarray(cost)))
-    front: list[int] = []
-    for place in order.tolist():
-        if not front or value[place] > value[front[-1]]:
-            front.append(place)
-    return front
 
 
 def summarise_runs(runs: Runs, metric: str, label: str) -> list[Summary]:

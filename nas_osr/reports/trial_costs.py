@@ -8,9 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from nas_osr.errors import UserError
+from nas_osr.metrics.fronts import pareto_front
 from nas_osr.reports.shown_runs import Runs, need, run_folders
 from nas_osr.reports.style import FAINT, looks, one_axes, styled
-from nas_osr.reports.summaries import SIZES, pareto_front
+from nas_osr.reports.summaries import SIZES
+from nas_osr.runs.progress import tell
+from nas_osr.strategies.trials.front import trained_longest
 
 SIZES_OF_TRIALS = {  # by name: what the axis is called, and its unit
     **{name: (text, 1e6) for name, text in SIZES.items()},
@@ -24,7 +27,8 @@ SCORES = {"f1": "F1", "auroc": "AUROC", "oscr": "OSCR"}
 def plot_trials(runs: Runs, *, metric: str = "f1", against: str = "parameters", columns: int = 1) -> Figure:
     """The score of every trial of one search or several against the size of its network, and the front of all.
 
-    Filled: on the front, which no other trial beats in both. Scores are of held-out known and pseudo-unknown images.
+    Of a search that trains some for longer, as `halving` does, those that were trained longest. Filled: on the front,
+    which no other trial beats in both. Scores are of held-out known and pseudo-unknown images.
 
     Args:
         runs: searches that try architectures, also unfinished ones.
@@ -48,6 +52,13 @@ def plot_trials(runs: Runs, *, metric: str = "f1", against: str = "parameters", 
             records = [record for record in part.read_history() if record.get("phase") == "trial"]
             if not records or any(metric not in record or against not in record for record in records):
                 raise UserError(f"{part.path}: its history has no trials with {metric} and {against}")
+            longest = trained_longest(records)
+            if len(longest) < len(records):
+                epochs = longest[0]["trained_epochs"]
+                tell(
+                    f"{part.path}: {len(longest)} of {len(records)} trials are drawn, those trained for {epochs} epochs"
+                )
+            records = longest
             sizes += [record[against] / unit for record in records]
             scores += [100 * record[metric] for record in records]
             owners += [run.name] * len(records)

@@ -15,6 +15,7 @@ CHECKPOINT = "checkpoint.pt"
 PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 LATENCY_FILE = "latency.json"
 WARM_START_FILE = "warm_start.json"
+FRONT_FILE = "front.json"
 
 # Names that a run may write: `--overwrite` removes these and nothing else.
 RUN_FILES = (
@@ -38,7 +39,7 @@ RUN_FILES = (
     "summary.*",
     "choice.json",
     "logger.json",
-    "front.json",
+    FRONT_FILE,
     LATENCY_FILE,
     WARM_START_FILE,
     "table.jsonl.xz",
@@ -49,10 +50,12 @@ RUN_FILES = (
 FIT_SEARCH, FIT_TRAINING = "fit-search", "fit-training"
 RUN_FOLDERS = ("split-*", FIT_SEARCH, FIT_TRAINING)  # runs inside a run
 TRIALS_FOLDER = "trials"  # what a search keeps of trials that may go on, or have ended early
+FRONT_FOLDER = "front"  # the architectures of a search's trials that no other beats
 TRIAL_FILES = ("trial-*", ".*.tmp")
 MODEL_FOLDER = "model"  # what a retraining leaves to be used
 MODEL_FILES = ("model.json", "model.safetensors", "model.onnx", "model.int8.onnx", "README.md", ".*.tmp")
-OWN_FOLDERS = {MODEL_FOLDER: MODEL_FILES, TRIALS_FOLDER: TRIAL_FILES}  # what is a run's in its own folders
+# what is a run's in its own folders
+OWN_FOLDERS = {MODEL_FOLDER: MODEL_FILES, TRIALS_FOLDER: TRIAL_FILES, FRONT_FOLDER: TRIAL_FILES}
 
 
 def is_run_folder(path: Path) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from nas_osr.errors import UserError, show, suggest
 from nas_osr.files.paths import user_path
 from nas_osr.files.storage import read_config
+from nas_osr.runs.names import FRONT_FILE, FRONT_FOLDER
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.graph import from_graph, read_graphml
 from nas_osr.search_spaces.architectures.sampling import sample_architecture
@@ -49,6 +50,8 @@ def load_architecture(reference: str | Path, space: Space | None = None) -> Arch
             raise UserError(f"{show(text)}: expected random:SEED with a whole number, such as random:0")
         return sample_architecture(space, int(text.removeprefix("random:")))
     path = user_path(reference)
+    if path.exists() and path.name in (FRONT_FILE, FRONT_FOLDER):
+        raise UserError(_several(path))
     if path.is_dir():
         if (path / "config.yaml").is_file() and not (path / "architecture.json").exists():
             network = read_config(path / "config.yaml").get("network")
@@ -63,3 +66,11 @@ def load_architecture(reference: str | Path, space: Space | None = None) -> Arch
     if path.suffix == ".graphml":
         return from_graph(read_graphml(path), str(path))
     return Architecture.load(path)
+
+
+def _several(front: Path) -> str:
+    """What to do instead of naming a front, which has several architectures."""
+    files = sorted((front.parent / FRONT_FOLDER).glob("trial-*.json"))
+    if files:
+        return f"{front}: has several architectures: give the file of one, such as {files[0]}"
+    return f"{front}: has several architectures: save what one of them has as `architecture` in a file of its own"

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from nas_osr.objectives.base import Objective
+from nas_osr.cost.estimate import count_macs
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.supernet import Supernet, build_supernet
 from nas_osr.seeds import derive_seed
@@ -59,12 +59,27 @@ class PathTraining(Trainer):
 
     def scores(self, architecture: Architecture) -> tuple[dict[str, Any], float]:
         """Of a path with the weights that it inherits, as of any network; and the seconds that BatchNorm took of it."""
-        heads: Objective = self.learner.module.objective
+        network, taken = self.inherit(architecture)
+        return self.score_network(network), taken
+
+    def trial(self, architecture: Architecture) -> tuple[dict[str, Any], float]:
+        """The same with the size of the network, counted as other trials count it."""
+        network, taken = self.inherit(architecture)
+        parameters = sum(parameter.numel() for parameter in network.encoder.parameters())
+        macs = count_macs(network, self.plan.protocol.image_shape)
+        return {**self.score_network(network), "parameters": parameters, "macs": macs}, taken
+
+    def inherit(self, architecture: Architecture) -> tuple[Learner, float]:
+        """The network of a path with the weights that it inherits, and the seconds that BatchNorm took of it."""
         started = time.perf_counter()
         encoder = inheriting(self.learner.module.encoder, architecture, self.plan, self.fabric, self.split.fit_sample)
         taken = time.perf_counter() - started
-        infer = computed_as_trained(self.fabric, Learner(encoder, heads).eval().infer)
-        return pseudo_open_set_scores(infer, heads, self.plan.objective.make_rule(), self.split), taken
+        return Learner(encoder, self.learner.module.objective).eval(), taken
+
+    def score_network(self, network: Learner) -> dict[str, Any]:
+        """The scores of a network."""
+        infer = computed_as_trained(self.fabric, network.infer)
+        return pseudo_open_set_scores(infer, network.objective, self.plan.objective.make_rule(), self.split)
 
 
 def build_paths(plan: SearchPlan, outliers: Tensor, fabric: Fabric) -> tuple[Any, dict[str, Any], Schedule]:

@@ -29,7 +29,7 @@ from nas_osr.strategies.sampled.path_training import PathTraining, build_paths
 from nas_osr.strategies.search_request import Criterion
 from nas_osr.strategies.trials.asking import tell_of_draws
 from nas_osr.strategies.trials.evolution import check_tournament, evolve
-from nas_osr.strategies.trials.trial import Tried
+from nas_osr.strategies.trials.trial import Tried, describe_needs
 from nas_osr.training.epochs import run_epochs
 
 
@@ -117,9 +117,9 @@ class SinglePath(Strategy):
             for trial in range(len(tried), self.config.trials):
                 started = time.perf_counter()
                 found = evolve(plan, trial, tried, self.config.population, self.config.tournament)
-                scores, seconds = FirstRank(fabric, found).call(training.scores)
+                scores, seconds = FirstRank(fabric, found).call(training.trial)
                 about = {"epoch": epochs + trial, "phase": "trial", "losses": losses}
-                record = {**about, **scores, **found.describe()}
+                record = {**about, **scores, **found.describe(), **describe_needs(found, plan.budget)}
                 timing = {
                     "epoch": epochs + trial,
                     "seconds": time.perf_counter() - started,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from nas_osr.files.storage import replace_file
 from nas_osr.option_docs import Range
-from nas_osr.runs.recorder import Recorder
 from nas_osr.search_spaces.architectures.architecture import Architecture
 from nas_osr.search_spaces.architectures.sampling import mutate_architecture
 from nas_osr.seeds import derive_seed
@@ -23,8 +20,6 @@ from nas_osr.strategies.trials.trial import Tried
 
 if TYPE_CHECKING:
     from optuna import Study
-
-FRONT_FILE = "front.json"
 
 
 @dataclass(frozen=True)
@@ -99,29 +94,6 @@ class NSGA(Trials):
         generation = len(tried) // self.config.population
         # the sampler has them in another order when it is asked again
         return sorted(parent.number for parent in sampler.get_parent_population(self._study, generation))
-
-    def front(self, tried: Sequence[Tried]) -> list[Tried]:
-        """The trials that no other dominates, by size; of equal ones the first."""
-        best = [done for done in tried if not any(self.dominates(other, done) for other in tried)]
-        once = {self.objectives(done): done for done in reversed(best)}
-        return sorted(once.values(), key=lambda done: self.objectives(done)[1])
-
-    def conclude(self, plan: SearchPlan, tried: Sequence[Tried], recorder: Recorder) -> None:
-        """Leave the front: of each its trial, score, size and architecture, as `architecture.json` has it."""
-        folder = recorder.folder()
-        if folder is None:
-            return
-        rows = [
-            {
-                "trial": done.record["epoch"],
-                self.criterion: done.score,
-                self.config.against: done.record[self.config.against],
-                "architecture": done.architecture.to_dict(),
-            }
-            for done in self.front(tried)
-        ]
-        with replace_file(folder / FRONT_FILE) as file:
-            file.write((json.dumps({"front": rows}, indent=2, allow_nan=False) + "\n").encode())
 
 
 def silent_study(population: int) -> Study:

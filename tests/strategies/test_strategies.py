@@ -101,6 +101,9 @@ def test_it_finds_an_architecture_and_leaves_the_same_files(
     assert found["strategy"] == name and history[found["epoch"]]["f1"] == found["F1"]
     assert history[found["epoch"]]["branches"] == architecture.to_dict()["branches"]
     assert (weights is not None) == (name in ("pas", "darts"))
+    fronts = [load_with_weights(path)[0].found for path in sorted((out / "front").glob("trial-*.json"))]
+    assert bool(fronts) == (name not in ("pas", "darts"))  # whatever tries architectures leaves its front
+    assert all(history[point["epoch"]]["f1"] == point["F1"] and point["strategy"] == name for point in fronts)
     assert len(found["pseudo_unknown"]) == (0 if name == "darts" else 2)
     timing = RunFolder.open(out).read_timing()
     assert all(entry["seconds"] >= entry["training_seconds"] > 0 and entry["images"] > 0 for entry in timing)

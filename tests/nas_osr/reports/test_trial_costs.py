@@ -52,6 +52,16 @@ def test_memory_and_latency_have_their_units(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.asarray(axes.lines[0].get_xdata()), expected)
 
 
+def test_trials_of_different_lengths_are_not_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = trials((100_000, 0.9), (300_000, 0.8), (200_000, 0.4))
+    for record, epochs in zip(records, (1, 9, 9), strict=True):
+        record["trained_epochs"] = epochs
+    [axes] = plot_trials(write_history(tmp_path / "a", records)).axes
+    drawn = {float(x) for line in axes.lines for x in np.asarray(line.get_xdata())}
+    assert drawn == {0.2, 0.3}
+    assert capsys.readouterr().err.endswith("2 of 3 trials are drawn, those trained for 9 epochs\n")
+
+
 def test_mistakes(tmp_path: Path) -> None:
     run = write_history(tmp_path / "pas", search_records())
     with pytest.raises(UserError, match="has no trials with f1 and parameters"):

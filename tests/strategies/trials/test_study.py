@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 import nas_osr
+from nas_osr.cli.main import main
 from nas_osr.errors import UserError
+from nas_osr.retrain.retrain_request import RetrainRequest
+from nas_osr.retrain.taking_over import read_origin
+from nas_osr.runs.names import clear_run_folder
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.search_spaces.architectures.architecture import Architecture
+from nas_osr.search_spaces.architectures.references import load_architecture
+from nas_osr.strategies.trials.front import front_of, read_front
 from nas_osr.strategies.trials.study import STUDY_FILE, STUDY_NAME
 
 OPTIONS: dict[str, Any] = {
@@ -63,6 +70,63 @@ def test_several_objectives_are_a_study_and_a_front(tmp_path: Path) -> None:
         (trial.values[0], trial.values[1]) for trial in study.best_trials
     }
     assert all(Architecture.from_dict(point["architecture"], "front") for point in front)
+
+
+def test_every_point_of_a_front_is_an_architecture_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of halving, whose trials are not all trained for as long; the command prints it as a table."""
+    out = tmp_path / "run"
+    options = [text for name, value in OPTIONS.items() if name != "quiet" for text in (f"--{name}", str(value))]
+    own = ["--strategy_config.trials", "6", "--strategy_config.factor", "2", "--strategy_config.criterion", "oscr"]
+    assert main(["search", *options, "--quiet", "--strategy", "halving", *own, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    run, compared = RunFolder.open(out), ("oscr", "parameters", "macs", "memory")
+    longest = {record["epoch"]: record for record in run.read_history() if record["trained_epochs"] == 2}
+    front = read_front(run)
+    assert front and {out / row["file"] for row in front} == {*(out / "front").iterdir()}
+    for row in front:
+        record = longest[row["trial"]]
+        assert not any(
+            one["oscr"] > record["oscr"] and one["parameters"] <= record["parameters"] for one in longest.values()
+        )
+        assert [row[name] for name in compared] == [record[name] for name in compared]
+        found = load_architecture(out / row["file"])
+        assert found.describe()["branches"] == record["branches"]
+        assert [found.found[name] for name in ("epoch", "criterion", "score")] == [row["trial"], "oscr", row["oscr"]]
+        assert f"{row['file']}  {record['oscr']:.4f}  {record['parameters']:,}" in printed
+    assert "no trial beats in both oscr and parameters:" in printed
+    # what the search was of is taken over from its run, and a front by itself is refused
+    where, searched = read_origin(RetrainRequest(architecture=str(out / front[0]["file"])))
+    assert where == str(out / "config.yaml") and searched == run.read_config()
+    for name in ("front.json", "front"):
+        with pytest.raises(UserError, match=r"has several architectures: give the file of one, such as .*trial-\d"):
+            load_architecture(out / name)
+    assert main(["export", str(out / front[0]["file"]), "--format", "gv", "--out", str(tmp_path)]) == 0
+    retraining = ["retrain", str(out / front[0]["file"]), "--epochs", "1", "--bootstrap", "0", "--dry_run"]
+    assert main([*retraining, "--out", str(tmp_path / "again")]) == 0
+    # the files are the run's own
+    (out / "front" / "notes.txt").write_text("mine")
+    clear_run_folder(out)
+    assert [path.name for path in (out / "front").iterdir()] == ["notes.txt"]
+
+
+def test_a_front_of_an_earlier_version_is_said_to_be_one(tmp_path: Path) -> None:
+    row = {"trial": 1, "f1": 0.5, "parameters": 3, "architecture": {}}
+    (tmp_path / "front.json").write_text(json.dumps({"front": [row]}))
+    with pytest.raises(UserError, match="save what one of them has as `architecture` in a file of its own"):
+        load_architecture(tmp_path / "front.json")
+    assert read_front(RunFolder(tmp_path)) == [{"trial": 1, "f1": 0.5, "parameters": 3}]
+
+
+def test_the_front_of_records() -> None:
+    def trial(epoch: int, f1: float | None, parameters: int | None, **more: Any) -> dict[str, Any]:
+        return {"epoch": epoch, "phase": "trial", "f1": f1, "parameters": parameters, **more}
+
+    tried = [trial(0, 0.5, 10), trial(1, 0.7, 30), trial(2, 0.5, 10), trial(3, 0.6, 30), trial(4, 0.4, 20)]
+    tried += [trial(5, None, 1), trial(6, 0.9, None), {"epoch": 7, "phase": "search", "f1": 1.0, "parameters": 1}]
+    assert [record["epoch"] for record in front_of(tried, "f1", "parameters")] == [0, 1]
+    longer = [trial(8, 0.3, 40, trained_epochs=9), trial(9, 0.8, 5, trained_epochs=3)]
+    assert [record["epoch"] for record in front_of(longer, "f1", "parameters")] == [8]
+    assert front_of([], "f1", "parameters") == []
 
 
 @pytest.mark.parametrize(
