@@ -265,7 +265,7 @@ class Harmless(Settings):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Undecorated, r"^thing: Undecorated ignores weight: put @dataclass\(frozen=True\) above it$"),
+        (Undecorated, r"^thing: Undecorated ignores weight: put @dataclass\(frozen=True\) above the class$"),
         (Untyped, "^thing: Untyped ignores count: give it a type there, as its base does$"),
         (Derived, "^thing: Untyped ignores count"),
     ],
