@@ -59,5 +59,8 @@ def compare_latency(run: RunFolder, architecture: Architecture, plan: SearchPlan
     found = {"milliseconds": measured, "by_the_table": expected}
     run.write_json(LATENCY_FILE, {**table.to_dict(), "found": found})
     if not plan.output.quiet:
-        limit = "" if plan.budget.latency is None else f", the limit {plan.budget.latency:.3g}"
-        tell(f"latency: {measured:.3g} ms an image measured, {expected:.3g} by the table of {table.device}{limit}")
+        limit = plan.budget.latency
+        against = "" if limit is None else f", the limit {limit:.3g}"
+        if limit is not None and measured > limit:
+            against += f": it is above, and --max_latency {limit * expected / measured:.3g} would leave room"
+        tell(f"latency: {measured:.3g} ms an image measured, {expected:.3g} by the table of {table.device}{against}")

@@ -115,7 +115,9 @@ def test_latency_and_memory(strategy: str, config: dict[str, Any], tmp_path: Pat
     assert written["found"]["by_the_table"] == found.found["latency"]["milliseconds"]
 
 
-def test_latency_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A search that goes on takes the table of its run; where nothing is quick enough nothing is written."""
     options = {**COMMON, "strategy": "random", "strategy_config": {"trials": 2}, "out": str(tmp_path / "run")}
     with pytest.raises(UserError, match=r"at most 1e-06 ms an image: the nearest has [\d.]+ ms an image \(0:"):
@@ -127,8 +129,11 @@ def test_latency_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     before = read_latencies(tmp_path / "run")
     monkeypatch.undo()
     monkeypatch.setattr(latency, "measure_latencies", stop)
-    nas_osr.search(**options, max_latency=1000, resume="auto")
+    monkeypatch.setattr(latency, "measure_network", lambda *given: 2000.0)
+    nas_osr.search(**{**options, "quiet": False}, max_latency=1000, resume="auto")
     assert read_latencies(tmp_path / "run") == before
+    assert "2e+03 ms an image measured" in (said := capsys.readouterr().err)
+    assert "the limit 1e+03: it is above, and --max_latency " in said  # that the whole network is slower is not silent
 
 
 def stop(*arguments: Any) -> None:
