@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-#: Least variance of a class in any direction; a standard deviation of 1e-3 beside the prior's 1 carries no information.
+#: Least variance of a class in any direction of a VAE's latents: 1e-3 beside the prior's 1 carries no information.
 VARIANCE_FLOOR = 1e-6
 #: And the least as a share of the largest: smaller ones are rounding errors of an eigenvalue decomposition.
 SMALLEST_SHARE = 1e-12
@@ -23,16 +23,19 @@ SMALLEST_SHARE = 1e-12
 DISTANCE_FLOOR = 1e-300
 
 
-def whitening(centred: Tensor, full: bool) -> Tensor:
+def whitening(centred: Tensor, full: bool, least: float = VARIANCE_FLOOR) -> Tensor:
     """[D, D] float64 W, for which the points centred @ W [B, D] have unit covariance; B may be smaller than D.
 
-    centred: [B, D] float64 points minus their mean. Only their variances count unless `full`.
+    Args:
+        centred: [B, D] float64 points minus their mean.
+        full: otherwise only their variances count.
+        least: smaller variances count as this, in the points' own unit; greater than 0.
     """
     if full:
         variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
     else:
         variances, directions = centred.square().mean(dim=0), torch.eye(centred.shape[1]).to(centred)
-    floor = variances.amax().mul(SMALLEST_SHARE).clamp_min(VARIANCE_FLOOR)
+    floor = variances.amax().mul(SMALLEST_SHARE).clamp_min(least)
     return directions / variances.clamp_min(floor).sqrt()
 
 

@@ -3,6 +3,8 @@
 A distance counts every direction of the features alike, also those that tell no class apart: there, unknown images that
 are simpler than the known ones come out close. The relative distance (Ren et al. 2021) takes off the distance under one
 Gaussian of all training images, which is large in exactly these directions.
+
+Features have no unit of their own, so that the least variance that a direction may have is a share of theirs.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from nas_osr.errors import UserError
 from nas_osr.outputs import Outputs
 from nas_osr.scoring.base import Scores, ScoringRule, bounded, count_classes
 from nas_osr.scoring.class_gaussians import whitening
+
+#: Least variance in any direction, as a share of the features' mean variance: a thousandth of their deviation.
+LEAST_SHARE = 1e-6
 
 
 class Mahalanobis(ScoringRule):
@@ -52,7 +57,7 @@ class Mahalanobis(ScoringRule):
         self.usable = torch.bincount(targets, minlength=classes) > 0
         for label in targets.unique().tolist():
             self.means[label] = features[targets == label].mean(dim=0)
-        self.whiten = whitening(features - self.means[targets], full=True)
+        self.whiten = whitening(features - self.means[targets], full=True, least=least_variance(features))
 
     def scores(self, outputs: Outputs) -> Scores:
         """The largest class score, and minus the squared distance to each class mean."""
@@ -87,9 +92,16 @@ class RelativeMahalanobis(Mahalanobis):
         super().fit(outputs, targets, objective)
         features = bounded(outputs.embedding)
         self.centre = features.mean(dim=0)
-        self.whiten_all = whitening(features - self.centre, full=True)
+        # the same least variance, so that both distances count a direction alike in which nothing varies
+        self.whiten_all = whitening(features - self.centre, full=True, least=least_variance(features))
 
     def background(self, features: Tensor) -> Tensor:
         """[B] the squared distance to the mean of all images, under their covariance."""
         centred = features - self.learnt("centre", features)
         return (centred @ self.learnt("whiten_all", features)).square().sum(dim=1)
+
+
+def least_variance(features: Tensor) -> float:
+    """What smaller variances of features [B, D] float64 count as, in any direction; 1 where none of them varies."""
+    spread = float((features - features.mean(dim=0)).square().mean())
+    return LEAST_SHARE * spread if spread > 0 else 1.0
