@@ -85,7 +85,8 @@ class ASH(ShapingRule):
 
     Args:
         acceptance: the share of known validation images to accept.
-        share: of an image's features that become 0; the paper's .65 for CIFAR.
+        share: of an image's features that become 0. The authors' functions have .65, their configuration for CIFAR-10
+            .9 with variant `s`.
         variant: what happens to the others: `s` scales them by exp(s1 / s2), s1 and s2 the sums before and after; `b`
             makes all of them s1 / their number; `p` leaves them.
     """
@@ -112,7 +113,8 @@ class SCALE(ShapingRule):
     """All features times exp(s1 / s2), s1 their sum and s2 that of the strongest (Xu et al. 2024, eq. 5 and 6).
 
     Attributes:
-        share: of an image's features that are left out of s2; .65 as for ASH (the paper's for ImageNet is .85).
+        share: of an image's features that are left out of s2; .65 as `ASH` has it here, .85 in the authors'
+            configuration.
     """
 
     name = "scale"
