@@ -117,6 +117,23 @@ def check_declared(owner: str, kind: type) -> None:
             raise UserError(f"{owner}: {part.__name__} ignores {said[0]}: give it a type there, as its base does")
 
 
+def make_without_idle(owner: str, make: Callable[[Mapping[str, Any]], T], settings: Mapping[str, Any]) -> T:
+    """The config that `make` makes of a user's settings.
+
+    Its `idle` names the settings that nothing reads as the others are, each with why; a plug-in's may have none.
+
+    Raises:
+        UserError: one of them is set to what it would not be by itself; or as `make` does.
+    """
+    made = make(settings)
+    idle: Mapping[str, str] = getattr(made, "idle", {})
+    usual = make({name: value for name, value in settings.items() if name not in idle})
+    for name in settings:
+        if name in idle and getattr(made, name) != getattr(usual, name):
+            raise UserError(f"{owner}: {name} does nothing {idle[name]}: leave it out")
+    return made
+
+
 def check_complete(kind: Callable[..., Any], values: dict[str, Any], where: str) -> dict[str, Any]:
     """The values; UserError unless every option of a dataclass or a function that needs a value has one."""
     for name, default in list_defaults(kind).items():

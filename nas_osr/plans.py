@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from nas_osr.configuration import check_choice, check_switches
+from nas_osr.configuration import check_choice, check_switches, make_without_idle
 from nas_osr.cost.estimate import count_training_images
 from nas_osr.cost.steps import leave_no_trace
 from nas_osr.cost.whole_run import Cost
@@ -30,7 +30,7 @@ from nas_osr.objectives import objective_class, resolve_objective_config
 from nas_osr.objectives.base import Objective
 from nas_osr.plugins import import_plugin
 from nas_osr.ranks.place import check_divided
-from nas_osr.requests import DeviceOptions, MachineOptions, ObjectiveOptions, RunRequest, SavingOptions
+from nas_osr.requests import DeviceOptions, MachineOptions, ObjectiveOptions, PresetOptions, RunRequest, SavingOptions
 from nas_osr.runs.loggers import LoggerName, check_logger
 from nas_osr.runs.resumption import begun_precision
 from nas_osr.runs.run_folder import RunFolder
@@ -45,7 +45,6 @@ from nas_osr.training.learner import Learner, make_optimizers, set_up
 from nas_osr.training.pace import Pace
 from nas_osr.training.recipes import Recipe
 
-# of the augmentation, as recipes have them
 T = TypeVar("T")
 D = TypeVar("D", bound=DeviceOptions)
 
@@ -287,12 +286,18 @@ def plan_objective(request: ObjectiveOptions, protocol: Protocol, phase: str) ->
     """What a request asks to be learned of a protocol in the phase "search" or "retrain".
 
     Raises:
-        UserError: there is no such objective or rule, a setting of one is wrong, or the rule cannot be fed by the
-            objective.
+        UserError: there is no such objective or rule, a setting of one is wrong or read by nothing, or the rule cannot
+            be fed by the objective.
     """
     name = objective_of(request)
     kind = objective_class(name)
-    settings = resolve_objective_config(name, request.objective_config, protocol, phase)
+    preset = get_preset(given(getattr(request, "preset", None), PresetOptions.preset))
+    usual = preset.objective_settings.get(name, {})
+    settings = make_without_idle(
+        f"objective {name}",
+        lambda asked: resolve_objective_config(name, {**usual, **asked}, protocol, phase),
+        request.objective_config,
+    )
     rule = request.rule or kind.default_rule
     plan = ObjectivePlan(name, kind, settings, rule, request.rule_config)
     check_rule(rule_class(rule), kind, plan.side_task)

@@ -105,7 +105,13 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
     learned = preset_objective(preset_name, request.objective, request.objective_config)
     recipe_name = given(request.recipe, preset.recipe)
     protocol = given(request.protocol, DataOptions.protocol)
-    recipe = make_recipe(recipe_name, request.recipe_config, protocol)
+    asked = dict(request.recipe_config)
+    kind = objective_class(learned["objective"])
+    if kind.makes_views:
+        usual = make_recipe(recipe_name, {}, protocol).augmentation
+        option = "--recipe_config.augmentation"
+        asked["augmentation"] = kind.choose_augmentation(asked.get("augmentation"), usual, option)
+    recipe = make_recipe(recipe_name, asked, protocol)
     epochs = given(request.epochs, preset.retrain_epochs)
     batch_size = request.batch_or(preset.retrain_batch_size)
     network: Architecture | str | None = request.network
@@ -120,7 +126,7 @@ def fill_request(request: RetrainRequest) -> tuple[RetrainRequest, Architecture 
         limit_per_class=request.limit_per_class or None,
         preset=preset_name,
         **learned,
-        rule=given(request.rule, objective_class(learned["objective"]).default_rule),
+        rule=given(request.rule, kind.default_rule),
         architecture=network.to_dict() if isinstance(network, Architecture) else None,
         channels=0,
         stem=None,

@@ -20,6 +20,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images
 from nas_osr.files.paths import user_path
 from nas_osr.metrics.resampling import mean_and_spread
+from nas_osr.objectives import makes_views
 from nas_osr.option_docs import list_defaults
 from nas_osr.plans import LearningData
 from nas_osr.ranks.first import FirstRank, check_same, opened_by_first
@@ -128,7 +129,8 @@ def begin(outer: RunFolder, plan: RetrainPlan, command: list[str]) -> None:
 def modernise(run: RunFolder) -> None:
     """Let a retraining that an earlier version began go on: complete its config.yaml.
 
-    It gets the names of its classes, and the settings of recipes that there were not, which stand for what was done.
+    It gets the names of its classes, and the settings of recipes that there were not, which stand for what was done;
+    and no augmentation where an objective was not given it.
     """
     if not (run.resumed or run.finished):
         return
@@ -137,6 +139,8 @@ def modernise(run: RunFolder) -> None:
     if isinstance(before.get("recipe_config"), dict):
         settings = {name: value for name, value in list_defaults(Recipe).items() if value is not MISSING}
         config["recipe_config"] = {**settings, **before["recipe_config"]}
+        if makes_views(before.get("objective")):
+            config["recipe_config"]["augmentation"] = "none"
     if config != before:
         run.write_yaml("config.yaml", config)
 

@@ -18,6 +18,7 @@ from nas_osr.errors import UserError
 from nas_osr.evaluation.judging import warn_of_few_images, warn_of_short_classes
 from nas_osr.files.locks import FolderInUse
 from nas_osr.files.paths import user_path
+from nas_osr.objectives import makes_views
 from nas_osr.plain import plain
 from nas_osr.ranks.first import check_same, opened_by_first
 from nas_osr.requests import name_former_classes
@@ -157,6 +158,8 @@ def modern_config(run: RunFolder) -> dict[str, Any]:
     config = rename_former(SearchRequest, run.read_config())
     if "image_size" not in config:
         config = name_former_classes(SearchRequest, config, str(run.path / "config.yaml"))
+    if makes_views(config.get("objective")):  # whatever was asked for
+        config["augmentation"] = "none"
     strategy = make_strategy(config["strategy"], config.get("strategy_config", {}), preset="")
     config["strategy_config"] = asdict(strategy.config)
     return {"jobs": SearchRequest.jobs, "backend": SearchRequest.backend, **config}

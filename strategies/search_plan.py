@@ -114,7 +114,9 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
     parameters, macs, memory = (parse_amount(getattr(request, name), name) for name in AMOUNTS)
     budget = Budget(protocol.image_shape, parameters, macs, memory, request.max_latency)
     check_budget(budget, space)
-    default_augmentation(protocol, request.augmentation)
+    usual = SearchRequest.augmentation
+    augmentation = objective.kind.choose_augmentation(request.augmentation, usual, "--augmentation")
+    request = replace(request, augmentation=default_augmentation(protocol, augmentation).recipe)
     strategy = make_strategy(request.strategy, request.strategy_config, request.preset, space)
     given_pseudo = None if request.pseudo_unknown is None else protocol.labels_of(request.pseudo_unknown)
     classes = strategy.classes(protocol, given_pseudo, request.seed)

@@ -35,6 +35,11 @@ def objective_class(name: str, *, import_plugins: bool = True) -> type[Objective
     return load_class("objective", name, OBJECTIVES, Objective, import_plugins=import_plugins)
 
 
+def makes_views(name: Any) -> bool:
+    """Whether this is the name of a shipped objective that makes its own views of images."""
+    return isinstance(name, str) and name in OBJECTIVES and objective_class(name).makes_views
+
+
 def resolve_objective_config(name: str, settings: Mapping[str, Any], protocol: Protocol, phase: str) -> Any:
     """The full config of an objective by name or dotted path.
 

@@ -6,7 +6,7 @@ the network itself, with fresh fakes. Only known images enter the running statis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 import torch
@@ -29,6 +29,9 @@ class GANConfig(ObjectiveConfig):
     "channels of both GAN networks next to the image."
     gan_learning_rate: Annotated[float, POSITIVE] = 2e-4
     "of both GAN networks' Adam."
+
+
+GAN_SETTINGS = tuple(item.name for item in fields(GANConfig) if item.name.startswith("gan_"))
 
 
 class AdversarialObjective(Objective):

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_osr.objectives.adversaries import AdversarialObjective, GANConfig
+from nas_osr.objectives.adversaries import GAN_SETTINGS, AdversarialObjective, GANConfig
 from nas_osr.objectives.base import Batch, Terms
 from nas_osr.objectives.parts.freezing import unrecorded
 from nas_osr.objectives.parts.pooling import pool, pooled_width
@@ -56,6 +56,15 @@ class ARPLConfig(GANConfig):
     "train a generator of confusing images along (ARPL+CS); images of 32x32 or 64x64."
     beta: Annotated[float, POSITIVE] = 0.1
     "weight of what is asked of confusing images."
+
+    @property
+    def idle(self) -> dict[str, str]:
+        found = super().idle
+        if not self.confusing_samples:
+            found |= dict.fromkeys(("beta", *GAN_SETTINGS), "without confusing_samples")
+        if self.margin_weight == 0:
+            found["margin"] = "with margin_weight 0"
+        return found
 
 
 class ARPL(AdversarialObjective):

@@ -44,6 +44,7 @@ class Objective(nn.Module):
             that a step can be captured as a CUDA graph; `progress` is a tensor there.
         follows_length: False when no coefficient follows `progress`, so that a longer training begins as a shorter one.
         makes_views: True when `losses` augments the images itself; it is then given images as they are.
+        view_settings: the settings that say how, for messages.
     """
 
     name: ClassVar[str]
@@ -54,6 +55,7 @@ class Objective(nn.Module):
     capturable: ClassVar[bool] = False
     follows_length: ClassVar[bool] = True
     makes_views: ClassVar[bool] = False
+    view_settings: ClassVar[tuple[str, ...]] = ()
     divisible: ClassVar[bool] = False
     players: tuple[str, ...] = ("main",)
     share: tuple[int, int] = (0, 1)
@@ -93,6 +95,25 @@ class Objective(nn.Module):
     def follows(cls, config: Any) -> bool:
         """Whether a coefficient follows `progress` with this config; here: `follows_length`."""
         return cls.follows_length
+
+    @classmethod
+    def choose_augmentation(cls, asked: str | None, usual: str, option: str) -> str:
+        """What is done to training images: what is asked for, or else the usual; none where it makes its own views.
+
+        Args:
+            option: what asks for it, for messages.
+
+        Raises:
+            UserError: something else than the usual is asked for, and the objective would not be given it.
+        """
+        if not cls.makes_views:
+            return usual if asked is None else asked
+        if asked not in (None, "none", usual):
+            by = " and ".join(f"--objective_config.{name}" for name in cls.view_settings)
+            raise UserError(
+                f"{option}: objective {cls.name} makes its own views of images{by and f', by {by}'}: leave it out"
+            )
+        return "none"
 
     @property
     def loss_scale(self) -> float:

@@ -30,7 +30,7 @@ from nas_osr.configuration import check_choice
 from nas_osr.data.batches import to_float
 from nas_osr.data.dataset import LabelledImages
 from nas_osr.data.protocols import Protocol
-from nas_osr.objectives.adversaries import AdversarialObjective, GANConfig
+from nas_osr.objectives.adversaries import GAN_SETTINGS, AdversarialObjective, GANConfig
 from nas_osr.objectives.base import Batch, Terms
 from nas_osr.objectives.parts.freezing import unrecorded
 from nas_osr.objectives.parts.gan import Discriminator, train_gan
@@ -58,6 +58,12 @@ class ConfidenceConfig(GANConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "source", IMAGES_FROM, where="confidence: ")
+
+    @property
+    def idle(self) -> dict[str, str]:
+        trained_before = ("gan_epochs", "gan_batch_size")
+        unread = {"gan": trained_before, "pretrained_gan": (), "outliers": (*trained_before, *GAN_SETTINGS)}
+        return {**super().idle, **dict.fromkeys(unread[self.source], f"with source {self.source}")}
 
 
 class Confidence(AdversarialObjective):

@@ -74,6 +74,7 @@ class ConOSR(Objective):
     default_rule = "class_thresholds"
     follows_length = False
     makes_views = True
+    view_settings = ("views", "flip")
     config: ConOSRConfig
 
     def build(self, shapes: FeatureShapes) -> None:

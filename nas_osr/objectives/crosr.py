@@ -42,6 +42,11 @@ class CROSRConfig(ObjectiveConfig):
     pixel_std: Annotated[tuple[float, ...] | None, POSITIVE] = None
     "standard deviation of each channel, in which errors are measured; the protocol's when not given."
 
+    @property
+    def idle(self) -> dict[str, str]:
+        unread = () if self.reconstruction_weight else ("decoder_channels", "pixel_std")
+        return {**super().idle, **dict.fromkeys(unread, "with reconstruction_weight 0")}
+
 
 class CROSR(Objective):
     """Cross-entropy with lateral latents and their decoder.

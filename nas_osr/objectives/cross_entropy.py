@@ -59,6 +59,21 @@ class CrossEntropyConfig(ObjectiveConfig):
             raise UserError(
                 f"cross_entropy: classifier {self.classifier} has features of length 1 already: leave feature_norm out"
             )
+        if self.classifier != "linear" and self.logit_norm:
+            raise UserError(
+                f"cross_entropy: logit_norm takes the scale of classifier {self.classifier} away again: leave one out"
+            )
+
+    @property
+    def idle(self) -> dict[str, str]:
+        found = super().idle
+        if self.classifier != "cosine":
+            found["cosine_scale"] = f"with classifier {self.classifier}"
+        if self.classifier != "linear":
+            found["bias"] = f"with classifier {self.classifier}"
+        if self.logit_norm and not self.bias:  # both take away the length of the features
+            found["feature_norm"] = "with logit_norm and no bias"
+        return found
 
 
 class CrossEntropy(Objective):

@@ -85,6 +85,11 @@ class GMVAEConfig(ObjectiveConfig):
         if self.subclusters == ():
             raise UserError("gmvae: subclusters must be a whole number from 1, or one for each class, got none")
 
+    @property
+    def idle(self) -> dict[str, str]:
+        grey = self.reconstruction == "bernoulli"
+        return {**super().idle, **({"pixel_scale": "with reconstruction bernoulli"} if grey else {})}
+
     def counts(self, num_classes: int) -> tuple[int, ...]:
         """K_c of every class. Raises UserError when they are listed for another number of classes."""
         if not isinstance(self.subclusters, tuple):

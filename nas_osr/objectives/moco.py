@@ -68,6 +68,7 @@ class MoCo(Objective):
     default_rule = "neighbours"
     follows_length = False
     makes_views = True
+    view_settings = ("flip",)
     config: MoCoConfig
     queue: Tensor
     position: Tensor

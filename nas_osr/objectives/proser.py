@@ -52,6 +52,10 @@ class PROSERConfig(ObjectiveConfig):
     warmup: Annotated[float, Range(0, 1, below=True)] = 0.0
     "share of the training before there are placeholders, from 0 to less than 1; the authors' is six sevenths."
 
+    @property
+    def idle(self) -> dict[str, str]:
+        return {**super().idle, **({} if self.mixed_weight else {"mix_alpha": "with mixed_weight 0"})}
+
 
 class PROSER(Objective):
     """A linear classifier with placeholders on pooled features.

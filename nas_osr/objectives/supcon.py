@@ -12,7 +12,7 @@ images are compared by their f.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 import torch
@@ -54,6 +54,18 @@ class SupConConfig(MixConfig):
         if self.supcon_weight == self.simclr_weight == 0:
             raise UserError("supcon: supcon_weight and simclr_weight are both 0, which leaves no loss; set one of them")
 
+    @property
+    def idle(self) -> dict[str, str]:
+        found = super().idle
+        if self.mix == "none":
+            found["mixed_views"] = "with mix none"
+        elif self.simclr_weight == 0:
+            mixing = (item.name for item in fields(MixConfig) if item.name not in ("side_task", "side_weight"))
+            found |= dict.fromkeys((*mixing, "mixed_views"), "with simclr_weight 0")
+        if not self.augment:
+            found["flip"] = "without augment"
+        return found
+
 
 class ProjectionHead(nn.Sequential):
     """Pooled features [B, D] to what is compared [B, width]: linear, ReLU, linear, as in SimCLR."""
@@ -75,6 +87,7 @@ class SupCon(Objective):
     default_rule = "neighbours"
     follows_length = False
     makes_views = True
+    view_settings = ("augment", "flip")
     config: SupConConfig
 
     def build(self, shapes: FeatureShapes) -> None:

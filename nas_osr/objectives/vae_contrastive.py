@@ -89,6 +89,15 @@ class VAEContrastiveConfig(ObjectiveConfig):
         check_choice(self, "variant", tuple(RECONSTRUCTION), where="vae_contrastive: ")
 
     @property
+    def idle(self) -> dict[str, str]:
+        found = super().idle
+        if self.kl_weight == 0:
+            found |= dict.fromkeys(("kl_warmup", "instance_kl_weight"), "with kl_weight 0")
+        if self.contrastive_weight == 0:
+            found |= dict.fromkeys(("temperature", "counterfactuals"), "with contrastive_weight 0")
+        return found
+
+    @property
     def image_weight(self) -> float:
         """The weight of the reconstruction."""
         given = self.reconstruction_weight

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_osr.configuration import check_choice, make_config
+from nas_osr.configuration import check_choice, make_config, make_without_idle
 from nas_osr.data.augmentation import Magnitudes, check_augmentation, split_names
 from nas_osr.errors import UserError, suggest
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, Range
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("sgd", "adam", "muon")
 SCHEDULES = ("exponential", "triangle", "two_stage", "cosine")
+RATES = {"sgd": 0.01, "adam": 0.001, "muon": 0.002}  # to begin with where a recipe is for another optimiser
+READ_BY_SCHEDULE = {"decay": ("exponential", "two_stage"), "first_stage": ("two_stage",), "rise": ("triangle",)}
+READ_BY_AUGMENTATION = {
+    "crop": {"search"}, "rotation": {"search"}, "padding": {"crop_flip"}, "border": {"crop_flip"},
+    "flips": {"search", "crop_flip"}, "changes": {"randaugment"}, "magnitude": {"randaugment", "pixmix"},
+    "cutout": {"cutout"}, "jitter": {"jitter"}, "rounds": {"pixmix"}, "blend": {"pixmix"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,18 @@ class Recipe(Magnitudes):
         check_choice(self, "keep", ("last", "best"), "recipe: ")
         if self.nesterov and not self.momentum:
             raise UserError("recipe: nesterov is a form of momentum, which is 0: set one of them")
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The settings that nothing reads as the others are, each with why, as in "with optimizer adam"."""
+        found = dict.fromkeys(("momentum", "nesterov") if self.optimizer == "adam" else (), "with optimizer adam")
+        for name, schedules in READ_BY_SCHEDULE.items():
+            if self.schedule not in schedules:
+                found[name] = f"with schedule {self.schedule}"
+        for name, changes in READ_BY_AUGMENTATION.items():
+            if changes.isdisjoint(split_names(self.augmentation)):
+                found[name] = f"with augmentation {self.augmentation}"
+        return found
 
     @property
     def watches(self) -> bool:
@@ -195,9 +214,25 @@ BY_PROTOCOL: dict[str, Mapping[str, Mapping[str, Any]]] = {
 def make_recipe(name: str, settings: Mapping[str, Any], protocol: str = "") -> Recipe:
     """The recipe of this name, as it is for a protocol, with the user's settings.
 
-    UserError: an unknown name or setting.
+    Another optimiser needs a learning rate of its own; under Adam, settings of momentum are as if not given.
+
+    Raises:
+        UserError: an unknown name or setting, one that nothing reads, or an optimiser without its learning rate.
     """
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}{suggest(name, RECIPES)}")
     defaults = Recipe(**{**RECIPES[name], **BY_PROTOCOL.get(name, {}).get(protocol, {})})
-    return make_config(f"recipe {name}", Recipe, {**vars(defaults), **settings})
+
+    def make(asked: Mapping[str, Any]) -> Recipe:
+        usual = vars(defaults)
+        if asked.get("optimizer", defaults.optimizer) == "adam":
+            usual = {**usual, "momentum": Recipe.momentum, "nesterov": Recipe.nesterov}
+        return make_config(f"recipe {name}", Recipe, {**usual, **asked})
+
+    recipe = make_without_idle(f"recipe {name}", make, settings)
+    if recipe.optimizer != defaults.optimizer and "learning_rate" not in settings:
+        raise UserError(
+            f"recipe {name}: its learning rate {defaults.learning_rate:g} is for {defaults.optimizer}: give one for "
+            f"{recipe.optimizer}, such as --recipe_config.learning_rate {RATES[recipe.optimizer]:g}"
+        )
+    return recipe

@@ -30,7 +30,7 @@ def test_a_run_of_an_earlier_version_is_lengthened(tmp_path: Path) -> None:
         for name in LATER:
             del config["recipe_config"][name]
         run.write_yaml("config.yaml", config)
-    other = RetrainRequest(**TINY, epochs=2, recipe_config={"padding": 2}, out=str(out))
+    other = RetrainRequest(**TINY, epochs=2, recipe_config={"flips": "alternating"}, out=str(out))
     with pytest.raises(UserError, match="cannot resume: recipe_config was"):
         run_retrain(other, ["x"])
     run_retrain(RetrainRequest(**TINY, epochs=2, out=str(out)), ["x"])

@@ -51,6 +51,17 @@ class MixConfig(ObjectiveConfig):
         if not is_range(self.gamma):
             raise UserError(f"{where}gamma must be two rising numbers in (0, 1], got {self.gamma!r}")
 
+    @property
+    def idle(self) -> dict[str, str]:
+        found = super().idle
+        if self.mix != "gradmix":
+            found |= dict.fromkeys(("saliency", "saliency_layers"), f"with mix {self.mix}")
+        if self.mix == "none":
+            found["gamma"] = "with mix none"
+        elif self.mix_alpha:
+            found["gamma"] = "with mix_alpha"
+        return found
+
 
 class Mixing:
     """Mixes views as a `MixConfig` says, by the maps of one network.

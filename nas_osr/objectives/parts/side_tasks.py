@@ -35,6 +35,11 @@ class ObjectiveConfig(Checked):
     side_weight: Annotated[float, POSITIVE] = 0.5
     "weight of the side task's cross-entropy."
 
+    @property
+    def idle(self) -> dict[str, str]:
+        """The settings that nothing reads as the others are, each with why, as in "with side_task none"."""
+        return {"side_weight": "with side_task none"} if self.side_task == "none" else {}
+
 
 class SideTask(nn.Module):
     """A head on pooled features, and the objective's loss with its term.

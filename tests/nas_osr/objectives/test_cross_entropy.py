@@ -232,6 +232,8 @@ def test_losses_and_gradients_are_finite(
         ({"label_smoothing": -0.1}, "label_smoothing must lie in"),
         ({"center_weight": -1}, "center_weight must not be negative"),
         ({"smoothing": 0.1}, "no setting 'smoothing'"),
+        ({"logit_norm": 0.04, "classifier": "cosine"}, "logit_norm takes the scale of classifier cosine away again"),
+        ({"logit_norm": 0.04, "classifier": "scaled_cosine"}, "logit_norm takes the scale of classifier scaled_cosine"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict, message: str) -> None:

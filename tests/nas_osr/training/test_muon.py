@@ -67,6 +67,7 @@ def test_an_older_torch_is_one_line(
 ) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
     command = ["retrain", "--protocol", "digits", "--network", "plain:width=4", "--recipe_config.optimizer", "muon"]
+    command += ["--recipe_config.learning_rate", ".002"]
     assert main([*command, "--out", str(tmp_path / "run")]) == 2
     assert "optimizer muon needs torch 2.9 or newer" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
