@@ -26,7 +26,8 @@ from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.training.determinism import deterministic_algorithms
 from nas_osr.training.fabric import make_fabric
 
-GAN = {"gan_width": 4, "gan_latent": 8, "gan_epochs": 1, "gan_batch_size": 16}
+GAN = {"gan_width": 4, "gan_latent": 8}
+BEFOREHAND = {"gan_epochs": 1, "gan_batch_size": 16}
 # every objective, with everything in it that learns, remembers or draws
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "vae_contrastive": ("vae_contrastive", {"decoder_channels": 16}),
@@ -36,7 +37,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cac": ("cac", {}),
     "crosr": ("crosr", {"decoder_channels": 16}),
     "confidence-gan": ("confidence", {"source": "gan", **GAN}),
-    "confidence-pretrained": ("confidence", {"source": "pretrained_gan", **GAN}),
+    "confidence-pretrained": ("confidence", {"source": "pretrained_gan", **GAN, **BEFOREHAND}),
     "confidence-outliers": ("confidence", {"source": "outliers"}),
     "gmvae": ("gmvae", {"subclusters": 2, "decoder_channels": 16, "reconstruction": "truncated_gaussian"}),
     "supcon-gradmix": ("supcon", {"mix": "gradmix", "augment": True}),
