@@ -19,6 +19,7 @@ from nas_osr.search_spaces.architectures.decoding import ArchitectureWeights
 from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.space import Space
 from nas_osr.strategies.pseudo_unknown import Classes, SearchData, choose_pseudo_unknown, split_for_search
+from nas_osr.sweeps.executor import Resources
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,11 @@ class SearchPlan:
     output: OutputPlan
     "where it goes."
     jobs: int
-    "how many architectures are tried at a time; 1 is in this process."
+    "how many architectures are tried at a time."
     backend: str
-    "what runs them where there are several."
+    "what runs them."
+    resources: Resources
+    "what each may use."
     seed: int
     "of everything random."
     first: tuple[Architecture, ...]
@@ -71,6 +74,11 @@ class SearchPlan:
     def objective(self) -> ObjectivePlan:
         """What is learned of the kept classes."""
         return self.whole_objective.of_classes(self.classes.kept, self.protocol.num_known)
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether architectures are tried one after the other, in this process."""
+        return self.jobs == 1 and self.backend == "local"
 
     @property
     def needs_latencies(self) -> bool:

@@ -129,7 +129,7 @@ def search_as_planned(plan: SearchPlan, command: list[str]) -> dict[str, Any]:
             parts = getattr(plan.strategy.config, "partial_channels", 1)
             sizes = describe_space(plan.space), describe_supernet(plan.space, plan.protocol.image_shape, parts)
             folder.call(lambda run: tell(f"space: {'; '.join(sizes)}"))
-        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.jobs == 1)
+        reporter = ProgressReporter(plan.strategy.records(plan), quiet=plan.output.quiet, in_turn=plan.in_turn)
         minutes = plan.output.checkpoint_minutes
         folder.call(lambda run: reporter.begin(about))
         with Loggers(plan.output.logger) as loggers:

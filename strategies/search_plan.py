@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from dataclasses import asdict, fields, replace
+from typing import Any, NoReturn, TypeVar
 
 from nas_osr.data.augmentation import default_augmentation
 from nas_osr.data.protocols import Protocol
@@ -21,7 +21,7 @@ from nas_osr.plans import (
     plan_output,
     same_fields,
 )
-from nas_osr.requests import write_down
+from nas_osr.requests import OutputOptions, write_down
 from nas_osr.search_spaces.amounts import AMOUNTS, LIMITS, parse_amount
 from nas_osr.search_spaces.budgets import Budget
 from nas_osr.search_spaces.checks import check_space
@@ -31,8 +31,11 @@ from nas_osr.search_spaces.space import Space
 from nas_osr.strategies import make_strategy
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.search_request import SearchRequest
+from nas_osr.sweeps.backends import check_backend, job_resources
+from nas_osr.sweeps.job_options import JobOptions
 from nas_osr.training.recipes import Recipe
 
+Saving = TypeVar("Saving", bound=OutputOptions)
 OPEN_CHOICES = frozenset(
     {"space", "stems", "activations", "poolings", "outputs", "widths", "two_inputs"}
 )  # as the space has them
@@ -44,7 +47,12 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     UserError: anything in the request is wrong.
     """
     request = replace(request)  # which is checked again: a script may have set a field
+    check_backend(request, in_turn=True)
     if request.backend == "shared":
+        if request.jobs == 1:
+            raise UserError(
+                "backend shared: say with --jobs how many processes share the folder, the same number in each"
+            )
         request = share(request)
     import_plugins(request.plugin)
     request = write_down(with_objective(request), request.split)
@@ -53,13 +61,19 @@ def plan_search(request: SearchRequest) -> SearchPlan:
     return assemble(request, objective, plan_data(request, protocol, protocol, objective))
 
 
-def share(request: SearchRequest) -> SearchRequest:
+def share(request: Saving) -> Saving:
     """The request of one of several processes on one folder. UserError: it cannot be shared."""
-    if request.jobs == 1:
-        raise UserError("backend shared: say with --jobs how many processes share the folder, the same number in each")
     if request.overwrite:
         raise UserError("backend shared: --overwrite would take the folder from the other processes: remove it before")
     return replace(request, resume="auto")
+
+
+def check_jobless(request: SearchRequest) -> None:
+    """UserError when something is asked of the jobs of a strategy that has none."""
+    for item in fields(JobOptions):
+        if getattr(request, item.name) != item.default:
+            left = "leave it out" if item.default is None else f"leave it at {item.default}"
+            raise UserError(f"{item.name}: strategy {request.strategy} trains one network, in this process: {left}")
 
 
 def plan_measurement(request: SearchRequest, protocol: Protocol) -> SearchPlan:
@@ -141,6 +155,7 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
         output=plan_output(request),
         jobs=request.jobs,
         backend=request.backend,
+        resources=job_resources(request, [request.device]),
         seed=request.seed,
         first=(),
         among=(),
@@ -172,8 +187,8 @@ def assemble(request: SearchRequest, objective: ObjectivePlan, data: DataPlan) -
             "pseudo_unknown": pseudo_unknown,
         },
     )
-    if plan.jobs > 1 and not strategy.tries:
-        raise UserError(f"jobs: strategy {request.strategy} trains one network: leave it at 1")
+    if not strategy.tries:
+        check_jobless(request)
     if request.latency_table is not None and not plan.needs_latencies:
         raise UserError("latency_table: nothing asks for latencies: name a --max_latency, too, or leave it out")
     strategy.check_plan(plan)

@@ -11,6 +11,7 @@ from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import RunRequest, SpaceOptions
 from nas_osr.search_spaces.amounts import AMOUNTS
 from nas_osr.strategies import STRATEGIES
+from nas_osr.sweeps.job_options import JobOptions
 
 Criterion = Literal["f1", "auroc", "oscr"]
 """Which score of kept against pseudo-unknown classes picks an architecture; f1 is the paper's."""
@@ -60,7 +61,7 @@ class SizeLimits(Checked):
 
 
 @dataclass
-class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):
+class SearchRequest(JobOptions, RunRequest, SpaceOptions, SizeLimits, WeightOptions):
     """Search an architecture."""
 
     # what belongs to the bilevel strategies alone stood by itself in earlier versions
@@ -80,9 +81,6 @@ class SearchRequest(RunRequest, SpaceOptions, SizeLimits, WeightOptions):
     "known classes, by name, that play the unknown; drawn from the seed, or published, when not given."
     jobs: Annotated[int, Range(1, 4096)] = 1
     "architectures tried at a time, by strategies that try some, each in a process with its share of the cores."
-    backend: Literal["local", "ray", "shared"] = "local"
-    """what runs several jobs: processes of this machine; the Ray cluster of RAY_ADDRESS (pip install nas-osr[ray]); or
-    shared, this command, started so often on machines that share the folder: each does one at a time."""
     rule_sample: Annotated[int, POSITIVE] = 1000
     "kept training images on which the rule is fitted when a network is judged."
     seed: Annotated[int, SEEDS] = 0

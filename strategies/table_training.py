@@ -29,10 +29,11 @@ from nas_osr.search_spaces.zero_cost import SCORES, zero_cost
 from nas_osr.seeds import derive_seed
 from nas_osr.strategies.base import SearchPlan
 from nas_osr.strategies.pseudo_unknown import Classes
-from nas_osr.strategies.search_plan import plan_search
+from nas_osr.strategies.search_plan import plan_search, share
 from nas_osr.strategies.search_request import SearchRequest
 from nas_osr.strategies.tabulate_request import TabulateRequest
 from nas_osr.strategies.trials.trial import TrialTraining, build_trial
+from nas_osr.sweeps.backends import check_backend, check_shared
 from nas_osr.training.epochs import run_epochs
 from nas_osr.training.recipes import make_recipe
 
@@ -60,6 +61,10 @@ class TablePlan:
 
 def plan_table(request: TabulateRequest) -> TablePlan:
     """The plan of a table. No image is opened. UserError: anything in the request is wrong."""
+    check_backend(request, in_turn=True)
+    if request.backend == "shared":
+        check_shared(request)
+        request = share(request)
     trial = plan_search(SearchRequest(**request.searched(), strategy="random"))
     request = replace(request, **preset_objective(request.preset, request.objective, request.objective_config))
     request = decide_precision(request, request.preset)

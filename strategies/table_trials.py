@@ -31,6 +31,7 @@ from nas_osr.strategies.trials.asking import Asking
 from nas_osr.strategies.trials.base import Trials
 from nas_osr.strategies.trials.trial import Proposal
 from nas_osr.strategies.trials.warm_start import rank
+from nas_osr.sweeps.job_options import JobOptions
 
 SIZES = ("parameters", "macs")  # of a network, which every table has
 NOTHING_NEW = 20  # trials in a row without a training after which a strategy is taken to have seen everything
@@ -67,7 +68,8 @@ def plan_on_table(table: SearchTable, name: str, settings: Mapping[str, Any]) ->
     if not can_answer(table, name):
         raise UserError(f"the table has {len(table.rows)} architectures of a larger space: {name} needs all of it")
     config, known = table.header["config"], {*SearchRequest.__dataclass_fields__}
-    options = {key: value for key, value in config.items() if key in known and key not in ("jobs", "backend")}
+    known -= {*JobOptions.__dataclass_fields__}
+    options = {key: value for key, value in config.items() if key in known}
     request = SearchRequest(**{**options, "epochs": table.header["epochs"], "strategy": name, "strategy_config": {}})
     import_plugins(request.plugin)
     plan = plan_measurement(request, Protocol.from_dict(table.header["protocol"]))  # whose images may be elsewhere

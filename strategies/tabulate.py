@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 from nas_osr.configuration import make_request
 from nas_osr.errors import UserError
+from nas_osr.files.locks import FolderInUse
 from nas_osr.files.storage import replace_file
 from nas_osr.files.text import read_object
 from nas_osr.runs import provenance
@@ -28,13 +32,14 @@ from nas_osr.strategies.table import SCORED, TABLE_FILE, write_table
 from nas_osr.strategies.table_cost import table_seconds
 from nas_osr.strategies.table_training import TableBench, TablePlan, plan_table
 from nas_osr.strategies.tabulate_request import TabulateRequest
-from nas_osr.sweeps.backends import open_executor
-from nas_osr.sweeps.executor import Job, succeeded
-from nas_osr.sweeps.local import share_cores
+from nas_osr.strategies.trials.sharing import KeeperGone, see_keeper, wait_for_beginning
+from nas_osr.sweeps.backends import job_resources, open_executor
+from nas_osr.sweeps.executor import Executor, Job, succeeded
+from nas_osr.sweeps.shared import SECONDS, SharedExecutor
 
 MAX_COMPLETE = 20_000  # descriptions of a space that are all looked at; larger ones are sampled
 MAX_DRAWS = 200  # in a row that find nothing new before a sample is given up
-MAY_GROW = ("sample", "seeds", "rotations", "jobs", "backend")
+MAY_GROW = ("sample", "seeds", "rotations", "jobs")
 RETRIES = 2
 
 
@@ -57,12 +62,22 @@ def run_tabulate(request: TabulateRequest, command: list[str]) -> dict[str, Any]
             tell(
                 "a table has the figures after every epoch: which one the recipe would keep, or end with, is left open"
             )
-    data = open_bench(plan.request.recorded_text()).data
+    while request.backend == "shared":
+        try:
+            return tabulate_as_planned(plan, architectures, command)
+        except FolderInUse:
+            help_table(plan, architectures)
+    return tabulate_as_planned(plan, architectures, command)
+
+
+def tabulate_as_planned(plan: TablePlan, architectures: list[Architecture], command: list[str]) -> dict[str, Any]:
+    """Carry out a plan; see `run_tabulate`."""
+    request, data = plan.request, open_bench(plan.request.recorded_text()).data
     with plan.trial.output.create() as run:
         if run.resumed or run.finished:
-            run.extend(plan.request.recorded(), MAY_GROW)
+            run.extend(request.recorded(), MAY_GROW)
         if not run.finished:
-            run.provenance(command, plan.request.recorded(), request.seed, data.fingerprint)
+            run.provenance(command, request.recorded(), request.seed, data.fingerprint)
         folder = run.path / TRIALS_FOLDER
         folder.mkdir(exist_ok=True)
         fill_table(plan, architectures, folder)
@@ -74,7 +89,7 @@ def run_tabulate(request: TabulateRequest, command: list[str]) -> dict[str, Any]
         "out": str(run.path / TABLE_FILE),
         "architectures": len(rows),
         "complete": header["complete"],
-        "trainings": trainings,
+        "trainings": len(rows) * (request.seeds + len(plan.rotations)),
         "seconds": sum(sum(row["seconds"]) for row in rows),
     }
 
@@ -127,8 +142,33 @@ def ends_of(space: Space) -> list[tuple[int, ...]]:
     return [(end,) for end in space.outputs] if space.outputs else [space.branches]
 
 
-def fill_table(plan: TablePlan, architectures: list[Architecture], folder: Path) -> None:
-    """Make the trainings that are missing. Raises UserError: one cannot be made."""
+def help_table(plan: TablePlan, architectures: list[Architecture]) -> None:
+    """Make trainings of the table that another process keeps, until none is missing or that process has gone.
+
+    Raises:
+        UserError: it is another table, or has other images.
+    """
+    request = plan.request
+    fingerprint = open_bench(request.recorded_text()).data.fingerprint
+    run = wait_for_beginning(plan.trial.output.out, request.recorded(), fingerprint, may_change=MAY_GROW)
+    if run is None:
+        return
+    if not request.quiet:
+        tell(f"{run.path}: another process keeps this table; helping it")
+    folder = run.path / TRIALS_FOLDER
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(KeeperGone):
+        fill_table(plan, architectures, folder, lambda: see_keeper(run.path))
+        time.sleep(SECONDS)  # while the keeper writes the table
+
+
+def fill_table(
+    plan: TablePlan, architectures: list[Architecture], folder: Path, between: Callable[[], None] = lambda: None
+) -> None:
+    """Make the trainings that are missing; `between` is called meanwhile where processes share the folder.
+
+    UserError: one cannot be made.
+    """
     waiting = [found for found in architectures if missing_trainings(plan, found, folder)]
     request = plan.request.recorded_text()
 
@@ -141,15 +181,37 @@ def fill_table(plan: TablePlan, architectures: list[Architecture], folder: Path)
         if not plan.request.quiet:
             tell(f"architecture {len(architectures) - len(waiting) + done}/{len(architectures)} done")
 
-    if plan.request.jobs == 1:
+    if plan.request.jobs == 1 and plan.request.backend == "local":
         for done, job in enumerate(jobs(), start=1):
             train_missing(job.argument)
             say(done)
         return
-    executor = open_executor(plan.request.backend, plan.request.jobs, tell)
-    with closing(executor.map(train_missing, jobs(), share_cores(plan.request.jobs), RETRIES)) as results:
+    executor: Executor
+    if plan.request.backend == "shared":
+        executor = SharedExecutor(partial(claim_file, folder), partial(trained, plan), tell, between)
+    else:
+        executor = open_executor(plan.request.backend, plan.request.jobs, tell)
+    resources = job_resources(plan.request, [plan.request.device])
+    with closing(executor.map(train_missing, jobs(), resources, RETRIES)) as results:
         for done, _ in enumerate(succeeded(results), start=1):
             say(done)
+
+
+def claim_file(folder: Path, job: Job) -> Path:
+    """What a process locks that trains the architecture of a job."""
+    return folder.parent / f"trial-{job.name}.claim"
+
+
+def trained(plan: TablePlan, job: Job) -> bool | None:
+    """True when no training of the architecture of a job is missing, else None."""
+    names = {training_file(Path(), job.name, *item).name for item in trainings_of(plan)}
+    return names <= names_in(Path(job.argument["folder"]), int(time.monotonic() / SECONDS)) or None
+
+
+@lru_cache(maxsize=1)
+def names_in(folder: Path, moment: int) -> frozenset[str]:
+    """The files of a folder, looked up once a `moment`."""
+    return frozenset(os.listdir(folder))
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +228,7 @@ def train_missing(task: Mapping[str, Any]) -> None:
     for kind, number in missing_trainings(bench.plan, architecture, folder):
         make = {"seed": bench.train_true, "rotation": bench.train_as_searched, "untrained": bench.score_untrained}[kind]
         found = make(architecture, number)
-        with replace_file(training_file(folder, architecture, kind, number)) as file:
+        with replace_file(training_file(folder, fingerprint(architecture), kind, number)) as file:
             file.write(json.dumps(found, allow_nan=False).encode())
 
 
@@ -178,17 +240,18 @@ def trainings_of(plan: TablePlan) -> list[tuple[str, int]]:
 
 def missing_trainings(plan: TablePlan, architecture: Architecture, folder: Path) -> list[tuple[str, int]]:
     """Those that have left no file."""
-    return [item for item in trainings_of(plan) if not training_file(folder, architecture, *item).exists()]
+    name = fingerprint(architecture)
+    return [item for item in trainings_of(plan) if not training_file(folder, name, *item).exists()]
 
 
-def training_file(folder: Path, architecture: Architecture, kind: str, number: int) -> Path:
-    """Where a training leaves its figures."""
-    return folder / f"trial-{fingerprint(architecture)}-{kind}-{number}.json"
+def training_file(folder: Path, name: str, kind: str, number: int) -> Path:
+    """Where a training of the architecture with this fingerprint leaves its figures."""
+    return folder / f"trial-{name}-{kind}-{number}.json"
 
 
 def collect(plan: TablePlan, architecture: Architecture, folder: Path) -> dict[str, Any]:
     """The row of an architecture whose trainings are all there. Raises UserError: a file is broken."""
-    found = {item: read_object(training_file(folder, architecture, *item)) for item in trainings_of(plan)}
+    found = {item: read_object(training_file(folder, fingerprint(architecture), *item)) for item in trainings_of(plan)}
     first = next(iter(found.values()))
 
     def figures(wanted: str) -> dict[str, Any]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from nas_osr.configuration import ClassNames, UserPath
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import RunRequest, SpaceOptions
 from nas_osr.search_spaces.presets import PRESETS
 from nas_osr.strategies.search_request import SearchRequest, WeightOptions
+from nas_osr.sweeps.job_options import JobOptions
 from nas_osr.training.recipes import RECIPES
 
 
 @dataclass
-class TabulateRequest(RunRequest, SpaceOptions, WeightOptions):
+class TabulateRequest(JobOptions, RunRequest, SpaceOptions, WeightOptions):
     """Train every architecture of a space, or a sample, and write down how each does: a table to search in.
 
     Each is trained on all known classes and judged on the test images after every epoch; and as trials of a search
@@ -47,8 +48,6 @@ class TabulateRequest(RunRequest, SpaceOptions, WeightOptions):
     "seed of everything that is random; the trainings' own are made of it."
     jobs: Annotated[int, Range(1, 4096)] = 1
     "architectures at a time; several have a process each, with its share of the cores."
-    backend: Literal["local", "ray"] = "local"
-    "what runs several jobs: processes of this machine, or the Ray cluster of RAY_ADDRESS (pip install nas-osr[ray])."
 
     def recorded_text(self) -> str:
         """What config.yaml holds as JSON."""
@@ -57,4 +56,5 @@ class TabulateRequest(RunRequest, SpaceOptions, WeightOptions):
     def searched(self) -> dict[str, Any]:
         """The options of a search under the same conditions."""
         own = {item.name for item in fields(self)} - {item.name for item in fields(SearchRequest)}
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in own | {"jobs"}}
+        own |= {item.name for item in fields(JobOptions)}
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in own}

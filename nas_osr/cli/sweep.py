@@ -1,4 +1,4 @@
-"""`nas-osr sweep`: many runs from one file, as processes of this machine, resumable."""
+"""`nas-osr sweep`: many runs from one file, by an executor, resumable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from nas_osr.cli.main import main
 from nas_osr.cli.options import set_entry
 from nas_osr.cli.show import show_json, show_table
 from nas_osr.configuration import (
-    Checked,
     UserPath,
     check_complete,
     check_options,
@@ -27,7 +26,8 @@ from nas_osr.errors import UserError
 from nas_osr.option_docs import NOT_NEGATIVE, Range, option_types
 from nas_osr.plugins import load
 from nas_osr.runs.progress import tell
-from nas_osr.sweeps.local import LocalExecutor, share_cores
+from nas_osr.sweeps.backends import check_backend, check_shared, job_resources, open_executor
+from nas_osr.sweeps.job_options import JobOptions
 from nas_osr.sweeps.run import Outcome, run_sweep
 from nas_osr.sweeps.sweep_file import Run, Sweep, read_sweep, shipped
 from nas_osr.sweeps.sweep_folder import SweepFolder
@@ -39,7 +39,7 @@ UNKNOWN_YET = "random:0"  # stands for an architecture that an earlier run of th
 
 
 @dataclass
-class SweepRequest(Checked):
+class SweepRequest(JobOptions):
     """Run many runs from one file: those that have finished are skipped, so that the same command resumes a sweep.
 
     Every run's options are checked before the first one starts. A run that fails does not stop the others; the exit
@@ -51,7 +51,7 @@ class SweepRequest(Checked):
     out: UserPath | None = None
     "folder of the sweep; runs/sweeps/NAME when not given."
     jobs: Annotated[int, Range(1, 4096)] = 1
-    "runs at a time, each with its share of the processor's cores."
+    "runs at a time, each in a process with its share of the cores; of this machine's GPUs each run has one."
     retries: Annotated[int, NOT_NEGATIVE] = 0
     "how often a run whose process has died is started again; one that ends with exit code 2, a mistake, is not."
     only: str | None = None
@@ -82,7 +82,11 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
         if not only:
             raise UserError(f"--only {request.only}: no run has such a name; the first is {plan.runs[0].name}")
     check_sweep(plan, only)
-    folder = SweepFolder(request.out or f"runs/sweeps/{plan.name}", option_names)
+    check_backend(request)
+    shared = request.backend == "shared"
+    if shared:
+        check_shared(request)
+    folder = SweepFolder(request.out or f"runs/sweeps/{plan.name}", option_names, shared)
     folder.check_unchanged(with_needed(plan, only))
     if request.dry_run:
         show_plan(with_needed(plan, only), folder, request.json)
@@ -94,9 +98,17 @@ def sweep(request: SweepRequest, command: Sequence[str]) -> None:
 
     try:
         with folder.locked() as lock:
-            executor = LocalExecutor(request.jobs, [lock], report)
-            share, retries = share_cores(request.jobs), request.retries
-            outcomes = run_sweep(plan, folder, executor, run_command, share, retries=retries, only=only, report=report)
+            outcomes = run_sweep(
+                plan,
+                folder,
+                None if shared else open_executor(request.backend, request.jobs, report, [lock]),
+                run_command,
+                job_resources(request, {str(run.options.get("device", "auto")) for run in plan.runs}),
+                retries=request.retries,
+                only=only,
+                report=report,
+                hold=[lock],
+            )
     except KeyboardInterrupt as interruption:
         raise type(interruption)(f"go on with: {shlex.join(command)}") from None
     show_outcomes(plan, folder, outcomes, request.json)

@@ -52,12 +52,17 @@ class FolderLock:
         os.close(self.descriptor)
 
 
-def lock_folder(path: Path) -> FolderLock:
-    """Lock a folder. UserError when another process, or another lock of this one, has it."""
+def lock_folder(path: Path, shared: bool = False) -> FolderLock:
+    """Lock a folder. UserError when another process, or another lock of this one, has it.
+
+    `shared` lets others have it that share it, too; UserError where the file system has no locks.
+    """
     while True:
         descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not lock_file(descriptor):
+            if not lock_file(descriptor, shared):
+                if shared:
+                    raise UserError(f"{path}: processes share it by locks, which its file system has not")
                 return FolderLock(descriptor, own_folder(path))
             if os.path.exists(path / LOCK) and os.path.samestat(os.fstat(descriptor), os.stat(path / LOCK)):
                 return FolderLock(descriptor)
@@ -71,12 +76,13 @@ def lock_folder(path: Path) -> FolderLock:
         os.close(descriptor)  # the last owner took the file away in between: lock the new one
 
 
-def lock_file(descriptor: int) -> bool:
-    """Lock an open file; False where there are no such locks. BlockingIOError when another process has it."""
+def lock_file(descriptor: int, shared: bool = False) -> bool:
+    """Lock an open file; False where there are no such locks. BlockingIOError when another process has it, unless both
+    share it."""
     if fcntl is None:
         return False  # type: ignore[unreachable]
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

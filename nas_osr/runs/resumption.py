@@ -18,7 +18,9 @@ logger = logging.getLogger(__name__)
 Precision = Literal["32-true", "bf16-mixed"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # where and how it is computed, not what
-MAY_CHANGE = ("data_dir", "device", "threads", "checkpointing", "compile", "graphs", "backend")
+MAY_CHANGE = (
+    "data_dir", "device", "threads", "checkpointing", "compile", "graphs", "backend", "cpus_per_job", "gpus_per_job",
+)  # fmt: skip
 CONDITIONS = (
     "device",
     "device_name",

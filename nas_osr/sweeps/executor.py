@@ -52,7 +52,11 @@ class Resources:
     """What each job may use."""
 
     cores: int = 0
-    "its CPU threads, unless the user has set OMP_NUM_THREADS; 0 leaves torch's choice."
+    "its CPU threads, and the processors that Ray keeps for it; 0 leaves the threads of the environment, or torch's."
+    gpus: float | None = None
+    "the part of a GPU that Ray keeps for it; None is an equal share of those of the cluster, one at most."
+    devices: tuple[str, ...] = ()
+    "GPUs of this machine that its jobs are dealt out over, as CUDA_VISIBLE_DEVICES names them; each job sees one."
 
 
 class Executor(Protocol):

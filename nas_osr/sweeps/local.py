@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas_osr.errors import UserError
@@ -35,9 +37,21 @@ START = (
 
 
 def share_cores(processes: int) -> Resources:
-    """A share of this machine's cores for each of so many jobs at a time; one job alone decides for itself."""
+    """A share of this machine's cores for each of so many jobs at a time, unless the user has set OMP_NUM_THREADS; one
+    job alone decides for itself."""
     cores = machine()["cores"]
-    return Resources(max(1, cores // processes) if processes > 1 and isinstance(cores, int) else 0)
+    if processes == 1 or "OMP_NUM_THREADS" in os.environ or not isinstance(cores, int):
+        return Resources()
+    return Resources(max(1, cores // processes))
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """This machine's GPUs as CUDA_VISIBLE_DEVICES names them, those alone that it lets through."""
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if named is None else named.split(",")
+    return tuple(names[:count])
 
 
 @dataclass
@@ -65,14 +79,16 @@ class LocalExecutor:
                         more = job is not NO_MORE
                         if not isinstance(job, Job):
                             break
-                        running.append(JobProcess(job, function, resources, self.hold, retries))
+                        device = free_device(resources.devices, running)
+                        running.append(JobProcess(job, function, resources, self.hold, retries, device))
                     if more and not running:
                         raise ValueError("no job is ready, and none is running whose result could be waited for")
                     for call in wait_for_some(running):
                         running.remove(call)
                         if call.retries and call.process.returncode not in (0, MISTAKE):
                             self.report(f"{call.job.name}: run again after {call.result().error}")
-                            running.append(JobProcess(call.job, function, resources, self.hold, call.retries - 1))
+                            left = call.retries - 1
+                            running.append(JobProcess(call.job, function, resources, self.hold, left, call.device))
                         else:
                             yield call.result()
             except KeyboardInterrupt:
@@ -103,18 +119,26 @@ class JobProcess:
     """A job in its process. A file without a name takes the task there, and the outcome back."""
 
     def __init__(
-        self, job: Job, function: Callable[[Any], Any], resources: Resources, hold: Sequence[int], retries: int
+        self,
+        job: Job,
+        function: Callable[[Any], Any],
+        resources: Resources,
+        hold: Sequence[int],
+        retries: int,
+        device: str | None = None,
     ) -> None:
         if function.__module__ == "__main__" or "." in function.__qualname__:
             raise UserError(f"{function.__qualname__} is found by no other process: put it at the top of a module")
-        self.job, self.retries = job, retries
+        self.job, self.retries, self.device = job, retries, device
         self.exchange = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the call)
         task = {"function": f"{function.__module__}:{function.__qualname__}", "argument": job.argument}
         self.exchange.write(json.dumps(task).encode())
         self.exchange.seek(0)
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         if resources.cores:
-            environment.setdefault("OMP_NUM_THREADS", str(resources.cores))
+            environment["OMP_NUM_THREADS"] = str(resources.cores)
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = device
         with contextlib.ExitStack() as stack:
             log = None
             if job.log is not None:
@@ -142,12 +166,15 @@ class JobProcess:
 
     def last_line(self) -> str:
         """The last line that the process has put into its log and that says something, or ""."""
-        if self.job.log is None:
-            return ""
-        with file_errors(self.job.log, "read"), open(self.job.log, "rb") as file:
-            file.seek(max(self.begin, os.fstat(file.fileno()).st_size - 65536))
-            lines = file.read().decode(errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:ERROR_LENGTH]
+        return "" if self.job.log is None else last_line(self.job.log, self.begin)
+
+
+def last_line(log: Path, begin: int) -> str:
+    """The last line that says something of what a log has behind so many bytes, or "". UserError."""
+    with file_errors(log, "read"), open(log, "rb") as file:
+        file.seek(max(begin, os.fstat(file.fileno()).st_size - 65536))
+        lines = file.read().decode(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:ERROR_LENGTH]
 
 
 def work() -> None:
@@ -167,6 +194,12 @@ def work() -> None:
         exchange.seek(0)
         exchange.truncate()
         exchange.write(content)
+
+
+def free_device(devices: Sequence[str], running: Sequence[JobProcess]) -> str | None:
+    """The one that has the fewest jobs, the first of such; None of none."""
+    load = Counter(call.device for call in running)
+    return min(devices, key=load.__getitem__, default=None)
 
 
 def wait_for_some(running: Sequence[JobProcess]) -> list[JobProcess]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas_osr.sweeps.executor import Executor, Job, Resources
+from nas_osr.sweeps.executor import Executor, Job, Resources, Result
+from nas_osr.sweeps.shared import SharedExecutor
 from nas_osr.sweeps.sweep_file import Run, Sweep
 from nas_osr.sweeps.sweep_folder import SweepFolder
 
@@ -27,25 +28,27 @@ class Outcome:
 def run_sweep(
     sweep: Sweep,
     folder: SweepFolder,
-    executor: Executor,
+    executor: Executor | None,
     command: Callable[[list[str]], Any],
     resources: Resources,
     *,
     retries: int = 0,
     only: Collection[str] | None = None,
     report: Callable[[str], None] = lambda line: None,
+    hold: Sequence[int] = (),
 ) -> dict[str, Outcome]:
     """Run what has not finished yet, and go on after failures.
 
     Args:
         sweep: checked runs, each after those that it needs.
         folder: locked.
-        executor: where the runs take place.
+        executor: where the runs take place; None of a folder that is shared: here, one at a time.
         command: runs `nas-osr ARGUMENTS`, and leaves its process with the exit code.
         resources: of each run.
         retries: how often a run is started again whose process has died.
         only: names of the runs to look at; what they need comes too. None is all.
         report: is told in a line what starts and ends.
+        hold: descriptors that runs keep open which this process makes beside others.
 
     Returns:
         How each run ended, by name, in the order of the sweep.
@@ -75,16 +78,39 @@ def run_sweep(
             if lost:
                 outcomes[run.name] = Outcome("blocked", f"needs {lost[0]}, which has not finished")
                 continue
-            report(f"[{len(runs) - len(waiting)}/{len(runs)}] {run.name}: started, output in {folder.log(run)}")
-            yield folder.begin(run)
+            job = folder.job(run)
+            if not folder.shared:
+                begin(job)
+            yield job
 
+    def begin(job: Job) -> None:
+        place = [*runs].index(job.name) + 1
+        report(f"[{place}/{len(runs)}] {job.name}: started, output in {job.log}")
+        folder.begin(runs[job.name])
+
+    def end(result: Result) -> None:
+        status = "finished" if not result.error else "interrupted" if result.interrupted else "failed"
+        folder.end(runs[result.job.name], status, result.error)
+        tell_end(result.job.name, Outcome(status, result.error))
+
+    def tell_end(name: str, outcome: Outcome, where: str = "") -> None:
+        outcomes[name] = outcome
+        report(f"{name}: {outcome.status}{where}{': ' if outcome.error else ''}{outcome.error}")
+
+    executor = executor or SharedExecutor(
+        lambda job: folder.claim_file(runs[job.name]),
+        lambda job: folder.ended_elsewhere(runs[job.name]),
+        report,
+        begun=begin,
+        ended=end,
+        hold=hold,
+    )
     with contextlib.closing(executor.map(command, jobs(), resources, retries)) as results:
         for result in results:
-            run = runs[result.job.name]
-            status = "finished" if not result.error else "interrupted" if result.interrupted else "failed"
-            outcome = outcomes[run.name] = Outcome(status, result.error)
-            folder.end(run, outcome.status, outcome.error)
-            report(f"{run.name}: {outcome.status}{': ' if outcome.error else ''}{outcome.error}")
+            if not folder.shared:
+                end(result)
+            elif result.job.name not in outcomes:
+                tell_end(result.job.name, Outcome(**result.value), " elsewhere")
     return {name: outcomes[name] for name in runs}
 
 

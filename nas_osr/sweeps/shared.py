@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ class SharedExecutor:
     "is told in a line what is ended or run again."
     between: Callable[[], None] = lambda: None
     "is called while no job runs here; what it raises ends the jobs."
+    begun: Callable[[Job], None] = lambda job: None
+    "is called when this process has claimed a job, before it runs."
+    ended: Callable[[Result], None] = lambda result: None
+    "is called with what has come of it, before others may claim it."
+    hold: Sequence[int] = ()
+    "descriptors that the processes of jobs keep open besides."
 
     def map(
         self, function: Callable[[Any], Any], jobs: Iterable[Job | None], resources: Resources, retries: int = 0
@@ -84,15 +90,18 @@ class SharedExecutor:
                             break
                         pending.append(job)
                     if own is not None and own[0].process.poll() is not None:
-                        call, claim = own
+                        (call, claim), result = own, own[0].result()
+                        failures[call.job.name] += 1
+                        again = call.process.returncode not in (0, MISTAKE) and failures[call.job.name] <= retries
+                        if not again:
+                            self.ended(result)
                         own = None
                         claim.close(settled=self.settled(call.job) is not None)
-                        failures[call.job.name] += 1
-                        if call.process.returncode not in (0, MISTAKE) and failures[call.job.name] <= retries:
-                            self.report(f"{call.job.name}: run again after {call.result().error}")
+                        if again:
+                            self.report(f"{call.job.name}: run again after {result.error}")
                             continue
                         pending.remove(call.job)
-                        yield call.result()
+                        yield result
                         continue
                     elsewhere = [job for job in pending if own is None or job is not own[0].job]
                     found = next(((job, value) for job in elsewhere if (value := self.settled(job)) is not None), None)
@@ -121,5 +130,10 @@ class SharedExecutor:
             if self.settled(job) is not None:  # while the claim was waited for
                 claim.close(settled=True)
                 return None
-            return JobProcess(job, function, resources, (claim.descriptor,), retries=0), claim
+            try:
+                self.begun(job)
+                return JobProcess(job, function, resources, (claim.descriptor, *self.hold), retries=0), claim
+            except BaseException:
+                claim.close(settled=False)
+                raise
         return None

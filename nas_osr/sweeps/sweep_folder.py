@@ -3,6 +3,7 @@
     OUT/sweep.json     what each run was started with, and how it ended
     OUT/NAME/          what a run leaves, see docs/reference/run-folder.md
     OUT/NAME.log       what it printed
+    OUT/NAME.claim     locked by the process that makes it, where several share the folder
 
 A run that keeps a run folder has finished when its provenance says so; another one when sweep.json does.
 """
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,13 +26,16 @@ from nas_osr.files.storage import append_line, file_errors, replace_file
 from nas_osr.files.text import read_object
 from nas_osr.plain import plain
 from nas_osr.runs import provenance
-from nas_osr.runs.names import PROGRAM
+from nas_osr.runs.names import PROGRAM, matches
 from nas_osr.runs.resumption import MAY_CHANGE
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.sweeps.executor import Job
+from nas_osr.sweeps.shared import try_claim
 from nas_osr.sweeps.sweep_file import OUT, Run, map_texts
 
 STATE = "sweep.json"
+BEFORE_STATE = (*LOCKS, "*.claim", ".*.tmp")  # what processes that share a folder may have put there
+WRITING_SECONDS = 0.02
 SWEEP_SCHEMA = 1
 
 
@@ -39,29 +45,46 @@ class SweepFolder:
     Args:
         path: the folder; made when it is locked.
         option_names: the options that a command has.
+        shared: whether other processes make runs of the sweep, too.
     """
 
-    def __init__(self, path: str | Path, option_names: Callable[[str], set[str]]) -> None:
+    def __init__(self, path: str | Path, option_names: Callable[[str], set[str]], shared: bool = False) -> None:
         self.path = user_path(path)
         self.option_names = option_names
+        self.shared = shared
         self.records: Any = {}
+        self.read_file: tuple[int, ...] = ()  # which file `records` are from
         if (self.path / STATE).exists():
-            state = read_object(self.path / STATE)
-            self.records = state.get("runs") if state.get("program") == PROGRAM else None
-            if not (isinstance(self.records, dict) and all(map(is_record, self.records.values()))):
-                raise UserError(f"{self.path / STATE}: not the state of a sweep of nas-osr; choose another --out")
-        elif self.path.is_dir() and any(entry.name not in LOCKS for entry in self.path.iterdir()):
+            self.read()
+        elif self.path.is_dir() and not all(matches(entry.name, BEFORE_STATE) for entry in self.path.iterdir()):
             raise UserError(f"{self.path}: not empty and not the folder of a sweep; choose another --out")
+        self.ends = {name: record.get("ended") for name, record in self.records.items()}
+
+    def read(self) -> None:
+        """Read what is known of the runs. UserError: the file is none of a sweep."""
+        state = read_object(self.path / STATE)
+        self.records = state.get("runs") if state.get("program") == PROGRAM else None
+        if not (isinstance(self.records, dict) and all(map(is_record, self.records.values()))):
+            raise UserError(f"{self.path / STATE}: not the state of a sweep of nas-osr; choose another --out")
+
+    def refresh(self) -> None:
+        """Read it again where another process has written it. UserError as of `read`."""
+        with contextlib.suppress(FileNotFoundError), open(self.path / STATE, "rb") as file:
+            status = os.fstat(file.fileno())
+            found = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if found != self.read_file:
+                self.read()
+                self.read_file = found
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[int]:
-        """Inside, no other process uses the folder.
+        """Inside, no other process uses the folder, but for those that share it.
 
         Yields the lock's descriptor. Runs that keep it open too, and outlive a killed sweep, keep the folder locked.
         """
         with file_errors(self.path, "create the folder of the sweep"):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = lock_folder(self.path)
+            lock = lock_folder(self.path, self.shared)
         try:
             yield lock.descriptor
         finally:
@@ -114,20 +137,56 @@ class SweepFolder:
 
     def record(self, run: Run, **entries: Any) -> None:
         """Write down what is known of a run; entries are added to those that are there."""
-        self.records[run.name] = {**self.records.get(run.name, {}), **entries}
-        state = {"program": PROGRAM, "schema": SWEEP_SCHEMA, "runs": self.records}
-        with replace_file(self.path / STATE) as file:
-            file.write((json.dumps(state, indent=2, allow_nan=False) + "\n").encode())
+        with self.alone():
+            self.records[run.name] = {**self.records.get(run.name, {}), **entries}
+            state = {"program": PROGRAM, "schema": SWEEP_SCHEMA, "runs": self.records}
+            with replace_file(self.path / STATE) as file:
+                file.write((json.dumps(state, indent=2, allow_nan=False) + "\n").encode())
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, none of the processes that share the folder writes down anything, and what they have is known."""
+        if not self.shared:
+            yield
+            return
+        while (claim := try_claim(self.path / f"{STATE}.claim")) is None:
+            time.sleep(WRITING_SECONDS)
+        try:
+            self.refresh()
+            yield
+        finally:
+            claim.close(settled=False)  # others may be waiting for this very file
+
+    def ended_elsewhere(self, run: Run) -> dict[str, str] | None:
+        """Status and error of a run that has ended in another process since this one began; None where none has.
+
+        UserError: it has other options there.
+        """
+        self.refresh()
+        record = self.records.get(run.name, {})
+        if record.get("status") not in ("finished", "failed") or record.get("ended") == self.ends.get(run.name):
+            return None
+        difference = self.changed(run)
+        if difference:
+            raise UserError(f"{run.where}: run {run.name} has other options in another process: {difference}")
+        return {"status": record["status"], "error": record.get("error", "")}
+
+    def claim_file(self, run: Run) -> Path:
+        """What the process locks that makes a run, where several share the folder."""
+        return self.path / f"{run.name}.claim"
+
+    def job(self, run: Run) -> Job:
+        """The job that a run is."""
+        return Job(run.name, self.arguments(run), self.log(run))
 
     def begin(self, run: Run) -> Job:
         """Write down that a run starts; the job that it is."""
-        arguments = self.arguments(run)
         self.record(
             run, command=run.command, options=plain(run.options, run.name), status="running", error="",
             started=provenance.utc_now(), ended=None,
         )  # fmt: skip
-        append_line(self.log(run), f"$ {shlex.join([PROGRAM, *arguments])}\n")
-        return Job(run.name, arguments, self.log(run))
+        append_line(self.log(run), f"$ {shlex.join([PROGRAM, *self.arguments(run)])}\n")
+        return self.job(run)
 
     def end(self, run: Run, status: str, error: str) -> None:
         """Write down how a run ended."""

@@ -145,7 +145,7 @@ class Trials(Strategy):
         )
 
     def search(self, plan: SearchPlan, data: LearningData, fabric: Fabric, recorder: Recorder) -> SearchResult:
-        if fabric.world_size > 1 and (plan.jobs > 1 or self.continues):
+        if fabric.world_size > 1 and (not plan.in_turn or self.continues):
             raise UserError(
                 "several processes train one network here: start one process, with --jobs for several trials"
             )
@@ -168,10 +168,10 @@ class Trials(Strategy):
         for record in recorder.history():
             study.tell(self.read_trial(plan.space, record), self.objectives)
         asking = Asking(self, plan, recorder)
-        if plan.jobs > 1:
-            try_in_processes(asking, runner, recorder, keep)
-        else:
+        if plan.in_turn:
             try_here(asking, runner, recorder, keep, state.get("trial"))
+        else:
+            try_in_processes(asking, runner, recorder, keep)
         tried = self.tried(plan, recorder)
         self.conclude(plan, tried, recorder)
         if states is not None:

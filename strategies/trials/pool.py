@@ -26,7 +26,6 @@ from nas_osr.strategies.trials.in_turn import Keep
 from nas_osr.strategies.trials.trial import Proposal, TrialRecorder, TrialRunner, TrialStates
 from nas_osr.sweeps.backends import open_executor
 from nas_osr.sweeps.executor import Executor, Job, succeeded
-from nas_osr.sweeps.local import share_cores
 from nas_osr.sweeps.shared import SharedExecutor
 
 RETRIES = 2  # of a trial whose process dies
@@ -74,8 +73,7 @@ def try_in_processes(asking: Asking, runner: TrialRunner, recorder: Recorder, ke
         if plan.backend == "shared"
         else open_executor(plan.backend, plan.jobs, status.failed)
     )
-    cores = share_cores(1 if plan.backend == "shared" else plan.jobs)
-    with closing(executor.map(try_one, jobs(), cores, RETRIES)) as results:
+    with closing(executor.map(try_one, jobs(), plan.resources, RETRIES)) as results:
         for result in succeeded(results):
             record, timing = result.value
             ended[record["epoch"]] = record, timing

@@ -8,7 +8,7 @@ gone, another takes its place.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,6 @@ from nas_osr.strategies.trials.asking import Asking
 from nas_osr.strategies.trials.pool import RETRIES, describe_job, result_file, shared_executor, try_one
 from nas_osr.strategies.trials.warm_start import read_first
 from nas_osr.sweeps.executor import Job
-from nas_osr.sweeps.local import share_cores
 from nas_osr.sweeps.shared import SECONDS
 
 
@@ -41,7 +40,9 @@ def help_search(plan: SearchPlan) -> None:
     Raises:
         UserError: it is another search, or has other images.
     """
-    run = wait_for_beginning(plan)
+    files = {LATENCY_FILE: plan.needs_latencies, WARM_START_FILE: plan.strategy.config.warm_start != "none"}
+    needed = [name for name, needs in files.items() if needs]
+    run = wait_for_beginning(plan.output.out, plan.recorded, plan.data.load().fingerprint, needed)
     if run is None:
         return
     say: Callable[[str], None] = (lambda line: None) if plan.output.quiet else tell
@@ -60,7 +61,7 @@ def help_search(plan: SearchPlan) -> None:
 
     executor = shared_executor(folder, settled, say, lambda: see_keeper(run.path))
     try:
-        with closing(executor.map(try_one, list_jobs(asking, plan, folder), share_cores(1), RETRIES)) as results:
+        with closing(executor.map(try_one, list_jobs(asking, plan, folder), plan.resources, RETRIES)) as results:
             for result in results:
                 if result.error:
                     raise UserError(f"{result.job.name}: {result.error}")
@@ -80,23 +81,35 @@ def list_jobs(asking: Asking, plan: SearchPlan, folder: Path) -> Iterator[Job | 
             yield Job(f"trial {trial + 1}", argument)
 
 
-def wait_for_beginning(plan: SearchPlan) -> RunFolder | None:
-    """The folder of a search that has begun; None when its keeper has gone before that.
+def wait_for_beginning(
+    out: str,
+    recorded: Mapping[str, Any],
+    data_fingerprint: str,
+    files: Collection[str] = (),
+    may_change: Collection[str] = (),
+) -> RunFolder | None:
+    """The folder of a run that has begun; None when its keeper has gone before that.
 
-    UserError: it is another search than this one, or has other images.
+    Args:
+        out: the folder.
+        recorded: what its config.yaml is to hold.
+        data_fingerprint: of the training images here.
+        files: what it is to have besides.
+        may_change: entries that may differ.
+
+    Raises:
+        UserError: it is another run than this one, or has other images.
     """
-    run = RunFolder(plan.output.out)
-    data = plan.data.load()
-    files = {LATENCY_FILE: plan.needs_latencies, WARM_START_FILE: plan.strategy.config.warm_start != "none"}
-    while not (begun(run) and all((run.path / name).exists() for name, needed in files.items() if needed)):
+    run = RunFolder(out)
+    while not (begun(run) and all((run.path / name).exists() for name in files)):
         try:
             see_keeper(run.path)
         except KeeperGone:
             return None
         time.sleep(SECONDS)
-    check_same_config(run.path, run.read_config(), plain(plan.recorded, "config"))
-    if run.read_provenance().get("data_fingerprint") != data.fingerprint:
-        raise UserError(f"{run.path}: the training images here are not those of the process that keeps the search")
+    check_same_config(run.path, run.read_config(), plain(recorded, "config"), may_change)
+    if run.read_provenance().get("data_fingerprint") != data_fingerprint:
+        raise UserError(f"{run.path}: the training images here are not those of the process that keeps the folder")
     return run
 
 

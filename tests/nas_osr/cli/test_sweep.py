@@ -86,6 +86,15 @@ def test_dotted_options_are_flattened() -> None:
     assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
 
 
+def test_a_sweep_whose_folder_may_be_shared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "plan.yaml").write_text("about: x\nruns:\n  - {name: a, command: rules, options: {}}\n")
+    for before in ("", " (1 before)"):
+        code, out, err = run(capsys, str(tmp_path / "plan.yaml"), "--backend=shared", f"--out={tmp_path / 'out'}")
+        assert code == 0 and out == f"1 run: 1 finished{before}; everything in {tmp_path / 'out'}\n"
+        assert ("[1/1] a: started, output in" in err) == (not before)
+    assert "mahalanobis" in (tmp_path / "out" / "a.log").read_text()
+
+
 def test_a_sweep_from_its_typos_to_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = tmp_path / "plan.yaml", tmp_path / "out"
 

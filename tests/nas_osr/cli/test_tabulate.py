@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from nas_osr.strategies import tabulate
 from nas_osr.strategies.table import read_table
 from nas_osr.sweeps.executor import Job, Result
 
+ROOT = Path(__file__).resolve().parents[3]
 COMMAND = [
     "tabulate", "tiny", "--protocol=digits", "--layers=3", "--channels=16", "--operations=skip,conv", "--epochs=2",
     "--limit_per_class=16", "--batch_size=16", "--objective=cross_entropy", "--device=cpu", "--threads=1", "--quiet",
@@ -89,6 +95,47 @@ def test_several_at_a_time_end_as_one_does(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(tabulate, "open_executor", lambda *_: Interrupted())
     assert main([*COMMAND, "--rotations=0", "--sample=2", "--jobs=2", "--out", str(tmp_path / "table")]) == 130
+
+
+def figures(out: Path) -> list[dict[str, Any]]:
+    """What a table says, but for how long it took."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in read_table(out).rows]
+
+
+def test_one_alone_of_those_that_share_a_folder_makes_the_same(tmp_path: Path) -> None:
+    few = [*COMMAND, "--rotations=0", "--sample=1", "--epochs=1"]
+    assert main([*few, "--out", str(tmp_path / "alone")]) == 0
+    for _ in range(2):  # one that comes late finds it made
+        assert main([*few, "--backend=shared", "--out", str(tmp_path / "shared")]) == 0
+    assert figures(tmp_path / "shared") == figures(tmp_path / "alone")
+    assert not [*(tmp_path / "shared").glob("*.claim")]
+
+
+@pytest.mark.slow
+def test_processes_share_a_table_and_one_is_killed(tmp_path: Path) -> None:
+    """The one that keeps the table is killed with its training; the other takes both up."""
+    few, out = [*COMMAND, "--rotations=1", "--sample=3"], tmp_path / "shared"
+    assert main([*few, "--out", str(tmp_path / "alone")]) == 0
+    command = [sys.executable, "-m", "nas_osr", *few, "--backend=shared", "--out", str(out)]
+    begun = [subprocess.Popen(command, cwd=ROOT, start_new_session=True) for _ in range(2)]
+    try:
+        while len([*out.glob("trial-*.claim")]) < 2:  # an architecture each
+            time.sleep(0.1)
+            assert all(process.poll() is None for process in begun)
+        number = str((out / ".lock").stat().st_ino)
+        locks = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        keeper = next(int(line[4]) for line in locks if line[1] == "FLOCK" and line[5].endswith(f":{number}"))
+        children = Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()
+        for process in [keeper, *map(int, children)]:
+            os.kill(process, signal.SIGKILL)
+        (other,) = (process for process in begun if process.pid != keeper)
+        assert other.wait(timeout=600) == 0
+    finally:
+        for process in begun:
+            process.kill()
+            process.wait()
+    assert figures(out) == figures(tmp_path / "alone")
+    assert not [*out.glob("*.claim")]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 
 from nas_osr.errors import UserError
 from nas_osr.sweeps.executor import Job, Resources, Result, succeeded
-from nas_osr.sweeps.local import INTERRUPTED, START, LocalExecutor, share_cores
+from nas_osr.sweeps.local import INTERRUPTED, START, LocalExecutor, share_cores, visible_gpus
 
 TASKS = """\
 import os, signal, sys, time
@@ -29,6 +29,10 @@ def double(x):
 
 def describe(_):
     return [sys.stdin.read(), os.environ.get("OMP_NUM_THREADS"), os.getpid() == os.getsid(0)]
+
+def which_gpu(seconds):
+    time.sleep(seconds)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 def fail(how):
     print("before the end")
@@ -86,14 +90,33 @@ def test_every_job_is_called_once_in_a_process_of_its_own(tasks: Any) -> None:
     assert len(ended(tasks.fail, "large")[0].value) == 10**6
 
 
-def test_the_users_threads_win(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert ended(tasks.describe, None, cores=3)[0].value[1] == "5"
-
-
-def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_shared_out_unless_the_user_has_said(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas_osr.sweeps.local.machine", lambda: {"cores": 8})
     assert [share_cores(processes).cores for processes in (1, 3, 9)] == [0, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert share_cores(3).cores == 0
+    assert ended(tasks.describe, None)[0].value[1] == "5"
+
+
+def test_each_job_sees_the_gpu_that_has_the_fewest(tasks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four jobs at a time on three GPUs; the fifth takes the place of the one that ends first."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,GPU-a")
+    jobs = [Job(str(number), seconds) for number, seconds in enumerate((20, 0.1, 20, 20))]
+    results = LocalExecutor(4).map(tasks.which_gpu, jobs, Resources(devices=("3", "5", "GPU-a")))
+    assert next(results).value == "5"
+    results.close()
+    jobs = [Job(str(number), 0) for number in range(2)]
+    found = {result.value for result in LocalExecutor(2).map(tasks.which_gpu, jobs, Resources(devices=("3", "5")))}
+    assert found == {"3", "5"}
+    assert {result.value for result in ended(tasks.which_gpu, 0, 0)} == {"3,5,GPU-a"}
+
+
+def test_the_gpus_that_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ("0", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-b,-1,0")  # what follows a wrong one is not visible
+    assert visible_gpus() == ("4", "GPU-b")
 
 
 def test_what_fails_says_why_and_the_others_go_on(tasks: Any, tmp_path: Path) -> None:

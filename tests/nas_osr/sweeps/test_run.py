@@ -7,7 +7,10 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 
 from nas_osr.errors import UserError
+from nas_osr.sweeps.executor import Resources
 from nas_osr.sweeps.local import LocalExecutor, share_cores
 from nas_osr.sweeps.run import run_sweep
 from nas_osr.sweeps.sweep_file import Run, Sweep
@@ -193,6 +197,101 @@ def test_changed_options_of_a_run_that_is_there_are_refused(notes: Path) -> None
         "b": "finished", "c": "finished", "a": "finished",
     }  # fmt: skip
     assert begun(notes) == ["a", "b", "c"]
+
+
+def go_beside(sweep: Sweep, notes: Path, said: list[str], **settings: Any) -> dict[str, str]:
+    """What one of the processes sees that share the sweep's folder."""
+    from sweep_command import command
+
+    folder = SweepFolder(notes.parent / "out", option_names, shared=True)
+    with folder.locked() as lock:
+        outcomes = run_sweep(sweep, folder, None, command, Resources(), report=said.append, hold=[lock], **settings)
+    return {name: outcome.status for name, outcome in outcomes.items()}
+
+
+def test_processes_share_a_sweep_and_each_run_is_made_once(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_osr.sweeps.shared.SECONDS", 0.02)
+    tested = Run("e", "test", {"known": str(notes), "run": "{out}/a"}, ("a",), "p:1")
+    runs = plan(notes, ("a", {"epochs": 0.3}, ()), ("b", {"alpha": "fail"}, ()), ("c", {}, ("b",)), ("d", {}, ())).runs
+    sweep, seen = Sweep("plan", "x", (*runs, tested)), list[Any]()
+    said: list[list[str]] = [[], []]
+    threads = [threading.Thread(target=lambda n=n: seen.append(go_beside(sweep, notes, said[n]))) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    expected = {"a": "finished", "b": "failed", "c": "blocked", "d": "finished", "e": "finished"}
+    assert seen == [expected, expected]
+    assert sorted(begun(notes)) == ["a", "b", "d"] and notes.read_text().count("begin  ") == 1
+    assert all(any(line.endswith(": finished elsewhere") for line in lines) for lines in said)
+    state = json.loads((notes.parent / "out" / "sweep.json").read_text())["runs"]
+    assert {name: record["status"] for name, record in state.items()} == {
+        "a": "finished", "b": "failed", "d": "finished", "e": "finished",
+    }  # fmt: skip
+    assert [path.name for path in (notes.parent / "out").glob("*.claim")] == ["sweep.json.claim"]
+    # the same command again tries again what has failed, also in a folder that nobody shares
+    assert go_beside(sweep, notes, []) == expected and sorted(begun(notes)) == ["a", "b", "b", "d"]
+    assert start(sweep, SweepFolder(notes.parent / "out", option_names)) == expected
+    assert sorted(begun(notes)) == ["a", "b", "b", "b", "d"] and notes.read_text().count("begin  ") == 1
+
+
+def test_what_a_killed_process_had_claimed_is_made_by_another(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_osr.sweeps.shared.SECONDS", 0.02)
+    sweep = plan(notes, ("a", {"epochs": 60}, ()), ("b", {}, ()))
+    code = f"""import sys; sys.path[:0] = {[str(notes.parent), str(Path(__file__).parents[3])]!r}
+from pathlib import Path
+from nas_osr.sweeps.executor import Resources
+from nas_osr.sweeps.run import run_sweep
+from nas_osr.sweeps.sweep_file import Run, Sweep
+from nas_osr.sweeps.sweep_folder import SweepFolder
+from sweep_command import command
+folder = SweepFolder({str(notes.parent / "out")!r}, lambda command: {OPTIONS["train"]!r}, shared=True)
+with folder.locked() as lock:
+    run_sweep({sweep!r}, folder, None, command, Resources(), hold=[lock])
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        while begun(notes) != ["a"]:
+            time.sleep(0.02)
+            assert process.poll() is None
+        with pytest.raises(UserError, match="in use by another nas-osr process"):
+            go(sweep, notes)
+        (child,) = children(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    os.kill(child, signal.SIGKILL)
+    short = plan(notes, ("a", {"epochs": 0}, ()), ("b", {}, ()))
+    assert go_beside(short, notes, []) == {"a": "finished", "b": "finished"}
+    assert sorted(begun(notes)) == ["a", "a", "b"]
+
+
+def children(number: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{number}/task/{number}/children").read_text().split()]
+
+
+def test_processes_that_share_a_sweep_want_the_same(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_osr.sweeps.shared.SECONDS", 0.02)
+    folder = SweepFolder(notes.parent / "out", option_names, shared=True)
+    (run,) = plan(notes, ("a", {"alpha": "1"}, ())).runs
+    assert folder.ended_elsewhere(run) is None
+    go_beside(plan(notes, ("a", {"alpha": "1"}, ())), notes, [])
+    assert folder.ended_elsewhere(run) == {"status": "finished", "error": ""}
+    (other,) = plan(notes, ("a", {"alpha": "2"}, ())).runs
+    with pytest.raises(UserError, match='run a has other options in another process: alpha was "1" and is "2" now'):
+        folder.ended_elsewhere(other)
+
+
+def test_a_folder_is_shared_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = [SweepFolder(tmp_path, option_names, shared=True) for _ in range(2)]
+    alone = SweepFolder(tmp_path, option_names)
+    with together[0].locked(), together[1].locked(), pytest.raises(UserError, match="in use"):
+        alone.locked().__enter__()
+    with alone.locked(), pytest.raises(UserError, match="in use"):
+        together[0].locked().__enter__()
+    monkeypatch.setattr("nas_osr.files.locks.lock_file", lambda descriptor, shared=False: False)
+    with pytest.raises(UserError, match="processes share it by locks, which its file system has not"):
+        together[0].locked().__enter__()
 
 
 def test_a_folder_of_something_else_or_in_use_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -110,9 +111,9 @@ def test_processes_that_are_killed_cost_nothing(backend: str, tmp_path: Path, mo
         first.send_signal(signal.SIGKILL)
         first.wait()
         second = begin()
-        if backend == "local":
-            wait_for(lambda: children(second.pid))
-            os.kill(children(second.pid)[0], signal.SIGKILL)
+        workers = children if backend == "local" else ray_workers
+        wait_for(lambda: workers(second.pid))
+        os.kill(workers(second.pid)[0], signal.SIGKILL)
         assert second.wait(timeout=400) == 0
     finally:
         for process in begun:
@@ -165,6 +166,16 @@ def holder(path: Path) -> list[str]:
     return [fields[4] for fields in lines if fields[1] == "FLOCK" and fields[5].endswith(f":{number}")]
 
 
+def ray_workers(number: int) -> list[int]:
+    """Those that run a task, of the Ray that a process has started."""
+    found = []
+    for child in children(number):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            busy = Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"ray::run_task")
+            found += ([child] if busy else []) + ray_workers(child)
+    return found
+
+
 def wait_for(ready: Callable[[], Any]) -> None:
     for _ in range(3000):
         if ready():
@@ -175,5 +186,8 @@ def wait_for(ready: Callable[[], Any]) -> None:
 
 def children(parent: int) -> list[int]:
     """The processes that a process has started."""
-    listed = Path(f"/proc/{parent}/task/{parent}/children")
-    return [int(number) for number in listed.read_text().split()] if listed.exists() else []
+    found = []
+    for listed in Path(f"/proc/{parent}/task").glob("*/children"):  # by the thread that started them
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found += [int(number) for number in listed.read_text().split()]
+    return found
