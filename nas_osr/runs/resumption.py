@@ -43,7 +43,17 @@ def check_same_config(
             same = not (old or new)
         same = same or (name == "precision" and old == "auto")  # of an earlier version: see `begun_precision`
         if not same and name not in (*MAY_CHANGE, *may_change):
+            name, old, new = innermost(name, old, new)
             raise UserError(f"{path}: cannot resume: {name} was {old!r} at the start and is {new!r} now")
+
+
+def innermost(name: str, old: Any, new: Any, missing: Any = None) -> tuple[str, Any, Any]:
+    """The first entry that differs between two values of an option, by its dotted name; `missing` where it is not."""
+    while isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = [*(key for key in old if key in new), *old, *new]  # what one of them lacks comes last
+        key = next(key for key in keys if old.get(key, ...) != new.get(key, ...))
+        name, old, new = f"{name}.{key}", old.get(key, missing), new.get(key, missing)
+    return name, old, new
 
 
 def begun_precision(path: Path) -> Precision | None:

@@ -27,7 +27,7 @@ from nas_osr.files.text import read_object
 from nas_osr.plain import plain
 from nas_osr.runs import provenance
 from nas_osr.runs.names import PROGRAM, matches
-from nas_osr.runs.resumption import MAY_CHANGE
+from nas_osr.runs.resumption import MAY_CHANGE, innermost
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.sweeps.executor import Job
 from nas_osr.sweeps.shared import try_claim
@@ -110,7 +110,8 @@ class SweepFolder:
         before, now = record["options"], plain(run.options, run.name)
         for name in [*before, *now]:
             if name not in MAY_CHANGE and before.get(name, ...) != now.get(name, ...):
-                old, new = (json.dumps(side[name]) if name in side else "not given" for side in (before, now))
+                name, *values = innermost(name, before.get(name, ...), now.get(name, ...), missing=...)
+                old, new = ("not given" if value is ... else json.dumps(value) for value in values)
                 return f"{name} was {old} and is {new} now"
         return None
 

@@ -34,6 +34,10 @@ def test_equal_configurations_go_on(before: dict[str, Any], now: dict[str, Any])
         ({"stop_rule": None}, {"stop_rule": False}, "stop_rule was None at the start and is False now"),
         ({"epochs": 3}, {"epochs": 3, "deterministic": True}, "deterministic was None at the start and is True now"),
         ({"gone": 1}, {}, "gone was 1 at the start and is None now"),
+        ({"a": {"b": 1, "c": 0.9}}, {"a": {"b": 1, "c": 0.5}}, r": a\.c was 0\.9 at the start and is 0\.5 now"),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"d": 2, "c": 3}}}, r": a\.b\.c was 1 at the start and is 3 now"),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, r": a\.c was None at the start and is 2 now"),
+        ({"a": {"b": 1}}, {"a": "published"}, r": a was {'b': 1} at the start and is 'published' now"),
     ],
 )
 def test_other_configurations_are_refused(before: dict[str, Any], now: dict[str, Any], message: str) -> None:
