@@ -39,6 +39,9 @@ def show(value: Any) -> str:
 def suggest(name: str, names: Collection[str], dashes: str = "", instead: str = "", before: str = "; ") -> str:
     """ "; did you mean NAME?" when there is a similar name; else "; INSTEAD NAME, NAME, ..." if that is given."""
     close = difflib.get_close_matches(name, names, n=1)
+    if not close:
+        folded = {known.lower(): known for known in names}
+        close = [folded[found] for found in difflib.get_close_matches(name.lower(), folded, n=1)]
     if close:
         return f"{before}did you mean {dashes}{close[0]}?"
     return f"{before}{instead} {', '.join(names)}" if instead else ""

@@ -24,13 +24,15 @@ class Choices:
     Attributes:
         names: the names, or a table of what they stand for.
         plugins: whether the dotted path of a user's own class will do as well.
+        besides: what else will do, such as library.NAME; "" where nothing does.
     """
 
     names: Collection[str]
     plugins: bool = False
+    besides: str = ""
 
     def __str__(self) -> str:
-        return ", ".join(self.names) + (", or package.module.Class" if self.plugins else "")
+        return ", ".join([*self.names, *filter(None, [self.besides]), *["or package.module.Class"] * self.plugins])
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ def read_attribute(reference: str, name: str, default: Any = None) -> Any:
             value = getattr(node, "value", None)
             if getattr(assigned, "id", None) == name and value is not None:
                 with contextlib.suppress(ValueError):
-                    if isinstance(value, ast.Call) and ast.unparse(value.func) == "frozenset" and len(value.args) == 1:
-                        return frozenset(ast.literal_eval(value.args[0]))
+                    if isinstance(value, ast.Call) and ast.unparse(value.func) == "frozenset":
+                        return frozenset(*map(ast.literal_eval, value.args))
                     return ast.literal_eval(value)
         owner = next((base.id for base in classes[owner].bases if isinstance(base, ast.Name)), "")
     return getattr(load(reference), name) if default is None else default

@@ -18,7 +18,7 @@ from nas_osr.data.tasks import FAMILIES, PROTOCOLS, find_task
 from nas_osr.errors import UserError
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import NOT_NEGATIVE, POSITIVE, SEEDS, THREADS, Choices, Range
-from nas_osr.scoring import RULES
+from nas_osr.scoring import BRIDGE, RULES
 from nas_osr.search_spaces.operations import ACTIVATIONS, OPERATIONS
 from nas_osr.search_spaces.presets import PRESETS
 from nas_osr.search_spaces.space import POOLINGS
@@ -151,7 +151,7 @@ class LossOptions(Checked):
 class ObjectiveOptions(LossOptions):
     """What is learned, and how it is judged."""
 
-    rule: Annotated[str | None, Choices(RULES, plugins=True)] = None
+    rule: Annotated[str | None, Choices(RULES, plugins=True, besides=f"{BRIDGE}NAME")] = None
     "scoring rule; the objective's default when not given."
     rule_config: dict[str, Any] = field(default_factory=dict)
     "settings of the rule, for example --rule_config.acceptance 0.9."

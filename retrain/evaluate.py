@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,28 @@ from nas_osr.search_spaces.architectures.architecture import Architecture
 logger = logging.getLogger(__name__)
 
 
-def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any) -> None:
+Failures = dict[ScoringRule, UserError]  # why a rule cannot be evaluated
+
+
+@contextmanager
+def excused(rule: ScoringRule, failed: Failures | None) -> Iterator[None]:
+    """Inside, a UserError of the rule joins `failed` instead of being raised, unless that is None."""
+    try:
+        yield
+    except UserError as error:
+        if failed is None:
+            raise
+        failed[rule] = error
+
+
+def fit_rules(
+    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any, failed: Failures | None = None
+) -> None:
     """Fit on all known training images (not augmented) and set the thresholds on known validation images.
 
     `learner` is in eval mode, on `device`; its outputs are computed once for all rules, and only where one learns from
-    them; one that needs the network looks for itself. A line says where a rule has too few images of a class.
+    them; one that needs the network looks for itself. A line says where a rule has too few images of a class. Rules
+    that cannot be fitted join `failed`.
     """
     infer, labels = learner.infer, data.train.labels
     for train, learning in collect_for([rule for rule in rules if rule.learns], infer, data.train, device):
@@ -48,26 +66,33 @@ def fit_rules(rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, dev
             outputs = collect_outputs(infer, flipped, device=device)
             both = Outputs.concatenate([train, outputs]), torch.cat([labels, labels])
         for rule in learning:
-            rule.fit(*(both if both and rule.fits_mirrored else (train, labels)), learner.objective)
-    for validation, setting in collect_for(rules, infer, data.validation, device):
+            with excused(rule, failed):
+                rule.fit(*(both if both and rule.fits_mirrored else (train, labels)), learner.objective)
+    fitted = [rule for rule in rules if not failed or rule not in failed]
+    for validation, setting in collect_for(fitted, infer, data.validation, device):
         for rule in setting:
-            rule.set_threshold(validation, data.validation.labels)
-            warn_of_short_classes(rule, data.validation.labels, data.protocol.class_names)
+            with excused(rule, failed):
+                rule.set_threshold(validation, data.validation.labels)
+                warn_of_short_classes(rule, data.validation.labels, data.protocol.class_names)
 
 
 def evaluate_test(
-    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any
+    rules: Sequence[ScoringRule], learner: Any, data: OpenSetData, device: Any, failed: Failures | None = None
 ) -> list[tuple[dict[str, float | None], Predictions]]:
-    """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them."""
+    """Metrics and predictions of each rule on the test images, known and unknown: the only place that opens them.
+
+    Rules that cannot judge them join `failed`, and have no place in the result.
+    """
     test = data.test()
     known_names, unknown_names = data.names()
     judged = {}
     for outputs, looking in collect_for(rules, learner.infer, test, device):
         for rule in looking:
-            judged[rule] = evaluate_rule(
-                rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
-            )
-    return [judged[rule] for rule in rules]
+            with excused(rule, failed):
+                judged[rule] = evaluate_rule(
+                    rule, outputs, test.labels, test.source_labels, known_names=known_names, unknown_names=unknown_names
+                )
+    return [judged[rule] for rule in rules if rule in judged]
 
 
 def write_evaluation(
@@ -125,12 +150,14 @@ def write_evaluation(
 def run_evaluate(request: EvaluateRequest) -> list[dict[str, Any]]:
     """Evaluate one run folder or every part of a retraining from the saved models.
 
+    Of several rules one that cannot be fitted, or cannot judge, is left out, and a line says why.
+
     Returns:
         What each metrics.json holds: for every part in turn, and there for every rule. Another unknown source or rule,
         and averages over mirror images where the run has none, are written beside it, as metrics-LABEL.json.
 
     Raises:
-        UserError: the folder is not a finished retraining, or data or rule do not fit.
+        UserError: the folder is not a finished retraining, or data or rule do not fit, or no rule is left.
     """
     import_plugins(request.plugin)
     return [result for run in open_parts(Path(request.run)) for result in evaluate_run(run, request)]
@@ -148,38 +175,48 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
     mirrored = (kept.mirrored or request.mirrored) and not request.one_sided
     otherwise = ("mirrored" if mirrored else "one_sided") if mirrored != kept.mirrored else None
     chosen = choose_rules(kept.objective, request)
-    rules, labels = [rule for rule, _ in chosen], []
+    rules, labels = [rule for rule, _ in chosen], dict[ScoringRule, str]()
     for rule, changed in chosen:
-        marks = (
-            name_unknown(request.unknown),
-            rule.name if changed else None,
-            otherwise,
-        )
-        labels.append("-".join(mark for mark in marks if mark))
+        marks = (name_unknown(request.unknown), rule.name if changed else None, otherwise)
+        labels[rule] = "-".join(mark for mark in marks if mark)
     if request.mirrored and not kept.protocol.mirrors:
         raise UserError(f"mirrored: a digit's mirror image is no digit; leave it out for {kept.protocol.source}")
     folder = unknown_folder(request.unknown)
-    check_not_another(run, labels, folder)
+    check_not_another(run, list(labels.values()), folder)
     opened = reopen(run, request, request.unknown, any_images=True)
     opened.learner.module.mirrored = mirrored
     parts = (opened.learner, opened.data, opened.fabric.device)
+    failed: Failures | None = {} if len(rules) > 1 else None
     if images_changed(run, opened.data):
         model = kept_model(run, differs=otherwise is not None or any(changed for _, changed in chosen))
         opened.learner.load_state_dict(model.learner.state_dict())  # with what the rule has told the objective
+        labels = {model.rule: labels[rules[0]]}
         rules = [model.rule]
     else:
-        fit_rules(rules, *parts)
-    judged = evaluate_test(rules, *parts)
+        fit_rules(rules, *parts, failed)
+        rules = left_over(rules, failed)
+    judged = evaluate_test(rules, *parts, failed)
+    rules = left_over(rules, failed)
+    for rule, error in (failed or {}).items():
+        logger.warning("%s: left out: %s", run.path, error)
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
     results = [
-        write_evaluation(run, rule, found, *about, label, folder)
-        for rule, found, label in zip(rules, judged, labels, strict=True)
+        write_evaluation(run, rule, found, *about, labels[rule], folder)
+        for rule, found in zip(rules, judged, strict=True)
     ]
     if request.embeddings:
         opened.learner.module.mirrored = False  # of the images as they are
         suffix = f"-{name_unknown(request.unknown)}" if request.unknown else ""
         write_embeddings(run.path / f"embeddings{suffix}.npz", opened, judged[0][1])
     return results
+
+
+def left_over(rules: Sequence[ScoringRule], failed: Failures | None) -> list[ScoringRule]:
+    """The rules that have not failed. Raises UserError, the first one's, when there is none."""
+    left = [rule for rule in rules if not failed or rule not in failed]
+    if failed and not left:
+        raise next(iter(failed.values()))
+    return left
 
 
 def kept_model(run: RunFolder, *, differs: bool) -> Model:

@@ -127,7 +127,8 @@ class EvaluateRequest(ReopenOptions, FinishedOptions):
     unknown: str | None = None
     "a source whose test images all play the unknown, or the path of a folder of images, instead of the protocol's."
     rule: str | None = None
-    "another scoring rule than the run's; several as mls,energy; all is every shipped one that can be used."
+    """another scoring rule than the run's; several as mls,energy; all is every shipped one that can be used, also in a
+    list; pytorch_ood.NAME is a detector of pytorch-ood."""
     rule_config: dict[str, Any] = field(default_factory=dict)
     "settings of the rule, where it is one."
     mirrored: bool = False

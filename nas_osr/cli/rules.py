@@ -6,13 +6,17 @@ from nas_osr.cli.show import show_json, show_table
 from nas_osr.objectives import OBJECTIVES
 from nas_osr.plugins import read_attribute
 from nas_osr.scoring import BRIDGE, RULES
+from nas_osr.scoring.detectors import DETECTORS
 
 
 def rules(json: bool = False) -> None:
     """Show which objective feeds which scoring rule, with the rule's paper; an objective's default is marked with `*`.
 
+    Below are the detectors of pytorch-ood that are rules, with their papers.
+
     Args:
-        json: print one JSON object: the rules of each objective, its default first.
+        json: print one JSON object: `objectives` has the rules of each objective, its default first, and `papers` the
+            paper of each rule.
     """
     needs = {rule: read_attribute(found, "needs") for rule, found in RULES.items()}
     provides = {name: read_attribute(found, "provides") for name, found in OBJECTIVES.items()}
@@ -28,17 +32,19 @@ def rules(json: bool = False) -> None:
         for name in OBJECTIVES
     }
     defaults = {name: read_attribute(found, "default_rule") for name, found in OBJECTIVES.items()}
+    papers = {rule: read_attribute(found, "paper") for rule, found in RULES.items()}
+    bridged = {f"{BRIDGE}{name}": paper for name, paper in DETECTORS.items()}
     if json:
-        show_json({name: sorted(fed[name], key=lambda rule: rule != defaults[name]) for name in fed})
+        objectives = {name: sorted(fed[name], key=lambda rule: rule != defaults[name]) for name in fed}
+        show_json({"objectives": objectives, "papers": papers | bridged})
         return
     rows = [["rule", *OBJECTIVES, "paper"]]
-    for rule, found in RULES.items():
+    for rule in RULES:
         marks = ("*" if rule == defaults[name] else "yes" if rule in fed[name] else "-" for name in OBJECTIVES)
-        rows.append([rule, *marks, read_attribute(found, "paper")])
+        rows.append([rule, *marks, papers[rule]])
     show_table(rows)
     for rule, task in side.items():
         if task:
             print(f"{rule}: for networks that have learned it besides (--objective_config.side_task {task})")
-    print(
-        f"{BRIDGE}NAME: a detector of logits or features of pytorch-ood, such as {BRIDGE}SHE (pip install nas-osr[ood])"
-    )
+    print("\nDetectors of logits or features of pytorch-ood (pip install nas-osr[ood]):\n")
+    show_table([["rule", "paper"], *([rule, paper] for rule, paper in bridged.items())])

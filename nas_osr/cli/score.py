@@ -10,7 +10,7 @@ from nas_osr.cli.show import show_evaluation, show_json, show_table
 from nas_osr.configuration import Checked, UserPath
 from nas_osr.errors import UserError
 from nas_osr.option_docs import NOT_NEGATIVE, SEEDS, Choices
-from nas_osr.scoring import RULES
+from nas_osr.scoring import BRIDGE, RULES
 
 
 @dataclass
@@ -23,7 +23,7 @@ class ScoreRequest(Checked):
 
     file: UserPath
     "the .npz file, as numpy.savez writes it."
-    rule: Annotated[str, Choices(RULES, plugins=True)]
+    rule: Annotated[str, Choices(RULES, plugins=True, besides=f"{BRIDGE}NAME")]
     "scoring rule."
     rule_config: dict[str, Any] = field(default_factory=dict)
     "settings of the rule, for example --rule_config.k 5."

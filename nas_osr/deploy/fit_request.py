@@ -11,7 +11,7 @@ from nas_osr.objectives import OBJECTIVES
 from nas_osr.option_docs import POSITIVE, SEEDS, Choices, Range
 from nas_osr.requests import DeviceOptions, OutputOptions
 from nas_osr.retrain.networks import NETWORKS
-from nas_osr.scoring import RULES
+from nas_osr.scoring import BRIDGE, RULES
 
 
 @dataclass
@@ -50,7 +50,7 @@ class LearningOptions(Checked):
 
     objective: Annotated[str, Choices(OBJECTIVES, plugins=True)] = "cross_entropy"
     "training loss."
-    rule: Annotated[str | None, Choices(RULES, plugins=True)] = None
+    rule: Annotated[str | None, Choices(RULES, plugins=True, besides=f"{BRIDGE}NAME")] = None
     "scoring rule; the objective's own when not given (mls for cross_entropy)."
     accept: Annotated[float, Range(0, 1, above=True, below=True)] = 0.95
     "share of known pictures to accept: the threshold accepts it of those set aside for that, a tenth of the training."

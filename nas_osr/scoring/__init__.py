@@ -69,18 +69,29 @@ def make_rule(name: str, config: Mapping[str, Any] | None = None, *, import_plug
     """A new rule with the settings `config`, keyed by the parameters of its constructor.
 
     Raises:
-        UserError: an unknown name (see `rule_class`), an unknown key, or a value that the rule refuses.
+        UserError: an unknown name (see `rule_class`), an unknown key, one that has no default and is not given, or a
+            value that the rule refuses.
     """
     rule = rule_class(name, import_plugins=import_plugins)
-    settings = dict(config or {})
-    valid = list(inspect.signature(rule).parameters)
+    settings, parameters = dict(config or {}), inspect.signature(rule).parameters
+    valid = list(parameters)
     unknown = [str(key) for key in settings if key not in valid]
     if unknown:
         raise UserError(
             f"scoring rule '{name}' has no setting {', '.join(unknown)}; it has {', '.join(valid) or 'none'}"
             f"{suggest(unknown[0], valid)}"
         )
+    missing = [key for key, parameter in parameters.items() if is_required(parameter) and key not in settings]
+    if missing:
+        wanted = " and ".join(f"--rule_config.{key} VALUE" for key in missing)
+        raise UserError(f"scoring rule '{name}' has no default for {', '.join(missing)}: give {wanted}")
     return rule(**settings)
+
+
+def is_required(parameter: inspect.Parameter) -> bool:
+    """Whether a call has to give it."""
+    collects = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not collects
 
 
 def check_rule(rule: type[ScoringRule], objective: type[Objective], side_task: str = "none") -> None:
@@ -113,10 +124,14 @@ def can_feed(objective: type[Objective], rule: type[ScoringRule], side_task: str
 
 
 def list_rules(text: str, objective: type[Objective] | None = None, side_task: str = "none") -> list[str]:
-    """The names in a list such as `mls,energy`, each once; `all` is every shipped rule that the objective feeds.
+    """The names in a list such as `mls,energy`, each once; `all` in it is every shipped rule that the objective feeds.
 
     Where the objective is not known (None), `all` are none.
     """
-    if text == ALL_RULES:
-        return [] if objective is None else rules_for(objective, side_task)
-    return list(dict.fromkeys(name.strip() for name in text.split(",")))
+    found: list[str] = []
+    for name in map(str.strip, text.split(",")):
+        if name != ALL_RULES:
+            found.append(name)
+        elif objective is not None:
+            found += rules_for(objective, side_task)
+    return list(dict.fromkeys(found))

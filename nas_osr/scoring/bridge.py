@@ -16,25 +16,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nas_osr.errors import UserError, show
+from nas_osr.errors import UserError, show, suggest
 from nas_osr.outputs import Outputs
 from nas_osr.scoring import BRIDGE
 from nas_osr.scoring.base import Scores
+from nas_osr.scoring.detectors import DETECTORS, REFUSED
 from nas_osr.scoring.linear_head import HeadRule
+from nas_osr.scoring.neighbours import Neighbours
 
-#: Why some detectors cannot be rules that would be by what they read.
-REFUSED = {
-    "OpenMax": "there an image's score depends on the others in its batch: use openmax",
-    "RankFeat": "it needs whole feature maps",
-    "MCM": "it needs a text encoder",
-    "WeightedEBO": "it needs weights that are trained along",
-}
 NETWORK = ("model", "encoder", "backbone")  # a constructor's parameters that stay empty: outputs are given
 HEAD = ("head", "w", "b")
+MISTAKES = (TypeError, ValueError, IndexError, RuntimeError, AssertionError)  # how a detector says that it cannot
 
 
 class DetectorRule(HeadRule):
-    """A detector of logits or features; class scores are the logits.
+    """A detector of logits or features. Class scores are the logits, or without any those of `neighbours`.
 
     Args:
         acceptance: the share of known validation images to accept.
@@ -54,6 +50,7 @@ class DetectorRule(HeadRule):
         super().__init__(acceptance)
         self.settings = settings
         self.detector: Any = None
+        self.classes: Neighbours | None = None
         self.make(torch.eye(2), torch.zeros(2))  # so that a wrong setting is found at once
 
     @property
@@ -73,8 +70,8 @@ class DetectorRule(HeadRule):
         wanted = inspect.signature(self.kind).parameters
         try:
             return self.kind(**{name: part for name, part in parts.items() if name in wanted}, **self.settings)
-        except (TypeError, ValueError, AssertionError, ImportError) as error:
-            raise UserError(f"scoring rule '{self.name}': its settings are refused: {error!r}") from error
+        except (*MISTAKES, ImportError) as error:
+            raise self.refusal("its settings are refused", error) from error
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
         """Keep what the detector is fitted to. Raises UserError: see `HeadRule.fit`, or it cannot be fitted to it."""
@@ -82,7 +79,7 @@ class DetectorRule(HeadRule):
             super().fit(outputs, targets, objective)
         if "seen" in self.learned:
             self.seen, self.targets = self.values(outputs), targets.cpu()
-        self.detector = self.fitted()
+        self.detector, self.classes = self.fitted(), None
 
     def fitted(self) -> Any:
         """A detector that has learned from what is kept. Raises UserError: pytorch-ood cannot be fitted to it."""
@@ -93,9 +90,13 @@ class DetectorRule(HeadRule):
             try:
                 with torch.inference_mode(False):
                     getattr(detector, f"fit_{self.reads}")(self.given(self.seen.clone()), self.targets.clone())
-            except (ValueError, RuntimeError) as error:
-                raise UserError(f"scoring rule '{self.name}': it cannot be fitted: {error}") from error
+            except MISTAKES as error:
+                raise self.refusal("it cannot be fitted", error) from error
         return detector
+
+    def refusal(self, what: str, error: Exception) -> UserError:
+        """The one line of what pytorch-ood has raised; an assertion of its says nothing by itself."""
+        return UserError(f"scoring rule '{self.name}': {what}: {error or 'pytorch-ood gives no reason'}")
 
     def values(self, outputs: Outputs) -> Tensor:
         """[B, N or D] float32 on the CPU, of logits or features."""
@@ -111,16 +112,27 @@ class DetectorRule(HeadRule):
         raise NotImplementedError
 
     def scores(self, outputs: Outputs) -> Scores:
-        """Minus the outlier score, and the logits."""
-        assert outputs.logits is not None
+        """Minus the outlier score, and the class scores. Raises UserError: pytorch-ood cannot judge by its settings."""
         self.detector = self.detector or self.fitted()
-        with torch.inference_mode(False), torch.no_grad():
-            outliers = getattr(self.detector, f"predict_{self.reads}")(self.given(self.values(outputs).clone()))
-        return Scores(-outliers.to(outputs.logits.device, torch.float64), outputs.logits.double())
+        values = self.values(outputs)
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                outliers = getattr(self.detector, f"predict_{self.reads}")(self.given(values.clone()))
+        except MISTAKES as error:
+            raise self.refusal("it cannot judge", error) from error
+        found = self.class_scores(values) if outputs.logits is None else outputs.logits.double()
+        return Scores(-outliers.to(found.device, torch.float64), found)
+
+    def class_scores(self, values: Tensor) -> Tensor:
+        """[B, N] float64 of features [B, D]: the sums of `neighbours` among what the detector was fitted to."""
+        if self.classes is None:
+            self.classes = Neighbours()
+            self.classes.fit(Outputs(embedding=self.seen), self.targets)
+        return self.classes.scores(Outputs(embedding=values)).class_scores
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.detector = None  # fitted anew when it is asked
+        self.detector = self.classes = None  # fitted anew when they are asked
 
 
 def import_detectors() -> ModuleType:
@@ -149,14 +161,15 @@ def supported() -> dict[str, str]:
 @cache
 def detector_rule(name: str) -> type[DetectorRule]:
     """The detector of this name as a rule. Raises UserError: pytorch-ood has no such detector, or it cannot be one."""
-    detectors = import_detectors()
     if name in REFUSED:
         raise UserError(f"scoring rule {BRIDGE}{name} is not offered: {REFUSED[name]}")
-    reads = supported()
+    detectors, reads = import_detectors(), supported()
     if name not in reads:
+        if name in detectors.__all__:  # of a later version
+            raise UserError(f"scoring rule {BRIDGE}{name} is not offered: it reads neither logits nor features alone")
         raise UserError(
             f"unknown scoring rule {show(BRIDGE + name)}: of pytorch-ood's detectors, these read logits or features: "
-            f"{', '.join(sorted(reads))}"
+            f"{', '.join(sorted(reads))}{suggest(name, [*reads, *REFUSED], BRIDGE)}"
         )
     kind, on_features = getattr(detectors, name), reads[name] != "logits"
     needs_head, paper = not inspect.signature(kind).parameters.keys().isdisjoint(HEAD), kind.info.paper
@@ -165,8 +178,8 @@ def detector_rule(name: str) -> type[DetectorRule]:
         "kind": kind,
         "reads": reads[name],
         "name": BRIDGE + name,
-        "paper": f"{paper.title} ({paper.year})" if paper else "",
-        "needs": frozenset({"logits", "embedding"} if on_features else {"logits"}),
+        "paper": f"{paper.title} ({paper.year})" if paper else DETECTORS.get(name, ""),
+        "needs": frozenset({*(["logits"] if needs_head or not on_features else []), *(["embedding"] * on_features)}),
         "needs_head": needs_head,
         "learned": (*(("weight", "bias") if needs_head else ()), *(("seen", "targets") if kind.requires_fit else ())),
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 from nas_osr.errors import UserError
 from nas_osr.outputs import Observed, Outputs
 from nas_osr.scoring.base import Scores, ScoringRule, in_blocks
-from nas_osr.scoring.neighbours import largest, normalise
+from nas_osr.scoring.neighbours import Neighbours, largest, normalise
 
 
 class KNNLayers(ScoringRule):
@@ -21,7 +21,7 @@ class KNNLayers(ScoringRule):
     that of KNN (Sun et al. 2022, eq. 3). Before they are added, its mean over known validation images is taken off and
     it is divided by its standard deviation there (sums over layers: Lambert et al. 2023, "Multi-layer aggregation as a
     key to feature-based OOD detection"); all weigh the same, since weights are learned from unknown images elsewhere
-    (Lee et al. 2018). Class scores are the logits.
+    (Lee et al. 2018). Class scores are the logits, or without any the sums of `neighbours` in the coarsest map.
 
     Args:
         acceptance: the share of known validation images to accept.
@@ -31,16 +31,17 @@ class KNNLayers(ScoringRule):
 
     Attributes:
         directions: [L, M, C] float32 training features of length 1.
+        targets: [M] int64, their classes.
         centre, spread: [L] float64, of known validation images.
     """
 
     name = "knn_layers"
     paper = "KNN (Sun et al. 2022), summed over layers (Lambert et al. 2023)"
-    needs = frozenset({"logits"})
+    needs = frozenset()
     needs_network = True
     observes = frozenset({"layers"})
     no_graph = "it looks into the network"
-    learned = ("directions", "centre", "spread")
+    learned = ("directions", "targets", "centre", "spread")
 
     def __init__(self, acceptance: float = 0.95, k: int = 50, layers: int = 3, block_size: int = 2048) -> None:
         super().__init__(acceptance)
@@ -54,10 +55,10 @@ class KNNLayers(ScoringRule):
         return Observed(logits=found.logits, layers=found.layers[:, -self.layers :])
 
     def fit(self, outputs: Outputs, targets: Tensor, objective: object | None = None) -> None:
-        """Keep the training features' directions. Raises UserError without any."""
+        """Keep the training features' directions and classes. Raises UserError without any."""
         if len(targets) == 0:
             raise UserError(f"scoring rule '{self.name}': no known training image to compare with")
-        self.directions = directions_of(outputs)
+        self.directions, self.targets = directions_of(outputs), targets
 
     def set_threshold(self, outputs: Outputs, targets: Tensor) -> None:
         """Take the scale of each layer from known validation images, and then the threshold."""
@@ -70,11 +71,18 @@ class KNNLayers(ScoringRule):
         return {"picker": "quantile", "acceptance": self.acceptance}
 
     def scores(self, outputs: Outputs) -> Scores:
-        """The sum, and the logits."""
+        """The sum, and the class scores."""
         found = self.similarities(outputs)
         centre, spread = (self.learnt(name, found) for name in ("centre", "spread"))
-        assert outputs.logits is not None
-        return Scores(((found - centre[:, None]) / spread[:, None]).sum(dim=0), outputs.logits.double())
+        by_class = self.class_scores(outputs) if outputs.logits is None else outputs.logits.double()
+        return Scores(((found - centre[:, None]) / spread[:, None]).sum(dim=0), by_class)
+
+    def class_scores(self, outputs: Outputs) -> Tensor:
+        """[B, N] float64, without logits: the sums of `neighbours` in the last map."""
+        queries = directions_of(outputs)[-1]
+        classes = Neighbours(k=self.k, block_size=self.block_size)
+        classes.fit(Outputs(embedding=self.learnt("directions", queries)[-1]), self.learnt("targets", queries))
+        return classes.scores(Outputs(embedding=queries)).class_scores
 
     def similarities(self, outputs: Outputs) -> Tensor:
         """[L, B] float64: in each layer, the k-th largest cosine similarity to a training image."""

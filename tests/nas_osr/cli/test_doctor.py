@@ -11,6 +11,7 @@ from nas_osr.cli.main import main
 from nas_osr.cli.show import show_metrics
 from nas_osr.objectives import OBJECTIVES, objective_class
 from nas_osr.scoring import RULES, rules_for
+from nas_osr.scoring.detectors import DETECTORS
 
 
 def test_doctor_tells_what_a_bug_report_needs(capsys, monkeypatch, tmp_path):
@@ -41,7 +42,8 @@ def test_doctor_finds_images(capsys, tmp_path):
 
 def test_rules_marks_the_default(capsys):
     assert main(["rules"]) == 0
-    heading, *rows, besides, more = capsys.readouterr().out.splitlines()
+    own, more, bridged = capsys.readouterr().out.split("\n\n")
+    heading, *rows, besides = own.splitlines()
     assert heading.split() == ["rule", *OBJECTIVES, "paper"]
     cells = [row.split(maxsplit=len(OBJECTIVES) + 1) for row in rows]
     assert [rule for rule, *_ in cells] == list(RULES)
@@ -50,9 +52,13 @@ def test_rules_marks_the_default(capsys):
         fed = {row[0] for row in cells if row[column] != "-"}
         assert fed == set(rules_for(objective_class(objective)))
         assert [row[0] for row in cells if row[column] == "*"] == [objective_class(objective).default_rule]
-    assert besides.startswith("rotpred: ") and "side_task rotpred" in besides and "pytorch_ood.SHE" in more
+    assert besides.startswith("rotpred: ") and "side_task rotpred" in besides and "nas-osr[ood]" in more
+    papers = {rule: paper for rule, *_, paper in cells}
+    papers |= dict(row.split(maxsplit=1) for row in bridged.splitlines()[1:])
+    assert set(papers) == {*RULES, *(f"pytorch_ood.{name}" for name in DETECTORS)}
     assert main(["rules", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["vae_contrastive"][0] == "cap"
+    found = json.loads(capsys.readouterr().out)
+    assert found["objectives"]["vae_contrastive"][0] == "cap" and found["papers"] == papers
 
 
 def test_metrics_table(capsys):

@@ -59,7 +59,7 @@ def test_the_page_describes_every_field() -> None:
 
 
 def test_the_page_says_what_each_rule_needs() -> None:
-    rows = re.findall(r"^\| (`.*) \| (`.*) \|$", DOCS.read_text().partition("| rule | needs |")[2], flags=re.MULTILINE)
+    rows = re.findall(r"^\| (`.*) \| (.*) \|$", DOCS.read_text().partition("| rule | needs |")[2], flags=re.MULTILINE)
     needs = {rule: set(re.findall(r"`(\w+)`", text)) for rules, text in rows for rule in re.findall(r"`(\w+)`", rules)}
     assert needs == {name: set(rule_class(name).needs) for name in RULES}
 
@@ -140,6 +140,15 @@ def test_hand_made_logits_against_scikit_learn(rule: str, by_hand: Any) -> None:
 def test_a_rule_that_asks_the_network_is_refused() -> None:
     with pytest.raises(UserError, match="'odin' asks the network itself: it needs more than arrays of outputs"):
         nas_osr.score_arrays(make_arrays(), "odin")
+
+
+@pytest.mark.parametrize("rule", ["pytorch_ood.RMD", "pytorch_ood.KNN", "pytorch_ood.SHE", "pytorch_ood.MaxLogit"])
+def test_a_bridged_rule_asks_for_what_its_detector_reads(rule: str) -> None:
+    arrays, needs = make_arrays(), rule_class(rule).needs
+    bare = {name: values for name, values in arrays.items() if name.partition("_")[2] in {"labels", *needs}}
+    assert nas_osr.score_arrays(bare, rule).metrics["closed_set_accuracy"] > 0.5
+    with pytest.raises(UserError, match=f"array .* is missing: scoring rule '{rule}' needs it"):
+        nas_osr.score_arrays({name: bare[name] for name in bare if name != f"test_{min(needs)}"}, rule)
 
 
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"odin", "knn_layers", "rotpred"}))

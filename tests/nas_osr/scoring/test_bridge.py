@@ -7,8 +7,10 @@ import torch
 
 from nas_osr.errors import UserError
 from nas_osr.metrics.open_set import auroc
-from nas_osr.scoring import make_rule
+from nas_osr.outputs import Outputs
+from nas_osr.scoring import BRIDGE, RULES, make_rule, rule_class
 from nas_osr.scoring.bridge import detector_rule, supported
+from nas_osr.scoring.detectors import DETECTORS, REFUSED
 from tests.nas_osr.scoring.linear_outputs import linear_outputs, make_layer
 
 TRAIN, VALIDATION, TEST = linear_outputs(200, seed=0), linear_outputs(80, seed=1), linear_outputs(90, seed=2)[0]
@@ -49,9 +51,15 @@ def test_it_says_what_the_detector_says():
     [
         ("OpenMax", {}, "OpenMax is not offered: .*: use openmax"),
         ("Nonsense", {}, "unknown scoring rule 'pytorch_ood.Nonsense': of pytorch-ood's detectors, .* SHE"),
-        ("Gram", {}, "unknown scoring rule"),
+        ("Vim", {}, r"unknown scoring rule 'pytorch_ood.Vim': .*; did you mean pytorch_ood\.ViM\?$"),
+        ("knn", {}, r"; did you mean pytorch_ood\.KNN\?$"),
+        ("GradNorm", {}, "GradNorm is not offered: .*: use gradnorm"),
+        ("ODIN", {}, "ODIN is not offered: it changes the images: use odin"),
+        ("odin_preprocessing", {}, "is not offered: it reads neither logits nor features"),
         ("KNN", {"j": 3}, "has no setting j; it has acceptance, k, normalize"),
-        ("ViM", {}, "its settings are refused: .*'d'"),
+        ("ViM", {}, "'pytorch_ood.ViM' has no default for d: give --rule_config.d VALUE"),
+        ("DICE", {}, "'pytorch_ood.DICE' has no default for p: give --rule_config.p VALUE"),
+        ("DICE", {"p": "many"}, "'pytorch_ood.DICE': its settings are refused: "),
         ("ReAct", {"percentile": 70}, "its settings are refused: .*fraction"),
         ("SHE", {"acceptance": 2}, "acceptance must lie strictly between 0 and 1"),
     ],
@@ -66,6 +74,44 @@ def test_what_cannot_be_fitted_is_one_line():
         make_rule("pytorch_ood.KNN").fit(TRAIN[0][:20], TRAIN[1][:20])
 
 
+def test_what_cannot_judge_is_one_line():
+    rule = make_rule("pytorch_ood.GEN", {"M": 3, "gamma": "large"})
+    with pytest.raises(UserError, match="'pytorch_ood.GEN': it cannot judge: "):
+        rule.scores(TEST)
+
+
+@pytest.mark.parametrize("name", ["GMM", "KNN", "Mahalanobis", "RMD"])
+def test_logits_are_asked_for_only_where_they_are_read(name, tmp_path):
+    """Without any, knownness is the same, and the class is that of the nearest training images."""
+    with_logits, rule = make_rule(f"pytorch_ood.{name}"), make_rule(f"pytorch_ood.{name}")
+    assert rule.needs == {"embedding"}
+    bare = [Outputs(embedding=outputs.embedding) for outputs in (TRAIN[0], VALIDATION[0], TEST)]
+    with_logits.fit(*TRAIN)
+    rule.fit(bare[0], TRAIN[1])
+    rule.set_threshold(bare[1], VALIDATION[1])
+    found = rule.scores(bare[2])
+    assert torch.equal(found.knownness, with_logits.scores(TEST).knownness)
+    neighbours = make_rule("neighbours")
+    neighbours.fit(bare[0], TRAIN[1])
+    torch.testing.assert_close(found.class_scores, neighbours.scores(bare[2]).class_scores, rtol=1e-5, atol=1e-5)
+    torch.save(rule.state_dict(), tmp_path / "rule.pt")
+    other = make_rule(f"pytorch_ood.{name}")
+    other.load_state_dict(torch.load(tmp_path / "rule.pt", weights_only=True))
+    assert torch.equal(other.scores(bare[2]).class_scores, found.class_scores)
+
+
+def test_what_is_listed_without_the_package_is_what_it_says():
+    import pytorch_ood.detector as detectors
+
+    kinds = {name for name in detectors.__all__ if isinstance(getattr(detectors, name), type)}
+    assert kinds == DETECTORS.keys() | REFUSED.keys() and DETECTORS.keys() == supported().keys()
+    assert {name: rule_class(f"{BRIDGE}{name}").paper for name in DETECTORS} == DETECTORS
+    for name, reason in REFUSED.items():
+        with pytest.raises(UserError, match=f"{name} is not offered: {reason}"):
+            make_rule(f"{BRIDGE}{name}")
+        assert all(word in RULES for word in reason.replace(",", "").replace(";", "").split() if "_" in word)
+
+
 def test_without_the_package(monkeypatch):
     real = builtins.__import__
 
@@ -78,3 +124,5 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match=r"need pytorch_ood: pip install nas-osr\[ood\]"):
         make_rule("pytorch_ood.Entropy")
+    with pytest.raises(UserError, match="not offered: it changes the images: use odin"):
+        make_rule("pytorch_ood.ODIN")

@@ -25,6 +25,7 @@ from nas_osr.retrain.retrain_request import EvaluateRequest, ReopenOptions, Retr
 from nas_osr.retrain.run import run_retrain
 from nas_osr.runs.run_folder import RunFolder
 from nas_osr.scoring.layers import KNNLayers
+from nas_osr.scoring.neighbours import Neighbours
 from nas_osr.scoring.rotation import RotationConfidence
 
 CPU: dict[str, Any] = {"device": "cpu", "threads": 1}
@@ -63,6 +64,25 @@ def test_one_layer_ranks_as_knn_does_whatever_its_scale() -> None:
         rule.set_threshold(parts[1], known)
         found.append(rule.scores(parts[2]).knownness)
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+
+
+def test_layers_without_logits_tell_classes_by_the_last_map() -> None:
+    (train, labels), (validation, known), (test, wanted) = layered(200, 0), layered(60, 1), layered(40, 2)
+    found = []
+    for bare in (False, True):
+        parts = [
+            Observed(logits=None if bare else part.logits, layers=part.layers) for part in (train, validation, test)
+        ]
+        rule = KNNLayers(k=7)
+        rule.fit(parts[0], labels)
+        rule.set_threshold(parts[1], known)
+        found.append(rule.scores(parts[2]))
+    assert torch.equal(found[0].knownness, found[1].knownness)
+    neighbours = Neighbours(k=7)
+    neighbours.fit(Outputs(embedding=train.layers[:, -1]), labels)
+    expected = neighbours.scores(Outputs(embedding=test.layers[:, -1])).class_scores
+    torch.testing.assert_close(found[1].class_scores, expected, rtol=1e-5, atol=1e-5)
+    assert (found[1].labels == wanted).double().mean() > 0.9
 
 
 def test_rotation_confidence_by_hand() -> None:
