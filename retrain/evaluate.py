@@ -197,7 +197,7 @@ def evaluate_run(run: RunFolder, request: EvaluateRequest) -> list[dict[str, Any
         rules = left_over(rules, failed)
     judged = evaluate_test(rules, *parts, failed)
     rules = left_over(rules, failed)
-    for rule, error in (failed or {}).items():
+    for error in (failed or {}).values():
         logger.warning("%s: left out: %s", run.path, error)
     about = (opened.learner, opened.network, opened.data, request.bootstrap)
     results = [

@@ -92,6 +92,11 @@ class AugmentationConfig(Magnitudes):
         return () if self.recipe == "none" else split_names(self.recipe)
 
     @property
+    def own(self) -> tuple[str, ...]:
+        """The functions of the user's own among them."""
+        return tuple(name for name in self.names if name not in RECIPES and name not in CHANGES)
+
+    @property
     def alternates(self) -> bool:
         """Whether images are to be mirrored by `flipped_now` before they are augmented."""
         return self.flip and self.flips == "alternating" and not {"search", "crop_flip"}.isdisjoint(self.names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -63,7 +64,11 @@ def mix_with_fractals(images: Tensor, config: AugmentationConfig, generator: tor
 
 
 def find_change(name: str) -> OwnChange | None:
-    """The user's own function of this dotted path; None for a name that is known. Raises UserError: there is none."""
+    """The user's own function of this dotted path; None for a name that is known.
+
+    Raises:
+        UserError: there is none, or it cannot be called with images and a generator.
+    """
     if name in RECIPES or name in CHANGES:
         return None
     module, _, attribute = name.rpartition(".")
@@ -71,6 +76,16 @@ def find_change(name: str) -> OwnChange | None:
     found: Any = getattr(importlib.import_module(module), attribute, None)
     if not callable(found):
         raise UserError(f"augmentation {name!r}: {module} has no function {attribute}")
+    try:
+        parameters = inspect.signature(found)
+    except (TypeError, ValueError):  # of C, which does not say
+        return found  # type: ignore[no-any-return]
+    try:
+        parameters.bind(None, None)
+    except TypeError as error:
+        raise UserError(
+            f"augmentation {name!r} takes {parameters}, and is called with images and a generator: {error}"
+        ) from error
     return found  # type: ignore[no-any-return]
 
 

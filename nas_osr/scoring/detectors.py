@@ -9,14 +9,15 @@ DETECTORS: Mapping[str, str] = {
     "ASH": "Extremely Simple Activation Shaping for Out-of-Distribution Detection (2023)",
     "DICE": "DICE: Leveraging Sparsification for Out-of-Distribution Detection (2022)",
     "EnergyBased": "Energy-based Out-of-distribution Detection (2020)",
-    "Entropy": "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic Segmentation "
-    "(2021)",
+    "Entropy": "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic "
+    "Segmentation (2021)",
     "GEN": "GEN: Pushing the Limits of Softmax-Based Out-of-Distribution Detection (2023)",
     "GMM": "a mixture of Gaussians, of no paper",
     "KLMatching": "Scaling Out-of-Distribution Detection for Real-World Settings (2022)",
     "KNN": "Out-of-Distribution Detection with Deep Nearest Neighbors (2022)",
     "LTS": "Logit Scaling for Out-of-Distribution Detection (2025)",
-    "Mahalanobis": "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks (2018)",
+    "Mahalanobis": "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks "
+    "(2018)",
     "MaxLogit": "Scaling Out-of-Distribution Detection for Real-World Settings (2022)",
     "MaxSoftmax": "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks (2017)",
     "NCI": "Detecting Out-of-Distribution Through the Lens of Neural Collapse (2025)",

@@ -16,13 +16,14 @@ from torch import Tensor
 from nas_osr.data.augmentation import AugmentationConfig, augment, flipped_now
 from nas_osr.data.batches import iterate_batches, to_float
 from nas_osr.data.dataset import LabelledImages
+from nas_osr.errors import UserError
 from nas_osr.ranks.first import FirstRank
 from nas_osr.ranks.replicas import assert_equal, average, average_statistics, own_rows, start_equal
 from nas_osr.runs.recorder import Recorder
 from nas_osr.seeds import derive_seed, make_generator
 from nas_osr.training.graphs import Choice, make_step, set_rate
 from nas_osr.training.learner import restore_weights, weight_step
-from nas_osr.training.monitors import CHECK_EVERY, FiniteWatch, LossMeter, check_weights, split_norms
+from nas_osr.training.monitors import CHECK_EVERY, KEPT, FiniteWatch, LossMeter, check_weights, split_norms
 from nas_osr.training.prepared import prepare_training
 from nas_osr.training.step_checkpoints import StepCheckpoints
 from nas_osr.training.weight_average import WeightAverage
@@ -82,6 +83,7 @@ class Trainer:
         self.average = WeightAverage(self.learner, self.schedule.averaging) if self.schedule.averaging else None
         self.prepared: dict[str, float] = {}
         self.generator = torch.Generator(device=self.fabric.device)  # of the augmentation; every epoch has its own
+        self.strange = torch.zeros((), dtype=torch.bool, device=self.fabric.device)  # whether it gave what is no number
 
     @property
     def steps(self) -> int:
@@ -140,8 +142,20 @@ class Trainer:
 
     def input(self, images: Tensor, labels: Tensor) -> Batch:
         """This rank's rows of a batch, augmented: float [b, C, H, W] in [0, 1], and labels [b]."""
-        changed = own_rows(self.fabric, augment(to_float(images), self.schedule.augmentation, self.generator))
+        whole = augment(to_float(images), self.schedule.augmentation, self.generator)
+        if self.schedule.augmentation.own:
+            self.strange |= whole.isnan().any()  # read by `check_augmented`, so that no step waits for the device
+        changed = own_rows(self.fabric, whole)
         return changed.contiguous(memory_format=torch.channels_last), own_rows(self.fabric, labels)
+
+    def check_augmented(self) -> None:
+        """UserError, naming it, when an augmentation of the user's own has given what is no number."""
+        own = self.schedule.augmentation.own
+        if own and bool(self.strange):
+            raise UserError(
+                f"augmentation {' or '.join(map(repr, own))} gives values that are not numbers (NaN): mend it, or "
+                f"leave it out of --recipe_config.augmentation; {KEPT}"
+            )
 
     @contextmanager
     def judged(self) -> Iterator[None]:
@@ -228,6 +242,7 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
     meter, watch = LossMeter(), FiniteWatch()
 
     def check() -> None:
+        trainer.check_augmented()  # before what follows from it
         watch.check(epoch, schedule.epochs, steps)
         check_weights(trainer.learner, epoch, schedule.epochs)
 
@@ -247,6 +262,8 @@ def train_epoch(trainer: Trainer, epoch: int, checkpoints: StepCheckpoints) -> d
         if trainer.average:
             trainer.average.update()
         # look for what is not finite, now and then: each look waits for the device
+        if step == done:
+            trainer.check_augmented()
         if (step + 1) % CHECK_EVERY == 0:
             watch.check(epoch, schedule.epochs, steps)
         # show, and save between two steps where it is time to

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from nas_osr.cli.commands import COMMANDS
+from nas_osr.cli.main import main
 from nas_osr.cli.options import parse_options
 from nas_osr.configuration import UserPath
 from nas_osr.errors import UserError
@@ -274,3 +275,9 @@ def test_defaults_of_every_command_pass_its_own_types(name, tmp_path, capsys):
     assert parse_options(target, [*required, "--print_config"], name, command.positionals) is None
     (tmp_path / "c.yaml").write_text(capsys.readouterr().out)
     assert parse_options(target, ["--config", str(tmp_path / "c.yaml")], name, command.positionals) is not None
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fit", "retrain", "score", "search"])
+def test_the_help_of_rule_names_the_bridge(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert "pytorch_ood.NAME" in capsys.readouterr().out.partition("--rule ")[2].partition("--rule_config")[0]

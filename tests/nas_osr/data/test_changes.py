@@ -146,6 +146,12 @@ def test_a_function_of_ones_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     with pytest.raises(UserError, match=r"my_changes.fewer' gives \[5, 1, 16, 16\]"):
         augment(images, "my_changes.fewer", seeded())
     command = ["retrain", "--protocol", "digits", "--preset", "tiny", "--dry_run", "--out", str(tmp_path / "run")]
-    for name, message in (("my_changes.absent", "no function absent"), ("my_changes.number", "no function number")):
+    module.alone, module.keyword = lambda images: images, lambda images, *, generator: images  # type: ignore[attr-defined]
+    for name, message in (
+        ("my_changes.absent", "no function absent"),
+        ("my_changes.number", "no function number"),
+        ("my_changes.alone", "'my_changes.alone' takes (images), and is called with images and a generator"),
+        ("my_changes.keyword", "'my_changes.keyword' takes (images, *, generator), and is called with"),
+    ):
         assert main([*command, f"--recipe_config.augmentation={name}"]) == 2
         assert message in capsys.readouterr().err
