@@ -148,15 +148,15 @@ def test_an_interruption_lets_a_job_save(tasks: Any, tmp_path: Path) -> None:
 def test_a_sweep_goes_to_its_end(tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run ends well, one with a mistake; what they print is in their logs, wherever they ran."""
     monkeypatch.chdir(tmp_path)
-    runs = "  - {name: a, command: rules, options: {}}\n  - {name: b, command: score, options: {file: nowhere.csv}}\n"
-    (tmp_path / "plan.yaml").write_text(f"about: x\nruns:\n{runs}")
+    runs = ("a, command: rules, options: {}", "b, command: score, options: {file: nowhere.npz, rule: msp}")
+    (tmp_path / "plan.yaml").write_text("\n".join(["about: x", "runs:", *(f"  - {{name: {run}}}" for run in runs)]))
     with pytest.raises(SystemExit, match="1"):
         main(["sweep", "plan.yaml", "--backend=ray", "--jobs=2", "--cpus_per_job=1", "--retries=1", "--out=out"])
     state = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]
     assert {name: record["status"] for name, record in state.items()} == {"a": "finished", "b": "failed"}
-    assert "nowhere.csv" in state["b"]["error"]
+    assert "nowhere.npz" in state["b"]["error"]
     assert "mahalanobis" in (tmp_path / "out" / "a.log").read_text()
-    assert (tmp_path / "out" / "b.log").read_text().count("nowhere.csv") == 2  # the command, and why; once
+    assert (tmp_path / "out" / "b.log").read_text().count("nowhere.npz") == 2  # the command, and why; once
 
 
 def test_what_no_machine_has_is_refused_here(tasks: Any) -> None:
