@@ -141,7 +141,7 @@ def test_images_that_are_not_square_are_refused() -> None:
 def test_a_retraining_with_everything_new_is_evaluated_and_opened(tmp_path: Path) -> None:
     """LoRot, another pooling and cosines, by all rules; the model opens without the run, and predicts."""
     common: dict[str, Any] = {"device": "cpu", "threads": 1}
-    settings = {"side_task": "lorot", "pooling": "both", "classifier": "cosine", "bias": False}
+    settings = {"side_task": "lorot", "pooling": "both", "classifier": "cosine"}
     nas_osr.train(
         **common, protocol="digits", preset="tiny", limit_per_class=40, architecture="random:0", epochs=2,
         objective="cross_entropy", objective_config=settings, rule="vim", batch_size=32, quiet=True,
