@@ -32,7 +32,7 @@ def test_with_and_without(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     headings = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("metric ")]
     assert headings[-3:] == [["metric", "supcon", "with", "without"]] * 3  # one table for each analysis
     for name in ("supcon", "without", "with"):
-        left = {path.name for path in (tmp_path / name / "split-0").glob("analysis-*")}
+        left = {path.name for path in (tmp_path / name / "split-0").glob("analysis-*.json")}
         assert left == {"analysis-corruption.json", "analysis-dimension.json", "analysis-saliency.json"}
 
 
