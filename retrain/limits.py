@@ -23,7 +23,7 @@ def within_limits(
     limits of the search. A line says which limit decides, or is not kept.
 
     Args:
-        architecture: as it was found.
+        architecture: as it was found, with the stem that is asked for; its images are those of the search.
         usual: the preset's width of retrained networks; 0 is the searched one.
         channels: the width that is asked for; None is none.
         searched: what is recorded of the search; empty where there was none.
@@ -35,8 +35,9 @@ def within_limits(
     wide = architecture.with_network(usual if channels is None else channels)
     limits = {name: searched[name] for name in LIMITS if searched.get(name) is not None}
     shape = architecture.found.get("image_shape")
-    if not limits or shape is None or wide.space.channels == architecture.space.channels:
+    if not limits or shape is None:
         return wide
+    widened = wide.space.channels != architecture.space.channels
     try:
         parameters, macs, memory = (parse_amount(limits.get(name), name) for name in AMOUNTS)
     except UserError as error:
@@ -45,11 +46,11 @@ def within_limits(
     at = f"at {wide.space.channels} channels"
     if not budget.fits(wide):
         why = f"{at} the network has {describe_excess(wide, budget, limits)}, above the limits of its search"
-    elif "max_latency" in limits:
+    elif widened and "max_latency" in limits:
         why = f"{at} nobody has looked at max_latency {limits['max_latency']:g} of its search"
     else:
         return wide
-    kept = "" if channels is not None else f"{architecture.space.channels} channels, as was searched: "
+    kept = "" if channels is not None or not widened else f"{architecture.space.channels} channels, as was searched: "
     logger.warning("%s: %s%s", where, kept, why)
     return wide if channels is not None else architecture
 

@@ -25,7 +25,8 @@ R = TypeVar("R", bound=Record)
 def trained_longest(records: Sequence[R]) -> list[R]:
     """Those of trials that were trained for as many epochs as any; others are not to be compared with them."""
     epochs = [record.get("trained_epochs", 0) for record in records]
-    return [record for record, trained in zip(records, epochs, strict=True) if trained == max(epochs)]
+    longest = max(epochs, default=0)
+    return [record for record, trained in zip(records, epochs, strict=True) if trained == longest]
 
 
 def front_of(history: Sequence[Record], score: str, cost: str) -> list[Record]:
