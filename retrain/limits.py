@@ -43,28 +43,33 @@ def within_limits(
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     budget = Budget(tuple(shape), parameters, macs, memory)
-    at = f"at {wide.space.channels} channels"
-    if not budget.fits(wide):
-        why = f"{at} the network has {describe_excess(wide, budget, limits)}, above the limits of its search"
-    elif widened and "max_latency" in limits:
-        why = f"{at} nobody has looked at max_latency {limits['max_latency']:g} of its search"
-    else:
+    if budget.fits(wide) and not (widened and "max_latency" in limits):
         return wide
-    kept = "" if channels is not None or not widened else f"{architecture.space.channels} channels, as was searched: "
-    logger.warning("%s: %s%s", where, kept, why)
-    return wide if channels is not None else architecture
+    if not budget.fits(wide):
+        why = describe_excess(wide, budget, limits)
+    else:
+        latency = limits["max_latency"]
+        why = f"at {wide.space.channels} channels nobody has looked at max_latency {latency:g} of its search"
+    if channels is not None or not widened:
+        logger.warning("%s: %s", where, why)
+        return wide
+    logger.warning("%s: %d channels, as was searched: %s", where, architecture.space.channels, why)
+    if not budget.fits(architecture):  # with another stem
+        logger.warning("%s: %s", where, describe_excess(architecture, budget, limits))
+    return architecture
 
 
 def describe_excess(architecture: Architecture, budget: Budget, limits: Mapping[str, Any]) -> str:
-    """What of a network is above a budget, with the limits as options name them."""
+    """What of a network is above a budget, in a sentence, with the limits as options name them."""
     sizes = network_sizes(architecture, budget.image_shape, memory=budget.memory is not None)
     counted = [
         ("max_params", sizes.parameters, budget.parameters, "parameters"),
         ("max_macs", sizes.macs, budget.macs, "MACs"),
         ("max_memory", sizes.memory, budget.memory, "bytes at prediction"),
     ]
-    return ", ".join(
+    above = ", ".join(
         f"{size:,} {unit} ({name} {limits[name]})"
         for name, size, limit, unit in counted
         if limit is not None and size > limit
     )
+    return f"at {architecture.space.channels} channels the network has {above}, above the limits of its search"

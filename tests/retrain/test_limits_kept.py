@@ -87,3 +87,19 @@ def test_a_broken_limit_is_one_line(found: Path, tmp_path: Path, capsys: pytest.
     assert main(["retrain", str(broken), "--dry_run"]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if "lots" in line]
     assert str(config) in line and "max_params must be a number such as 300k" in line
+
+
+def test_a_stem_that_is_asked_for_and_breaks_one_is_said(
+    found: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the width that was searched as well."""
+    run = tmp_path / "run"
+    shutil.copytree(found, run)
+    own = Architecture.load(run / "architecture.json")
+    limit = parameters(own)
+    other = max(("strided", "pooled", "whitened"), key=lambda stem: parameters(own.with_network(stem=stem)))
+    assert parameters(own.with_network(stem=other)) > limit
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("max_params: 20k", f"max_params: {limit}"))
+    assert retrained(run, stem=other).space.channels == 8
+    assert f"at 8 channels the network has {parameters(own.with_network(stem=other)):,} parameters" in caplog.text
